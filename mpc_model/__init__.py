@@ -1,0 +1,1 @@
+"""Multi-view pixel contrast: the science, without Ray or MLflow (torch, numpy, OpenCV and safetensors only)."""

@@ -1,0 +1,36 @@
+"""The exception tree: one root, three kinds of failure, so that callers know what to retry and what to say.
+
+The user's input and the data are reported in one line and never retried; only the infrastructure is.
+"""
+
+
+class MPCError(Exception):
+    """Root of every failure this project raises on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UserError(MPCError):
+    """The user's input is wrong: a config key, a location, a weights file. The message names the remedy."""
+
+    exit_code = 2
+
+
+class DataError(MPCError):
+    """A sample or a dataset is not what it claims to be: unreadable, of another size, without a manifest.
+
+    `reason` is the code under which a build records the rejected sample.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, reason: str = "invalid") -> None:
+        super().__init__(message, reason)  # both in args, so that the exception survives pickling between processes
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InfrastructureError(MPCError):
+    """Something outside this program failed (storage, network, a lost host). The only kind worth retrying."""

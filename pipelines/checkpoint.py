@@ -1,0 +1,94 @@
+"""Checkpoints: written whole, checked when read, the newest sound one found again.
+
+<run>/checkpoints/step-000000120/state.pt            optimizer and whatever else training needs (tensors, no code)
+<run>/checkpoints/step-000000120/model.safetensors   the model directory that a checkpoint exports
+<run>/checkpoints/step-000000120/model.json
+<run>/checkpoints/step-000000120/checkpoint.json     written last: cursor, metrics, sha256 of the files above
+"""
+
+import hashlib
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpc_model.localizer import Localizer
+from pipelines import console, storage
+
+_SEAL = "checkpoint.json"
+
+
+def save(run: str, step: int, localizer: Localizer, state: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Store a checkpoint; it does not exist until its seal is written.
+
+    `state` is saved by torch (tensors and plain values only), `facts` is JSON: the cursor, the history, the dataset.
+    """
+    where = _folder(run, step)
+    with tempfile.TemporaryDirectory() as folder:
+        localizer.save(folder)
+        torch.save(state, Path(folder) / "state.pt")
+        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    for name, data in files.items():
+        storage.write_bytes(storage.join(where, name), data)
+    seal = {**facts, "step": step, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+    storage.write_bytes(storage.join(where, _SEAL), json.dumps(seal, indent=1).encode() + b"\n")
+
+
+def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
+    """(facts, state, location) of the newest checkpoint whose files are what its seal says, or None.
+
+    A damaged one is reported and passed over for the one before.
+    """
+    for step in reversed(steps(run)):
+        where = _folder(run, step)
+        facts = json.loads(storage.read_bytes(storage.join(where, _SEAL)))
+        damaged = [name for name, sha256 in facts["files"].items() if _sha256(storage.join(where, name)) != sha256]
+        if damaged:
+            console.say(f"checkpoint {where} is damaged ({', '.join(damaged)}); using the one before")
+            continue
+        state = torch.load(
+            io.BytesIO(storage.read_bytes(storage.join(where, "state.pt"))), map_location="cpu", weights_only=True
+        )
+        return facts, state, where
+    return None
+
+
+def steps(run: str) -> list[int]:
+    """Steps at which there are finished checkpoints, ascending."""
+    folder = storage.join(run, "checkpoints")
+    if not storage.folder_exists(folder):
+        return []
+    seals = [file.split("/")[-2:] for file in storage.list_files(folder, (".json",))]
+    return sorted(int(parent.removeprefix("step-")) for parent, name in seals if name == _SEAL)
+
+
+def prune(run: str, keep: set[int]) -> None:
+    """Delete the finished checkpoints of other steps; the seal goes first, so that none is ever half there."""
+    for step in set(steps(run)) - keep:
+        storage.delete(storage.join(_folder(run, step), _SEAL))
+        storage.delete(_folder(run, step))
+
+
+def export(run: str, step: int, target: str) -> None:
+    """Copy the model directory of a checkpoint to `target`; model.json, which makes it one, comes last."""
+    for name in ("model.safetensors", "model.json"):
+        storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(_folder(run, step), name)))
+
+
+def load_weights(localizer: Localizer, location: str) -> None:
+    """Put the weights of a checkpoint into a localizer of the same architecture."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("model.safetensors", "model.json"):
+            (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(location, name)))
+        localizer.load_state_dict(Localizer.load(folder).state_dict())
+
+
+def _folder(run: str, step: int) -> str:
+    return storage.join(run, "checkpoints", f"step-{step:09d}")
+
+
+def _sha256(uri: str) -> str:
+    return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if storage.exists(uri) else ""

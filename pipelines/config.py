@@ -1,0 +1,370 @@
+"""What a run is told: one strict YAML file, dotted overrides, and errors that name the key and the nearest valid one.
+
+Every section is a pydantic model that refuses unknown and ill-typed keys. `load` reads a recipe (by path, or by the
+name of one that ships in `pipelines/recipes`), applies overrides such as `train.batch_size=8`, and fills the locations
+that were left open from `workspace`.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mpc_model.errors import UserError
+from pipelines import storage
+
+RECIPES = Path(__file__).parent / "recipes"
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+# Workers run in other folders and on other machines: locations are made absolute as soon as they are read.
+Location = Annotated[str, AfterValidator(storage.absolute)]
+ModelLocation = Annotated[str, AfterValidator(lambda uri: uri if uri.startswith("models:/") else storage.absolute(uri))]
+SplitName = Literal["train", "validation", "test"]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, and values are not silently converted between kinds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class ForgeConfig(Section):
+    """How photographs are forged. Shares are of all samples; what is left stays authentic."""
+
+    splice: Fraction = 0.25
+    copy_move: Fraction = 0.25
+    remove: Fraction = 0.25
+    area: tuple[Fraction, Fraction] = (0.05, 0.35)
+    """Least and largest forged share of an image's pixels."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_at_most_one(self) -> "ForgeConfig":
+        if self.splice + self.copy_move + self.remove > 1:
+            raise ValueError("splice + copy_move + remove must not exceed 1 (what is left stays authentic)")
+        if self.area[0] > self.area[1]:
+            raise ValueError("area must be [least, largest]")
+        return self
+
+
+class SourceConfig(Section):
+    """Where samples come from. `layout` names how files become samples (pipelines/sources.py)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    layout: str
+    location: Location | list[Location]
+    repeat: Positive = 1
+    """Times a sample is drawn in an epoch (the paper's x40, x20). Nothing is copied."""
+    split: SplitName | None = None
+    """All samples into this split; left out, photographs are divided by `build.split`."""
+    crop: Annotated[int, Field(ge=32)] | None = None
+    """Side of square crops in pixels (layout photos); left out, photographs are used whole."""
+    crops_per_photo: Positive = 1
+    forge: ForgeConfig = ForgeConfig()
+
+
+class SplitConfig(Section):
+    """Shares of the photographs, never of their crops, that go to each split."""
+
+    train: Fraction = 0.8
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> "SplitConfig":
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train + validation + test must be 1")
+        return self
+
+
+class ViewsConfig(Section):
+    """Renderings stored beside the canonical one (view 0)."""
+
+    policy: str = "release"
+    count: Annotated[int, Field(ge=0, le=64)] = 3
+
+
+class BuildConfig(Section):
+    """A pixel dataset and the sources it is built from."""
+
+    sources: list[SourceConfig] = []
+    output: Location | None = None
+    split: SplitConfig = SplitConfig()
+    views: ViewsConfig = ViewsConfig()
+    shard_samples: Positive = 256
+    row_group: Annotated[int, Field(ge=1, le=256)] = 16
+    max_reject_fraction: Fraction = 0.0
+    """More rejected samples than this share stop the build; the default tolerates none."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "BuildConfig":
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two sources share a name: {', '.join(names)}")
+        return self
+
+
+class ModelConfig(Section):
+    """The network. `input_size` is the side that images are resized to; null keeps their own size."""
+
+    backbone: str = "hrformer_base"
+    head: str = "mlp4"
+    input_size: Annotated[int, Field(ge=32)] | None = 512
+
+
+class TrainConfig(Section):
+    """What both training stages share."""
+
+    dataset: Location | None = None
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Ray Train workers; 0 trains in this very process, without Ray."""
+    cpus_per_worker: Positive = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    batch_size: Positive = 4
+    """Samples per worker and step."""
+    loader_threads: Positive = 2
+    checkpoint_every: Positive | None = None
+    """Steps between checkpoints, besides one at the end of each epoch."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker groups that may be lost and restarted from the last checkpoint."""
+    validation_images: Positive = 256
+
+
+class OptimConfig(Section):
+    """Optimizer and schedule of one stage."""
+
+    epochs: Positive = 20
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    floor: Annotated[float, Field(ge=0)] = 1e-8
+    """Smallest learning rate of cosine and plateau."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm."""
+
+
+class PretrainConfig(OptimConfig):
+    """Stage 1: the backbone, by multi-view pixel contrast."""
+
+    output: Location | None = None
+    initial: Location | None = None
+    """A published checkpoint (ImageNet or MPC) to start from."""
+    objective: str = "release"
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    anchors_per_class: Positive = 5000
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of the within-image, cross-scale and cross-modality losses."""
+
+
+class FinetuneConfig(OptimConfig):
+    """Stage 2: the head, on the frozen features of stage 1."""
+
+    output: Location | None = None
+    encoder: Location | None = None
+    """Model directory of stage 1."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+class EvaluateConfig(Section):
+    """A model on one split of a dataset, beside two baselines."""
+
+    model: ModelLocation | None = None
+    dataset: Location | None = None
+    split: SplitName = "test"
+    output: Location | None = None
+    pictures: Annotated[int, Field(ge=0, le=100)] = 6
+
+
+class RegisterConfig(Section):
+    """A model directory into the MLflow registry."""
+
+    model: ModelLocation | None = None
+    evaluation: Location | None = None
+    """Folder that `evaluate` wrote; its figures go into the model version."""
+    name: str = "mpc-localizer"
+    alias: str = "candidate"
+
+
+class PredictConfig(Section):
+    """A folder or prefix of images to probability maps."""
+
+    input: Location | None = None
+    model: ModelLocation | None = None
+    """A model directory, or a registered model such as models:/mpc-localizer@candidate."""
+    output: Location | None = None
+    overlays: bool = True
+    """Also draw each map over its image."""
+
+
+class TrackingConfig(Section):
+    """Where MLflow keeps runs and models."""
+
+    uri: str | None = None
+    experiment: str = "mpc"
+
+
+class DemoConfig(Section):
+    """The photographs of `mpc demo`: a folder or s3:// prefix; left out, those that installed packages ship."""
+
+    photos: Location | None = None
+
+
+class Config(Section):
+    """All of it. `workspace` is where every output goes that names no place of its own."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    workspace: Location = "runs/mpc"
+    build: BuildConfig = BuildConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    predict: PredictConfig = PredictConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    demo: DemoConfig = DemoConfig()
+
+    @model_validator(mode="after")
+    def _fill_locations(self) -> "Config":
+        """Every location left open becomes a folder of the workspace."""
+        at = lambda *parts: storage.join(self.workspace, *parts)  # noqa: E731
+        defaults = {
+            "build": {"output": at("dataset")},
+            "train": {"dataset": self.build.output or at("dataset")},
+            "pretrain": {"output": at("pretrain")},
+            "finetune": {
+                "output": at("finetune"),
+                "encoder": storage.join(self.pretrain.output or at("pretrain"), "model"),
+            },
+            "evaluate": {
+                "model": storage.join(self.finetune.output or at("finetune"), "model"),
+                "dataset": self.train.dataset or self.build.output or at("dataset"),
+                "output": at("evaluate"),
+            },
+            "register_": {
+                "model": storage.join(self.finetune.output or at("finetune"), "model"),
+                "evaluation": self.evaluate.output or at("evaluate"),
+            },
+            "predict": {"model": f"models:/{self.register_.name}@{self.register_.alias}", "output": at("predict")},
+            "tracking": {"uri": f"sqlite:///{_database(self.workspace)}"},
+        }
+        for section, values in defaults.items():
+            part = getattr(self, section)
+            missing = {key: value for key, value in values.items() if getattr(part, key) is None}
+            object.__setattr__(self, section, part.model_copy(update=missing))
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved config as plain values, ready for YAML or JSON."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def _database(workspace: str) -> str:
+    """SQLite needs a local file: in the workspace, or under runs/ when the workspace is remote."""
+    root = Path("runs") if storage.is_remote(workspace) else Path(storage.local_path(workspace))
+    return str((root / "mlflow.db").absolute())
+
+
+def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply `section.key=value` overrides (values are YAML).
+
+    Raises UserError, in one line, for a missing file, an unknown or ill-typed key, or a bad combination.
+    """
+    values = _read(recipe) if recipe else {}
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
+        path = (RECIPES / recipe).with_suffix(".yaml")
+    if not path.is_file():
+        shipped = ", ".join(sorted(item.stem for item in RECIPES.glob("*.yaml")))
+        raise UserError(f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {shipped}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | types.NoneType):
+        raise UserError(f"{recipe} must hold sections such as `train:`, not a {type(values).__name__}")
+    return values or {}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in place; a number steps into a list (build.sources.0.location=...)."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
+    *parents, last = dotted.split(".")
+    node: Any = values
+    for step in [*parents, last]:
+        if isinstance(node, list) and not (step.isdigit() and int(step) < len(node)):
+            raise UserError(f"override {override!r}: {step!r} is not an index into a list of {len(node)}")
+        if not isinstance(node, dict | list):
+            raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
+        if step is not last:
+            if isinstance(node, dict) and node.get(step) is None:
+                node[step] = {}
+            node = node[int(step)] if isinstance(node, list) else node[step]
+    if isinstance(node, list):
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _tuples(value: Any, annotation: Any = Config) -> Any:
+    """YAML knows no tuples: turn lists into tuples where the schema asks for one, so that strict typing can hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, dict):
+        fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+        return {key: _tuples(item, fields.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and typing.get_origin(annotation) is tuple:
+        return tuple(value)
+    if isinstance(value, list) and typing.get_origin(annotation) is list:
+        return [_tuples(item, typing.get_args(annotation)[0]) for item in value]
+    return value
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint of pydantic, as the key, what was expected, and the nearest valid key."""
+    first = error.errors()[0]
+    key = ".".join(
+        str(part) for part in first["loc"] if not str(part).startswith(("constrained", "list[", "function-"))
+    )
+    if first["type"] == "extra_forbidden":
+        valid = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
+        return f"unknown key {key!r}: {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    more = len(error.errors()) - 1
+    return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at a pydantic error location."""
+    model: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        annotation = fields[str(part)].annotation
+        candidates = [annotation, *typing.get_args(annotation)]
+        model = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
+    return sorted(field.alias or name for name, field in model.model_fields.items())

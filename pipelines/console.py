@@ -1,0 +1,43 @@
+"""What people see while a job runs: plain lines, and progress with a rate and an estimate."""
+
+import sys
+import time
+
+
+def say(message: str) -> None:
+    """One line for a person, on standard error; standard output is kept for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`75` -> `1m15s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class Progress:
+    """Counts work done out of a total: one line that is rewritten on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, every_seconds: float = 10.0) -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, done
+        self._first, self._started = done, time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._every = 0.2 if self._terminal else every_seconds
+        self._shown = 0.0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Add finished work; `note` follows the figures (a loss, say)."""
+        self.done += count
+        now, finished = time.monotonic(), self.done >= self.total
+        if now - self._shown < self._every and not finished:
+            return
+        self._shown = now
+        rate = (self.done - self._first) / max(now - self._started, 1e-9)
+        left = duration((self.total - self.done) / rate) if rate else "?"
+        tail = f"in {duration(now - self._started)}" if finished else f"about {left} left"
+        line = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {tail}{'  ' + note if note else ''}"
+        if self._terminal:
+            print(f"\r\x1b[2K{line}", end="\n" if finished else "", file=sys.stderr, flush=True)
+        else:
+            say(line)

@@ -1,0 +1,128 @@
+"""`mpc demo`: the verbs one after the other on real photographs, then a table, pictures and what to try next.
+
+It is the same pipeline that the verbs run: this module chooses photographs and prints, nothing else.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mpc_model.errors import UserError
+from pipelines import config as configs
+from pipelines import console, manifest, storage
+from pipelines.config import Config
+from pipelines.shards import ShardReader
+
+# Photographs that come with scikit-image and scikit-learn. Of the stereo pair (motorcycle) only one is taken: two
+# pictures of one scene in different splits would leak.
+_SHIPPED = {
+    "skimage": (
+        "data",
+        "astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png grass.png gravel.png"
+        " hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png retina.jpg rocket.jpg",
+    ),
+    "sklearn": ("datasets/images", "china.jpg flower.jpg"),
+}
+EXAMPLES = 8
+
+
+def demo(recipe: str, overrides: Sequence[str]) -> None:
+    """Run the whole pipeline; what is finished is reused."""
+    config = _settle(recipe, overrides)
+    from pipelines.build import build
+    from pipelines.evaluate import evaluate
+    from pipelines.finetune import finetune
+    from pipelines.predict import predict
+    from pipelines.pretrain import pretrain
+    from pipelines.register import register
+
+    seconds: dict[str, float] = {}
+    results: dict[str, Any] = {}
+    for stage in (build, pretrain, finetune, evaluate, register, _examples, predict):
+        name = stage.__name__.strip("_")
+        console.say(f"\n== {name}")
+        started = time.monotonic()
+        results[name] = stage(config)
+        seconds[name] = time.monotonic() - started
+    print(_table(config, results, seconds), flush=True)
+
+
+def photographs() -> list[str]:
+    """Locations of the photographs that installed packages ship."""
+    found = []
+    for package, (folder, names) in _SHIPPED.items():
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError("the demo's photographs come with scikit-image and scikit-learn: pip install '.[demo]'")
+        found += [str(Path(spec.submodule_search_locations[0]) / folder / name) for name in names.split()]
+    return found
+
+
+def _settle(recipe: str, overrides: Sequence[str]) -> Config:
+    """The config with the photographs in it. Photographs of the user's own get a workspace of their own."""
+    chosen = configs.load(recipe, overrides).demo.photos
+    if chosen is None:
+        location: Any = photographs()
+        return configs.load(recipe, [f"build.sources.0.location={_yaml(location)}", *overrides])
+    workspace = f"runs/demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
+    return configs.load(
+        recipe, [f"build.sources.0.location={_yaml(chosen)}", f"workspace={_yaml(workspace)}", *overrides]
+    )
+
+
+def _yaml(value: Any) -> str:
+    return str(manifest.canonical_json(value), "ascii")
+
+
+def _examples(config: Config) -> str:
+    """A folder of test images as files, forged and authentic by turns, for `predict` to read."""
+    folder = str(config.predict.input)
+    described = manifest.read(str(config.build.output))
+    reader = ShardReader(str(config.build.output), described, "test")
+    by_kind: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for group in range(len(reader.sizes)):
+        for row in reader.read(group, ("id", "kind", "views")):
+            by_kind[row["kind"] != "authentic"].append(row)
+    chosen = [*by_kind[True][: EXAMPLES // 2], *by_kind[False][: EXAMPLES // 2]]
+    for row in chosen:
+        suffix = "jpg" if row["views"][0]["image"].startswith(b"\xff\xd8") else "png"
+        name = f"{row['kind']}-{row['id'][:8]}.{suffix}"
+        storage.write_bytes(storage.join(folder, name), row["views"][0]["image"])
+    console.say(f"examples: {len(chosen)} test images as files in {folder}")
+    return folder
+
+
+def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -> str:
+    """What happened, in twenty lines."""
+    dataset, figures, registered = results["build"], results["evaluate"], results["register"]
+    splits = ", ".join(f"{name} {split['samples']}" for name, split in dataset["splits"].items())
+    lines = ["", f"dataset    {splits} samples; fingerprint {dataset['fingerprint'][:12]}"]
+    for stage in ("pretrain", "finetune"):
+        losses = results[stage]["losses"]
+        path = " -> ".join(f"{loss:.3g}" for loss in losses)
+        lines.append(f"{stage:<10} {results[stage]['step']} steps; mean loss of each epoch {path}")
+    count = figures["model"]["forged_images"]
+    lines += ["", f"test, mean over {count} forged images at threshold 0.5      F1     IoU"]
+    names = {
+        "model": "this model",
+        "untrained": "the same network, untrained",
+        "everything_forged": "everything forged",
+    }
+    for key, name in names.items():
+        lines.append(f"  {name:<52}{figures[key]['f1']:>6.3f}  {figures[key]['iou']:>6.3f}")
+    lines += [
+        "",
+        f"registered {registered['name']} version {registered['version']}, alias {registered['alias']}",
+        "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items() if name != "examples"),
+        "",
+        "look at    " + results["evaluate"]["pictures"][0],
+        "           " + storage.join(str(config.predict.output), "overlays"),
+        "           " + storage.join(str(config.build.output), "report.html"),
+        "try        mpc predict --config demo predict.input=FOLDER predict.output=FOLDER-maps   # images of your own",
+        "           make demo DATA=FOLDER                          # the whole pipeline on photographs of your own",
+        f"           mlflow ui --backend-store-uri {config.tracking.uri}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""`mpc evaluate`: a model on one split by the published protocol, beside two baselines, with pictures.
+
+The baselines say what a figure is worth: the same network untrained, and a map that calls every pixel forged.
+"""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpc_model import images
+from mpc_model.errors import DataError, UserError
+from mpc_model.localizer import Localizer
+from mpc_model.metrics import Scores, pixel_scores, summarize
+from pipelines import console, manifest, outputs, pictures, storage
+from pipelines.config import Config
+from pipelines.shards import ShardReader
+from pipelines.stages import load_model, model_digest
+
+METHODS = ("model", "untrained", "everything_forged")
+METRICS = "metrics.json"
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Score `evaluate.model` on a split and return {method: summary}, also written as metrics.json.
+
+    Per image, in images.json: id, kind, and F1 and IoU of each method. Raises UserError for a model without a head,
+    DataError for a dataset without forged images in that split.
+    """
+    settings = config.evaluate
+    model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
+    described = manifest.read(dataset)
+    reader = ShardReader(dataset, described, settings.split)
+    if not described["splits"][settings.split]["forged"]:
+        raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
+    if load_model(model).spec.head is None:
+        raise UserError(f"{model} is a stage-1 encoder without a head; run `mpc finetune`, or name its model directory")
+    identity = {"model": model_digest(model), "dataset": described["fingerprint"], "split": settings.split}
+    record = outputs.claim(output, "evaluate", identity, config)
+    if record.finished:
+        console.say(f"evaluate: reusing the finished evaluation at {output}")
+        return record.results
+    rows = _score_all(config, model, dataset, described, len(reader.sizes))
+    summaries = {name: _summary([row[name] for row in rows]) for name in METHODS}
+    figures = {**summaries, "split": settings.split, "fingerprint": described["fingerprint"]}
+    listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
+    storage.write_bytes(storage.join(output, "images.json"), json.dumps(listed, indent=1).encode())
+    drawn = _draw(rows, reader, load_model(model), settings.pictures, output)
+    storage.write_bytes(storage.join(output, METRICS), json.dumps(figures, indent=1).encode())
+    record.finish(**figures, pictures=drawn)
+    console.say(f"evaluate: {summary_line(summaries['model'])}; pictures at {', '.join(drawn)}")
+    return record.results
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    """One line for people, with the protocol: an F1 without it is not a result."""
+    return (
+        f"F1 {summary['f1']:.3f}, IoU {summary['iou']:.3f}"
+        f" (mean over {summary['forged_images']} forged images, threshold 0.5)"
+    )
+
+
+def _score_all(
+    config: Config, model: str, dataset: str, described: dict[str, Any], groups: int
+) -> list[dict[str, Any]]:
+    """Score every sample of the split, one row group a task, on a pool of workers that each hold the model."""
+    from pipelines import cluster
+
+    cluster.connect()
+    import ray
+
+    items = ray.data.from_items([{"group": group} for group in range(groups)], override_num_blocks=groups)
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+    scored = items.map(
+        _Scorer,
+        fn_constructor_args=(model, dataset, described, config.evaluate.split, config.seed),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, groups)),
+    )
+    total = described["splits"][config.evaluate.split]["samples"]
+    progress = console.Progress("evaluate", total, "images")
+    rows: list[dict[str, Any]] = []
+    for item in scored.iter_rows():
+        rows += item["rows"]
+        progress.advance(len(item["rows"]))
+    return sorted(rows, key=lambda row: (row["group"], row["row"]))
+
+
+class _Scorer:
+    """One worker of the pool: the model and its untrained twin."""
+
+    def __init__(self, model: str, dataset: str, described: dict[str, Any], split: str, seed: int) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = load_model(model, device)
+        torch.manual_seed(seed)
+        self.untrained = Localizer(self.model.spec).to(device)
+        self.reader = ShardReader(dataset, described, split)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        group = int(item["group"])
+        rows = []
+        for index, row in enumerate(self.reader.read(group, ("id", "key", "kind", "views"))):
+            image, mask = _decode(row)
+            maps = {
+                "model": self.model.predict([image])[0],
+                "untrained": self.untrained.predict([image])[0],
+                "everything_forged": np.ones(mask.shape, np.float32),
+            }
+            scores = {name: pixel_scores(found, mask, threshold=self._threshold(name)) for name, found in maps.items()}
+            known = {key: row[key] for key in ("id", "key", "kind")}
+            rows.append({**known, "group": group, "row": index, **scores})
+        return {"rows": rows}
+
+    def _threshold(self, name: str) -> float:
+        return self.model.spec.threshold if name == "model" else 0.5
+
+
+def _decode(row: dict[str, Any]) -> tuple[images.Image, images.Mask]:
+    view = row["views"][0]
+    return images.decode_image(view["image"], row["key"]), images.decode_mask(view["mask"], row["key"])
+
+
+def _summary(scores: list[Scores]) -> dict[str, float | None]:
+    """A summary without NaN, which JSON has no word for."""
+    return {key: None if math.isnan(value) else value for key, value in summarize(scores).items()}
+
+
+def _per_method(row: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: {"f1": row[name].f1, "iou": row[name].iou} for name in METHODS}
+
+
+def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, count: int, output: str) -> list[str]:
+    """A sheet of forged images from the best F1 to the worst, evenly spaced: nothing is picked for its looks."""
+    forged = sorted((row for row in rows if row["kind"] != "authentic"), key=lambda row: -row["model"].f1)
+    places = np.unique(np.linspace(0, len(forged) - 1, min(count, len(forged))).round().astype(int))
+    if not len(places):
+        return []
+    lines, captions = [], []
+    for place in places:
+        chosen = forged[place]
+        image, mask = _decode(reader.read(chosen["group"], ("key", "views"))[chosen["row"]])
+        probability = model.predict([image])[0]
+        lines.append([image, np.repeat(mask[..., None] * 255, 3, axis=2), pictures.overlay(image, probability)])
+        rank = f"rank {place + 1} of {len(forged)}"
+        captions.append(f"{chosen['kind']}, F1 {chosen['model'].f1:.2f}, {rank}  {chosen['key']}")
+    drawn = pictures.sheet(lines, ("image", "mask", "forgery probability"), captions)
+    where = storage.join(output, "pictures.png")
+    storage.write_bytes(where, images.encode_png(drawn))
+    return [where]

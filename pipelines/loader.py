@@ -1,0 +1,151 @@
+"""From a pixel dataset to batches: decoded ahead of the training step, in the contract's order, from any cursor.
+
+Needs neither Ray nor a local copy: row groups are read as the order reaches them, and at most a window of them is held.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mpc_model import images, views
+from mpc_model.errors import UserError
+from pipelines import order
+from pipelines.shards import ShardReader
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` float32 (B, 3, H, W) in [0, 1], `masks` uint8 (B, H, W) of 0, 1 and 255 = ignore, `ids` of the samples.
+
+    `progress` is the share of the epoch that is behind us after this batch, over all ranks.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    ids: list[str]
+    progress: float
+
+
+class PixelLoader:
+    """Batches of one split for one rank."""
+
+    def __init__(
+        self,
+        uri: str,
+        manifest: dict[str, Any],
+        split: str,
+        *,
+        input_size: int,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+    ) -> None:
+        self._reader = ShardReader(uri, manifest, split)
+        self._fingerprint, self._views = manifest["fingerprint"], manifest["views"]
+        self._input_size, self._seed, self._threads = input_size, seed, threads
+        self.rank, self.world, self.batch_size = rank, world, batch_size
+        self._rows, self._groups = order.entries(self._reader.sizes, self._reader.repeats)
+        self._starts = np.concatenate([[0], np.cumsum(self._reader.sizes)])
+        self._held: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Samples in an epoch, repetitions counted."""
+        return len(self._rows)
+
+    def epoch(self, cursor: order.Cursor) -> Iterator[Batch]:
+        """What is left of the cursor's epoch: every rank yields the same number of batches."""
+        lanes = order.epoch_batches(
+            self._rows,
+            self._groups,
+            fingerprint=self._fingerprint,
+            seed=self._seed,
+            cursor=cursor,
+            world=self.world,
+            batch_size=self.batch_size,
+        )
+        left = np.cumsum([sum(len(lane[step]) for lane in lanes) for step in range(len(lanes[0]))][::-1])[::-1]
+        after = [*left[1:], 0]
+        pending: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
+            try:
+                for step, positions in enumerate(lanes[self.rank]):
+                    progress = 1 - after[step] / len(self)
+                    pending.append(pool.submit(self._batch, positions, cursor.epoch, progress))
+                    if len(pending) > 2 * self._threads:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def fixed(self, count: int) -> list[Batch]:
+        """Canonical views of `count` samples (or all), spread evenly over the split: the same ones every time."""
+        total = int(self._starts[-1])
+        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+        return [
+            self._collate([self._decode(self._row(row), 0, 0) for row in part], 1.0)
+            for part in np.array_split(chosen, -(-len(chosen) // self.batch_size))
+        ]
+
+    def _batch(self, positions: order.Rows, epoch: int, progress: float) -> Batch:
+        if not len(positions):
+            # A rank without a sample in an epoch's last step keeps in step with a sample that counts for nothing.
+            image, mask, name = self._decode(self._row(0), 0, 0)
+            return self._collate([(image, np.full_like(mask, IGNORE), name)], progress)
+        samples = []
+        for position in positions:
+            generator = np.random.default_rng([self._seed, epoch, int(position)])
+            view, turn = int(generator.integers(self._views)), int(generator.integers(8))
+            samples.append(self._decode(self._row(int(self._rows[position])), view, turn))
+        return self._collate(samples, progress)
+
+    def _row(self, row: int) -> dict[str, Any]:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        with self._lock:
+            if group not in self._held:
+                self._held[group] = self._reader.read(group)
+                while len(self._held) > order.WINDOW + 2:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(group)
+            return self._held[group][row - int(self._starts[group])]
+
+    def _decode(self, row: dict[str, Any], view: int, turn: int) -> tuple[images.Image, images.Mask, str]:
+        stored = row["views"][view]
+        image = images.decode_image(stored["image"], row["id"])
+        mask = images.decode_mask(stored["mask"], row["id"])
+        size = (self._input_size, self._input_size)
+        if image.shape[:2] != size:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+            mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        return (*views.dihedral(image, mask, turn), row["id"])
+
+    @staticmethod
+    def _collate(samples: list[tuple[images.Image, images.Mask, str]], progress: float) -> Batch:
+        stacked: npt.NDArray[np.uint8] = np.stack([image for image, _, _ in samples])
+        return Batch(
+            images=torch.from_numpy(stacked).permute(0, 3, 1, 2).float().div_(255),
+            masks=torch.from_numpy(np.stack([mask for _, mask, _ in samples])),
+            ids=[name for _, _, name in samples],
+            progress=progress,
+        )
+
+
+def open_split(uri: str, manifest: dict[str, Any], split: str, input_size: int | None, **settings: Any) -> PixelLoader:
+    """A loader for training; UserError when the config leaves the input size open."""
+    if input_size is None:
+        raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")
+    return PixelLoader(uri, manifest, split, input_size=input_size, **settings)

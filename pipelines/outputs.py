@@ -1,0 +1,89 @@
+"""The record beside every output: what it was made from, whether it is finished, and what came out.
+
+    <uri>/record.json   {"verb", "identity": {...}, "finished": bool, "results": {...}}
+    <uri>/config.yaml   the resolved config
+
+A command that finds its own finished output reuses it, one that finds its own unfinished output goes on with it, and
+one that finds another's refuses to touch it.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from mpc_model.errors import UserError
+from pipelines import storage
+from pipelines.config import Config
+
+RECORD = "record.json"
+
+
+@dataclass
+class Record:
+    """The state of one output folder. `identity` holds everything that changes the result."""
+
+    uri: str
+    verb: str
+    identity: dict[str, Any]
+    finished: bool = False
+    results: dict[str, Any] = field(default_factory=dict)
+    resumed: bool = False
+
+    def save(self) -> None:
+        """Write the record as it now stands."""
+        kept = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
+        storage.write_bytes(storage.join(self.uri, RECORD), json.dumps(kept, indent=1).encode() + b"\n")
+
+    def finish(self, **results: Any) -> None:
+        """Mark the output as complete, with its results."""
+        self.results.update(results)
+        self.finished = True
+        self.save()
+
+
+def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Record:
+    """Open an output folder for a command, with the resolved config saved beside the record.
+
+    Raises UserError, naming the first setting that differs, when the folder holds the output of something else.
+    """
+    identity = json.loads(json.dumps(identity))
+    if storage.exists(storage.join(uri, RECORD)):
+        found = read(uri)
+        differing = _first_difference(found.identity, identity) if found.verb == verb else "verb"
+        if differing:
+            raise UserError(
+                f"{uri} holds the output of a {found.verb} with other settings ({differing} differs);"
+                f" name another {verb}.output, or delete it"
+            )
+        found.resumed = not found.finished
+        return found
+    record = Record(uri, verb, identity)
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
+    record.save()
+    return record
+
+
+def read(uri: str) -> Record:
+    """The record of an output folder; UserError when there is none."""
+    where = storage.join(uri, RECORD)
+    if not storage.exists(where):
+        raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
+    try:
+        found = json.loads(storage.read_bytes(where))
+        return Record(uri, found["verb"], found["identity"], found["finished"], found["results"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{where} is damaged; delete {uri} and run the command again") from None
+
+
+def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
+    """Dotted name of the first value that differs, or an empty string."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            below = _first_difference(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+            if below:
+                return below
+        return ""
+    return "" if found == wanted else key

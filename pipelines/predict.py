@@ -1,0 +1,156 @@
+"""`mpc predict`: a folder or prefix of images to probability maps and a table of scores.
+
+<output>/maps/<path of the image>.png    8-bit grey, 255 = certainly forged, the size of the image
+<output>/overlays/<path>.jpg             the map in colours over the image, for people (predict.overlays)
+<output>/scores.parquet, scores.csv      one row an image: sizes, score, forged fraction, or the error
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mlflow
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+
+from mpc_model import images
+from mpc_model.errors import DataError, UserError
+from mpc_model.localizer import Localizer
+from pipelines import console, manifest, outputs, pictures, storage
+from pipelines.config import Config
+from pipelines.sources import IMAGE_SUFFIXES
+from pipelines.stages import load_model
+
+TOP_SHARE = 0.01
+"""An image's score is the mean of this share of its pixels, the most suspicious ones: one pixel alone decides nothing,
+and a small forgery is not averaged away."""
+
+
+def predict(config: Config) -> dict[str, Any]:
+    """Map every image below `predict.input` and return counts and the place of the table.
+
+    Raises UserError when there are no images or no such model. Images that cannot be read get a row with an error and
+    no map; once all others are done, DataError names the first of them.
+    """
+    settings = config.predict
+    if settings.input is None:
+        raise UserError("predict.input is not set; name a folder or prefix of images: predict.input=folder")
+    source, output = settings.input, str(settings.output)
+    files = storage.list_files(source, IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {source}")
+    model = fetch(str(settings.model), config)
+    if model.spec.head is None:
+        raise UserError(f"{settings.model} is a stage-1 encoder without a head; use the output of `mpc finetune`")
+    names = {file: file[len(source) :].lstrip("/") for file in files}
+    weights = manifest.digest({k: float(v.double().sum()) for k, v in model.state_dict().items()})
+    record = outputs.claim(output, "predict", {"model": weights, "input": source, "files": sorted(names)}, config)
+    if record.finished:
+        console.say(f"predict: reusing the finished maps at {output}")
+    else:
+        _write(record, _map_all(model, names, output, settings.overlays), output)
+    if record.results["failed"]:
+        raise DataError(
+            f"{record.results['failed']} of {len(files)} images could not be read (see `error` in {output}/scores.csv);"
+            f" the first: {record.results['first_error']}"
+        )
+    return record.results
+
+
+def _write(record: outputs.Record, rows: list[dict[str, Any]], output: str) -> None:
+    """The table, in both forms, and the record."""
+    table = pd.DataFrame(rows, columns=["image", "map", "height", "width", "score", "forged_fraction", "error"])
+    storage.write_bytes(storage.join(output, "scores.csv"), table.to_csv(index=False).encode())
+    storage.write_bytes(storage.join(output, "scores.parquet"), table.to_parquet(index=False))
+    failed = table[table["error"].notna()]
+    record.finish(
+        images=len(table),
+        failed=len(failed),
+        first_error=failed["error"].iloc[0] if len(failed) else None,
+        scores=storage.join(output, "scores.csv"),
+    )
+    console.say(f"predict: {len(table) - len(failed)} maps in {storage.join(output, 'maps')}, scores in scores.csv")
+
+
+def fetch(model: str, config: Config) -> Localizer:
+    """A localizer from a model directory or from the registry (models:/name@alias, models:/name/version)."""
+    if not model.startswith("models:/"):
+        return load_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            local = mlflow.artifacts.download_artifacts(
+                artifact_uri=model, dst_path=folder, tracking_uri=str(config.tracking.uri)
+            )
+        except MlflowException as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`") from None
+        return Localizer.load(Path(local) / "artifacts" / "model")
+
+
+def image_score(probability: npt.NDArray[np.float32]) -> float:
+    """Mean of the TOP_SHARE highest pixel probabilities of a map, at least one pixel."""
+    count = max(1, round(TOP_SHARE * probability.size))
+    return float(np.partition(probability, -count, axis=None)[-count:].mean())
+
+
+def _map_all(model: Localizer, names: dict[str, str], output: str, overlays: bool) -> list[dict[str, Any]]:
+    from pipelines import cluster
+
+    cluster.connect()
+    import ray
+
+    items = ray.data.from_items([{"image": uri, "name": name} for uri, name in names.items()])
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+    mapped = items.map_batches(
+        _Mapper,
+        fn_constructor_args=(ray.put(model), output, overlays),
+        batch_size=8,
+        batch_format="pandas",
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(names))),
+    )
+    progress = console.Progress("predict", len(names), "images")
+    rows: list[dict[str, Any]] = []
+    for batch in mapped.iter_batches(batch_format="pandas"):
+        rows += batch.to_dict("records")
+        progress.advance(len(batch))
+    return sorted(rows, key=lambda row: str(row["image"]))
+
+
+class _Mapper:
+    """One worker of the pool."""
+
+    def __init__(self, model: Any, output: str, overlays: bool) -> None:
+        import ray
+
+        self.model: Localizer = ray.get(model).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.output, self.overlays = output, overlays
+
+    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame([self._row(uri, name) for uri, name in zip(batch["image"], batch["name"], strict=True)])
+
+    def _row(self, uri: str, name: str) -> dict[str, Any]:
+        empty: dict[str, Any] = dict.fromkeys(("map", "height", "width", "score", "forged_fraction", "error"))
+        try:
+            image = images.decode_image(storage.read_bytes(uri), uri)
+        except DataError as error:
+            return {"image": uri, **empty, "error": str(error)}
+        probability = self.model.predict([image])[0]
+        levels = np.rint(probability * 255).astype(np.uint8)
+        where = storage.join(self.output, "maps", f"{name}.png")
+        storage.write_bytes(where, cv2.imencode(".png", levels)[1].tobytes())
+        if self.overlays:
+            drawn = images.encode_jpeg(pictures.overlay(image, probability), 90)
+            storage.write_bytes(storage.join(self.output, "overlays", f"{name}.jpg"), drawn)
+        return {
+            "image": uri,
+            "map": where,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "score": image_score(probability),
+            "forged_fraction": float((levels > 255 * self.model.spec.threshold).mean()),
+            "error": None,
+        }

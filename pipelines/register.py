@@ -1,0 +1,116 @@
+"""`mpc register`: a model directory, with its figures and its lineage, as a new version in the MLflow registry.
+
+The entry holds code, safetensors and a signature with free height and width; the alias (`candidate`) moves to it.
+"""
+
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+import mpc_model
+from mpc_model.errors import UserError
+from mpc_model.localizer import Localizer
+from pipelines import console, outputs, storage, tracking
+from pipelines.config import Config
+from pipelines.evaluate import METRICS
+from pipelines.stages import load_model, model_digest
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1), "probability")]),
+)
+_TAG = "mpc.model_sha256"
+
+
+def register(config: Config) -> dict[str, Any]:
+    """Register `register.model` and return name, version, alias and uri; the same weights are not registered twice.
+
+    Raises UserError for a stage-1 encoder, and for an evaluation that was made of another model.
+    """
+    settings = config.register_
+    directory = str(settings.model)
+    model, digest = load_model(directory), model_digest(directory)
+    if model.spec.head is None:
+        raise UserError(f"{directory} is a stage-1 encoder without a head; register the output of `mpc finetune`")
+    figures = _figures(str(settings.evaluation), digest)
+    registry = tracking.client(config)
+    same = [item for item in _versions(registry, settings.name) if item.tags.get(_TAG) == digest]
+    if same:
+        number = str(same[0].version)
+        console.say(f"register: these weights are already version {number} of {settings.name}")
+    else:
+        number = _log(config, model, directory, digest, figures)
+        console.say(f"register: {settings.name} version {number}")
+    registry.set_registered_model_alias(settings.name, settings.alias, number)
+    uri = f"models:/{settings.name}@{settings.alias}"
+    return {"name": settings.name, "version": number, "alias": settings.alias, "uri": uri}
+
+
+def _versions(registry: MlflowClient, name: str) -> list[Any]:
+    return list(registry.search_model_versions(f"name = '{name}'"))
+
+
+def _figures(evaluation: str, digest: str) -> dict[str, Any]:
+    """The evaluation of this very model, or nothing when it was not evaluated."""
+    if not storage.exists(storage.join(evaluation, outputs.RECORD)):
+        console.say(f"register: no evaluation at {evaluation}; the version will carry no figures")
+        return {}
+    record = outputs.read(evaluation)
+    if record.identity.get("model") != digest:
+        raise UserError(f"{evaluation} evaluates another model; run `mpc evaluate` for this one first")
+    return dict(json.loads(storage.read_bytes(storage.join(evaluation, METRICS))))
+
+
+def _log(config: Config, model: Localizer, directory: str, digest: str, figures: dict[str, Any]) -> str:
+    """Log the model as a pyfunc from code and register it. Returns the version."""
+    uri = str(config.tracking.uri)
+    run_id = tracking.start_run(config, "register")
+    # MLflow's fluent calls read the store from the process: set it for this call only.
+    previous = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+            local = storage.download_folder(directory, Path(folder) / "model")
+            logged = mlflow.pyfunc.log_model(
+                name="localizer",
+                python_model=str(Path(__file__).with_name("registry_model.py")),
+                artifacts={"model": str(local)},
+                code_paths=[os.path.dirname(mpc_model.__file__)],
+                signature=SIGNATURE,
+                input_example=_example(),
+                pip_requirements=[
+                    f"{name}=={version(name).partition('+')[0]}"
+                    for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
+                ],
+                registered_model_name=config.register_.name,
+            )
+    finally:
+        mlflow.set_tracking_uri(previous)
+    number = str(logged.registered_model_version)
+    registry = tracking.client(config)
+    tags = {
+        _TAG: digest,
+        "mpc.model_directory": directory,
+        "mpc.training_dataset": str(model.card.get("dataset_fingerprint", "unknown")),
+    }
+    if figures:
+        tags["mpc.test_dataset"] = f"{figures['fingerprint']} ({figures['split']})"
+        tags |= {f"mpc.test_{key}": f"{figures['model'][key]:.4f}" for key in ("f1", "iou")}
+    for key, value in tags.items():
+        registry.set_model_version_tag(config.register_.name, number, key, value)
+    return number
+
+
+def _example() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """One image, deterministic: a colour ramp."""
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    return np.stack([np.tile(ramp, (48, 1)), np.tile(ramp[::-1], (48, 1)), np.full((48, 64), 96, np.uint8)], -1)[None]

@@ -1,0 +1,50 @@
+"""What a stage of training is, and where both stages get their models from.
+
+The training loop (pipelines/loop.py) knows nothing of either stage: it takes a `Stage`, such as the ones in
+pipelines/pretrain.py and pipelines/finetune.py.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from mpc_model.localizer import Localizer
+from pipelines import storage
+from pipelines.config import Config
+from pipelines.loader import Batch
+
+
+class Stage(Protocol):
+    """A module that turns a batch into losses, and a reading of how far it has come.
+
+    `verb` is the config section it takes its settings from. `module(images, masks, seed)` gives scalar losses by name,
+    `total` among them; `localizer` is what is exported; `validate` gives figures by name, of which `monitor` is the
+    one to maximise.
+    """
+
+    verb: ClassVar[str]
+    monitor: ClassVar[str]
+    localizer: Localizer
+    module: nn.Module
+
+    def __init__(self, config: Config) -> None: ...
+
+    def validate(self, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device) -> dict[str, float]:
+        """Figures of the current weights; `train` is for readings that are fitted before they are tested."""
+
+
+def load_model(uri: str, device: str = "cpu") -> Localizer:
+    """`Localizer.load` from any location."""
+    if not storage.is_remote(uri):
+        return Localizer.load(storage.local_path(uri), device)
+    with tempfile.TemporaryDirectory() as folder:
+        return Localizer.load(storage.download_folder(uri, folder), device)
+
+
+def model_digest(uri: str) -> str:
+    """SHA-256 of a model directory's description, which names the SHA-256 of its weights. UserError when absent."""
+    return hashlib.sha256(storage.read_bytes(storage.join(uri, "model.json"))).hexdigest()

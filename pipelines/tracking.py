@@ -1,0 +1,88 @@
+"""MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in the same run."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+
+from mpc_model.errors import InfrastructureError
+from pipelines import storage
+from pipelines.config import Config
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def client(config: Config) -> MlflowClient:
+    """A client of the configured store. The first use of an SQLite file creates its tables."""
+    uri = str(config.tracking.uri)
+    if uri.startswith("sqlite:///"):
+        os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")), exist_ok=True)
+    try:
+        found = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise InfrastructureError(f"MLflow at {uri} does not answer: {' '.join(str(error).split())}") from error
+    return found
+
+
+def start_run(
+    config: Config, verb: str, run_id: str | None = None, dataset: tuple[str, dict[str, Any]] | None = None
+) -> str:
+    """Make a run, or take up `run_id` again, and return its id.
+
+    `dataset` is (location, manifest): it is logged as an input under its fingerprint. Parameters are the resolved
+    config of the verb and of what training shares.
+    """
+    mlflow = client(config)
+    if run_id:
+        mlflow.update_run(run_id, status="RUNNING")
+        return run_id
+    run = mlflow.create_run(_experiment(mlflow, config), run_name=verb, tags={"mpc.verb": verb})
+    described = config.dump()
+    params = {"seed": config.seed, "workspace": config.workspace}
+    for section in {"model", "train", verb}:
+        params |= {f"{section}.{key}": value for key, value in described.get(section, {}).items()}
+    mlflow.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+    mlflow.log_dict(run.info.run_id, described, "config.yaml")
+    if dataset:
+        location, manifest = dataset
+        entity = Dataset(
+            name=location.rstrip("/").rsplit("/", 1)[-1],
+            digest=manifest["fingerprint"][:32],
+            source_type="mpc_pixel_dataset",
+            source=f'{{"uri": "{location}", "fingerprint": "{manifest["fingerprint"]}"}}',
+        )
+        mlflow.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
+    return str(run.info.run_id)
+
+
+def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    """Write metrics of one step in one request."""
+    now = int(time.time() * 1000)
+    batch = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+    client(config).log_batch(run_id, metrics=batch)
+
+
+def finish(config: Config, run_id: str, status: str = "FINISHED") -> None:
+    """End a run: FINISHED, FAILED or KILLED."""
+    client(config).set_terminated(run_id, status)
+
+
+def _experiment(mlflow: MlflowClient, config: Config) -> str:
+    """The id of the configured experiment; its artifacts live in the workspace when the store is a local database."""
+    name = config.tracking.experiment
+    found = mlflow.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    local_store = str(config.tracking.uri).startswith("sqlite:")
+    where = storage.join(storage.absolute(config.workspace), "mlflow-artifacts") if local_store else None
+    return str(mlflow.create_experiment(name, artifact_location=where))

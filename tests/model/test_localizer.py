@@ -1,0 +1,352 @@
+"""The localizer: head arithmetic, prediction of any sizes, and the model directory with its refusals."""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mpc_model.errors import UserError
+from mpc_model.heads import HEADS
+from mpc_model.localizer import Localizer, ModelSpec, load_tensors, to_probabilities
+
+SIZES = [(64, 64), (100, 75), (33, 47), (224, 160), (100, 75)]
+
+
+def tiny(input_size: int | None = 64, head: str | None = "mlp4", seed: int = 0) -> Localizer:
+    """An untrained tiny localizer in eval mode, its norms set by one batch so that its maps are not flat."""
+    torch.manual_seed(seed)
+    model = Localizer(ModelSpec("hrformer_tiny", head, input_size))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain average over batches: here, over one
+    with torch.no_grad():
+        maps = model.features(torch.rand(2, 3, 64, 64))
+        if model.decoder is not None:
+            model.decoder(maps)
+    return model.eval()
+
+
+def photos(sizes: list[tuple[int, int]], seed: int = 0) -> list[np.ndarray]:
+    """Smooth random colours with grain."""
+    rng = np.random.default_rng(seed)
+    return [
+        cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (w, h)) // 2 + rng.integers(0, 128, (h, w, 3), np.uint8)
+        for h, w in sizes
+    ]
+
+
+def half_pixel_upsampling(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear: the centre of output pixel k lies at (k + 1/2) m / n - 1/2 of the m input pixels, clamped to them."""
+    out = np.empty((height, width))
+    for row in range(height):
+        y = min(max((row + 0.5) * logits.shape[0] / height - 0.5, 0), logits.shape[0] - 1)
+        for column in range(width):
+            x = min(max((column + 0.5) * logits.shape[1] / width - 0.5, 0), logits.shape[1] - 1)
+            out[row, column] = sum(
+                (1 - abs(y - yy)) * (1 - abs(x - xx)) * logits[yy, xx]
+                for yy in {math.floor(y), math.ceil(y)}
+                for xx in {math.floor(x), math.ceil(x)}
+            )
+    return out
+
+
+# ---- heads ----
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"), [("mlp4", [1024, 512, 256, 128, 1]), ("mlp5", [1024, 512, 256, 128, 64, 1])]
+)
+def test_heads_have_the_published_widths(name: str, widths: list[int]) -> None:
+    weights = [t for n, t in HEADS[name](256).state_dict().items() if t.ndim == 4]
+    assert [(w.shape[1], w.shape[0]) for w in weights] == list(pairwise(widths))
+
+
+@pytest.mark.parametrize("name", ["mlp4", "mlp5"])
+def test_a_head_is_pointwise_steps_over_the_concatenated_maps(name: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    head = HEADS[name](8).eval()
+    for tensor in head.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=g) - (0.5 if tensor.ndim == 4 else 0.0))
+    # Maps that are linear along each side stay so when corners are aligned, whatever their resolution.
+    slopes = torch.rand(4, 2, 8, generator=g)
+    sizes = [(9, 12), (5, 6), (3, 3), (2, 2)]
+
+    def ramp(level: int, size: tuple[int, int]) -> Tensor:
+        y, x = torch.linspace(0, 1, size[0]), torch.linspace(0, 1, size[1])
+        return slopes[level, 0][:, None, None] * y[:, None] - slopes[level, 1][:, None, None] * x
+
+    with torch.no_grad():
+        logits = head([ramp(level, size)[None] for level, size in enumerate(sizes)])
+    assert logits.shape == (1, 1, 9, 12)
+
+    x = torch.cat([ramp(level, (9, 12)) for level in range(4)]).permute(1, 2, 0)  # (9, 12, 32)
+    t = head.state_dict()
+    for step in range(len([n for n in t if n.endswith("running_mean")])):
+        norm, linear = f"classifier.{3 * step}", f"classifier.{3 * step + 2}"
+        x = (x - t[f"{norm}.running_mean"]) / (t[f"{norm}.running_var"] + 1e-5).sqrt()
+        x = (x * t[f"{norm}.weight"] + t[f"{norm}.bias"]).clamp(min=0)
+        x = x @ t[f"{linear}.weight"][:, :, 0, 0].T + t[f"{linear}.bias"]
+    torch.testing.assert_close(logits[0, 0], x[..., 0], rtol=1e-4, atol=1e-4)
+
+
+# ---- prediction ----
+
+
+@pytest.mark.parametrize("input_size", [None, 64])
+def test_prediction_follows_the_input_rule(input_size: int | None) -> None:
+    model, (image,) = tiny(input_size), photos([(45, 70)])
+    (got,) = model.predict([image])
+    fed = image if input_size is None else cv2.resize(image, (64, 64), interpolation=cv2.INTER_LINEAR)
+    with torch.no_grad():
+        logits = model(torch.tensor(fed.transpose(2, 0, 1)[None] / 255, dtype=torch.float32))
+    assert logits.shape == ((1, 1, 12, 18) if input_size is None else (1, 1, 16, 16))
+    expected = 1 / (1 + np.exp(-half_pixel_upsampling(logits[0, 0].double().numpy(), 45, 70)))
+    assert expected.std() > 0.001
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("input_size", [None, 64])
+def test_maps_come_in_order_at_their_images_sizes_whatever_the_batch(input_size: int | None) -> None:
+    model, images = tiny(input_size), photos(SIZES)
+    maps = model.predict(images, batch_size=3)
+    assert [m.shape for m in maps] == SIZES
+    assert all(m.dtype == np.float32 and 0 <= m.min() < m.max() <= 1 for m in maps)
+    for image, together in zip(images, maps, strict=True):
+        (alone,) = model.predict([image])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert not np.allclose(maps[1], maps[4], atol=1e-4)  # the same size, another image
+
+
+def test_views_and_images_under_32_pixels_are_predicted_too() -> None:
+    (image,) = photos([(40, 52)])
+    model = tiny(None)
+    flipped, small = model.predict([image[:, ::-1], image[:5, :3]])
+    np.testing.assert_allclose(flipped, model.predict([image[:, ::-1].copy()])[0], atol=1e-6)
+    assert small.shape == (5, 3)
+
+
+def test_no_images_give_no_maps() -> None:
+    assert tiny().predict([]) == []
+
+
+def test_probabilities_are_those_of_predict() -> None:
+    model, (image,) = tiny(None), photos([(64, 48)])
+    with torch.no_grad():
+        got = model.probabilities(torch.tensor(image.transpose(2, 0, 1)[None] / 255, dtype=torch.float32), (64, 48))
+    np.testing.assert_allclose(got[0], model.predict([image])[0], atol=1e-6)
+
+
+def test_probabilities_are_float32_from_half_precision_logits() -> None:
+    assert to_probabilities(torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16), (3, 3)).dtype == torch.float32
+
+
+def test_predict_leaves_every_module_in_its_mode_even_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny().train()
+    model.encoder.eval()
+    model.predict(photos([(64, 64)]))
+    assert (model.training, model.encoder.training, model.decoder.training) == (True, False, True)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model, "features", fail)
+    with pytest.raises(RuntimeError):
+        model.predict(photos([(64, 64)]))
+    assert (model.training, model.encoder.training, model.decoder.training) == (True, False, True)
+
+
+def test_predict_ignores_train_mode() -> None:
+    model, images = tiny(), photos(SIZES)
+    expected = model.predict(images)
+    for got, map_ in zip(model.train().predict(images), expected, strict=True):
+        np.testing.assert_array_equal(got, map_)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((64, 64), np.uint8), r"image 1 is uint8 \(64, 64\)"),
+        (np.zeros((64, 64, 4), np.uint8), r"\(64, 64, 4\)"),
+        (np.zeros((64, 64, 3), np.float32), "float32"),
+        (np.zeros((0, 64, 3), np.uint8), r"\(0, 64, 3\)"),
+        ([[0, 0, 0]], "image 1 is a list"),
+    ],
+)
+def test_anything_but_uint8_rgb_is_refused(image: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        tiny().predict([np.zeros((64, 64, 3), np.uint8), image])
+
+
+def test_a_localizer_without_head_gives_features_but_no_prediction() -> None:
+    model = tiny(head=None)
+    assert [f.shape[1] for f in model.features(torch.rand(1, 3, 64, 64))] == [64] * 4
+    with pytest.raises(UserError, match="no head"):
+        model.predict(photos([(64, 64)]))
+
+
+def test_a_batch_size_of_zero_is_refused() -> None:
+    with pytest.raises(UserError, match="batch_size is 0"):
+        tiny().predict([], batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"input_size": 16}, "input_size is 16"),
+        ({"input_size": "512"}, "input_size is '512'"),
+        ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+    ],
+)
+def test_a_spec_with_impossible_values_is_refused(kwargs: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        ModelSpec(**{"backbone": "hrformer_tiny", "head": "mlp4", "input_size": 64, **kwargs})
+
+
+@pytest.mark.parametrize(("backbone", "head"), [("hrformer_bas", "mlp4"), ("hrformer_tiny", "mlp6")])
+def test_unknown_names_are_refused_with_the_nearest(backbone: str, head: str) -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        Localizer(ModelSpec(backbone, head, 64))
+
+
+# ---- the model directory ----
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny(64, seed=3)
+    model.card = {"dataset": "f00d", "metrics": {"f1": 0.5}}
+    folder = tmp_path_factory.mktemp("models") / "deep" / "model"
+    model.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("head", ["mlp4", "mlp5", None])
+def test_what_is_saved_is_loaded(head: str | None, tmp_path: Path) -> None:
+    model = tiny(None, head, seed=5).train()
+    model.card = {"dataset": "f00d", "metrics": {"f1": 0.5}}
+    model.save(tmp_path / "model")
+    loaded = Localizer.load(str(tmp_path / "model"))
+    assert loaded.spec == model.spec
+    assert loaded.card == model.card
+    assert not any(module.training for module in loaded.modules())
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    if head:
+        images = photos(SIZES[:2])
+        for a, b in zip(model.predict(images), loaded.predict(images), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_directory_holds_two_files_and_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    assert sorted(p.name for p in saved.iterdir()) == ["model.json", "model.safetensors"]
+    Localizer.load(saved).save(tmp_path)
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_the_document_says_what_the_model_is(saved: Path) -> None:
+    document = json.loads((saved / "model.json").read_text())
+    assert document["format"] == 1
+    assert document["spec"] == {"backbone": "hrformer_tiny", "head": "mlp4", "input_size": 64, "threshold": 0.5}
+    assert document["sizes"]["channels"] == [16, 32, 64, 128]
+    assert document["card"] == {"dataset": "f00d", "metrics": {"f1": 0.5}}
+    names = safetensors.torch.load_file(saved / "model.safetensors").keys()
+    assert {name.split(".")[0] for name in names} == {"encoder", "decoder"}
+
+
+def test_a_save_cut_short_leaves_no_model_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(source: Path, target: Path) -> None:
+        if target.name == "model.json":
+            raise OSError("host lost")
+        shutil.move(source, target)
+
+    first, second = tiny(seed=1), tiny(seed=2)
+    first.save(tmp_path / "over")
+    monkeypatch.setattr(os, "replace", replace)
+    for folder, said in ((tmp_path / "new", "lacks model.json"), (tmp_path / "over", "sha256")):
+        with pytest.raises(OSError, match="host lost"):
+            second.save(folder)
+        assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+        with pytest.raises(UserError, match=said):
+            Localizer.load(folder)
+
+
+def edit_json(**changes: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        document = json.loads((folder / "model.json").read_text()) | changes
+        (folder / "model.json").write_text(json.dumps(document))
+
+    return edit
+
+
+def flip_last_byte(folder: Path) -> None:
+    blob = bytearray((folder / "model.safetensors").read_bytes())
+    blob[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(blob)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (shutil.rmtree, "no such model directory"),
+        (lambda folder: (folder / "model.json").unlink(), "lacks model.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors"),
+        (lambda folder: (folder / "model.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe\xfa"), "not JSON"),
+        (lambda folder: (folder / "model.json").write_text("[]"), "not the model.json of an mpc-localizer"),
+        (edit_json(architecture="resnet"), "not the model.json of an mpc-localizer"),
+        (edit_json(format=2), "format 2, this version reads 1"),
+        (edit_json(spec={"backbone": "hrformer_tiny"}), "incomplete or altered"),
+        (edit_json(spec=None), "incomplete or altered"),
+        (
+            edit_json(spec={"backbone": "hrformer_huge", "head": "mlp4", "input_size": 64}),
+            "unknown backbone 'hrformer_huge'",
+        ),
+        (
+            edit_json(spec={"backbone": "hrformer_tiny", "head": "mlp5", "input_size": 64}),
+            r"7 missing \(decoder.classifier.12.*2 of another shape \(decoder.classifier.11",
+        ),
+        (edit_json(sha256="0" * 64), "sha256 is not the one"),
+        (flip_last_byte, "sha256 is not the one"),
+    ],
+)
+def test_a_spoilt_directory_is_refused(spoil: Callable[[Path], None], said: str, saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=said) as refusal:
+        Localizer.load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_tensors_that_do_not_fit_are_named_a_handful_at_a_time() -> None:
+    model = tiny()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors = dict(before)
+    gone = sorted(name for name in tensors if name.startswith("encoder.layer1."))
+    for name in gone:
+        del tensors[name]
+    tensors["extra"] = torch.zeros(1)
+    tensors["decoder.classifier.0.weight"] = torch.zeros(7)
+    with pytest.raises(UserError) as refusal:
+        load_tensors(model, tensors, "weights.pth")
+    message = str(refusal.value)
+    assert message.startswith("weights.pth: ")
+    assert f"{len(gone)} missing ({', '.join(gone[:5])}, ...)" in message
+    assert "1 unexpected (extra)" in message
+    assert "1 of another shape (decoder.classifier.0.weight [7] for [256])" in message
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
