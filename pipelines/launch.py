@@ -1,4 +1,4 @@
-"""From a command to workers: check, claim the output, start the loop (by Ray Train, or in this process), export the best.
+"""From a command to workers: check, claim the output, start the loop (on Ray Train, or here), export the best model.
 
 With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on the first accelerator or the CPU.
 """

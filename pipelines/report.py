@@ -1,8 +1,9 @@
-"""`report.html`: what is in a dataset, in one page without any other file, for people who would rather look than read."""
+"""`report.html`: what is in a dataset, on one page that needs no other file, to look at rather than to read."""
 
 import base64
 import html
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -43,8 +44,8 @@ def dataset_page(uri: str, manifest: dict[str, Any], rejects: list[dict[str, str
                 kinds[split, row["kind"]] += 1
                 if row["forged_fraction"] > 0:
                     areas.append(row["forged_fraction"])
-        rows = reader.read(0, (*_COLUMNS, "views"))
-        figures += [f"<h2>{html.escape(split)}: the first samples</h2>", *map(_figure, rows[:pictured])]
+        shown = reader.read(0, (*_COLUMNS, "views"))[:pictured]
+        figures += [f"<h2>{html.escape(split)}: the first samples</h2>", *map(_figure, shown)]
     body += ["<h2>Samples</h2>", _samples_table(manifest, kinds), "<h2>Forged area</h2>", _histogram(areas)]
     if rejects:
         reasons = Counter(reject["reason"] for reject in rejects)
@@ -66,7 +67,7 @@ def _samples_table(manifest: dict[str, Any], kinds: Counter[tuple[str, str]]) ->
     return _table(("split", "samples", *names, "forged pixels"), rows)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [
         f"<tr><td>{first}</td>{''.join(f'<td class=n>{cell}</td>' for cell in rest)}</tr>" for first, *rest in rows
     ]

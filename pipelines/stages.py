@@ -7,7 +7,7 @@ pipelines/pretrain.py and pipelines/finetune.py.
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -26,8 +26,8 @@ class Stage(Protocol):
     one to maximise.
     """
 
-    verb: ClassVar[str]
-    monitor: ClassVar[str]
+    verb: str
+    monitor: str
     localizer: Localizer
     module: nn.Module
 

@@ -1,4 +1,4 @@
-"""MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in the same run."""
+"""MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
 import logging
 import os
