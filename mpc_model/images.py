@@ -41,7 +41,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image
     more than 8 bits a sample.
     """
     if not data:
-        raise DataError(f"{name}: the file is empty; copy it again or leave it out")
+        raise DataError(f"{name}: the file is empty; copy it again or leave it out", "zero_bytes")
     height, width = _header_size(data, name)
     _check_size(height, width, name, max_pixels)
     try:
@@ -49,10 +49,15 @@ def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image
     except cv2.error:
         bgr = None
     if bgr is None:
-        raise DataError(f"{name}: not an image that can be read, or damaged; copy it again or leave it out")
+        raise DataError(
+            f"{name}: not an image that can be read, or damaged; copy it again or leave it out", "unreadable"
+        )
     _check_size(bgr.shape[0], bgr.shape[1], name, max_pixels)
     if bgr.dtype != np.uint8:
-        raise DataError(f"{name}: samples are {bgr.dtype}, only 8 bits a channel are supported; convert it to 8 bits")
+        raise DataError(
+            f"{name}: samples are {bgr.dtype}, only 8 bits a channel are supported; convert it to 8 bits",
+            "unsupported_mode",
+        )
     rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
 
@@ -122,7 +127,10 @@ def _encode(extension: str, pixels: npt.NDArray[np.uint8], parameters: list[int]
 
 def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
     if height * width > max_pixels:
-        raise DataError(f"{name}: {width}x{height} is more than {max_pixels} pixels; shrink it or raise the limit")
+        raise DataError(
+            f"{name}: {width}x{height} is more than {max_pixels} pixels; shrink it or raise the limit",
+            "too_many_pixels",
+        )
 
 
 def _header_size(data: bytes, name: str) -> tuple[int, int]:
@@ -144,7 +152,7 @@ def _header_size(data: bytes, name: str) -> tuple[int, int]:
                 # Entropy-coded data cannot contain the end marker; an embedded thumbnail, before the scan, has its own.
                 complete = data.rfind(_END_OF_IMAGE, end) >= 0
     if not complete:
-        raise DataError(f"{name}: the file is cut short; copy it again or leave it out")
+        raise DataError(f"{name}: the file is cut short; copy it again or leave it out", "truncated")
     return int.from_bytes(height, "big"), int.from_bytes(width, "big")
 
 

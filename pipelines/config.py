@@ -6,6 +6,7 @@ that were left open from `workspace`.
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -17,6 +18,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from mpc_model.errors import UserError
 from pipelines import storage
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats may be written 2e-3, which YAML 1.1 takes for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -294,7 +304,7 @@ def _read(recipe: str) -> dict[str, Any]:
         shipped = ", ".join(sorted(item.stem for item in RECIPES.glob("*.yaml")))
         raise UserError(f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {shipped}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | types.NoneType):
@@ -308,7 +318,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not dotted:
         raise UserError(f"override {override!r} is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
     *parents, last = dotted.split(".")

@@ -87,8 +87,6 @@ def epoch_batches(
         done = [batch for lane in lanes for batch in lane[: segment.steps]]
         left = np.setdiff1d(left, np.concatenate(done)) if done else left
         part += 1
-    if not len(left):
-        return [[] for _ in range(world)]
     return _deal(left, groups, fingerprint, seed, cursor.epoch, part, world, batch_size)
 
 
@@ -96,6 +94,8 @@ def _deal(
     left: Rows, groups: Rows, fingerprint: str, seed: int, epoch: int, part: int, world: int, batch_size: int
 ) -> list[list[Rows]]:
     """Deal positions to ranks and batches; `part` is the number of world changes so far in this epoch."""
+    if not len(left):
+        return [[] for _ in range(world)]
     generator = np.random.default_rng([int(fingerprint[:16], 16), seed, epoch, part])
     shuffled_groups = generator.permutation(int(groups.max()) + 1)
     by_group = left[np.argsort(shuffled_groups[groups[left]], kind="stable")]

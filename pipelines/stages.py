@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
 from pipelines import storage
 from pipelines.config import Config
@@ -47,4 +48,6 @@ def load_model(uri: str, device: str = "cpu") -> Localizer:
 
 def model_digest(uri: str) -> str:
     """SHA-256 of a model directory's description, which names the SHA-256 of its weights. UserError when absent."""
+    if not storage.exists(storage.join(uri, "model.json")):
+        raise UserError(f"no model directory at {uri}; make it by `mpc pretrain` or `mpc finetune`, or name another")
     return hashlib.sha256(storage.read_bytes(storage.join(uri, "model.json"))).hexdigest()

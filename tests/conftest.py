@@ -1,0 +1,140 @@
+"""What several tests share: real photographs, one Ray for the session, a small built dataset, and an S3 server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import skimage.data
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pipelines import config as configs
+from pipelines.config import Config
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real photographs, 192 pixels high, as PNG."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in PHOTOS:
+        image = getattr(skimage.data, name)()[:192, :256]
+        cv2.imwrite(str(folder / f"{name}.png"), image[..., ::-1] if image.ndim == 3 else image)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(photos: Path) -> list[str]:
+    """Overrides of a pipeline that takes seconds: tiny network, 64-pixel crops, in this process where possible."""
+    source = {
+        "name": "photos",
+        "layout": "photos",
+        "location": str(photos),
+        "crop": 64,
+        "crops_per_photo": 5,
+        "forge": {"splice": 0.4, "copy_move": 0.2, "remove": 0.2},
+    }
+    return [
+        f"build.sources=[{_flow(source)}]",
+        "build.split={train: 0.5, validation: 0.25, test: 0.25}",
+        "build.views={policy: light, count: 1}",
+        "build.shard_samples=6",
+        "build.row_group=4",
+        "build.max_reject_fraction=0.2",
+        "model={backbone: hrformer_tiny, head: mlp4, input_size: 64}",
+        "train={workers: 0, batch_size: 4, validation_images: 6}",
+        "pretrain={epochs: 1, anchors_per_class: 64}",
+        "finetune={epochs: 1, learning_rate: 1.0e-3}",
+    ]
+
+
+def _flow(value: object) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that need it."""
+    from pipelines import cluster
+
+    cluster.connect()
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, settings: list[str], ray_session: None) -> Config:
+    """The config of a dataset that is built; tests must not change it."""
+    from pipelines.build import build
+
+    config = configs.load(None, [f"workspace={tmp_path_factory.mktemp('built')}", *settings])
+    build(config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def trained(built: Config) -> Config:
+    """The config of a pipeline whose two training stages are done; tests must not change it."""
+    from pipelines.finetune import finetune
+    from pipelines.pretrain import pretrain
+
+    pretrain(built)
+    finetune(built)
+    return built
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket of an S3 server on a free port of this machine, with the AWS variables set to reach it."""
+    import boto3
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    variables = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    script = Path(sys.executable).with_name("moto_server")
+    server = subprocess.Popen([script, "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(address, server)
+        boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="mpc")
+        yield "s3://mpc"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the S3 server ended by itself"
+        try:
+            urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError(f"no S3 server at {address}")

@@ -1,0 +1,233 @@
+"""Building a pixel dataset: the contract's bytes, splits by photograph, quarantine, and refusals that leave nothing."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mpc_model import images
+from mpc_model.errors import DataError, UserError
+from pipelines import config as configs
+from pipelines import manifest
+from pipelines.build import build
+from pipelines.config import Config
+
+
+def tree(folder: str | Path) -> dict[str, str]:
+    """sha256 of every file below a folder but the done-markers, which hold a time."""
+    root = Path(folder)
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not (path.suffix == ".json" and path.parent.name == "shards")
+    }
+
+
+def rows_of(config: Config) -> list[dict]:
+    return [
+        row
+        for path in sorted(Path(str(config.build.output), "shards").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, photos: Path) -> Path:
+    """A folder in the pairs layout: three forged photographs with masks, two authentic ones."""
+    folder = tmp_path / "pairs"
+    for name in ("images", "masks", "authentic"):
+        (folder / name).mkdir(parents=True)
+    files = sorted(photos.iterdir())
+    for index, file in enumerate(files[:3]):
+        image = cv2.imread(str(file))
+        cv2.imwrite(str(folder / "images" / f"f{index}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
+        mask = np.zeros(image.shape[:2], np.uint8)
+        mask[20:80, 30:90] = 255
+        cv2.imwrite(str(folder / "masks" / f"f{index}.png"), mask)
+    for index, file in enumerate(files[3:5]):
+        (folder / "authentic" / f"a{index}.png").write_bytes(file.read_bytes())
+    return folder
+
+
+def pairs_config(tmp_path: Path, folder: Path, *more: str) -> Config:
+    return configs.load(
+        None,
+        [
+            f"workspace={tmp_path / 'work'}",
+            f"build.sources=[{{name: mine, layout: pairs, location: {folder}, repeat: 3}}]",
+            "build.split={train: 0.5, validation: 0.25, test: 0.25}",
+            "build.views.count=1",
+            *more,
+        ],
+    )
+
+
+def test_the_manifest_describes_the_shards_that_are_there(built: Config) -> None:
+    found = manifest.read(str(built.build.output))
+    rows = rows_of(built)
+    assert (
+        sum(split["samples"] for split in found["splits"].values())
+        == len(rows)
+        == found["sources"]["photos"]["samples"]
+    )
+    for shard in found["shards"]:
+        data = Path(str(built.build.output), "shards", f"{shard['name']}.parquet").read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
+    for name, split in found["splits"].items():
+        own = [row for row in rows if row["split"] == name]
+        assert split["samples"] == len(own)
+        assert split["forged"] == sum(row["kind"] != "authentic" for row in own)
+        assert split["pixels"]["forged"] == sum(row["forged_pixels"] for row in own)
+
+
+def test_every_row_holds_what_it_says(built: Config) -> None:
+    for row in rows_of(built):
+        canonical = row["views"][0]
+        assert row["id"] == hashlib.sha256(canonical["image"] + canonical["mask"]).hexdigest()[:32]
+        assert json.loads(canonical["done"]) == []
+        assert len(row["views"]) == 2
+        for view in row["views"]:
+            image, mask = images.decode_image(view["image"], "row"), images.decode_mask(view["mask"], "row")
+            assert image.shape[:2] == mask.shape
+        mask = images.decode_mask(canonical["mask"], "row")
+        assert (row["height"], row["width"]) == mask.shape
+        assert row["forged_fraction"] == pytest.approx(mask.mean())
+        assert (row["kind"] == "authentic") == (row["forged_pixels"] == 0)
+
+
+def test_no_photograph_is_in_two_splits(built: Config) -> None:
+    splits: dict[str, set[str]] = {}
+    for row in rows_of(built):
+        splits.setdefault(row["key"].split("#")[0], set()).add(row["split"])
+    assert len(splits) == 6
+    assert all(len(found) == 1 for found in splits.values())
+    assert set.union(*splits.values()) == {"train", "validation", "test"}
+
+
+def test_an_interrupted_build_and_a_whole_one_are_the_same_bytes(built: Config, tmp_path: Path) -> None:
+    """Lost shards and a lost manifest are what a kill leaves: both come back as they were."""
+    again = configs.load(None, [f"workspace={tmp_path}"]).model_copy(update={"build": built.build})
+    target = tmp_path / "dataset"
+    again = again.model_copy(update={"build": built.build.model_copy(update={"output": str(target)})})
+    build(again)
+    for file in (target / "manifest.json", target / "shards" / "train-00000.json", target / "report.html"):
+        file.unlink()
+    (target / "shards" / "train-00001.parquet").write_bytes(b"half a sha")
+    (target / "shards" / "train-00001.json").unlink()
+    kept = (target / "shards" / "test-00000.json").read_bytes()
+    build(again)
+    assert (target / "shards" / "test-00000.json").read_bytes() == kept  # its time too: it was not done again
+    ours, theirs = tree(target), tree(str(built.build.output))
+    assert ours.pop("report.html") != ""
+    theirs.pop("report.html")  # names its location
+    assert ours == theirs
+
+
+def test_a_finished_dataset_is_reused_and_another_is_refused(built: Config) -> None:
+    before = tree(str(built.build.output))
+    assert build(built)["fingerprint"] == manifest.read(str(built.build.output))["fingerprint"]
+    with pytest.raises(UserError, match=r"another config.*build\.output"):
+        build(built.model_copy(update={"seed": 1}))
+    assert tree(str(built.build.output)) == before
+
+
+def test_pairs_keep_the_original_files_and_their_masks(tmp_path: Path, pairs: Path, ray_session: None) -> None:
+    config = pairs_config(tmp_path, pairs)
+    found = build(config)
+    rows = {row["key"]: row for row in rows_of(config)}
+    assert set(rows) == {"mine/images/f0", "mine/images/f1", "mine/images/f2", "mine/authentic/a0", "mine/authentic/a1"}
+    forged = rows["mine/images/f1"]
+    assert forged["views"][0]["image"] == (pairs / "images" / "f1.jpg").read_bytes()
+    assert forged["jpeg_quality"] == 80
+    assert forged["forged_pixels"] == 60 * 60
+    assert found["sources"]["mine"] == {"repeat": 3, "samples": 5, "rejected": 0}
+
+
+def damaged(folder: Path) -> None:
+    file = folder / "images" / "f0.jpg"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def other_size(folder: Path) -> None:
+    cv2.imwrite(str(folder / "masks" / "f0.png"), np.full((10, 10), 255, np.uint8))
+
+
+def nothing_forged(folder: Path) -> None:
+    cv2.imwrite(str(folder / "masks" / "f0.png"), np.zeros((192, 256), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason", "words"),
+    [
+        (damaged, "truncated", "f0.jpg"),
+        (other_size, "size_mismatch", "10x10.*256x192"),
+        (nothing_forged, "empty_mask", "f0.png.*authentic/"),
+    ],
+)
+def test_a_bad_sample_stops_the_build_or_is_recorded(
+    tmp_path: Path, pairs: Path, ray_session: None, spoil, reason: str, words: str
+) -> None:
+    spoil(pairs)
+    with pytest.raises(DataError, match=rf"1 of 5.*{reason}.*{words}.*max_reject_fraction"):
+        build(pairs_config(tmp_path, pairs))
+    assert not (tmp_path / "work" / "dataset").exists()
+    tolerant = pairs_config(tmp_path, pairs, "build.max_reject_fraction=0.3")
+    assert build(tolerant)["sources"]["mine"] == {"repeat": 3, "samples": 4, "rejected": 1}
+    (reject,) = pq.read_table(tmp_path / "work" / "dataset" / "rejects.parquet").to_pylist()
+    assert (reject["sample"], reject["reason"]) == ("mine/images/f0", reason)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{name: a, layout: photos, location: /no/such/folder}", "/no/such/folder"),
+        ("{name: a, layout: pears, location: .}", "'pears'.*'pairs'"),
+        ("{name: a, layout: photos, location: EMPTY}", "no images"),
+        ("{name: a, layout: pairs, location: EMPTY}", "images/"),
+    ],
+)
+def test_sources_that_cannot_be_listed_are_refused_before_anything_starts(
+    tmp_path: Path, source: str, words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    text = source.replace("EMPTY", str(tmp_path / "empty"))
+    config = configs.load(None, [f"workspace={tmp_path / 'work'}", f"build.sources=[{text}]"])
+    with pytest.raises(UserError, match=words):
+        build(config)
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_image_without_mask_is_refused_by_name(tmp_path: Path, pairs: Path) -> None:
+    (pairs / "masks" / "f2.png").unlink()
+    with pytest.raises(UserError, match=r"no mask for .*f2\.jpg.*masks/f2\.png"):
+        build(pairs_config(tmp_path, pairs))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no pixel dataset at"), (b"{}", "not a dataset manifest"), (b"not json", "not a dataset manifest")],
+)
+def test_what_is_no_dataset_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        manifest.read(str(tmp_path))
+
+
+def test_a_manifest_that_was_changed_is_refused(built: Config, tmp_path: Path) -> None:
+    found = manifest.read(str(built.build.output))
+    found["splits"]["train"]["samples"] += 1
+    manifest.write(str(tmp_path), found)
+    with pytest.raises(DataError, match="was changed"):
+        manifest.read(str(tmp_path))
+
+
+def test_the_report_is_one_page_with_pictures_and_no_links(built: Config) -> None:
+    page = Path(str(built.build.output), "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 6
+    assert "http" not in page
+    assert manifest.read(str(built.build.output))["fingerprint"] in page

@@ -1,0 +1,79 @@
+"""The config: strict keys, errors that name the key and the nearest valid one, overrides, recipes that ship."""
+
+from pathlib import Path
+
+import pytest
+
+from mpc_model.errors import UserError
+from pipelines import config as configs
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in configs.RECIPES.glob("*.yaml")))
+def test_every_recipe_that_ships_is_valid(recipe: str) -> None:
+    assert configs.load(recipe).model.backbone.startswith("hrformer_")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.batchsize=8", ("train.batchsize", "'batch_size'")),
+        ("trian.batch_size=8", ("'trian'", "'train'")),
+        ("train.batch_size=eight", ("train.batch_size", "'eight'", "integer")),
+        ("train.batch_size=0", ("train.batch_size", "greater than or equal to 1")),
+        ("train.batch_size=2.5", ("train.batch_size", "integer")),
+        ("build.split={train: 0.9, validation: 0.9}", ("build.split", "must be 1")),
+        ("build.views.policy", ("section.key=value",)),
+        ("seed.deep=1", ("below a int",)),
+        ("pretrain.schedule=cosin", ("pretrain.schedule", "'cosine'")),
+        ("workspace=gs://bucket/x", ("gs://", "s3://")),
+        ("build.sources=[{name: a, layout: pairs, location: x, repet: 2}]", ("repet", "'repeat'")),
+        ("build.sources=[{name: a, layout: pairs}]", ("location", "required")),
+        ("build.sources.3.name=x", ("'3'", "list of 1")),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_key_and_the_remedy(override: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        configs.load("demo", ["seed=1", override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_overrides_reach_into_lists_and_keep_the_rest() -> None:
+    config = configs.load("demo", ["build.sources.0.crop=64", "train.batch_size=3", "pretrain.clip=null"])
+    assert config.build.sources[0].crop == 64
+    assert config.build.sources[0].layout == "photos"
+    assert (config.train.batch_size, config.pretrain.clip) == (3, None)
+
+
+def test_open_locations_follow_the_workspace_and_given_ones_stay(tmp_path: Path) -> None:
+    config = configs.load(None, [f"workspace={tmp_path}", f"finetune.output={tmp_path}/elsewhere"])
+    assert config.train.dataset == config.build.output == f"{tmp_path}/dataset"
+    assert config.finetune.encoder == f"{tmp_path}/pretrain/model"
+    assert config.evaluate.model == config.register_.model == f"{tmp_path}/elsewhere/model"
+    remote = configs.load(None, ["workspace=s3://bucket/run/"])
+    assert remote.pretrain.output == "s3://bucket/run/pretrain"
+    assert str(remote.tracking.uri).startswith("sqlite:////")
+
+
+def test_the_resolved_config_reads_back_as_the_same_config(tmp_path: Path) -> None:
+    import yaml
+
+    config = configs.load("demo", ["seed=7"])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.dump()))
+    assert configs.load(str(path)) == config
+
+
+@pytest.mark.parametrize(("text", "word"), [("a: [1", "not YAML"), ("- 1\n", "sections"), ("\xff", "not YAML")])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=word):
+        configs.load(str(path))
+
+
+def test_a_missing_file_is_refused_with_the_recipes_that_ship() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml.*demo"):
+        configs.load("nowhere.yaml")

@@ -1,0 +1,213 @@
+"""The training loop: bit-exact resume, cursors, what is kept of a run, and what stops one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mpc_model.errors import DataError, MPCError, UserError
+from mpc_model.localizer import Localizer
+from pipelines import checkpoint, loop, manifest, storage, tracking
+from pipelines import config as configs
+from pipelines.config import Config, OptimConfig
+from pipelines.finetune import Finetuning, finetune
+from pipelines.loader import PixelLoader
+from pipelines.order import Cursor
+from pipelines.pretrain import Pretraining, pretrain
+
+
+def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Config:
+    """The same config with its training outputs elsewhere."""
+    overrides = [f"pretrain.output={folder / 'pretrain'}"] if verb == "pretrain" else []
+    overrides += [f"finetune.output={folder / 'finetune'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
+    values = config.dump()
+    for override in [*overrides, *more]:
+        configs._apply(values, override)
+    return Config.model_validate(configs._tuples(values))
+
+
+def weights(run: str | None) -> dict[str, torch.Tensor]:
+    found = checkpoint.latest(str(run))
+    assert found is not None
+    return Localizer.load(found[2]).state_dict()
+
+
+@pytest.mark.parametrize("stage", [Pretraining, Finetuning])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(trained: Config, tmp_path: Path, stage: Any) -> None:
+    """Stopped in mid-epoch, after a checkpoint and some steps beyond it, then gone on in a new state."""
+    more = ["train.checkpoint_every=4", f"{stage.verb}.epochs=2"]
+    whole = at(trained, tmp_path / "whole", *more, verb=stage.verb)
+    broken = at(trained, tmp_path / "broken", *more, verb=stage.verb)
+    for config in (whole, broken):
+        config_run = tracking.start_run(config, stage.verb)
+        if config is whole:
+            uninterrupted = loop.run(config, stage, config_run, loop.Host())
+        else:
+            loop.run(config, stage, config_run, loop.Host(), stop_after=5)
+            assert checkpoint.steps(str(getattr(config, stage.verb).output)) == [3, 4]  # an epoch's end, and mid-epoch
+            resumed = loop.run(config, stage, config_run, loop.Host())
+    assert resumed == uninterrupted
+    one = weights(getattr(whole, stage.verb).output)
+    other = weights(getattr(broken, stage.verb).output)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_a_run_learns_and_leaves_a_model_a_record_and_a_config(trained: Config) -> None:
+    output = str(trained.finetune.output)
+    model = Localizer.load(Path(output, "model"))
+    assert model.spec.head == "mlp4"
+    assert model.card["dataset_fingerprint"] == manifest.read(str(trained.train.dataset))["fingerprint"]
+    record = json.loads(Path(output, "record.json").read_text())
+    assert record["finished"] is True
+    assert configs.load(str(Path(output, "config.yaml"))) == trained
+    history = tracking.client(trained).get_metric_history(record["results"]["run_id"], "train/total")
+    assert [point.step for point in history] == sorted({point.step for point in history})
+    run = tracking.client(trained).get_run(record["results"]["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.inputs.dataset_inputs[0].dataset.digest == model.card["dataset_fingerprint"][:32]
+
+
+def test_stage_2_does_not_change_the_encoder(trained: Config) -> None:
+    before = Localizer.load(Path(str(trained.pretrain.output), "model")).encoder.state_dict()
+    after = Localizer.load(Path(str(trained.finetune.output), "model")).encoder.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+
+
+def test_a_damaged_checkpoint_is_passed_over(trained: Config, tmp_path: Path, capsys: Any) -> None:
+    config = at(trained, tmp_path, "train.checkpoint_every=1")
+    loop.run(config, Pretraining, tracking.start_run(config, "pretrain"), loop.Host(), stop_after=3)
+    older, newer = checkpoint.steps(str(config.pretrain.output))
+    broken = Path(str(config.pretrain.output), "checkpoints", f"step-{newer:09d}", "state.pt")
+    broken.write_bytes(broken.read_bytes()[:-1] + b"x")
+    found = checkpoint.latest(str(config.pretrain.output))
+    assert found is not None
+    assert found[0]["step"] == older
+    assert "damaged (state.pt)" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_seal_does_not_exist(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, "train.checkpoint_every=1")
+    loop.run(config, Pretraining, tracking.start_run(config, "pretrain"), loop.Host(), stop_after=1)
+    (step,) = checkpoint.steps(str(config.pretrain.output))
+    Path(str(config.pretrain.output), "checkpoints", f"step-{step:09d}", "checkpoint.json").unlink()
+    assert checkpoint.latest(str(config.pretrain.output)) is None
+
+
+def test_a_finished_run_is_reused_and_other_settings_are_refused(trained: Config, capsys: Any) -> None:
+    before = Path(str(trained.pretrain.output), "record.json").stat().st_mtime_ns
+    pretrain(trained)
+    assert "reusing the finished run" in capsys.readouterr().err
+    hotter = trained.model_copy(update={"pretrain": trained.pretrain.model_copy(update={"temperature": 0.2})})
+    with pytest.raises(UserError, match=r"pretrain\.temperature differs"):
+        pretrain(hotter)
+    assert Path(str(trained.pretrain.output), "record.json").stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = at(trained, tmp_path)
+    training = loop._Training(config, Pretraining, tracking.start_run(config, "pretrain"), loop.Host())
+    batch = next(training.loader.epoch(training.cursor))
+    batch.images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(MPCError, match=rf"loss is nan at step 0.*{batch.ids[0]}"):
+        training._step(batch)
+
+
+def test_a_failed_run_is_marked_as_failed(trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = at(trained, tmp_path)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise MPCError("made to fail")
+
+    monkeypatch.setattr(loop, "run", broken)
+    with pytest.raises(MPCError, match="made to fail"):
+        pretrain(config)
+    client = tracking.client(config)
+    (run,) = client.search_runs([client.get_experiment_by_name("mpc").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_an_encoder_of_another_architecture_is_refused(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, "model.backbone=hrformer_small", verb="finetune")
+    with pytest.raises(UserError, match=r"hrformer_tiny.*hrformer_small.*model\.backbone"):
+        finetune(config)
+    assert not (tmp_path / "finetune").exists()
+
+
+def test_a_missing_encoder_is_refused(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, f"finetune.encoder={tmp_path / 'none'}", verb="finetune")
+    with pytest.raises(UserError, match=r"none.*mpc pretrain"):
+        finetune(config)
+
+
+def test_a_dataset_without_forged_validation_samples_is_refused(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = manifest.read(str(trained.train.dataset))
+    found["splits"]["validation"]["forged"] = 0
+    monkeypatch.setattr(manifest, "read", lambda uri: found)
+    with pytest.raises(DataError, match="'validation'.*no forged samples"):
+        pretrain(at(trained, tmp_path))
+
+
+def test_the_loader_gives_each_sample_once_over_two_ranks_and_goes_on_from_a_cursor(built: Config) -> None:
+    dataset = str(built.build.output)
+    found = manifest.read(dataset)
+    made = {"input_size": 64, "seed": 5, "batch_size": 4, "world": 2}
+    ranks = [PixelLoader(dataset, found, "train", rank=rank, **made) for rank in (0, 1)]
+    batches = [list(loader.epoch(Cursor())) for loader in ranks]
+    assert len(batches[0]) == len(batches[1])
+    ids = sorted(name for rank in batches for batch in rank for name in batch.ids)
+    assert len(ids) == len(set(ids)) == found["splits"]["train"]["samples"]
+    assert batches[0][-1].progress == 1.0
+    rest = list(ranks[1].epoch(Cursor().advanced(2, 4, 1)))
+    assert [batch.ids for batch in rest] == [batch.ids for batch in batches[1][1:]]
+    for again, first in zip(rest, batches[1][1:], strict=True):
+        assert torch.equal(again.images, first.images)
+        assert torch.equal(again.masks, first.masks)
+
+
+def test_a_rank_without_samples_keeps_in_step_with_a_sample_that_counts_for_nothing(built: Config) -> None:
+    dataset = str(built.build.output)
+    found = manifest.read(dataset)
+    count = found["splits"]["test"]["samples"]
+    loaders = [
+        PixelLoader(dataset, found, "test", input_size=64, seed=5, batch_size=1, rank=rank, world=count - 1)
+        for rank in range(count - 1)
+    ]
+    batches = [list(loader.epoch(Cursor())) for loader in loaders]
+    assert {len(rank) for rank in batches} == {2}
+    fillers = [batch for rank in batches for batch in rank if (batch.masks == 255).all()]
+    assert len(fillers) == count - 2
+
+
+def test_learning_rates_follow_their_published_schedules() -> None:
+    cosine = OptimConfig(schedule="cosine", learning_rate=1e-4, floor=1e-8)
+    assert loop.learning_rate(cosine, 0.0, []) == pytest.approx(1e-4)
+    assert loop.learning_rate(cosine, 0.5, []) == pytest.approx((1e-4 + 1e-8) / 2)
+    assert loop.learning_rate(cosine, 1.0, []) == pytest.approx(1e-8)
+    plateau = OptimConfig(schedule="plateau", learning_rate=1e-4, floor=1e-8)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1e-4)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.5, patience=3, min_lr=1e-8, threshold=0.0, eps=0.0
+    )
+    figures = [0.1, 0.2, 0.2, 0.1, 0.2, 0.15, 0.19, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    for epoch, figure in enumerate(figures):
+        theirs.step(figure)
+        ours = loop.learning_rate(plateau, 0.5, figures[: epoch + 1])
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
+def test_upload_and_download_of_folders(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"1")
+    storage.write_bytes(str(tmp_path / "a" / "deep" / "y"), b"2")
+    target = storage.download_folder(str(tmp_path / "a"), tmp_path / "b")
+    assert [file.name for file in target.iterdir()] == ["x"]
