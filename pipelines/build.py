@@ -4,6 +4,7 @@ The plan comes first and is cut into shards; Ray Data writes one shard a task, e
 result does not depend on how many workers there are, nor on how often the build was interrupted.
 """
 
+import json
 from collections import Counter, defaultdict
 from itertools import groupby
 from typing import Any
@@ -83,13 +84,13 @@ def _write_shards(plans: list[shards.ShardPlan], uri: str) -> list[dict[str, Any
 
     target = storage.absolute(uri)
     progress = console.Progress("build", sum(len(plan.samples) for plan in plans), "samples")
-    items = ray.data.from_items([{"plan": plan} for plan in plans], override_num_blocks=len(plans))
+    items = ray.data.from_items([{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans))
     written = items.map(lambda row: {"marker": _guarded_write(row["plan"], target)})
     markers = {}
     for row in written.iter_rows():
-        marker = row["marker"]
-        if "failure" in marker:
-            raise marker["failure"]
+        marker = json.loads(row["marker"])
+        if "user_error" in marker:
+            raise UserError(marker["user_error"])
         markers[marker["name"]] = marker
         progress.advance(marker["rows"] + len(marker["rejects"]))
     reused = sum(marker["reused"] for marker in markers.values())
@@ -98,12 +99,12 @@ def _write_shards(plans: list[shards.ShardPlan], uri: str) -> list[dict[str, Any
     return [markers[plan.name] for plan in plans]
 
 
-def _guarded_write(plan: shards.ShardPlan, uri: str) -> dict[str, Any]:
-    """Carry a user's error to the driver as a value: raised inside a task, Ray would wrap it in a traceback."""
+def _guarded_write(plan: str, uri: str) -> str:
+    """A shard's marker as JSON, or a user's error as a value: raised inside a task, it would come with a traceback."""
     try:
-        return shards.write(plan, uri)
+        return json.dumps(shards.write(shards.ShardPlan.from_json(plan), uri))
     except UserError as error:
-        return {"failure": error}
+        return json.dumps({"user_error": str(error)})
 
 
 def _check_rejects(rejects: list[dict[str, str]], total: int, settings: BuildConfig, uri: str) -> None:

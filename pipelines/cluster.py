@@ -1,7 +1,15 @@
-"""The one place that starts or joins Ray: a running cluster if there is one (RAY_ADDRESS), a local one otherwise."""
+"""The one place that starts or joins Ray: a running cluster if there is one (RAY_ADDRESS), a local one otherwise.
+
+What workers print stays in Ray's log files; what a job has to say comes through `listening`.
+"""
 
 import logging
 import os
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 # Set before Ray is imported: no usage statistics, and no copy of the virtual environment for local workers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -9,6 +17,10 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import ray.data
+from ray.util.queue import Queue
+
+from pipelines import console
 
 
 def connect() -> None:
@@ -17,11 +29,32 @@ def connect() -> None:
         return
     ray.init(
         address=os.environ.get("RAY_ADDRESS"),
-        include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
-        logging_level=logging.WARNING,
-        log_to_driver=True,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def listening() -> Iterator[Any]:
+    """A queue for workers' lines (`console.relay(lines.put)`), said here for as long as the block runs."""
+    lines = Queue()
+    done = threading.Event()
+
+    def listen() -> None:
+        while not (done.is_set() and lines.empty()):
+            try:
+                console.say(lines.get(timeout=0.5))
+            except queue.Empty:
+                continue
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        done.set()
+        thread.join(timeout=10)
+        lines.shutdown()

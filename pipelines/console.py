@@ -2,11 +2,23 @@
 
 import sys
 import time
+from collections.abc import Callable
+
+_relay: Callable[[str], None] | None = None
+
+
+def relay(to: Callable[[str], None]) -> None:
+    """Send what this process says elsewhere: a worker's lines belong on the terminal of whoever started the job."""
+    global _relay
+    _relay = to
 
 
 def say(message: str) -> None:
     """One line for a person, on standard error; standard output is kept for results."""
-    print(message, file=sys.stderr, flush=True)
+    if _relay:
+        _relay(message)
+    else:
+        print(message, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -22,7 +34,7 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every_seconds: float = 10.0) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._first, self._started = done, time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal = _relay is None and sys.stderr.isatty()
         self._every = 0.2 if self._terminal else every_seconds
         self._shown = 0.0
 

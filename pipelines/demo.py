@@ -65,12 +65,12 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
     """The config with the photographs in it. Photographs of the user's own get a workspace of their own."""
     chosen = configs.load(recipe, overrides).demo.photos
     if chosen is None:
-        location: Any = photographs()
-        return configs.load(recipe, [f"build.sources.0.location={_yaml(location)}", *overrides])
-    workspace = f"runs/demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
-    return configs.load(
-        recipe, [f"build.sources.0.location={_yaml(chosen)}", f"workspace={_yaml(workspace)}", *overrides]
-    )
+        derived = [f"build.sources.0.location={_yaml(photographs())}"]
+    else:
+        name = f"demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
+        derived = [f"build.sources.0.location={_yaml(chosen)}", f"workspace={_yaml(f'runs/{name}')}"]
+    workspace = configs.load(recipe, [*derived, *overrides]).workspace
+    return configs.load(recipe, [*derived, f"predict.input={_yaml(storage.join(workspace, 'examples'))}", *overrides])
 
 
 def _yaml(value: Any) -> str:

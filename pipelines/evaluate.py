@@ -5,6 +5,7 @@ The baselines say what a figure is worth: the same network untrained, and a map 
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,9 @@ def _score_all(
     progress = console.Progress("evaluate", total, "images")
     rows: list[dict[str, Any]] = []
     for item in scored.iter_rows():
-        rows += item["rows"]
-        progress.advance(len(item["rows"]))
+        found = [{**row, **{name: Scores(**row[name]) for name in METHODS}} for row in json.loads(item["rows"])]
+        rows += found
+        progress.advance(len(found))
     return sorted(rows, key=lambda row: (row["group"], row["row"]))
 
 
@@ -107,10 +109,12 @@ class _Scorer:
                 "untrained": self.untrained.predict([image])[0],
                 "everything_forged": np.ones(mask.shape, np.float32),
             }
-            scores = {name: pixel_scores(found, mask, threshold=self._threshold(name)) for name, found in maps.items()}
+            scores = {
+                name: asdict(pixel_scores(found, mask, threshold=self._threshold(name))) for name, found in maps.items()
+            }
             known = {key: row[key] for key in ("id", "key", "kind")}
             rows.append({**known, "group": group, "row": index, **scores})
-        return {"rows": rows}
+        return {"rows": json.dumps(rows)}
 
     def _threshold(self, name: str) -> float:
         return self.model.spec.threshold if name == "model" else 0.5
@@ -141,10 +145,18 @@ def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, cou
         chosen = forged[place]
         image, mask = _decode(reader.read(chosen["group"], ("key", "views"))[chosen["row"]])
         probability = model.predict([image])[0]
-        lines.append([image, np.repeat(mask[..., None] * 255, 3, axis=2), pictures.overlay(image, probability)])
+        called = (probability > model.spec.threshold).astype(np.uint8)
+        lines.append(
+            [
+                image,
+                np.repeat(mask[..., None] * 255, 3, axis=2),
+                pictures.heat(probability),
+                pictures.outlined(image, called),
+            ]
+        )
         rank = f"rank {place + 1} of {len(forged)}"
         captions.append(f"{chosen['kind']}, F1 {chosen['model'].f1:.2f}, {rank}  {chosen['key']}")
-    drawn = pictures.sheet(lines, ("image", "mask", "forgery probability"), captions)
+    drawn = pictures.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
     where = storage.join(output, "pictures.png")
     storage.write_bytes(where, images.encode_png(drawn))
     return [where]

@@ -70,9 +70,7 @@ class Finetuning:
         self.localizer.eval()
         for batch in validation:
             with torch.no_grad():
-                maps = self.localizer.probabilities(
-                    batch.images.to(device), (batch.masks.shape[-2], batch.masks.shape[-1])
-                )
+                maps = self.localizer.probabilities(batch.on(device)[0], (batch.masks.shape[-2], batch.masks.shape[-1]))
             scores += [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]
         summary = summarize(scores)
         return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate") if not math.isnan(summary[key])}

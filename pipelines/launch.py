@@ -101,27 +101,27 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
         config.train.accelerator == "auto" and ray.cluster_resources().get("GPU", 0) >= config.train.workers
     )
     scratch = storage.join(storage.absolute(output), "ray")
-    filesystem, path = storage.resolve(scratch)
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"config": config, "stage": stage, "run_id": run_id, "output": output},
-        scaling_config=ScalingConfig(
-            num_workers=config.train.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
-        ),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        run_config=RunConfig(
-            name=f"{stage.verb}-{uuid.uuid4().hex[:12]}",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=config.train.max_failures),
-        ),
-    )
     failure = storage.join(output, _FAILURE)
+    filesystem, path = storage.resolve(scratch)
     storage.delete(failure)
     try:
-        trainer.fit()
+        with cluster.listening() as lines:
+            TorchTrainer(
+                _worker,
+                train_loop_config={"config": config, "stage": stage, "run_id": run_id, "output": output, "say": lines},
+                scaling_config=ScalingConfig(
+                    num_workers=config.train.workers,
+                    use_gpu=use_gpu,
+                    resources_per_worker={"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+                ),
+                torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+                run_config=RunConfig(
+                    name=f"{stage.verb}-{uuid.uuid4().hex[:12]}",
+                    storage_path=path,
+                    storage_filesystem=filesystem,
+                    failure_config=FailureConfig(max_failures=config.train.max_failures),
+                ),
+            ).fit()
     except TrainingFailedError as error:
         raise InfrastructureError(
             f"{stage.verb}: workers failed more than {config.train.max_failures} times, at last with: "
@@ -145,6 +145,7 @@ def _worker(settings: dict[str, Any]) -> None:
     config, failure = settings["config"], storage.join(settings["output"], _FAILURE)
     if storage.exists(failure):
         return
+    console.relay(settings["say"].put)
     torch.set_num_threads(config.train.cpus_per_worker)
     context = ray.train.get_context()
     host = loop.Host(

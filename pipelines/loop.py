@@ -181,7 +181,7 @@ class _Training:
         seed = step_seed(self.config.seed, self.step, self.host.rank)
         torch.manual_seed(seed)
         self.parallel.train()
-        losses = self.parallel(batch.images.to(self.host.device), batch.masks.to(self.host.device), seed)
+        losses = self.parallel(*batch.on(self.host.device), seed)
         if not torch.isfinite(losses["total"]):
             raise MPCError(f"{self.verb}: the loss is {losses['total'].item()} at step {self.step}; batch {batch.ids}")
         self.optimizer.zero_grad(set_to_none=True)

@@ -20,15 +20,15 @@ def outlined(image: Image, mask: Mask) -> Image:
 
 
 def heat(probability: npt.NDArray[np.float32]) -> Image:
-    """A probability map (H, W) in colours: dark blue 0, yellow 1."""
+    """A probability map (H, W) in colours: black 0, purple and orange between, pale yellow 1."""
     levels = np.rint(probability * 255).astype(np.uint8)
-    coloured: Image = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    coloured: Image = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     return coloured
 
 
 def overlay(image: Image, probability: npt.NDArray[np.float32]) -> Image:
     """The heat map laid over the image."""
-    blended: Image = cv2.addWeighted(image, 0.45, heat(probability), 0.55, 0)
+    blended: Image = cv2.addWeighted(image, 0.4, heat(probability), 0.6, 0)
     return blended
 
 

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mpc_model import images
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import console, manifest, outputs, pictures, storage
+from pipelines import console, manifest, outputs, pictures, storage, tracking
 from pipelines.config import Config
 from pipelines.sources import IMAGE_SUFFIXES
 from pipelines.stages import load_model
@@ -82,9 +82,8 @@ def fetch(model: str, config: Config) -> Localizer:
         return load_model(model)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            local = mlflow.artifacts.download_artifacts(
-                artifact_uri=model, dst_path=folder, tracking_uri=str(config.tracking.uri)
-            )
+            with tracking.fluent(config):
+                local = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=folder)
         except MlflowException as error:
             reason = " ".join(str(error).split())
             raise UserError(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`") from None

@@ -78,6 +78,6 @@ class Pretraining:
     @torch.no_grad()
     def _mapped(self, batches: Sequence[Batch], device: torch.device) -> Iterator[MappedImage]:
         for batch in batches:
-            maps = self.localizer.features(batch.images.to(device))
+            maps = self.localizer.features(batch.on(device)[0])
             for index in range(len(batch.ids)):
                 yield [level[index] for level in maps], batch.masks[index].numpy()

@@ -25,8 +25,8 @@ from pipelines.evaluate import METRICS
 from pipelines.stages import load_model, model_digest
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1), "probability")]),
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
 )
 _TAG = "mpc.model_sha256"
 
@@ -72,29 +72,22 @@ def _figures(evaluation: str, digest: str) -> dict[str, Any]:
 
 def _log(config: Config, model: Localizer, directory: str, digest: str, figures: dict[str, Any]) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
-    uri = str(config.tracking.uri)
     run_id = tracking.start_run(config, "register")
-    # MLflow's fluent calls read the store from the process: set it for this call only.
-    previous = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
-            local = storage.download_folder(directory, Path(folder) / "model")
-            logged = mlflow.pyfunc.log_model(
-                name="localizer",
-                python_model=str(Path(__file__).with_name("registry_model.py")),
-                artifacts={"model": str(local)},
-                code_paths=[os.path.dirname(mpc_model.__file__)],
-                signature=SIGNATURE,
-                input_example=_example(),
-                pip_requirements=[
-                    f"{name}=={version(name).partition('+')[0]}"
-                    for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
-                ],
-                registered_model_name=config.register_.name,
-            )
-    finally:
-        mlflow.set_tracking_uri(previous)
+    with tempfile.TemporaryDirectory() as folder, tracking.fluent(config), mlflow.start_run(run_id=run_id):
+        local = storage.download_folder(directory, Path(folder) / "model")
+        logged = mlflow.pyfunc.log_model(
+            name="localizer",
+            python_model=str(Path(__file__).with_name("registry_model.py")),
+            artifacts={"model": str(local)},
+            code_paths=[os.path.dirname(mpc_model.__file__)],
+            signature=SIGNATURE,
+            input_example=_example(),
+            pip_requirements=[
+                f"{name}=={version(name).partition('+')[0]}"
+                for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
+            ],
+            registered_model_name=config.register_.name,
+        )
     number = str(logged.registered_model_version)
     registry = tracking.client(config)
     tags = {

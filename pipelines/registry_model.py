@@ -10,7 +10,6 @@ requirements that the entry lists (torch, numpy, OpenCV, safetensors).
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -24,7 +23,7 @@ class RegisteredLocalizer(PythonModel):
         """Load the weights that were registered."""
         self.localizer = Localizer.load(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: npt.NDArray[np.uint8], params: Any = None) -> npt.NDArray[np.float32]:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schema
         """uint8 RGB (B, H, W, 3) -> probability of forgery float32 (B, H, W)."""
         return np.stack(self.localizer.predict(list(model_input)))
 

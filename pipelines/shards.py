@@ -20,7 +20,7 @@ from mpc_model import forging, images, views
 from mpc_model.errors import DataError
 from pipelines import storage
 from pipelines.config import ForgeConfig, ViewsConfig
-from pipelines.manifest import digest
+from pipelines.manifest import canonical_json
 from pipelines.sources import PlannedSample, sample_seed
 
 _VIEW = pa.struct([("image", pa.binary()), ("mask", pa.binary()), ("done", pa.string())])
@@ -53,17 +53,34 @@ class ShardPlan:
     views: ViewsConfig
     row_group: int
 
+    def to_json(self) -> str:
+        """The plan as text, for digests and for sending to workers."""
+        described = {
+            "name": self.name,
+            "samples": [dataclasses.asdict(sample) for sample in self.samples],
+            "seed": self.seed,
+            "forge": self.forge.model_dump(mode="json"),
+            "views": self.views.model_dump(mode="json"),
+            "row_group": self.row_group,
+        }
+        return canonical_json(described).decode()
+
+    @staticmethod
+    def from_json(text: str) -> "ShardPlan":
+        """The inverse of `to_json`."""
+        found = json.loads(text)
+        return ShardPlan(
+            name=found["name"],
+            samples=tuple(PlannedSample(**sample) for sample in found["samples"]),
+            seed=found["seed"],
+            forge=ForgeConfig.model_validate_json(json.dumps(found["forge"])),
+            views=ViewsConfig.model_validate(found["views"]),
+            row_group=found["row_group"],
+        )
+
     def digest(self) -> str:
         """Tells whether a finished shard is the one this plan asks for."""
-        return digest(
-            [
-                [dataclasses.asdict(sample) for sample in self.samples],
-                self.seed,
-                self.forge.model_dump(mode="json"),
-                self.views.model_dump(mode="json"),
-                self.row_group,
-            ]
-        )
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def write(plan: ShardPlan, uri: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A plan holds locations and seeds, never pixels: workers render it (pipelines/sha
 splits before they are cut or forged, and donors of a splice come from the same split, so nothing crosses.
 """
 
-import dataclasses
 import hashlib
 import math
 from collections import defaultdict
@@ -178,8 +177,3 @@ def _hash(seed: int, key: str) -> int:
 def sample_seed(seed: int, key: str) -> np.random.Generator:
     """The generator of everything random in one sample."""
     return np.random.default_rng([seed, _hash(seed, key)])
-
-
-def to_json(sample: PlannedSample) -> dict[str, str | int | None]:
-    """Plain values, for digests and for sending to workers."""
-    return dataclasses.asdict(sample)

@@ -3,12 +3,14 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
@@ -17,8 +19,8 @@ from mpc_model.errors import InfrastructureError
 from pipelines import storage
 from pipelines.config import Config
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def client(config: Config) -> MlflowClient:
@@ -34,6 +36,19 @@ def client(config: Config) -> MlflowClient:
     return found
 
 
+@contextmanager
+def fluent(config: Config) -> Iterator[None]:
+    """MLflow's fluent calls read the stores from the process: set them for this block only."""
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(str(config.tracking.uri))
+    mlflow.set_registry_uri(str(config.tracking.uri))
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
+
+
 def start_run(
     config: Config, verb: str, run_id: str | None = None, dataset: tuple[str, dict[str, Any]] | None = None
 ) -> str:
@@ -42,17 +57,17 @@ def start_run(
     `dataset` is (location, manifest): it is logged as an input under its fingerprint. Parameters are the resolved
     config of the verb and of what training shares.
     """
-    mlflow = client(config)
+    store = client(config)
     if run_id:
-        mlflow.update_run(run_id, status="RUNNING")
+        store.update_run(run_id, status="RUNNING")
         return run_id
-    run = mlflow.create_run(_experiment(mlflow, config), run_name=verb, tags={"mpc.verb": verb})
+    run = store.create_run(_experiment(store, config), run_name=verb, tags={"mpc.verb": verb})
     described = config.dump()
     params = {"seed": config.seed, "workspace": config.workspace}
     for section in {"model", "train", verb}:
         params |= {f"{section}.{key}": value for key, value in described.get(section, {}).items()}
-    mlflow.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
-    mlflow.log_dict(run.info.run_id, described, "config.yaml")
+    store.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+    store.log_dict(run.info.run_id, described, "config.yaml")
     if dataset:
         location, manifest = dataset
         entity = Dataset(
@@ -61,7 +76,7 @@ def start_run(
             source_type="mpc_pixel_dataset",
             source=f'{{"uri": "{location}", "fingerprint": "{manifest["fingerprint"]}"}}',
         )
-        mlflow.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
+        store.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
     return str(run.info.run_id)
 
 
@@ -77,12 +92,12 @@ def finish(config: Config, run_id: str, status: str = "FINISHED") -> None:
     client(config).set_terminated(run_id, status)
 
 
-def _experiment(mlflow: MlflowClient, config: Config) -> str:
+def _experiment(store: MlflowClient, config: Config) -> str:
     """The id of the configured experiment; its artifacts live in the workspace when the store is a local database."""
     name = config.tracking.experiment
-    found = mlflow.get_experiment_by_name(name)
+    found = store.get_experiment_by_name(name)
     if found:
         return str(found.experiment_id)
     local_store = str(config.tracking.uri).startswith("sqlite:")
     where = storage.join(storage.absolute(config.workspace), "mlflow-artifacts") if local_store else None
-    return str(mlflow.create_experiment(name, artifact_location=where))
+    return str(store.create_experiment(name, artifact_location=where))

@@ -1,0 +1,52 @@
+"""The pipeline against an S3 server: photographs, dataset, checkpoints, models and maps, all of it in a bucket."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mpc_model import images
+from pipelines import checkpoint, manifest, storage
+from pipelines import config as configs
+from pipelines.build import build
+from pipelines.evaluate import evaluate
+from pipelines.finetune import finetune
+from pipelines.predict import predict
+from pipelines.pretrain import pretrain
+from pipelines.register import register
+
+
+def test_build_to_predict_in_a_bucket(s3: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
+    for file in photos.iterdir():
+        storage.write_bytes(f"{s3}/photos/{file.name}", file.read_bytes())
+    config = configs.load(
+        None,
+        [
+            *settings,
+            f"workspace={s3}/run",
+            f"build.sources.0.location={s3}/photos",
+            f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
+            f"predict.input={s3}/photos",
+        ],
+    )
+    import ray
+
+    ray.shutdown()  # workers take the AWS variables from the driver at the start
+    dataset = build(config)
+    assert manifest.read(f"{s3}/run/dataset") == dataset
+    trained = pretrain(config)
+    assert checkpoint.steps(f"{s3}/run/pretrain") == [trained["step"]]
+    finetune(config)
+    evaluate(config)
+    registered = register(config)
+    assert registered["uri"] == "models:/mpc-localizer@candidate"
+    assert predict(config)["images"] == 6
+    table = pd.read_csv(pd.io.common.BytesIO(storage.read_bytes(f"{s3}/run/predict/scores.csv")))
+    for row in table.to_dict("records"):
+        assert images.decode_image(storage.read_bytes(str(row["map"])), "map").shape[:2] == (
+            row["height"],
+            row["width"],
+        )
+    before = storage.list_files(f"{s3}/run")
+    build(config), pretrain(config), finetune(config), predict(config)
+    assert storage.list_files(f"{s3}/run") == before
+    ray.shutdown()

@@ -1,0 +1,92 @@
+"""The command line as people and job schedulers meet it: verbs, exit codes, one clear line on bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpc_model.errors import DataError, InfrastructureError, MPCError
+from pipelines import cli
+
+MPC = Path(sys.executable).with_name("mpc")
+
+
+def test_the_verbs_and_their_arguments_are_frozen() -> None:
+    """Scripts and manifests call these: changing them breaks users."""
+    assert list(cli.VERBS) == ["build", "pretrain", "finetune", "evaluate", "register", "predict", "demo"]
+    for verb in cli.VERBS:
+        parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
+        assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
+    assert cli.parser().parse_args(["demo"]).config == "demo"
+
+
+def test_help_names_every_verb_quickly() -> None:
+    done = subprocess.run([MPC, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for verb, summary in cli.VERBS.items():
+        assert f"{verb} " in done.stdout
+        assert summary.split(",")[0].split()[-1] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["build", "--config", "demo", "train.batch_sise=8"],
+            "unknown key 'train.batch_sise': did you mean 'batch_size'?",
+        ),
+        (["build", "--config", "none.yaml"], "no config at 'none.yaml'"),
+        (["build", "--config", "demo", "build.sources.0.location=/no/such"], "nothing found at /no/such"),
+        (["pretrain", "--config", "demo", "train.dataset=/no/such"], "no pixel dataset at /no/such"),
+        (["finetune", "--config", "demo", "finetune.encoder=/no/such"], "no model directory at /no/such"),
+        (["evaluate", "--config", "demo", "evaluate.dataset=/no/such"], "no pixel dataset at /no/such"),
+        (["register", "--config", "demo", "register.model=/no/such"], "/no/such"),
+        (["predict", "--config", "demo", "predict.input=/no/such"], "nothing found at /no/such"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"mpc {arguments[0]}: ")
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_without_arguments_the_usage_is_shown() -> None:
+    done = subprocess.run([MPC], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "usage: mpc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DataError("x"), 2), (InfrastructureError("x"), 1), (MPCError("x"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes_tell_whose_fault_it_was(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(config: object) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipelines.build.build", fails)
+    assert cli.main(["build", "--config", "demo"]) == code
+
+
+def test_what_a_task_raised_is_found_below_what_it_was_wrapped_in() -> None:
+    try:
+        try:
+            raise DataError("inner", "empty_mask")
+        except DataError as inner:
+            raise RuntimeError("wrapped") from inner
+    except RuntimeError as outer:
+        found = cli._ours(outer)
+    assert isinstance(found, DataError)
+    assert (str(found), found.reason) == ("inner", "empty_mask")
+    assert cli._ours(RuntimeError("ours it is not")) is None

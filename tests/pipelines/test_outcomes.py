@@ -1,0 +1,183 @@
+"""Evaluate, register and predict on a trained model: figures, what the registry serves, maps, and refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from mpc_model import images
+from mpc_model.errors import DataError, UserError
+from mpc_model.localizer import Localizer
+from mpc_model.metrics import pixel_scores
+from pipelines import manifest, tracking
+from pipelines.config import Config
+from pipelines.evaluate import evaluate
+from pipelines.predict import image_score, predict
+from pipelines.register import register
+from pipelines.shards import ShardReader
+
+
+@pytest.fixture(scope="module")
+def registered(trained: Config) -> dict[str, str]:
+    evaluate(trained)
+    return register(trained)
+
+
+def with_predict(config: Config, folder: Path, **settings: object) -> Config:
+    made = {"input": str(folder / "in"), "output": str(folder / "out"), **settings}
+    return config.model_copy(update={"predict": config.predict.model_copy(update=made)})
+
+
+def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
+    found = evaluate(trained)
+    dataset = str(trained.build.output)
+    reader = ShardReader(dataset, manifest.read(dataset), "test")
+    model = Localizer.load(Path(str(trained.finetune.output), "model"))
+    f1, whole = [], []
+    for group in range(len(reader.sizes)):
+        for row in reader.read(group):
+            if row["kind"] == "authentic":
+                continue
+            view = row["views"][0]
+            mask = images.decode_mask(view["mask"], "row")
+            f1.append(pixel_scores(model.predict([images.decode_image(view["image"], "row")])[0], mask).f1)
+            whole.append(2 * mask.mean() / (1 + mask.mean()))  # precision = share, recall = 1
+    assert found["model"]["f1"] == pytest.approx(np.mean(f1), abs=1e-6)
+    assert found["everything_forged"]["f1"] == pytest.approx(np.mean(whole))
+    assert found["model"]["forged_images"] == len(f1)
+    assert 0 <= found["untrained"]["f1"] <= 1
+    listed = json.loads(Path(str(trained.evaluate.output), "images.json").read_text())
+    assert len(listed) == manifest.read(dataset)["splits"]["test"]["samples"]
+    sheet = images.decode_image(Path(found["pictures"][0]).read_bytes(), "sheet")
+    assert sheet.std() > 20
+
+
+def test_an_encoder_cannot_be_evaluated_or_registered(trained: Config) -> None:
+    encoder = str(trained.pretrain.output) + "/model"
+    update = {
+        "evaluate": trained.evaluate.model_copy(update={"model": encoder}),
+        "register_": trained.register_.model_copy(update={"model": encoder}),
+    }
+    for job in (evaluate, register):
+        with pytest.raises(UserError, match=r"without a head.*finetune"):
+            job(trained.model_copy(update=update))
+
+
+def test_the_version_carries_its_lineage_and_the_alias(trained: Config, registered: dict[str, str]) -> None:
+    client = tracking.client(trained)
+    version = client.get_model_version_by_alias(registered["name"], "candidate")
+    assert str(version.version) == registered["version"]
+    figures = json.loads(Path(str(trained.evaluate.output), "metrics.json").read_text())
+    assert version.tags["mpc.test_f1"] == f"{figures['model']['f1']:.4f}"
+    assert version.tags["mpc.training_dataset"] == manifest.read(str(trained.build.output))["fingerprint"]
+    assert register(trained)["version"] == registered["version"]  # the same weights are not registered twice
+
+
+def test_the_registry_serves_the_same_maps_for_any_size(trained: Config, registered: dict[str, str]) -> None:
+    mlflow.set_tracking_uri(str(trained.tracking.uri))
+    loaded = mlflow.pyfunc.load_model(registered["uri"])
+    direct = Localizer.load(Path(str(trained.finetune.output), "model"))
+    generator = np.random.default_rng(0)
+    for shape in ((2, 48, 64, 3), (1, 71, 53, 3)):
+        batch = generator.integers(0, 256, shape, dtype=np.uint8)
+        maps = loaded.predict(batch)
+        assert maps.dtype == np.float32
+        np.testing.assert_allclose(maps, np.stack(direct.predict(list(batch))), atol=1e-6)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="uint8"):
+        loaded.predict(np.zeros((1, 48, 64, 3), np.float32))
+
+
+def test_the_entry_loads_without_ray_or_pickle(trained: Config, registered: dict[str, str], tmp_path: Path) -> None:
+    """In another process, with Ray and this repository's pipelines out of reach and pickle switched off."""
+    script = f"""
+import sys
+for name in ("ray", "pipelines"):
+    sys.modules[name] = None
+import mlflow, numpy as np
+mlflow.set_tracking_uri({str(trained.tracking.uri)!r})
+model = mlflow.pyfunc.load_model({registered["uri"]!r})
+print(model.predict(np.zeros((1, 40, 50, 3), np.uint8)).shape)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+    )
+    assert done.stdout.strip().endswith("(1, 40, 50)"), done.stderr
+    where = mlflow.artifacts.download_artifacts(registered["uri"], tracking_uri=str(trained.tracking.uri))
+    assert not [path for path in Path(where).rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
+
+
+def test_predict_writes_a_map_and_a_row_for_each_image(
+    trained: Config, registered: dict[str, str], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    data = (photos / "coffee.png").read_bytes()
+    (tmp_path / "in" / "coffee.png").write_bytes(data)
+    odd = cv2.imread(str(photos / "rocket.png"))[:90, :71]
+    cv2.imwrite(str(tmp_path / "in" / "deep" / "rocket.jpg"), odd)
+    (tmp_path / "in" / "notes.txt").write_text("not an image, and not taken for one")
+    config = with_predict(trained, tmp_path)
+    assert predict(config)["images"] == 2
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert [Path(uri).name for uri in table["image"]] == ["coffee.png", "rocket.jpg"]
+    assert table["error"].isna().all()
+    model = Localizer.load(Path(str(trained.finetune.output), "model"))
+    expected = model.predict([images.decode_image(data, "coffee")])[0]
+    stored = cv2.imread(str(tmp_path / "out" / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(stored, np.rint(expected * 255).astype(np.uint8))
+    assert table["score"][0] == pytest.approx(image_score(expected), abs=1e-6)
+    assert cv2.imread(str(tmp_path / "out" / "maps" / "deep" / "rocket.jpg.png"), -1).shape == (90, 71)
+    assert (tmp_path / "out" / "overlays" / "deep" / "rocket.jpg.jpg").exists()
+
+
+def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
+    trained: Config, registered: dict[str, str], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"\xff\xd8\xff not really")
+    (tmp_path / "in" / "good.png").write_bytes((photos / "coffee.png").read_bytes())
+    config = with_predict(trained, tmp_path)
+    for _ in range(2):  # asked again, it says so again
+        with pytest.raises(DataError, match=r"1 of 2 images.*scores\.csv.*bad\.jpg"):
+            predict(config)
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert table["error"].notna().tolist() == [True, False]
+    assert (tmp_path / "out" / "maps" / "good.png.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"input": "EMPTY"}, "no images"),
+        ({"input": None}, "predict.input"),
+        ({"input": "/no/such/folder"}, "nothing found at /no/such/folder"),
+        ({"model": "models:/nobody@candidate"}, "models:/nobody@candidate.*mpc register"),
+        ({"model": "/no/such/model"}, "/no/such/model"),
+    ],
+)
+def test_predict_refuses_what_is_not_there(
+    trained: Config, photos: Path, tmp_path: Path, settings: dict[str, str], words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given = {key: str(tmp_path / "empty") if value == "EMPTY" else value for key, value in settings.items()}
+    config = with_predict(trained, tmp_path, **{"input": str(photos), **given})
+    with pytest.raises(UserError, match=words):
+        predict(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_score_is_the_mean_of_its_most_suspicious_percent() -> None:
+    probability = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
+    assert image_score(probability) == pytest.approx(np.sort(probability.ravel())[-100:].mean())
+    assert image_score(np.array([[0.25, 0.5]], np.float32)) == 0.5
