@@ -51,13 +51,22 @@ class ForgeConfig(Section):
     remove: Fraction = 0.25
     area: tuple[Fraction, Fraction] = (0.05, 0.35)
     """Least and largest forged share of an image's pixels."""
+    gain: tuple[float, float] = (0.85, 1.15)
+    """Splices: factor on each colour channel of the object."""
+    offset: tuple[float, float] = (-12.0, 12.0)
+    """Splices: grey levels added to each colour channel of the object."""
+    noise_sigma: tuple[float, float] = (0.0, 4.0)
+    """Splices: grey levels of Gaussian noise on the object."""
+    donor_quality: tuple[int, int] = (60, 95)
+    """Splices: JPEG quality of the object's own past."""
 
     @model_validator(mode="after")
     def _shares_sum_to_at_most_one(self) -> "ForgeConfig":
         if self.splice + self.copy_move + self.remove > 1:
             raise ValueError("splice + copy_move + remove must not exceed 1 (what is left stays authentic)")
-        if self.area[0] > self.area[1]:
-            raise ValueError("area must be [least, largest]")
+        for name in ("area", "gain", "offset", "noise_sigma", "donor_quality"):
+            if getattr(self, name)[0] > getattr(self, name)[1]:
+                raise ValueError(f"{name} must be [least, largest]")
         return self
 
 

@@ -113,7 +113,9 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
     }
     for key, name in names.items():
         lines.append(f"  {name:<52}{figures[key]['f1']:>6.3f}  {figures[key]['iou']:>6.3f}")
+    by_kind = ", ".join(f"{kind} {f1:.2f}" for kind, f1 in figures["f1_by_kind"].items())
     lines += [
+        f"  this model's F1 by kind of forgery: {by_kind}",
         "",
         f"registered {registered['name']} version {registered['version']}, alias {registered['alias']}",
         "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items() if name != "examples"),

@@ -45,7 +45,13 @@ def evaluate(config: Config) -> dict[str, Any]:
         return record.results
     rows = _score_all(config, model, dataset, described, len(reader.sizes))
     summaries = {name: _summary([row[name] for row in rows]) for name in METHODS}
-    figures = {**summaries, "split": settings.split, "fingerprint": described["fingerprint"]}
+    kinds = sorted({row["kind"] for row in rows if row["kind"] != "authentic"})
+    figures = {
+        **summaries,
+        "f1_by_kind": {kind: _mean_f1([row for row in rows if row["kind"] == kind]) for kind in kinds},
+        "split": settings.split,
+        "fingerprint": described["fingerprint"],
+    }
     listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
     storage.write_bytes(storage.join(output, "images.json"), json.dumps(listed, indent=1).encode())
     drawn = _draw(rows, reader, load_model(model), settings.pictures, output)
@@ -128,6 +134,10 @@ def _decode(row: dict[str, Any]) -> tuple[images.Image, images.Mask]:
 def _summary(scores: list[Scores]) -> dict[str, float | None]:
     """A summary without NaN, which JSON has no word for."""
     return {key: None if math.isnan(value) else value for key, value in summarize(scores).items()}
+
+
+def _mean_f1(rows: list[dict[str, Any]]) -> float:
+    return sum(row["model"].f1 for row in rows) / len(rows)
 
 
 def _per_method(row: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ The entry holds code, safetensors and a signature with free height and width; th
 import json
 import os
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,14 @@ def _figures(evaluation: str, digest: str) -> dict[str, Any]:
 def _log(config: Config, model: Localizer, directory: str, digest: str, figures: dict[str, Any]) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
     run_id = tracking.start_run(config, "register")
-    with tempfile.TemporaryDirectory() as folder, tracking.fluent(config), mlflow.start_run(run_id=run_id):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tracking.fluent(config),
+        mlflow.start_run(run_id=run_id),
+        warnings.catch_warnings(),
+    ):
+        # The signature is explicit; type hints in its stead, which MLflow advises, cannot say uint8 (-1, -1, -1, 3).
+        warnings.filterwarnings("ignore", message=".*type hints", category=UserWarning)
         local = storage.download_folder(directory, Path(folder) / "model")
         logged = mlflow.pyfunc.log_model(
             name="localizer",

@@ -23,6 +23,10 @@ from pipelines.config import ForgeConfig, ViewsConfig
 from pipelines.manifest import canonical_json
 from pipelines.sources import PlannedSample, sample_seed
 
+SURROUNDINGS = 1.5
+"""Side of what is forged, in sides of the crop that is then cut from it."""
+CUTS = 50
+"""Places tried for that crop."""
 _VIEW = pa.struct([("image", pa.binary()), ("mask", pa.binary()), ("done", pa.string())])
 SCHEMA = pa.schema(
     [
@@ -147,22 +151,16 @@ def render(sample: PlannedSample, plan: ShardPlan) -> dict[str, Any]:
     data = storage.read_bytes(sample.image)
     image = images.decode_image(data, sample.image)
     kind, mask = sample.kind, np.zeros(image.shape[:2], np.uint8)
-    unchanged = sample.crop is None
-    if sample.crop is not None:
-        image = _crop(image, sample.crop, generator)
-        mask = np.zeros(image.shape[:2], np.uint8)
     if sample.mask is not None:
         mask = images.decode_mask(storage.read_bytes(sample.mask), sample.mask)
         kind = "forged"
         _check_pair(image, mask, sample)
     elif kind != "authentic":
-        donor = _donor(sample.donor, sample.crop, generator) if sample.donor else image
-        settings = forging.ForgeSettings(area=plan.forge.area)
-        try:
-            forged = forging.forge(kind, image, donor, generator, settings)
-        except DataError as error:
-            raise DataError(f"{sample.key}: {error}", reason="not_forged") from error
-        image, mask, unchanged = forged.image, forged.mask, False
+        image, mask = _forge(image, sample, plan.forge, generator)
+    elif sample.crop is not None:
+        (image,) = _cut(sample.crop, generator, image)
+        mask = np.zeros(image.shape[:2], np.uint8)
+    unchanged = sample.crop is None and kind in ("authentic", "forged")
     original = data if unchanged else images.encode_png(image)
     rendered = views.render_views(original, sample.key, mask, plan.views.policy, plan.views.count + 1, generator)
     canonical = rendered[0]
@@ -185,17 +183,50 @@ def render(sample: PlannedSample, plan: ShardPlan) -> dict[str, Any]:
     }
 
 
-def _crop(image: images.Image, side: int, generator: np.random.Generator) -> images.Image:
-    """A random square of the image, or all of a dimension that is shorter."""
-    height, width = (min(side, extent) for extent in image.shape[:2])
-    top = int(generator.integers(image.shape[0] - height + 1))
-    left = int(generator.integers(image.shape[1] - width + 1))
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
+def _cut(side: int, generator: np.random.Generator, *arrays: images.Image) -> list[images.Image]:
+    """The same random square of arrays of one height and width, or all of a dimension that is shorter."""
+    extents = arrays[0].shape[:2]
+    top, left = (int(generator.integers(max(0, extent - side) + 1)) for extent in extents)
+    return [np.ascontiguousarray(array[top : top + side, left : left + side]) for array in arrays]
 
 
-def _donor(location: str, crop: int | None, generator: np.random.Generator) -> images.Image:
-    donor = images.decode_image(storage.read_bytes(location), location)
-    return donor if crop is None else _crop(donor, crop, generator)
+def _forge(
+    photo: images.Image, sample: PlannedSample, forge: ForgeConfig, generator: np.random.Generator
+) -> tuple[images.Image, images.Mask]:
+    """A forged image and its mask.
+
+    A crop is forged with its surroundings and cut afterwards: forged regions then lie anywhere, cut by the border like
+    everything else in a crop. Regions that always lay inside would teach a network to look at the middle.
+    """
+    donor = images.decode_image(storage.read_bytes(sample.donor), sample.donor) if sample.donor else photo
+    scene, share = photo, 1.0
+    if sample.crop is not None:
+        around = round(SURROUNDINGS * sample.crop)
+        (scene,), (donor,) = _cut(around, generator, photo), _cut(around, generator, donor)
+        share = min(1.0, sample.crop**2 / (scene.shape[0] * scene.shape[1]))
+    try:
+        least, most = forge.area
+        settings = forging.ForgeSettings(
+            area=(least * share, most * share),
+            gain=forge.gain,
+            offset=forge.offset,
+            noise_sigma=forge.noise_sigma,
+            donor_quality=forge.donor_quality,
+        )
+        forged = forging.forge(sample.kind, scene, donor, generator, settings)
+    except DataError as error:
+        raise DataError(f"{sample.key}: {error}", reason="not_forged") from error
+    if sample.crop is None:
+        return forged.image, forged.mask
+    for _ in range(CUTS):
+        image, mask = _cut(sample.crop, generator, forged.image, forged.mask)
+        if least <= mask.mean() <= most:
+            return image, mask
+    raise DataError(
+        f"{sample.key}: no crop of the forged photograph holds {least:.0%} to {most:.0%} forged pixels;"
+        " widen forge.area",
+        reason="not_forged",
+    )
 
 
 def _check_pair(image: images.Image, mask: images.Mask, sample: PlannedSample) -> None:

@@ -38,15 +38,13 @@ def client(config: Config) -> MlflowClient:
 
 @contextmanager
 def fluent(config: Config) -> Iterator[None]:
-    """MLflow's fluent calls read the stores from the process: set them for this block only."""
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    """MLflow's fluent calls read the store from the process: set it for this block only (the registry follows it)."""
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(str(config.tracking.uri))
-    mlflow.set_registry_uri(str(config.tracking.uri))
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(before)
 
 
 def start_run(
