@@ -15,9 +15,6 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if "RAY_ADDRESS" not in os.environ:  # a local Ray otherwise prints its own workers' shutdown and warnings as errors
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
 import ray
 import ray.data
 from ray.util.queue import Queue
@@ -37,6 +34,14 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def model_pool(tasks: int) -> dict[str, Any]:
+    """Arguments of a Ray Data map whose workers each hold a model: one a GPU, or one for every two cores without."""
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    size = min(tasks, gpus or max(1, cpus // 2))
+    return {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": 1 if gpus else 0}
 
 
 @contextmanager

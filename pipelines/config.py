@@ -6,6 +6,7 @@ that were left open from `workspace`.
 """
 
 import difflib
+import json
 import re
 import types
 import typing
@@ -281,8 +282,9 @@ class Config(Section):
         return self
 
     def dump(self) -> dict[str, Any]:
-        """The resolved config as plain values, ready for YAML or JSON."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The resolved config as plain values, ready for YAML or JSON, without passwords that a URI may hold."""
+        values: dict[str, Any] = json.loads(storage.without_secrets(self.model_dump_json(by_alias=True)))
+        return values
 
 
 def _database(workspace: str) -> str:

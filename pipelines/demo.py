@@ -4,6 +4,9 @@ It is the same pipeline that the verbs run: this module chooses photographs and 
 """
 
 import hashlib
+import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -95,6 +98,11 @@ def _examples(config: Config) -> str:
     return folder
 
 
+def _beside(command: str) -> str:
+    """A command as it can be typed here: its name where it is on the path, else where this Python has it."""
+    return command if shutil.which(command) else os.path.relpath(Path(sys.executable).with_name(command))
+
+
 def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -> str:
     """What happened, in twenty lines."""
     dataset, figures, registered = results["build"], results["evaluate"], results["register"]
@@ -123,8 +131,9 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         "look at    " + results["evaluate"]["pictures"][0],
         "           " + storage.join(str(config.predict.output), "overlays"),
         "           " + storage.join(str(config.build.output), "report.html"),
-        "try        mpc predict --config demo predict.input=FOLDER predict.output=FOLDER-maps   # images of your own",
-        "           make demo DATA=FOLDER                          # the whole pipeline on photographs of your own",
-        f"           mlflow ui --backend-store-uri {config.tracking.uri}",
+        f"try        {_beside('mpc')} predict --config demo predict.input=FOLDER predict.output=FOLDER-maps"
+        "   # maps of your images",
+        "           make demo DATA=FOLDER   # the whole pipeline on your photographs",
+        f"           {_beside('mlflow')} ui --backend-store-uri {config.tracking.uri}",
     ]
     return "\n".join(lines)

@@ -79,11 +79,10 @@ def _score_all(
     import ray
 
     items = ray.data.from_items([{"group": group} for group in range(groups)], override_num_blocks=groups)
-    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
     scored = items.map(
         _Scorer,
         fn_constructor_args=(model, dataset, described, config.evaluate.split, config.seed),
-        compute=ray.data.ActorPoolStrategy(size=min(workers, groups)),
+        **cluster.model_pool(groups),
     )
     total = described["splits"][config.evaluate.split]["samples"]
     progress = console.Progress("evaluate", total, "images")

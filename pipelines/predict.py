@@ -86,7 +86,8 @@ def fetch(model: str, config: Config) -> Localizer:
                 local = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=folder)
         except MlflowException as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`") from None
+            shown = storage.without_secrets(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`")
+            raise UserError(shown) from None
         return Localizer.load(Path(local) / "artifacts" / "model")
 
 
@@ -103,13 +104,12 @@ def _map_all(model: Localizer, names: dict[str, str], output: str, overlays: boo
     import ray
 
     items = ray.data.from_items([{"image": uri, "name": name} for uri, name in names.items()])
-    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
     mapped = items.map_batches(
         _Mapper,
         fn_constructor_args=(ray.put(model), output, overlays),
         batch_size=8,
         batch_format="pandas",
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(names))),
+        **cluster.model_pool(len(names)),
     )
     progress = console.Progress("predict", len(names), "images")
     rows: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ and the SDK's usual chain. A write is never half seen: locally it is a rename, o
 
 import functools
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,11 @@ def local_path(uri: str) -> str:
 def absolute(uri: str) -> str:
     """The same location, independent of the working directory (jobs on workers run elsewhere)."""
     return uri.rstrip("/") if is_remote(uri) else str(Path(local_path(uri)).expanduser().absolute())
+
+
+def without_secrets(text: str) -> str:
+    """The text with the user part of every URI in it struck out: what may be printed, saved or tracked."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def join(uri: str, *parts: str) -> str:

@@ -32,7 +32,8 @@ def client(config: Config) -> MlflowClient:
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     except MlflowException as error:
-        raise InfrastructureError(f"MLflow at {uri} does not answer: {' '.join(str(error).split())}") from error
+        shown = storage.without_secrets(f"MLflow at {uri} does not answer: {' '.join(str(error).split())}")
+        raise InfrastructureError(shown) from error
     return found
 
 

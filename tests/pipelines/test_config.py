@@ -66,6 +66,12 @@ def test_the_resolved_config_reads_back_as_the_same_config(tmp_path: Path) -> No
     assert configs.load(str(path)) == config
 
 
+def test_passwords_are_not_in_what_is_saved_with_outputs() -> None:
+    config = configs.load(None, ["tracking.uri=postgresql://mpc:secret@db.internal:5432/mlflow"])
+    assert config.tracking.uri == "postgresql://mpc:secret@db.internal:5432/mlflow"
+    assert config.dump()["tracking"]["uri"] == "postgresql://***@db.internal:5432/mlflow"
+
+
 @pytest.mark.parametrize(("text", "word"), [("a: [1", "not YAML"), ("- 1\n", "sections"), ("\xff", "not YAML")])
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "bad.yaml"

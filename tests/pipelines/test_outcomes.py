@@ -157,7 +157,7 @@ def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("changed", "words"),
     [
         ({"input": "EMPTY"}, "no images"),
         ({"input": None}, "predict.input"),
@@ -167,10 +167,10 @@ def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
     ],
 )
 def test_predict_refuses_what_is_not_there(
-    trained: Config, photos: Path, tmp_path: Path, settings: dict[str, str], words: str
+    trained: Config, photos: Path, tmp_path: Path, changed: dict[str, str], words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    given = {key: str(tmp_path / "empty") if value == "EMPTY" else value for key, value in settings.items()}
+    given = {key: str(tmp_path / "empty") if value == "EMPTY" else value for key, value in changed.items()}
     config = with_predict(trained, tmp_path, **{"input": str(photos), **given})
     with pytest.raises(UserError, match=words):
         predict(config)
