@@ -44,7 +44,9 @@ def build(config: Config) -> dict[str, Any]:
     total = sum(len(plan.samples) for plan in plans)
     if sum(marker["rows"] for marker in markers) + len(rejects) != total:
         raise DataError(f"build of {uri} lost samples: {total} planned; delete it and build anew")
-    _check_rejects(rejects, total, settings, uri)
+    if len(rejects) > settings.max_reject_fraction * total:
+        _withdraw(plans, uri)
+        raise DataError(_too_many(rejects, total))
     _write_rejects(rejects, uri)
     result = _manifest_content(config, plan_digest, markers)
     result["fingerprint"] = manifest.fingerprint(result)
@@ -107,12 +109,18 @@ def _guarded_write(plan: str, uri: str) -> str:
         return json.dumps({"user_error": str(error)})
 
 
-def _check_rejects(rejects: list[dict[str, str]], total: int, settings: BuildConfig, uri: str) -> None:
-    if len(rejects) <= settings.max_reject_fraction * total:
-        return
-    storage.delete(uri)
+def _withdraw(plans: list[shards.ShardPlan], uri: str) -> None:
+    """Remove the shards of a build that cannot become a dataset, and nothing else that may be there."""
+    for plan in plans:
+        for suffix in ("json", "parquet"):
+            storage.delete(storage.join(uri, "shards", f"{plan.name}.{suffix}"))
+    storage.delete_if_empty(storage.join(uri, "shards"))
+    storage.delete_if_empty(uri)
+
+
+def _too_many(rejects: list[dict[str, str]], total: int) -> str:
     reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in rejects).most_common(3))
-    raise DataError(
+    return (
         f"{len(rejects)} of {total} samples cannot be used: {reasons}; the first: {rejects[0]['message']}"
         " (or raise build.max_reject_fraction to leave such samples out)"
     )

@@ -93,7 +93,8 @@ def _examples(config: Config) -> str:
     for row in chosen:
         suffix = "jpg" if row["views"][0]["image"].startswith(b"\xff\xd8") else "png"
         name = f"{row['kind']}-{row['id'][:8]}.{suffix}"
-        storage.write_bytes(storage.join(folder, name), row["views"][0]["image"])
+        if not storage.exists(storage.join(folder, name)):
+            storage.write_bytes(storage.join(folder, name), row["views"][0]["image"])
     console.say(f"examples: {len(chosen)} test images as files in {folder}")
     return folder
 

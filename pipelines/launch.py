@@ -70,7 +70,7 @@ def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
     """Refuse what would fail, or mean nothing, after hours."""
     for split in ("train", "validation"):
         counts = described["splits"].get(split, {"samples": 0, "forged": 0})
-        if not counts["forged"] or counts["forged"] == counts["samples"] == 0:
+        if not counts["forged"]:
             raise DataError(f"split {split!r} of {dataset} has no forged samples; change the sources or build.split")
     size = described["splits"]["train"]["samples"]
     if size < max(1, config.train.workers):

@@ -92,8 +92,10 @@ class _Training:
         torch.manual_seed(config.seed)
         self.stage: Stage = stage(config)
         self.loader = self._open("train", dataset)
-        self.validation = self._open("validation", dataset).fixed(config.train.validation_images)
-        self.reference = self.loader.fixed(config.train.validation_images)
+        self.validation, self.reference = list[Batch](), list[Batch]()
+        if host.rank == 0:
+            self.validation = self._open("validation", dataset).fixed(config.train.validation_images)
+            self.reference = self.loader.fixed(config.train.validation_images)
         self.module = self.stage.module.to(host.device)
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]

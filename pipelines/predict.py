@@ -1,4 +1,4 @@
-"""`mpc predict`: a folder or prefix of images to probability maps and a table of scores.
+"""`mpc predict`: an image, or a folder or prefix of them, to probability maps and a table of scores.
 
 <output>/maps/<path of the image>.png    8-bit grey, 255 = certainly forged, the size of the image
 <output>/overlays/<path>.jpg             the map in colours over the image, for people (predict.overlays)
@@ -23,7 +23,7 @@ from mpc_model.localizer import Localizer
 from pipelines import console, manifest, outputs, pictures, storage, tracking
 from pipelines.config import Config
 from pipelines.sources import IMAGE_SUFFIXES
-from pipelines.stages import load_model
+from pipelines.stages import load_model, model_digest
 
 TOP_SHARE = 0.01
 """An image's score is the mean of this share of its pixels, the most suspicious ones: one pixel alone decides nothing,
@@ -31,7 +31,7 @@ and a small forgery is not averaged away."""
 
 
 def predict(config: Config) -> dict[str, Any]:
-    """Map every image below `predict.input` and return counts and the place of the table.
+    """Map the image at `predict.input`, or every image below it, and return counts and the place of the table.
 
     Raises UserError when there are no images or no such model. Images that cannot be read get a row with an error and
     no map; once all others are done, DataError names the first of them.
@@ -40,15 +40,15 @@ def predict(config: Config) -> dict[str, Any]:
     if settings.input is None:
         raise UserError("predict.input is not set; name a folder or prefix of images: predict.input=folder")
     source, output = settings.input, str(settings.output)
-    files = storage.list_files(source, IMAGE_SUFFIXES)
+    files = [source] if storage.exists(source) else storage.list_files(source, IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {source}")
-    model = fetch(str(settings.model), config)
+    model, digest = fetch(str(settings.model), config)
     if model.spec.head is None:
         raise UserError(f"{settings.model} is a stage-1 encoder without a head; use the output of `mpc finetune`")
-    names = {file: file[len(source) :].lstrip("/") for file in files}
-    weights = manifest.digest({k: float(v.double().sum()) for k, v in model.state_dict().items()})
-    record = outputs.claim(output, "predict", {"model": weights, "input": source, "files": sorted(names)}, config)
+    names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
+    identity = {"model": digest, "input": source, "files": manifest.digest(storage.stamps(files))}
+    record = outputs.claim(output, "predict", identity, config)
     if record.finished:
         console.say(f"predict: reusing the finished maps at {output}")
     else:
@@ -76,10 +76,10 @@ def _write(record: outputs.Record, rows: list[dict[str, Any]], output: str) -> N
     console.say(f"predict: {len(table) - len(failed)} maps in {storage.join(output, 'maps')}, scores in scores.csv")
 
 
-def fetch(model: str, config: Config) -> Localizer:
-    """A localizer from a model directory or from the registry (models:/name@alias, models:/name/version)."""
+def fetch(model: str, config: Config) -> tuple[Localizer, str]:
+    """A localizer and its digest, from a model directory or the registry (models:/name@alias, models:/name/version)."""
     if not model.startswith("models:/"):
-        return load_model(model)
+        return load_model(model), model_digest(model)
     with tempfile.TemporaryDirectory() as folder:
         try:
             with tracking.fluent(config):
@@ -88,7 +88,8 @@ def fetch(model: str, config: Config) -> Localizer:
             reason = " ".join(str(error).split())
             shown = storage.without_secrets(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`")
             raise UserError(shown) from None
-        return Localizer.load(Path(local) / "artifacts" / "model")
+        directory = str(Path(local) / "artifacts" / "model")
+        return load_model(directory), model_digest(directory)
 
 
 def image_score(probability: npt.NDArray[np.float32]) -> float:

@@ -35,7 +35,7 @@ def local_path(uri: str) -> str:
 
 def absolute(uri: str) -> str:
     """The same location, independent of the working directory (jobs on workers run elsewhere)."""
-    return uri.rstrip("/") if is_remote(uri) else str(Path(local_path(uri)).expanduser().absolute())
+    return uri.rstrip("/") if is_remote(uri) else os.path.abspath(os.path.expanduser(local_path(uri)))
 
 
 def without_secrets(text: str) -> str:
@@ -141,6 +141,17 @@ def list_files(uri: str, suffixes: tuple[str, ...] = ()) -> list[str]:
     )
 
 
+def stamps(uris: list[str]) -> list[list[str | int]]:
+    """Location, size in bytes and time of last change (ns) of files: what tells whether they were replaced."""
+    found: list[list[str | int]] = []
+    for uri in uris:
+        filesystem, path = resolve(uri)
+        with explained(uri):
+            info = filesystem.get_file_info(path)
+        found.append([uri, int(info.size or 0), int(info.mtime_ns or 0)])
+    return found
+
+
 def delete(uri: str) -> None:
     """Remove a file or a folder and all below it; nothing happens when it is not there."""
     filesystem, path = resolve(uri)
@@ -152,10 +163,11 @@ def delete(uri: str) -> None:
             filesystem.delete_dir(path)
 
 
-def upload_folder(folder: str | Path, uri: str) -> None:
-    """Copy the files directly in a local folder to a location."""
-    for file in sorted(Path(folder).iterdir()):
-        write_bytes(join(uri, file.name), file.read_bytes())
+def delete_if_empty(uri: str) -> None:
+    """Remove a folder that holds nothing. Prefixes of object storage vanish with their last object."""
+    if not is_remote(uri):
+        with suppress(OSError):
+            os.rmdir(local_path(uri))
 
 
 def download_folder(uri: str, folder: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
+import functools
 import logging
 import os
 import time
@@ -25,7 +26,11 @@ for _name in ("mlflow", "alembic"):
 
 def client(config: Config) -> MlflowClient:
     """A client of the configured store. The first use of an SQLite file creates its tables."""
-    uri = str(config.tracking.uri)
+    return _client(str(config.tracking.uri))
+
+
+@functools.cache
+def _client(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")), exist_ok=True)
     try:

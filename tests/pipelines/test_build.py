@@ -172,9 +172,12 @@ def test_a_bad_sample_stops_the_build_or_is_recorded(
     tmp_path: Path, pairs: Path, ray_session: None, spoil, reason: str, words: str
 ) -> None:
     spoil(pairs)
+    bystander = tmp_path / "work" / "dataset" / "notes.txt"
+    bystander.parent.mkdir(parents=True)
+    bystander.write_text("not ours to delete")
     with pytest.raises(DataError, match=rf"1 of 5.*{reason}.*{words}.*max_reject_fraction"):
         build(pairs_config(tmp_path, pairs))
-    assert not (tmp_path / "work" / "dataset").exists()
+    assert list(bystander.parent.rglob("*")) == [bystander]
     tolerant = pairs_config(tmp_path, pairs, "build.max_reject_fraction=0.3")
     assert build(tolerant)["sources"]["mine"] == {"repeat": 3, "samples": 4, "rejected": 1}
     (reject,) = pq.read_table(tmp_path / "work" / "dataset" / "rejects.parquet").to_pylist()

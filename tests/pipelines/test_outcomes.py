@@ -141,6 +141,19 @@ def test_predict_writes_a_map_and_a_row_for_each_image(
     assert (tmp_path / "out" / "overlays" / "deep" / "rocket.jpg.jpg").exists()
 
 
+def test_a_replaced_image_is_not_answered_with_the_old_map(
+    trained: Config, registered: dict[str, str], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    image = tmp_path / "in" / "one.png"
+    image.write_bytes((photos / "coffee.png").read_bytes())
+    config = with_predict(trained, tmp_path, input=str(image))  # a single file is an input too
+    assert predict(config)["images"] == 1
+    image.write_bytes((photos / "camera.png").read_bytes())
+    with pytest.raises(UserError, match=r"files differs.*predict\.output"):
+        predict(config)
+
+
 def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
     trained: Config, registered: dict[str, str], photos: Path, tmp_path: Path
 ) -> None:
