@@ -18,7 +18,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 # The whole pipeline on real photographs; DATA names a folder or s3:// prefix of your own.
 demo: install
-	$(BIN)/mpc demo $(if $(DATA),demo.photos=$(DATA))
+	$(BIN)/mpc demo $(if $(DATA),'demo.photos="$(DATA)"')
 
 # The default suite: every test that takes seconds. `make test-all` adds the slow ones.
 test: install

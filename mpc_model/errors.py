@@ -34,3 +34,14 @@ class DataError(MPCError):
 
 class InfrastructureError(MPCError):
     """Something outside this program failed (storage, network, a lost host). The only kind worth retrying."""
+
+
+def describe(error: MPCError) -> dict[str, str]:
+    """A failure as plain values, for passing it from a worker to the driver without a traceback around it."""
+    return {"kind": type(error).__name__, "message": str(error)}
+
+
+def revive(described: dict[str, str]) -> MPCError:
+    """The inverse of `describe`, but for a DataError's reason."""
+    kinds: dict[str, type[MPCError]] = {kind.__name__: kind for kind in (UserError, DataError, InfrastructureError)}
+    return kinds.get(described["kind"], MPCError)(described["message"])

@@ -32,6 +32,10 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """The entry called `name`; raises UserError naming the nearest and all valid names."""
+        if not isinstance(name, str):
+            raise UserError(
+                f"{self.what} must be a name, not {name!r}; choose one of: {', '.join(sorted(self._entries))}"
+            )
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""

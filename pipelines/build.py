@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DataError, MPCError, UserError, describe, revive
 from mpc_model.views import VIEW_POLICIES
 from pipelines import console, manifest, report, shards, sources, storage
 from pipelines.config import BuildConfig, Config
@@ -29,7 +29,8 @@ def build(config: Config) -> dict[str, Any]:
     settings, uri = config.build, str(config.build.output)
     _ = VIEW_POLICIES[settings.views.policy]
     plans = cut(settings, config.seed)
-    plan_digest = manifest.digest([plan.digest() for plan in plans])
+    repeats = {source.name: source.repeat for source in settings.sources}
+    plan_digest = manifest.digest([repeats, [plan.digest() for plan in plans]])
     if manifest.exists(uri):
         found = manifest.read(uri)
         if found["plan"] != plan_digest:
@@ -44,14 +45,19 @@ def build(config: Config) -> dict[str, Any]:
     total = sum(len(plan.samples) for plan in plans)
     if sum(marker["rows"] for marker in markers) + len(rejects) != total:
         raise DataError(f"build of {uri} lost samples: {total} planned; delete it and build anew")
-    if len(rejects) > settings.max_reject_fraction * total:
+    bad = [reject for reject in rejects if reject["reason"] != "not_forged"]  # a flat photograph is not a bad one
+    if len(bad) > settings.max_reject_fraction * total or len(rejects) == total:
         _withdraw(plans, uri)
-        raise DataError(_too_many(rejects, total))
+        raise DataError(_too_many(bad or rejects, total))
     _write_rejects(rejects, uri)
     result = _manifest_content(config, plan_digest, markers)
     result["fingerprint"] = manifest.fingerprint(result)
     storage.write_bytes(storage.join(uri, "report.html"), report.dataset_page(uri, result, rejects).encode())
     manifest.write(uri, result)
+    if rejects:
+        console.say(
+            f"build: {len(rejects)} of {total} samples left out; {storage.join(uri, 'rejects.parquet')} says why"
+        )
     console.say(f"build: wrote {uri} ({_counts(result)}); look at {storage.join(uri, 'report.html')}")
     return result
 
@@ -91,8 +97,8 @@ def _write_shards(plans: list[shards.ShardPlan], uri: str) -> list[dict[str, Any
     markers = {}
     for row in written.iter_rows():
         marker = json.loads(row["marker"])
-        if "user_error" in marker:
-            raise UserError(marker["user_error"])
+        if "failure" in marker:
+            raise revive(marker["failure"])
         markers[marker["name"]] = marker
         progress.advance(marker["rows"] + len(marker["rejects"]))
     reused = sum(marker["reused"] for marker in markers.values())
@@ -102,11 +108,11 @@ def _write_shards(plans: list[shards.ShardPlan], uri: str) -> list[dict[str, Any
 
 
 def _guarded_write(plan: str, uri: str) -> str:
-    """A shard's marker as JSON, or a user's error as a value: raised inside a task, it would come with a traceback."""
+    """A shard's marker as JSON, or a failure as a value: raised inside a task, it would come with a traceback."""
     try:
         return json.dumps(shards.write(shards.ShardPlan.from_json(plan), uri))
-    except UserError as error:
-        return json.dumps({"user_error": str(error)})
+    except MPCError as error:
+        return json.dumps({"failure": describe(error)})
 
 
 def _withdraw(plans: list[shards.ShardPlan], uri: str) -> None:
@@ -164,5 +170,5 @@ def _manifest_content(config: Config, plan_digest: str, markers: list[dict[str, 
 
 
 def _counts(found: dict[str, Any]) -> str:
-    parts = [f"{name} {split['samples']}" for name, split in found["splits"].items()]
+    parts = [f"{name} {found['splits'][name]['samples']}" for name in sources.SPLITS if name in found["splits"]]
     return f"{', '.join(parts)} samples, fingerprint {found['fingerprint'][:12]}"

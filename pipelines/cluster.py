@@ -6,6 +6,7 @@ What workers print stays in Ray's log files; what a job has to say comes through
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import ray
 import ray.data
 from ray.util.queue import Queue
 
+from mpc_model.errors import InfrastructureError
 from pipelines import console
 
 
@@ -26,6 +28,7 @@ def connect() -> None:
     """Make sure that this process has Ray. Does nothing when it has."""
     if ray.is_initialized():
         return
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     ray.init(
         address=os.environ.get("RAY_ADDRESS"),
         logging_level=logging.ERROR,
@@ -34,6 +37,19 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _check_address(address: str) -> None:
+    """Ray tries for minutes to reach a head that is not there: ask first, where the address is host:port."""
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise InfrastructureError(
+            f"no Ray head answers at RAY_ADDRESS={address} ({error}); start it, or unset it"
+        ) from None
 
 
 def model_pool(tasks: int) -> dict[str, Any]:

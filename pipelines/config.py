@@ -118,7 +118,8 @@ class BuildConfig(Section):
     shard_samples: Positive = 256
     row_group: Annotated[int, Field(ge=1, le=256)] = 16
     max_reject_fraction: Fraction = 0.0
-    """More rejected samples than this share stop the build; the default tolerates none."""
+    """More bad samples than this share stop the build; the default tolerates none. A photograph that could not be
+    forged (too flat, too small) is left out and recorded like them, but is not counted here."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "BuildConfig":
@@ -194,7 +195,7 @@ class FinetuneConfig(OptimConfig):
 class EvaluateConfig(Section):
     """A model on one split of a dataset, beside two baselines."""
 
-    model: ModelLocation | None = None
+    model: Location | None = None
     dataset: Location | None = None
     split: SplitName = "test"
     output: Location | None = None
@@ -204,11 +205,11 @@ class EvaluateConfig(Section):
 class RegisterConfig(Section):
     """A model directory into the MLflow registry."""
 
-    model: ModelLocation | None = None
+    model: Location | None = None
     evaluation: Location | None = None
     """Folder that `evaluate` wrote; its figures go into the model version."""
-    name: str = "mpc-localizer"
-    alias: str = "candidate"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] = "mpc-localizer"
+    alias: Annotated[str, Field(pattern=r"^[A-Za-uw-z][A-Za-z0-9_-]*$|^v[A-Za-z_-][A-Za-z0-9_-]*$")] = "candidate"
 
 
 class PredictConfig(Section):
@@ -334,24 +335,39 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
     *parents, last = dotted.split(".")
     node: Any = values
-    for step in [*parents, last]:
-        if isinstance(node, list) and not (step.isdigit() and int(step) < len(node)):
-            raise UserError(f"override {override!r}: {step!r} is not an index into a list of {len(node)}")
-        if not isinstance(node, dict | list):
-            raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
-        if step is not last:
-            if isinstance(node, dict) and node.get(step) is None:
-                node[step] = {}
-            node = node[int(step)] if isinstance(node, list) else node[step]
+    for step in parents:
+        node = _child(node, step, override)
     if isinstance(node, list):
-        node[int(last)] = value
-    else:
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
         node[last] = value
+    else:
+        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
+
+
+def _child(node: Any, step: str, override: str) -> Any:
+    """What is below one step of a dotted key; a section that is not there yet is made."""
+    if isinstance(node, list):
+        return node[_index(node, step, override)]
+    if not isinstance(node, dict):
+        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
+    if node.get(step) is None:
+        node[step] = {}
+    return node[step]
+
+
+def _index(node: list[Any], step: str, override: str) -> int:
+    if not (step.isdigit() and int(step) < len(node)):
+        raise UserError(f"override {override!r}: {step!r} is not an index into a list of {len(node)}")
+    return int(step)
 
 
 def _tuples(value: Any, annotation: Any = Config) -> Any:
     """YAML knows no tuples: turn lists into tuples where the schema asks for one, so that strict typing can hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, dict):
+    section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if section and value is None:
+        return {}  # `train:` with nothing below it
+    if section and isinstance(value, dict):
         fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
         return {key: _tuples(item, fields.get(key)) for key, item in value.items()}
     if isinstance(value, list) and typing.get_origin(annotation) is tuple:

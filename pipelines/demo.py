@@ -5,6 +5,7 @@ It is the same pipeline that the verbs run: this module chooses photographs and 
 
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ from pipelines import config as configs
 from pipelines import console, manifest, storage
 from pipelines.config import Config
 from pipelines.shards import ShardReader
+from pipelines.sources import IMAGE_SUFFIXES, SPLITS
 
 # Photographs that come with scikit-image and scikit-learn. Of the stereo pair (motorcycle) only one is taken: two
 # pictures of one scene in different splits would leak.
@@ -29,6 +31,7 @@ _SHIPPED = {
     ),
     "sklearn": ("datasets/images", "china.jpg flower.jpg"),
 }
+SAMPLES = 1632
 EXAMPLES = 8
 
 
@@ -71,7 +74,13 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
         derived = [f"build.sources.0.location={_yaml(photographs())}"]
     else:
         name = f"demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
-        derived = [f"build.sources.0.location={_yaml(chosen)}", f"workspace={_yaml(f'runs/{name}')}"]
+        # As many samples as from the shipped photographs, however many there are: the demo stays a matter of minutes.
+        crops = max(1, SAMPLES // max(1, len(storage.list_files(chosen, IMAGE_SUFFIXES))))
+        derived = [
+            f"build.sources.0.location={_yaml(chosen)}",
+            f"build.sources.0.crops_per_photo={crops}",
+            f"workspace={_yaml(f'runs/{name}')}",
+        ]
     workspace = configs.load(recipe, [*derived, *overrides]).workspace
     return configs.load(recipe, [*derived, f"predict.input={_yaml(storage.join(workspace, 'examples'))}", *overrides])
 
@@ -107,14 +116,14 @@ def _beside(command: str) -> str:
 def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -> str:
     """What happened, in twenty lines."""
     dataset, figures, registered = results["build"], results["evaluate"], results["register"]
-    splits = ", ".join(f"{name} {split['samples']}" for name, split in dataset["splits"].items())
+    splits = ", ".join(f"{name} {dataset['splits'][name]['samples']}" for name in SPLITS)
     lines = ["", f"dataset    {splits} samples; fingerprint {dataset['fingerprint'][:12]}"]
     for stage in ("pretrain", "finetune"):
         losses = results[stage]["losses"]
         path = " -> ".join(f"{loss:.3g}" for loss in losses)
         lines.append(f"{stage:<10} {results[stage]['step']} steps; mean loss of each epoch {path}")
     count = figures["model"]["forged_images"]
-    lines += ["", f"test, mean over {count} forged images at threshold 0.5      F1     IoU"]
+    lines += ["", f"test, mean over {count} forged images at threshold {figures['threshold']}      F1     IoU"]
     names = {
         "model": "this model",
         "untrained": "the same network, untrained",
@@ -132,9 +141,9 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         "look at    " + results["evaluate"]["pictures"][0],
         "           " + storage.join(str(config.predict.output), "overlays"),
         "           " + storage.join(str(config.build.output), "report.html"),
-        f"try        {_beside('mpc')} predict --config demo predict.input=FOLDER predict.output=FOLDER-maps"
-        "   # maps of your images",
+        f"try        {_beside('mpc')} predict --config demo {shlex.quote('workspace=' + config.workspace)}"
+        " predict.input=FOLDER predict.output=FOLDER-maps   # maps of your images",
         "           make demo DATA=FOLDER   # the whole pipeline on your photographs",
-        f"           {_beside('mlflow')} ui --backend-store-uri {config.tracking.uri}",
+        f"           {_beside('mlflow')} ui --backend-store-uri {shlex.quote(str(config.tracking.uri))}",
     ]
     return "\n".join(lines)

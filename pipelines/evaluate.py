@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mpc_model import images
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DataError, MPCError, UserError, describe, revive
 from mpc_model.localizer import Localizer
 from mpc_model.metrics import Scores, pixel_scores, summarize
 from pipelines import console, manifest, outputs, pictures, storage
@@ -36,7 +36,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     reader = ShardReader(dataset, described, settings.split)
     if not described["splits"][settings.split]["forged"]:
         raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
-    if load_model(model).spec.head is None:
+    spec = load_model(model).spec
+    if spec.head is None:
         raise UserError(f"{model} is a stage-1 encoder without a head; run `mpc finetune`, or name its model directory")
     identity = {"model": model_digest(model), "dataset": described["fingerprint"], "split": settings.split}
     record = outputs.claim(output, "evaluate", identity, config)
@@ -49,6 +50,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     figures = {
         **summaries,
         "f1_by_kind": {kind: _mean_f1([row for row in rows if row["kind"] == kind]) for kind in kinds},
+        "threshold": spec.threshold,
         "split": settings.split,
         "fingerprint": described["fingerprint"],
     }
@@ -57,15 +59,15 @@ def evaluate(config: Config) -> dict[str, Any]:
     drawn = _draw(rows, reader, load_model(model), settings.pictures, output)
     storage.write_bytes(storage.join(output, METRICS), json.dumps(figures, indent=1).encode())
     record.finish(**figures, pictures=drawn)
-    console.say(f"evaluate: {summary_line(summaries['model'])}; pictures at {', '.join(drawn)}")
+    console.say(f"evaluate: {summary_line(summaries['model'], spec.threshold)}; pictures at {', '.join(drawn)}")
     return record.results
 
 
-def summary_line(summary: dict[str, Any]) -> str:
+def summary_line(summary: dict[str, Any], threshold: float) -> str:
     """One line for people, with the protocol: an F1 without it is not a result."""
     return (
         f"F1 {summary['f1']:.3f}, IoU {summary['iou']:.3f}"
-        f" (mean over {summary['forged_images']} forged images, threshold 0.5)"
+        f" (mean over {summary['forged_images']} forged images, threshold {threshold})"
     )
 
 
@@ -88,7 +90,10 @@ def _score_all(
     progress = console.Progress("evaluate", total, "images")
     rows: list[dict[str, Any]] = []
     for item in scored.iter_rows():
-        found = [{**row, **{name: Scores(**row[name]) for name in METHODS}} for row in json.loads(item["rows"])]
+        scored = json.loads(item["rows"])
+        if "failure" in scored:
+            raise revive(scored["failure"])
+        found = [{**row, **{name: Scores(**row[name]) for name in METHODS}} for row in scored["rows"]]
         rows += found
         progress.advance(len(found))
     return sorted(rows, key=lambda row: (row["group"], row["row"]))
@@ -105,7 +110,13 @@ class _Scorer:
         self.reader = ShardReader(dataset, described, split)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        group = int(item["group"])
+        """One row group's scores as JSON, or a failure as a value: raised here, it would come with a traceback."""
+        try:
+            return {"rows": json.dumps({"rows": self._score(int(item["group"]))})}
+        except MPCError as error:
+            return {"rows": json.dumps({"failure": describe(error)})}
+
+    def _score(self, group: int) -> list[dict[str, Any]]:
         rows = []
         for index, row in enumerate(self.reader.read(group, ("id", "key", "kind", "views"))):
             image, mask = _decode(row)
@@ -119,7 +130,7 @@ class _Scorer:
             }
             known = {key: row[key] for key in ("id", "key", "kind")}
             rows.append({**known, "group": group, "row": index, **scores})
-        return {"rows": json.dumps(rows)}
+        return rows
 
     def _threshold(self, name: str) -> float:
         return self.model.spec.threshold if name == "model" else 0.5

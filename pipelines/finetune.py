@@ -1,6 +1,5 @@
 """`mpc finetune`: stage 2, a small head on the frozen features of stage 1, by the focal loss."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,4 +72,4 @@ class Finetuning:
                 maps = self.localizer.probabilities(batch.on(device)[0], (batch.masks.shape[-2], batch.masks.shape[-1]))
             scores += [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]
         summary = summarize(scores)
-        return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate") if not math.isnan(summary[key])}
+        return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate")}

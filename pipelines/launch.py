@@ -3,13 +3,16 @@
 With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on the first accelerator or the CPU.
 """
 
+import dataclasses
 import json
+import os
 import uuid
 from typing import Any
 
 import torch
 
-from mpc_model.errors import DataError, InfrastructureError, MPCError, UserError
+from mpc_model.errors import DataError, InfrastructureError, MPCError, UserError, describe, revive
+from mpc_model.heads import HEADS
 from pipelines import checkpoint, console, loop, manifest, outputs, storage, tracking
 from pipelines.config import Config
 from pipelines.stages import Stage
@@ -36,11 +39,12 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
     dataset, output = str(config.train.dataset), str(settings.output)
     described = manifest.read(dataset)
     _check(config, described, dataset)
-    stage(config)  # a model that cannot be made is refused here, before any worker starts
+    tracking.client(config)
+    made = stage(config)  # a model that cannot be made is refused here, before any worker starts
     shape = {
         "seed": config.seed,
         "dataset": described["fingerprint"],
-        "model": config.model.model_dump(mode="json"),
+        "model": dataclasses.asdict(made.localizer.spec),
         "train": config.train.model_dump(mode="json", exclude=_NOT_IDENTITY),
         verb: settings.model_dump(mode="json", exclude={"output", "encoder"}),
     }
@@ -68,6 +72,9 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
 
 def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
     """Refuse what would fail, or mean nothing, after hours."""
+    _ = HEADS[config.model.head]
+    if config.model.input_size is None:
+        raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")
     for split in ("train", "validation"):
         counts = described["splits"].get(split, {"samples": 0, "forged": 0})
         if not counts["forged"]:
@@ -100,6 +107,7 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
     use_gpu = config.train.accelerator == "gpu" or (
         config.train.accelerator == "auto" and ray.cluster_resources().get("GPU", 0) >= config.train.workers
     )
+    _check_resources(config, use_gpu, ray.cluster_resources())
     scratch = storage.join(storage.absolute(output), "ray")
     failure = storage.join(output, _FAILURE)
     filesystem, path = storage.resolve(scratch)
@@ -122,7 +130,11 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
                     failure_config=FailureConfig(max_failures=config.train.max_failures),
                 ),
             ).fit()
+    except SystemExit:  # how Ray Train answers Ctrl-C
+        raise KeyboardInterrupt from None
     except TrainingFailedError as error:
+        if storage.exists(failure):
+            raise _stored_failure(failure) from None
         raise InfrastructureError(
             f"{stage.verb}: workers failed more than {config.train.max_failures} times, at last with: "
             f"{' '.join(str(error).split())[:400]}; run the command again to go on from the last checkpoint"
@@ -135,6 +147,23 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
     if not found:
         raise InfrastructureError(f"{stage.verb}: no checkpoint was left at {output}; run the command again")
     return loop.result(found[0], stage.monitor)
+
+
+def _check_resources(config: Config, use_gpu: bool, there: dict[str, float]) -> None:
+    """Refuse what a cluster on this machine can never give; a larger one may still grow, so there it is only said."""
+    train = config.train
+    needed = {"CPU": train.workers * train.cpus_per_worker, **({"GPU": train.workers} if use_gpu else {})}
+    short = [
+        f"{count} {name}, there are {there.get(name, 0):g}"
+        for name, count in needed.items()
+        if there.get(name, 0) < count
+    ]
+    if not short:
+        return
+    said = f"train.workers={train.workers} needs {' and '.join(short)}"
+    if "RAY_ADDRESS" not in os.environ:
+        raise UserError(f"{said}; lower train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster")
+    console.say(f"{said} now; waiting for the cluster to grow")
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -159,8 +188,7 @@ def _worker(settings: dict[str, Any]) -> None:
     except InfrastructureError:
         raise
     except MPCError as error:
-        described = {"kind": type(error).__name__, "message": str(error)}
-        storage.write_bytes(failure, json.dumps(described).encode())
+        storage.write_bytes(failure, json.dumps(describe(error)).encode())
         if host.world > 1:  # the other ranks wait for this one: let Ray end them
             raise
 
@@ -168,5 +196,4 @@ def _worker(settings: dict[str, Any]) -> None:
 def _stored_failure(uri: str) -> MPCError:
     described = json.loads(storage.read_bytes(uri))
     storage.delete(uri)
-    kinds: dict[str, type[MPCError]] = {"UserError": UserError, "DataError": DataError}
-    return kinds.get(described["kind"], MPCError)(described["message"])
+    return revive(described)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from mpc_model import images, views
-from mpc_model.errors import UserError
 from pipelines import order
 from pipelines.shards import ShardReader
 
@@ -61,6 +60,8 @@ class PixelLoader:
     ) -> None:
         self._reader = ShardReader(uri, manifest, split)
         self._fingerprint, self._views = manifest["fingerprint"], manifest["views"]
+        self._authentic = manifest["splits"][split]["samples"] - manifest["splits"][split]["forged"]
+        self._uri = uri
         self._input_size, self._seed, self._threads = input_size, seed, threads
         self.rank, self.world, self.batch_size = rank, world, batch_size
         self._rows, self._groups = order.entries(self._reader.sizes, self._reader.repeats)
@@ -100,13 +101,22 @@ class PixelLoader:
                     future.cancel()
 
     def fixed(self, count: int) -> list[Batch]:
-        """Canonical views of `count` samples (or all), spread evenly over the split: the same ones every time."""
-        total = int(self._starts[-1])
-        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-        return [
-            self._collate([self._decode(self._row(row), 0, 0) for row in part], 1.0)
-            for part in np.array_split(chosen, -(-len(chosen) // self.batch_size))
-        ]
+        """Canonical views of about `count` samples, half of them forged where there are as many: always the same ones.
+
+        Row groups are looked through in a fixed shuffled order until there are enough.
+        """
+        wanted = {True: max(1, count // 2), False: min(count - count // 2, self._authentic)}
+        chosen: list[int] = []
+        for group in np.random.default_rng(0).permutation(len(self._reader.sizes)):
+            for offset, row in enumerate(self._reader.read(int(group), ("kind",))):
+                forged = row["kind"] != "authentic"
+                if wanted[forged]:
+                    wanted[forged] -= 1
+                    chosen.append(int(self._starts[group]) + offset)
+            if not any(wanted.values()):
+                break
+        parts = np.array_split(np.sort(chosen), -(-len(chosen) // self.batch_size))
+        return [self._collate([self._decode(self._row(int(row)), 0, 0) for row in part], 1.0) for part in parts]
 
     def _batch(self, positions: order.Rows, epoch: int, progress: float) -> Batch:
         if not len(positions):
@@ -132,8 +142,8 @@ class PixelLoader:
 
     def _decode(self, row: dict[str, Any], view: int, turn: int) -> tuple[images.Image, images.Mask, str]:
         stored = row["views"][view]
-        image = images.decode_image(stored["image"], row["id"])
-        mask = images.decode_mask(stored["mask"], row["id"])
+        name = f"sample {row['id']} of {self._uri}"
+        image, mask = images.decode_image(stored["image"], name), images.decode_mask(stored["mask"], name)
         size = (self._input_size, self._input_size)
         if image.shape[:2] != size:
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -148,10 +158,3 @@ class PixelLoader:
             ids=[name for _, _, name in samples],
             progress=progress,
         )
-
-
-def open_split(uri: str, manifest: dict[str, Any], split: str, input_size: int | None, **settings: Any) -> PixelLoader:
-    """A loader for training; UserError when the config leaves the input size open."""
-    if input_size is None:
-        raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")
-    return PixelLoader(uri, manifest, split, input_size=input_size, **settings)

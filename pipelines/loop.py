@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mpc_model.errors import MPCError, UserError
 from pipelines import checkpoint, console, manifest, tracking
 from pipelines.config import Config, OptimConfig
-from pipelines.loader import Batch, PixelLoader, open_split
+from pipelines.loader import Batch, PixelLoader
 from pipelines.order import Cursor
 from pipelines.stages import Stage
 
@@ -73,7 +73,7 @@ def result(facts: dict[str, Any], monitor: str) -> dict[str, Any]:
 
     `best` holds the step of the epoch whose monitored figure is highest (the first of equals), once an epoch is over.
     """
-    figures = [figures[monitor] for figures in facts["history"]]
+    figures = [figures.get(monitor, -math.inf) for figures in facts["history"]]
     best = [facts["epoch_steps"][figures.index(max(figures))]] if figures else []
     losses = [figures["train_loss"] for figures in facts["history"]]
     return {"step": facts["step"], "best": best, "losses": losses, "history": facts["history"]}
@@ -107,11 +107,12 @@ class _Training:
         self._restore()
 
     def _open(self, split: str, dataset: str) -> PixelLoader:
-        return open_split(
+        assert self.config.model.input_size is not None  # launch.py refuses it
+        return PixelLoader(
             dataset,
             self.manifest,
             split,
-            self.config.model.input_size,
+            input_size=self.config.model.input_size,
             seed=self.config.seed,
             batch_size=self.config.train.batch_size,
             rank=self.host.rank,
@@ -176,7 +177,7 @@ class _Training:
         rate = learning_rate(
             self.settings,
             (self.cursor.epoch + batch.progress) / self.settings.epochs,
-            [figures[self.stage.monitor] for figures in self.history],
+            [figures.get(self.stage.monitor, -math.inf) for figures in self.history],
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -201,7 +202,8 @@ class _Training:
         """Validate, move the cursor to the next epoch, and keep a checkpoint."""
         figures: dict[str, float] = {}
         if self.host.rank == 0:
-            figures = self.stage.validate(self.reference, self.validation, self.host.device)
+            found = self.stage.validate(self.reference, self.validation, self.host.device)
+            figures = {key: value for key, value in found.items() if math.isfinite(value)}
             shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
             console.say(f"{self.verb}: epoch {self.cursor.epoch + 1}/{self.settings.epochs}: {shown}")
             tracking.log(self.config, self.run_id, {f"validation/{k}": v for k, v in figures.items()}, self.step)

@@ -60,7 +60,7 @@ def read(uri: str) -> dict[str, Any]:
     try:
         manifest = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
         claimed, version = manifest["fingerprint"], manifest["schema_version"]
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{storage.join(uri, MANIFEST)} is not a dataset manifest; build the dataset anew") from None
     if version != SCHEMA_VERSION:
         raise DataError(f"dataset {uri} has schema {version}, this version reads {SCHEMA_VERSION}; build it anew")

@@ -47,39 +47,41 @@ def predict(config: Config) -> dict[str, Any]:
     if model.spec.head is None:
         raise UserError(f"{settings.model} is a stage-1 encoder without a head; use the output of `mpc finetune`")
     names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
-    identity = {"model": digest, "input": source, "files": manifest.digest(storage.stamps(files))}
-    record = outputs.claim(output, "predict", identity, config)
-    if record.finished:
+    if f"{output}/".startswith(f"{source}/"):
+        raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
+    record = outputs.claim(output, "predict", {"model": digest, "input": source}, config)
+    seen = manifest.digest([storage.stamps(files), settings.overlays])
+    if record.finished and record.results["seen"] == seen and not record.results["failed"]:
         console.say(f"predict: reusing the finished maps at {output}")
-    else:
-        _write(record, _map_all(model, names, output, settings.overlays), output)
-    if record.results["failed"]:
+        return record.results
+    rows = _map_all(model, names, output, settings.overlays)
+    failed = [row["error"] for row in rows if pd.notna(row["error"])]
+    _write(rows, output)
+    record.finish(images=len(rows), failed=len(failed), seen=seen, scores=storage.join(output, "scores.csv"))
+    console.say(f"predict: {len(rows) - len(failed)} maps in {storage.join(output, 'maps')}, scores in scores.csv")
+    if failed:
         raise DataError(
-            f"{record.results['failed']} of {len(files)} images could not be read (see `error` in {output}/scores.csv);"
-            f" the first: {record.results['first_error']}"
+            f"{len(failed)} of {len(rows)} images could not be read (see `error` in {output}/scores.csv);"
+            f" the first: {failed[0]}"
         )
     return record.results
 
 
-def _write(record: outputs.Record, rows: list[dict[str, Any]], output: str) -> None:
-    """The table, in both forms, and the record."""
+def _write(rows: list[dict[str, Any]], output: str) -> None:
+    """The table, in both forms."""
     table = pd.DataFrame(rows, columns=["image", "map", "height", "width", "score", "forged_fraction", "error"])
+    table = table.astype({"height": "Int64", "width": "Int64"})
     storage.write_bytes(storage.join(output, "scores.csv"), table.to_csv(index=False).encode())
     storage.write_bytes(storage.join(output, "scores.parquet"), table.to_parquet(index=False))
-    failed = table[table["error"].notna()]
-    record.finish(
-        images=len(table),
-        failed=len(failed),
-        first_error=failed["error"].iloc[0] if len(failed) else None,
-        scores=storage.join(output, "scores.csv"),
-    )
-    console.say(f"predict: {len(table) - len(failed)} maps in {storage.join(output, 'maps')}, scores in scores.csv")
 
 
 def fetch(model: str, config: Config) -> tuple[Localizer, str]:
     """A localizer and its digest, from a model directory or the registry (models:/name@alias, models:/name/version)."""
     if not model.startswith("models:/"):
         return load_model(model), model_digest(model)
+    database = str(config.tracking.uri).removeprefix("sqlite:///")
+    if database != config.tracking.uri and not Path(database).exists():
+        raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
     with tempfile.TemporaryDirectory() as folder:
         try:
             with tracking.fluent(config):
@@ -89,7 +91,7 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
             shown = storage.without_secrets(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`")
             raise UserError(shown) from None
         directory = str(Path(local) / "artifacts" / "model")
-        return load_model(directory), model_digest(directory)
+        return load_model(directory, name=model), model_digest(directory, name=model)
 
 
 def image_score(probability: npt.NDArray[np.float32]) -> float:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.contrast import OBJECTIVES, multi_view_contrast
+from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.readings import MappedImage, read_features
 from pipelines import launch, storage
@@ -60,7 +61,10 @@ class Pretraining:
             with tempfile.NamedTemporaryFile(suffix=".pth") as file:
                 file.write(storage.read_bytes(config.pretrain.initial))
                 file.flush()
-                start = Localizer.from_published(file.name, config.model.backbone)
+                try:
+                    start = Localizer.from_published(file.name, config.model.backbone)
+                except UserError as error:
+                    raise UserError(str(error).replace(file.name, config.pretrain.initial)) from None
             self.localizer.encoder.load_state_dict(start.encoder.state_dict())
         self.module: nn.Module = _Contrast(self.localizer.encoder, config)
         self._seed = config.seed

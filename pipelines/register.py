@@ -6,7 +6,6 @@ The entry holds code, safetensors and a signature with free height and width; th
 import json
 import os
 import tempfile
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,10 @@ def register(config: Config) -> dict[str, Any]:
         number = str(same[0].version)
         console.say(f"register: these weights are already version {number} of {settings.name}")
     else:
-        number = _log(config, model, directory, digest, figures)
+        number = _log(config)
         console.say(f"register: {settings.name} version {number}")
+    for key, value in _tags(model, directory, digest, figures).items():  # figures may come after the first time
+        registry.set_model_version_tag(settings.name, number, key, value)
     registry.set_registered_model_alias(settings.name, settings.alias, number)
     uri = f"models:/{settings.name}@{settings.alias}"
     return {"name": settings.name, "version": number, "alias": settings.alias, "uri": uri}
@@ -71,18 +72,11 @@ def _figures(evaluation: str, digest: str) -> dict[str, Any]:
     return dict(json.loads(storage.read_bytes(storage.join(evaluation, METRICS))))
 
 
-def _log(config: Config, model: Localizer, directory: str, digest: str, figures: dict[str, Any]) -> str:
+def _log(config: Config) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
     run_id = tracking.start_run(config, "register")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        tracking.fluent(config),
-        mlflow.start_run(run_id=run_id),
-        warnings.catch_warnings(),
-    ):
-        # The signature is explicit; type hints in its stead, which MLflow advises, cannot say uint8 (-1, -1, -1, 3).
-        warnings.filterwarnings("ignore", message=".*type hints", category=UserWarning)
-        local = storage.download_folder(directory, Path(folder) / "model")
+    with tempfile.TemporaryDirectory() as folder, tracking.fluent(config), mlflow.start_run(run_id=run_id):
+        local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
         logged = mlflow.pyfunc.log_model(
             name="localizer",
             python_model=str(Path(__file__).with_name("registry_model.py")),
@@ -96,8 +90,11 @@ def _log(config: Config, model: Localizer, directory: str, digest: str, figures:
             ],
             registered_model_name=config.register_.name,
         )
-    number = str(logged.registered_model_version)
-    registry = tracking.client(config)
+    return str(logged.registered_model_version)
+
+
+def _tags(model: Localizer, directory: str, digest: str, figures: dict[str, Any]) -> dict[str, str]:
+    """What leads from a version back to its weights, its training data and its test."""
     tags = {
         _TAG: digest,
         "mpc.model_directory": directory,
@@ -106,9 +103,7 @@ def _log(config: Config, model: Localizer, directory: str, digest: str, figures:
     if figures:
         tags["mpc.test_dataset"] = f"{figures['fingerprint']} ({figures['split']})"
         tags |= {f"mpc.test_{key}": f"{figures['model'][key]:.4f}" for key in ("f1", "iou")}
-    for key, value in tags.items():
-        registry.set_model_version_tag(config.register_.name, number, key, value)
-    return number
+    return tags
 
 
 def _example() -> np.ndarray[Any, np.dtype[np.uint8]]:

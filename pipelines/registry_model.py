@@ -7,6 +7,7 @@ MLflow runs this file when it loads the model; `mpc_model` travels with it, so t
 requirements that the entry lists (torch, numpy, OpenCV, safetensors).
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,21 @@ from mlflow.pyfunc import PythonModel
 
 from mpc_model.localizer import Localizer
 
+with warnings.catch_warnings():
+    # MLflow looks at the class when it is made and advises type hints, which cannot say uint8 (-1, -1, -1, 3). The
+    # signature that was registered says it.
+    warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
 
-class RegisteredLocalizer(PythonModel):
-    """The localizer behind MLflow's interface."""
+    class RegisteredLocalizer(PythonModel):
+        """The localizer behind MLflow's interface."""
 
-    def load_context(self, context: Any) -> None:
-        """Load the weights that were registered."""
-        self.localizer = Localizer.load(context.artifacts["model"])
+        def load_context(self, context: Any) -> None:
+            """Load the weights that were registered."""
+            self.localizer = Localizer.load(context.artifacts["model"])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schema
-        """uint8 RGB (B, H, W, 3) -> probability of forgery float32 (B, H, W)."""
-        return np.stack(self.localizer.predict(list(model_input)))
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schema
+            """uint8 RGB (B, H, W, 3) -> probability of forgery float32 (B, H, W)."""
+            return np.stack(self.localizer.predict(list(model_input)))
 
 
 set_model(RegisteredLocalizer())

@@ -9,7 +9,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -248,6 +249,7 @@ class ShardReader:
 
     def __init__(self, uri: str, manifest: dict[str, Any], split: str) -> None:
         self.uri = uri
+        self._bytes = {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
         self._groups: list[tuple[str, int]] = []
         sizes, repeats = [], []
         for shard in manifest["shards"]:
@@ -264,15 +266,29 @@ class ShardReader:
         self._footer = functools.lru_cache(maxsize=64)(self._read_footer)
 
     def _read_footer(self, name: str) -> pq.FileMetaData:
-        filesystem, path = storage.resolve(storage.join(self.uri, "shards", f"{name}.parquet"))
-        with storage.explained(path):
+        where = storage.join(self.uri, "shards", f"{name}.parquet")
+        filesystem, path = storage.resolve(where)
+        with self._sound(name):
+            if storage.stamps([where])[0][1] != self._bytes[name]:
+                raise pa.ArrowInvalid("another size than the manifest says")
             return pq.read_metadata(path, filesystem=filesystem)
+
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """Say which shard is damaged, and of which dataset."""
+        try:
+            with storage.explained(storage.join(self.uri, "shards", f"{name}.parquet")):
+                yield
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"shard {name} of {self.uri} is damaged or lost ({reason}); build it anew") from error
 
     def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[dict[str, Any]]:
         """The rows of one row group as dictionaries."""
         name, index = self._groups[group]
         filesystem, path = storage.resolve(storage.join(self.uri, "shards", f"{name}.parquet"))
-        with storage.explained(path), filesystem.open_input_file(path) as file:
-            table = pq.ParquetFile(file, metadata=self._footer(name)).read_row_group(index, columns=list(columns))
+        footer = self._footer(name)
+        with self._sound(name), filesystem.open_input_file(path) as file:
+            table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows

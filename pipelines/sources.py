@@ -59,7 +59,9 @@ def divide(keys: list[str], split: SplitConfig, seed: int) -> dict[str, str]:
     largest = max(wanted, key=lambda name: getattr(split, name))
     counts[largest] = len(order) - sum(count for name, count in counts.items() if name != largest)
     if counts[largest] < 1:
-        raise UserError(f"{len(order)} photographs cannot be divided into {', '.join(wanted)}; at least 3 are needed")
+        raise UserError(
+            f"{len(order)} photographs or pairs cannot be divided into {', '.join(wanted)}; at least 3 are needed"
+        )
     names = [name for name in wanted for _ in range(counts[name])]
     return dict(zip(order, names, strict=True))
 
@@ -114,6 +116,8 @@ def pairs(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedSa
     """
     if not isinstance(source.location, str):
         raise UserError(f"source {source.name}: layout pairs takes one folder with images/ and masks/")
+    if source.crop is not None:
+        raise UserError(f"source {source.name}: layout pairs takes images as they are; leave out crop")
     by_folder: dict[str, dict[str, str]] = {"images": {}, "masks": {}, "authentic": {}}
     for name, uri in _below(source.location, storage.list_files(source.location, IMAGE_SUFFIXES)).items():
         folder, _, rest = name.partition("/")
@@ -158,7 +162,10 @@ def _images(location: str | list[str], name: str) -> dict[str, str]:
         if len(files) < len(location):
             raise UserError(f"source {name}: two of the listed files have the same name; give their folder instead")
         return files
-    files = _below(location, storage.list_files(location, IMAGE_SUFFIXES))
+    try:
+        files = _below(location, storage.list_files(location, IMAGE_SUFFIXES))
+    except UserError as error:
+        raise UserError(f"source {name}: {error}; set its location (build.sources.0.location=folder)") from None
     if not files:
         raise UserError(f"source {name}: no images ({', '.join(IMAGE_SUFFIXES)}) in {location}")
     return files

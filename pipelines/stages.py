@@ -38,16 +38,20 @@ class Stage(Protocol):
         """Figures of the current weights; `train` is for readings that are fitted before they are tested."""
 
 
-def load_model(uri: str, device: str = "cpu") -> Localizer:
-    """`Localizer.load` from any location."""
-    if not storage.is_remote(uri):
-        return Localizer.load(storage.local_path(uri), device)
+def load_model(uri: str, device: str = "cpu", name: str | None = None) -> Localizer:
+    """`Localizer.load` from any location; errors speak of `name`, or of the location, never of a temporary copy."""
     with tempfile.TemporaryDirectory() as folder:
-        return Localizer.load(storage.download_folder(uri, folder), device)
+        local = str(storage.download_folder(uri, folder)) if storage.is_remote(uri) else storage.local_path(uri)
+        try:
+            return Localizer.load(local, device)
+        except UserError as error:
+            raise UserError(str(error).replace(local, name or uri)) from None
 
 
-def model_digest(uri: str) -> str:
+def model_digest(uri: str, name: str | None = None) -> str:
     """SHA-256 of a model directory's description, which names the SHA-256 of its weights. UserError when absent."""
     if not storage.exists(storage.join(uri, "model.json")):
-        raise UserError(f"no model directory at {uri}; make it by `mpc pretrain` or `mpc finetune`, or name another")
+        raise UserError(
+            f"no model directory at {name or uri}; make it by `mpc pretrain` or `mpc finetune`, or name another"
+        )
     return hashlib.sha256(storage.read_bytes(storage.join(uri, "model.json"))).hexdigest()

@@ -23,8 +23,8 @@ _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "I
 def is_remote(uri: str) -> bool:
     """Whether a location is in object storage; raises UserError for a scheme we do not speak."""
     scheme = urlparse(uri).scheme if "://" in uri else ""
-    if scheme not in ("", "file", "s3"):
-        raise UserError(f"{uri!r}: the scheme {scheme}:// is not supported; use a local path, file:// or s3://")
+    if scheme not in ("", "file", "s3") or ("://" in uri and not uri.startswith(f"{scheme}://")):
+        raise UserError(f"{uri!r}: this scheme is not supported; use a local path, file:// or s3:// (lower case)")
     return scheme == "s3"
 
 

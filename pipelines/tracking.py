@@ -1,6 +1,7 @@
 """MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
 import functools
+import json
 import logging
 import os
 import time
@@ -10,6 +11,9 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# MLflow's own defaults keep a job silent for minutes when the server is away.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
 from mlflow import MlflowClient
@@ -78,7 +82,7 @@ def start_run(
             name=location.rstrip("/").rsplit("/", 1)[-1],
             digest=manifest["fingerprint"][:32],
             source_type="mpc_pixel_dataset",
-            source=f'{{"uri": "{location}", "fingerprint": "{manifest["fingerprint"]}"}}',
+            source=json.dumps({"uri": location, "fingerprint": manifest["fingerprint"]}),
         )
         store.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
     return str(run.info.run_id)

@@ -127,6 +127,12 @@ def test_an_interrupted_build_and_a_whole_one_are_the_same_bytes(built: Config, 
     assert ours == theirs
 
 
+def test_another_repeat_is_another_dataset(tmp_path: Path, pairs: Path, ray_session: None) -> None:
+    build(pairs_config(tmp_path, pairs))
+    with pytest.raises(UserError, match="another config"):
+        build(pairs_config(tmp_path, pairs, "build.sources.0.repeat=4"))
+
+
 def test_a_finished_dataset_is_reused_and_another_is_refused(built: Config) -> None:
     before = tree(str(built.build.output))
     assert build(built)["fingerprint"] == manifest.read(str(built.build.output))["fingerprint"]
@@ -212,7 +218,12 @@ def test_an_image_without_mask_is_refused_by_name(tmp_path: Path, pairs: Path) -
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no pixel dataset at"), (b"{}", "not a dataset manifest"), (b"not json", "not a dataset manifest")],
+    [
+        (None, "no pixel dataset at"),
+        (b"{}", "not a dataset manifest"),
+        (b"[1]", "not a dataset manifest"),
+        (b"not json", "not a dataset manifest"),
+    ],
 )
 def test_what_is_no_dataset_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:

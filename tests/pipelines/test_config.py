@@ -40,6 +40,24 @@ def test_a_wrong_override_is_one_line_that_names_the_key_and_the_remedy(override
         assert word in message, message
 
 
+def test_the_last_key_may_be_an_index_too() -> None:
+    config = configs.load("demo", ["build.sources.0.forge.area.0=0.1", "build.sources.0.location=[/a, /b]"])
+    assert config.build.sources[0].forge.area == (0.1, 0.3)
+    assert config.build.sources[0].location == ["/a", "/b"]
+
+
+def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("train:\nseed: 3\n")
+    assert configs.load(str(path)).train == configs.load(None).train
+
+
+@pytest.mark.parametrize("override", ["register.name=a/b", "register.alias=v1", "workspace=S3://b/x"])
+def test_names_that_the_stores_would_refuse_are_refused_here(override: str) -> None:
+    with pytest.raises(UserError, match=override.partition("=")[0].replace(".", r"\.") + "|not supported"):
+        configs.load(None, [override])
+
+
 def test_overrides_reach_into_lists_and_keep_the_rest() -> None:
     config = configs.load("demo", ["build.sources.0.crop=64", "train.batch_size=3", "pretrain.clip=null"])
     assert config.build.sources[0].crop == 64

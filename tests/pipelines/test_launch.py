@@ -1,15 +1,16 @@
 """The loop on Ray Train: the same weights as in this process, several workers, and failures that reach the driver."""
 
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mpc_model.errors import UserError
+from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import manifest, tracking
+from pipelines import cluster, manifest, tracking
 from pipelines.config import Config
 from pipelines.pretrain import pretrain
 
@@ -51,7 +52,7 @@ def test_a_data_failure_in_a_worker_reaches_the_driver_as_one_line(trained: Conf
     lost = next(shard for shard in manifest.read(str(dataset))["shards"] if shard["split"] == "train")
     config = on_ray(trained, tmp_path, 1, dataset=str(dataset))
     (dataset / "shards" / f"{lost['name']}.parquet").unlink()
-    with pytest.raises(UserError, match=rf"nothing found at .*{lost['name']}"):
+    with pytest.raises(DataError, match=rf"shard {lost['name']} .*damaged or lost"):
         pretrain(config)
     assert not (tmp_path / "pretrain" / "model").exists()
 
@@ -63,3 +64,16 @@ def test_two_ray_workers_train_together(trained: Config, tmp_path: Path) -> None
     samples = manifest.read(str(trained.build.output))["splits"]["train"]["samples"]
     assert results["step"] == -(-samples // 4)
     assert all(torch.isfinite(tensor).all() for tensor in weights(config).values() if tensor.is_floating_point())
+
+
+def test_more_than_this_machine_has_is_refused(trained: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.workers=2 needs 1000 CPU, there are"):
+        pretrain(on_ray(trained, tmp_path, 2, cpus_per_worker=500))
+
+
+def test_a_ray_head_that_does_not_answer_is_said_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(InfrastructureError, match=f"no Ray head answers at RAY_ADDRESS={address}"):
+        cluster._check_address(address)

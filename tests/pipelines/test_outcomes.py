@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,23 @@ def test_the_version_carries_its_lineage_and_the_alias(trained: Config, register
     assert register(trained)["version"] == registered["version"]  # the same weights are not registered twice
 
 
+def test_figures_that_come_after_the_version_are_added_to_it(trained: Config, registered: dict[str, str]) -> None:
+    client = tracking.client(trained)
+    client.delete_model_version_tag(registered["name"], registered["version"], "mpc.test_f1")
+    register(trained)
+    assert "mpc.test_f1" in client.get_model_version(registered["name"], registered["version"]).tags
+
+
+def test_a_damaged_shard_is_named_and_not_a_traceback(trained: Config, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    shutil.copytree(str(trained.build.output), dataset)
+    shard = next((dataset / "shards").glob("test-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    update = trained.evaluate.model_copy(update={"dataset": str(dataset), "output": str(tmp_path / "out")})
+    with pytest.raises(DataError, match=rf"shard {shard.stem} of {dataset} is damaged.*build it anew"):
+        evaluate(trained.model_copy(update={"evaluate": update}))
+
+
 def test_the_registry_serves_the_same_maps_for_any_size(trained: Config, registered: dict[str, str]) -> None:
     mlflow.set_tracking_uri(str(trained.tracking.uri))
     loaded = mlflow.pyfunc.load_model(registered["uri"])
@@ -150,8 +168,11 @@ def test_a_replaced_image_is_not_answered_with_the_old_map(
     config = with_predict(trained, tmp_path, input=str(image))  # a single file is an input too
     assert predict(config)["images"] == 1
     image.write_bytes((photos / "camera.png").read_bytes())
-    with pytest.raises(UserError, match=r"files differs.*predict\.output"):
-        predict(config)
+    predict(config)
+    model = Localizer.load(Path(str(trained.finetune.output), "model"))
+    expected = model.predict([images.decode_image(image.read_bytes(), "one")])[0]
+    stored = cv2.imread(str(tmp_path / "out" / "maps" / "one.png.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(stored, np.rint(expected * 255).astype(np.uint8))
 
 
 def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
@@ -166,7 +187,10 @@ def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
             predict(config)
     table = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert table["error"].notna().tolist() == [True, False]
+    assert table["height"].tolist()[1] == 192
     assert (tmp_path / "out" / "maps" / "good.png.png").exists()
+    (tmp_path / "in" / "bad.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes())
+    assert predict(config)["failed"] == 0  # mended, it is mapped
 
 
 @pytest.mark.parametrize(
@@ -175,6 +199,7 @@ def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
         ({"input": "EMPTY"}, "no images"),
         ({"input": None}, "predict.input"),
         ({"input": "/no/such/folder"}, "nothing found at /no/such/folder"),
+        ({"output": "INPUT/maps"}, "inside predict.input"),
         ({"model": "models:/nobody@candidate"}, "models:/nobody@candidate.*mpc register"),
         ({"model": "/no/such/model"}, "/no/such/model"),
     ],
@@ -183,7 +208,8 @@ def test_predict_refuses_what_is_not_there(
     trained: Config, photos: Path, tmp_path: Path, changed: dict[str, str], words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    given = {key: str(tmp_path / "empty") if value == "EMPTY" else value for key, value in changed.items()}
+    places = {"EMPTY": str(tmp_path / "empty"), "INPUT/maps": str(photos / "maps")}
+    given = {key: places.get(value, value) for key, value in changed.items()}
     config = with_predict(trained, tmp_path, **{"input": str(photos), **given})
     with pytest.raises(UserError, match=words):
         predict(config)

@@ -141,6 +141,27 @@ def test_an_encoder_of_another_architecture_is_refused(trained: Config, tmp_path
     assert not (tmp_path / "finetune").exists()
 
 
+def test_input_that_is_refused_leaves_no_claim_on_the_output(trained: Config, tmp_path: Path) -> None:
+    for override, words in (("model.input_size=null", r"model\.input_size"), ("model.head=mlp9", "'mlp9'")):
+        with pytest.raises(UserError, match=words):
+            pretrain(at(trained, tmp_path, override))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fixed_samples_hold_both_classes(built: Config) -> None:
+    dataset = str(built.build.output)
+    loader = PixelLoader(dataset, manifest.read(dataset), "train", input_size=64, seed=0, batch_size=4)
+    for count in (2, 4, 6):
+        forged = [bool((mask == 1).any()) for batch in loader.fixed(count) for mask in batch.masks]
+        assert sum(forged) == count // 2
+        assert len(forged) in (count, count // 2 + loader._authentic)
+
+
+def test_a_figure_that_could_not_be_read_is_never_the_best() -> None:
+    history = [{"train_loss": 1.0}, {"f1": 0.2, "train_loss": 1.0}, {"train_loss": 1.0}]
+    assert loop.result({"step": 9, "epoch_steps": [3, 6, 9], "history": history}, "f1")["best"] == [6]
+
+
 def test_a_missing_encoder_is_refused(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, f"finetune.encoder={tmp_path / 'none'}", verb="finetune")
     with pytest.raises(UserError, match=r"none.*mpc pretrain"):
