@@ -3,7 +3,10 @@
 <run>/checkpoints/step-000000120/state.pt            optimizer and whatever else training needs (tensors, no code)
 <run>/checkpoints/step-000000120/model.safetensors   the model directory that a checkpoint exports
 <run>/checkpoints/step-000000120/model.json
-<run>/checkpoints/step-000000120/checkpoint.json     written last: cursor, metrics, sha256 of the files above
+<run>/checkpoints/step-000000120/checkpoint.json     written last: config, cursor, history, sha256 of the files above
+
+Random states and the schedule's state are not among them: both are functions of the seed, the step and the history
+(pipelines/loop.py).
 """
 
 import hashlib
@@ -24,7 +27,7 @@ _SEAL = "checkpoint.json"
 def save(run: str, step: int, localizer: Localizer, state: dict[str, Any], facts: dict[str, Any]) -> None:
     """Store a checkpoint; it does not exist until its seal is written.
 
-    `state` is saved by torch (tensors and plain values only), `facts` is JSON: the cursor, the history, the dataset.
+    `state` is saved by torch (tensors and plain values only), `facts` is JSON: config, cursor, history, dataset.
     """
     where = _folder(run, step)
     with tempfile.TemporaryDirectory() as folder:

@@ -230,6 +230,7 @@ class _Training:
         }
         facts = {
             "verb": self.verb,
+            "config": self.config.dump(),
             "fingerprint": self.manifest["fingerprint"],
             "cursor": self.cursor.to_json(),
             "history": self.history,

@@ -34,6 +34,8 @@ class PlannedSample:
     mask: str | None = None
     donor: str | None = None
     crop: int | None = None
+    file_bytes: int = 0
+    """Of the image and mask files: a file that is replaced makes another plan."""
 
 
 Layout = Callable[[SourceConfig, SplitConfig, int], list[PlannedSample]]
@@ -73,7 +75,7 @@ def photos(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedS
     `location` is a folder, a prefix, or a list of files. Of each photograph, `crops_per_photo` samples are made; the
     kinds are dealt evenly within a photograph, by the shares in `forge`.
     """
-    files = _images(source.location, source.name)
+    files, sizes = _images(source.location, source.name)
     split_of = dict.fromkeys(files, source.split) if source.split else divide(list(files), split, seed)
     together: dict[str, list[str]] = defaultdict(list)
     for name in files:
@@ -93,6 +95,7 @@ def photos(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedS
                     image=uri,
                     donor=donor,
                     crop=source.crop,
+                    file_bytes=sizes[uri],
                 )
             )
     return samples
@@ -119,7 +122,8 @@ def pairs(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedSa
     if source.crop is not None:
         raise UserError(f"source {source.name}: layout pairs takes images as they are; leave out crop")
     by_folder: dict[str, dict[str, str]] = {"images": {}, "masks": {}, "authentic": {}}
-    for name, uri in _below(source.location, storage.list_files(source.location, IMAGE_SUFFIXES)).items():
+    sizes = _listed(source.location, source.name)
+    for name, uri in _below(source.location, list(sizes)).items():
         folder, _, rest = name.partition("/")
         if folder in by_folder:
             stem = rest.rsplit(".", 1)[0]
@@ -147,13 +151,14 @@ def pairs(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedSa
             kind="given" if mask else "authentic",
             image=uri,
             mask=mask or None,
+            file_bytes=sizes[uri] + (sizes[mask] if mask else 0),
         )
         for name, (stem, uri, mask) in named.items()
     ]
 
 
-def _images(location: str | list[str], name: str) -> dict[str, str]:
-    """Image files of a folder, a prefix, or a list of files: locations by a name that moves with the files."""
+def _images(location: str | list[str], name: str) -> tuple[dict[str, str], dict[str, int]]:
+    """Image files of a folder, a prefix, or a list: locations by a name that moves with the files, and their bytes."""
     if isinstance(location, list):
         missing = [item for item in location if not storage.exists(item)]
         if missing:
@@ -161,14 +166,18 @@ def _images(location: str | list[str], name: str) -> dict[str, str]:
         files = {item.rsplit("/", 1)[-1]: item for item in sorted(location)}
         if len(files) < len(location):
             raise UserError(f"source {name}: two of the listed files have the same name; give their folder instead")
-        return files
+        return files, {str(uri): int(size) for uri, size, _ in storage.stamps(location)}
+    sizes = _listed(location, name)
+    if not sizes:
+        raise UserError(f"source {name}: no images ({', '.join(IMAGE_SUFFIXES)}) in {location}")
+    return _below(location, list(sizes)), sizes
+
+
+def _listed(location: str, name: str) -> dict[str, int]:
     try:
-        files = _below(location, storage.list_files(location, IMAGE_SUFFIXES))
+        return storage.list_sizes(location, IMAGE_SUFFIXES)
     except UserError as error:
         raise UserError(f"source {name}: {error}; set its location (build.sources.0.location=folder)") from None
-    if not files:
-        raise UserError(f"source {name}: no images ({', '.join(IMAGE_SUFFIXES)}) in {location}")
-    return files
 
 
 def _below(location: str, files: list[str]) -> dict[str, str]:

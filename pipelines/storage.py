@@ -124,7 +124,12 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def list_files(uri: str, suffixes: tuple[str, ...] = ()) -> list[str]:
-    """Locations of all files below a folder or prefix, sorted; hidden files are left out.
+    """Locations of all files below a folder or prefix, sorted; see `list_sizes`."""
+    return list(list_sizes(uri, suffixes))
+
+
+def list_sizes(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, int]:
+    """Bytes of all files below a folder or prefix by location, sorted; hidden files are left out.
 
     Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
     """
@@ -132,13 +137,14 @@ def list_files(uri: str, suffixes: tuple[str, ...] = ()) -> list[str]:
     with explained(uri):
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     prefix = "s3://" if is_remote(uri) else ""
-    relative = [(info.path[len(path) :].lstrip("/"), info.path) for info in found if info.is_file]
-    return sorted(
-        prefix + full
-        for below, full in relative
-        if not any(part.startswith(".") for part in below.split("/"))
-        and (not suffixes or full.lower().endswith(suffixes))
-    )
+    sizes = {
+        prefix + info.path: int(info.size)
+        for info in found
+        if info.is_file
+        and not any(part.startswith(".") for part in info.path[len(path) :].lstrip("/").split("/"))
+        and (not suffixes or info.path.lower().endswith(suffixes))
+    }
+    return dict(sorted(sizes.items()))
 
 
 def stamps(uris: list[str]) -> list[list[str | int]]:

@@ -127,6 +127,15 @@ def test_an_interrupted_build_and_a_whole_one_are_the_same_bytes(built: Config, 
     assert ours == theirs
 
 
+def test_a_replaced_file_is_noticed(tmp_path: Path, pairs: Path, ray_session: None) -> None:
+    build(pairs_config(tmp_path, pairs))
+    mask = cv2.imread(str(pairs / "masks" / "f1.png"), cv2.IMREAD_UNCHANGED)
+    mask[100:140:2, 100:140] = 255
+    cv2.imwrite(str(pairs / "masks" / "f1.png"), mask)
+    with pytest.raises(UserError, match="or other files"):
+        build(pairs_config(tmp_path, pairs))
+
+
 def test_another_repeat_is_another_dataset(tmp_path: Path, pairs: Path, ray_session: None) -> None:
     build(pairs_config(tmp_path, pairs))
     with pytest.raises(UserError, match="another config"):
