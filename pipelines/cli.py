@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.verb == "demo":
             importlib.import_module("pipelines.demo").demo(parsed.config, parsed.overrides)
         else:
-            config = importlib.import_module("pipelines.config").load(parsed.config, parsed.overrides)
+            config = importlib.import_module("pipelines.recipe").load(parsed.config, parsed.overrides)
             getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)(config)
     except KeyboardInterrupt:
         print(f"mpc {parsed.verb}: interrupted; the same command goes on from here", file=sys.stderr)

@@ -1,35 +1,17 @@
-"""What a run is told: one strict YAML file, dotted overrides, and errors that name the key and the nearest valid one.
+"""What a run can be told: a section for what is shared, one for each verb, and their defaults.
 
-Every section is a pydantic model that refuses unknown and ill-typed keys. `load` reads a recipe (by path, or by the
-name of one that ships in `pipelines/recipes`), applies overrides such as `train.batch_size=8`, and fills the locations
-that were left open from `workspace`.
+Every section is a pydantic model that refuses unknown and ill-typed keys; locations that are left open are filled from
+`workspace`. pipelines/recipe.py reads a config from a YAML file and dotted overrides.
 """
 
-import difflib
 import json
-import re
-import types
-import typing
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from mpc_model.errors import UserError
 from pipelines import storage
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose floats may be written 2e-3, which YAML 1.1 takes for a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # Workers run in other folders and on other machines: locations are made absolute as soon as they are read.
@@ -292,116 +274,3 @@ def _database(workspace: str) -> str:
     """SQLite needs a local file: in the workspace, or under runs/ when the workspace is remote."""
     root = Path("runs") if storage.is_remote(workspace) else Path(storage.local_path(workspace))
     return str((root / "mlflow.db").absolute())
-
-
-def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a recipe and apply `section.key=value` overrides (values are YAML).
-
-    Raises UserError, in one line, for a missing file, an unknown or ill-typed key, or a bad combination.
-    """
-    values = _read(recipe) if recipe else {}
-    for override in overrides:
-        _apply(values, override)
-    try:
-        return Config.model_validate(_tuples(values))
-    except ValidationError as error:
-        raise UserError(_one_line(error)) from None
-
-
-def _read(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
-        path = (RECIPES / recipe).with_suffix(".yaml")
-    if not path.is_file():
-        shipped = ", ".join(sorted(item.stem for item in RECIPES.glob("*.yaml")))
-        raise UserError(f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {shipped}")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict | types.NoneType):
-        raise UserError(f"{recipe} must hold sections such as `train:`, not a {type(values).__name__}")
-    return values or {}
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place; a number steps into a list (build.sources.0.location=...)."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"override {override!r} is not of the form section.key=value")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
-    *parents, last = dotted.split(".")
-    node: Any = values
-    for step in parents:
-        node = _child(node, step, override)
-    if isinstance(node, list):
-        node[_index(node, last, override)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
-
-
-def _child(node: Any, step: str, override: str) -> Any:
-    """What is below one step of a dotted key; a section that is not there yet is made."""
-    if isinstance(node, list):
-        return node[_index(node, step, override)]
-    if not isinstance(node, dict):
-        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
-    if node.get(step) is None:
-        node[step] = {}
-    return node[step]
-
-
-def _index(node: list[Any], step: str, override: str) -> int:
-    if not (step.isdigit() and int(step) < len(node)):
-        raise UserError(f"override {override!r}: {step!r} is not an index into a list of {len(node)}")
-    return int(step)
-
-
-def _tuples(value: Any, annotation: Any = Config) -> Any:
-    """YAML knows no tuples: turn lists into tuples where the schema asks for one, so that strict typing can hold."""
-    section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    if section and value is None:
-        return {}  # `train:` with nothing below it
-    if section and isinstance(value, dict):
-        fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
-        return {key: _tuples(item, fields.get(key)) for key, item in value.items()}
-    if isinstance(value, list) and typing.get_origin(annotation) is tuple:
-        return tuple(value)
-    if isinstance(value, list) and typing.get_origin(annotation) is list:
-        return [_tuples(item, typing.get_args(annotation)[0]) for item in value]
-    return value
-
-
-def _one_line(error: ValidationError) -> str:
-    """The first complaint of pydantic, as the key, what was expected, and the nearest valid key."""
-    first = error.errors()[0]
-    key = ".".join(
-        str(part) for part in first["loc"] if not str(part).startswith(("constrained", "list[", "function-"))
-    )
-    if first["type"] == "extra_forbidden":
-        valid = _keys_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
-        return f"unknown key {key!r}: {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
-    more = len(error.errors()) - 1
-    return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the section at a pydantic error location."""
-    model: Any = Config
-    for part in location:
-        if isinstance(part, int):
-            continue
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        annotation = fields[str(part)].annotation
-        candidates = [annotation, *typing.get_args(annotation)]
-        model = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
-    return sorted(field.alias or name for name, field in model.model_fields.items())

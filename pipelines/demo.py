@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mpc_model.errors import UserError
-from pipelines import config as configs
 from pipelines import console, manifest, storage
 from pipelines.config import Config
+from pipelines.recipe import load
 from pipelines.shards import ShardReader
 from pipelines.sources import IMAGE_SUFFIXES, SPLITS
 
@@ -69,7 +69,7 @@ def photographs() -> list[str]:
 
 def _settle(recipe: str, overrides: Sequence[str]) -> Config:
     """The config with the photographs in it. Photographs of the user's own get a workspace of their own."""
-    chosen = configs.load(recipe, overrides).demo.photos
+    chosen = load(recipe, overrides).demo.photos
     if chosen is None:
         derived = [f"build.sources.0.location={_yaml(photographs())}"]
     else:
@@ -81,8 +81,8 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
             f"build.sources.0.crops_per_photo={crops}",
             f"workspace={_yaml(f'runs/{name}')}",
         ]
-    workspace = configs.load(recipe, [*derived, *overrides]).workspace
-    return configs.load(recipe, [*derived, f"predict.input={_yaml(storage.join(workspace, 'examples'))}", *overrides])
+    workspace = load(recipe, [*derived, *overrides]).workspace
+    return load(recipe, [*derived, f"predict.input={_yaml(storage.join(workspace, 'examples'))}", *overrides])
 
 
 def _yaml(value: Any) -> str:

@@ -16,7 +16,7 @@ import skimage.data
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pipelines import config as configs
+from pipelines import recipe
 from pipelines.config import Config
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
@@ -80,7 +80,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, settings: list[str], ray_ses
     """The config of a dataset that is built; tests must not change it."""
     from pipelines.build import build
 
-    config = configs.load(None, [f"workspace={tmp_path_factory.mktemp('built')}", *settings])
+    config = recipe.load(None, [f"workspace={tmp_path_factory.mktemp('built')}", *settings])
     build(config)
     return config
 

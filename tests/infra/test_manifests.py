@@ -20,7 +20,8 @@ from mpc_model.heads import HEADS
 from mpc_model.hrformer import BACKBONES
 from mpc_model.views import VIEW_POLICIES
 from pipelines import cli
-from pipelines.config import Config, load
+from pipelines.config import Config
+from pipelines.recipe import load
 from pipelines.sources import LAYOUTS
 
 ROOT = Path(__file__).parents[2]

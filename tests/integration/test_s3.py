@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mpc_model import images
-from pipelines import checkpoint, manifest, storage
-from pipelines import config as configs
+from pipelines import checkpoint, manifest, recipe, storage
 from pipelines.build import build
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
@@ -18,7 +17,7 @@ from pipelines.register import register
 def test_build_to_predict_in_a_bucket(s3: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
     for file in photos.iterdir():
         storage.write_bytes(f"{s3}/photos/{file.name}", file.read_bytes())
-    config = configs.load(
+    config = recipe.load(
         None,
         [
             *settings,

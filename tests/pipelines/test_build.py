@@ -11,8 +11,7 @@ import pytest
 
 from mpc_model import images
 from mpc_model.errors import DataError, UserError
-from pipelines import config as configs
-from pipelines import manifest
+from pipelines import manifest, recipe
 from pipelines.build import build
 from pipelines.config import Config
 
@@ -54,7 +53,7 @@ def pairs(tmp_path: Path, photos: Path) -> Path:
 
 
 def pairs_config(tmp_path: Path, folder: Path, *more: str) -> Config:
-    return configs.load(
+    return recipe.load(
         None,
         [
             f"workspace={tmp_path / 'work'}",
@@ -110,7 +109,7 @@ def test_no_photograph_is_in_two_splits(built: Config) -> None:
 
 def test_an_interrupted_build_and_a_whole_one_are_the_same_bytes(built: Config, tmp_path: Path) -> None:
     """Lost shards and a lost manifest are what a kill leaves: both come back as they were."""
-    again = configs.load(None, [f"workspace={tmp_path}"]).model_copy(update={"build": built.build})
+    again = recipe.load(None, [f"workspace={tmp_path}"]).model_copy(update={"build": built.build})
     target = tmp_path / "dataset"
     again = again.model_copy(update={"build": built.build.model_copy(update={"output": str(target)})})
     build(again)
@@ -213,7 +212,7 @@ def test_sources_that_cannot_be_listed_are_refused_before_anything_starts(
 ) -> None:
     (tmp_path / "empty").mkdir()
     text = source.replace("EMPTY", str(tmp_path / "empty"))
-    config = configs.load(None, [f"workspace={tmp_path / 'work'}", f"build.sources=[{text}]"])
+    config = recipe.load(None, [f"workspace={tmp_path / 'work'}", f"build.sources=[{text}]"])
     with pytest.raises(UserError, match=words):
         build(config)
     assert not (tmp_path / "work").exists()

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from mpc_model.errors import UserError
-from pipelines import config as configs
+from pipelines.recipe import RECIPES, load
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in configs.RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_every_recipe_that_ships_is_valid(recipe: str) -> None:
-    assert configs.load(recipe).model.backbone.startswith("hrformer_")
+    assert load(recipe).model.backbone.startswith("hrformer_")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_every_recipe_that_ships_is_valid(recipe: str) -> None:
 )
 def test_a_wrong_override_is_one_line_that_names_the_key_and_the_remedy(override: str, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
-        configs.load("demo", ["seed=1", override])
+        load("demo", ["seed=1", override])
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -41,7 +41,7 @@ def test_a_wrong_override_is_one_line_that_names_the_key_and_the_remedy(override
 
 
 def test_the_last_key_may_be_an_index_too() -> None:
-    config = configs.load("demo", ["build.sources.0.forge.area.0=0.1", "build.sources.0.location=[/a, /b]"])
+    config = load("demo", ["build.sources.0.forge.area.0=0.1", "build.sources.0.location=[/a, /b]"])
     assert config.build.sources[0].forge.area == (0.1, 0.3)
     assert config.build.sources[0].location == ["/a", "/b"]
 
@@ -49,28 +49,28 @@ def test_the_last_key_may_be_an_index_too() -> None:
 def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("train:\nseed: 3\n")
-    assert configs.load(str(path)).train == configs.load(None).train
+    assert load(str(path)).train == load(None).train
 
 
 @pytest.mark.parametrize("override", ["register.name=a/b", "register.alias=v1", "workspace=S3://b/x"])
 def test_names_that_the_stores_would_refuse_are_refused_here(override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0].replace(".", r"\.") + "|not supported"):
-        configs.load(None, [override])
+        load(None, [override])
 
 
 def test_overrides_reach_into_lists_and_keep_the_rest() -> None:
-    config = configs.load("demo", ["build.sources.0.crop=64", "train.batch_size=3", "pretrain.clip=null"])
+    config = load("demo", ["build.sources.0.crop=64", "train.batch_size=3", "pretrain.clip=null"])
     assert config.build.sources[0].crop == 64
     assert config.build.sources[0].layout == "photos"
     assert (config.train.batch_size, config.pretrain.clip) == (3, None)
 
 
 def test_open_locations_follow_the_workspace_and_given_ones_stay(tmp_path: Path) -> None:
-    config = configs.load(None, [f"workspace={tmp_path}", f"finetune.output={tmp_path}/elsewhere"])
+    config = load(None, [f"workspace={tmp_path}", f"finetune.output={tmp_path}/elsewhere"])
     assert config.train.dataset == config.build.output == f"{tmp_path}/dataset"
     assert config.finetune.encoder == f"{tmp_path}/pretrain/model"
     assert config.evaluate.model == config.register_.model == f"{tmp_path}/elsewhere/model"
-    remote = configs.load(None, ["workspace=s3://bucket/run/"])
+    remote = load(None, ["workspace=s3://bucket/run/"])
     assert remote.pretrain.output == "s3://bucket/run/pretrain"
     assert str(remote.tracking.uri).startswith("sqlite:////")
 
@@ -78,14 +78,14 @@ def test_open_locations_follow_the_workspace_and_given_ones_stay(tmp_path: Path)
 def test_the_resolved_config_reads_back_as_the_same_config(tmp_path: Path) -> None:
     import yaml
 
-    config = configs.load("demo", ["seed=7"])
+    config = load("demo", ["seed=7"])
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.dump()))
-    assert configs.load(str(path)) == config
+    assert load(str(path)) == config
 
 
 def test_passwords_are_not_in_what_is_saved_with_outputs() -> None:
-    config = configs.load(None, ["tracking.uri=postgresql://mpc:secret@db.internal:5432/mlflow"])
+    config = load(None, ["tracking.uri=postgresql://mpc:secret@db.internal:5432/mlflow"])
     assert config.tracking.uri == "postgresql://mpc:secret@db.internal:5432/mlflow"
     assert config.dump()["tracking"]["uri"] == "postgresql://***@db.internal:5432/mlflow"
 
@@ -95,9 +95,9 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, word: st
     path = tmp_path / "bad.yaml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=word):
-        configs.load(str(path))
+        load(str(path))
 
 
 def test_a_missing_file_is_refused_with_the_recipes_that_ship() -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml.*demo"):
-        configs.load("nowhere.yaml")
+        load("nowhere.yaml")

@@ -9,8 +9,7 @@ import torch
 
 from mpc_model.errors import DataError, MPCError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import checkpoint, loop, manifest, storage, tracking
-from pipelines import config as configs
+from pipelines import checkpoint, loop, manifest, recipe, storage, tracking
 from pipelines.config import Config, OptimConfig
 from pipelines.finetune import Finetuning, finetune
 from pipelines.loader import PixelLoader
@@ -24,8 +23,8 @@ def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Conf
     overrides += [f"finetune.output={folder / 'finetune'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
     values = config.dump()
     for override in [*overrides, *more]:
-        configs._apply(values, override)
-    return Config.model_validate(configs._tuples(values))
+        recipe._apply(values, override)
+    return Config.model_validate(recipe._tuples(values))
 
 
 def weights(run: str | None) -> dict[str, torch.Tensor]:
@@ -63,7 +62,7 @@ def test_a_run_learns_and_leaves_a_model_a_record_and_a_config(trained: Config) 
     assert model.card["dataset_fingerprint"] == manifest.read(str(trained.train.dataset))["fingerprint"]
     record = json.loads(Path(output, "record.json").read_text())
     assert record["finished"] is True
-    assert configs.load(str(Path(output, "config.yaml"))) == trained
+    assert recipe.load(str(Path(output, "config.yaml"))) == trained
     history = tracking.client(trained).get_metric_history(record["results"]["run_id"], "train/total")
     assert [point.step for point in history] == sorted({point.step for point in history})
     run = tracking.client(trained).get_run(record["results"]["run_id"])
