@@ -7,6 +7,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from mpc_model.errors import MPCError
 
@@ -48,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     parsed = parser().parse_args(arguments)
+    if find_spec("ray") is None or find_spec("mlflow") is None:
+        print(
+            f"mpc {parsed.verb}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'", file=sys.stderr
+        )
+        return 2
     try:
         if parsed.verb == "demo":
             importlib.import_module("pipelines.demo").demo(parsed.config, parsed.overrides)
