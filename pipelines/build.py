@@ -90,10 +90,9 @@ def _write_shards(plans: list[shards.ShardPlan], uri: str) -> list[dict[str, Any
     cluster.connect()
     import ray
 
-    target = storage.absolute(uri)
     progress = console.Progress("build", sum(len(plan.samples) for plan in plans), "samples")
     items = ray.data.from_items([{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans))
-    written = items.map(lambda row: {"marker": _guarded_write(row["plan"], target)})
+    written = items.map(lambda row: {"marker": _guarded_write(row["plan"], uri)})
     markers = {}
     for row in written.iter_rows():
         marker = json.loads(row["marker"])

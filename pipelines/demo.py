@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mpc_model import images
 from mpc_model.errors import UserError
 from pipelines import console, manifest, storage
 from pipelines.config import Config
@@ -31,7 +32,6 @@ _SHIPPED = {
     ),
     "sklearn": ("datasets/images", "china.jpg flower.jpg"),
 }
-SAMPLES = 1632
 EXAMPLES = 8
 
 
@@ -69,13 +69,15 @@ def photographs() -> list[str]:
 
 def _settle(recipe: str, overrides: Sequence[str]) -> Config:
     """The config with the photographs in it. Photographs of the user's own get a workspace of their own."""
-    chosen = load(recipe, overrides).demo.photos
+    config = load(recipe, overrides)
+    chosen = config.demo.photos
     if chosen is None:
         derived = [f"build.sources.0.location={_yaml(photographs())}"]
     else:
         name = f"demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
         # As many samples as from the shipped photographs, however many there are: the demo stays a matter of minutes.
-        crops = max(1, SAMPLES // max(1, len(storage.list_files(chosen, IMAGE_SUFFIXES))))
+        samples = config.build.sources[0].crops_per_photo * sum(len(names.split()) for _, names in _SHIPPED.values())
+        crops = max(1, samples // max(1, len(storage.list_files(chosen, IMAGE_SUFFIXES))))
         derived = [
             f"build.sources.0.location={_yaml(chosen)}",
             f"build.sources.0.crops_per_photo={crops}",
@@ -100,7 +102,7 @@ def _examples(config: Config) -> str:
             by_kind[row["kind"] != "authentic"].append(row)
     chosen = [*by_kind[True][: EXAMPLES // 2], *by_kind[False][: EXAMPLES // 2]]
     for row in chosen:
-        suffix = "jpg" if row["views"][0]["image"].startswith(b"\xff\xd8") else "png"
+        suffix = "jpg" if row["views"][0]["image"].startswith(images.JPEG_MAGIC) else "png"
         name = f"{row['kind']}-{row['id'][:8]}.{suffix}"
         if not storage.exists(storage.join(folder, name)):
             storage.write_bytes(storage.join(folder, name), row["views"][0]["image"])

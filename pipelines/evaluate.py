@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from mpc_model import images
-from mpc_model.errors import DataError, MPCError, UserError, describe, revive
+from mpc_model.errors import DataError, MPCError, describe, revive
 from mpc_model.localizer import Localizer
 from mpc_model.metrics import Scores, pixel_scores, summarize
 from pipelines import console, manifest, outputs, pictures, storage
 from pipelines.config import Config
 from pipelines.shards import ShardReader
-from pipelines.stages import load_model, model_digest
+from pipelines.stages import load_model, model_digest, require_head
 
 METHODS = ("model", "untrained", "everything_forged")
 METRICS = "metrics.json"
@@ -36,9 +36,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     reader = ShardReader(dataset, described, settings.split)
     if not described["splits"][settings.split]["forged"]:
         raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
-    spec = load_model(model).spec
-    if spec.head is None:
-        raise UserError(f"{model} is a stage-1 encoder without a head; run `mpc finetune`, or name its model directory")
+    localizer = load_model(model)
+    require_head(localizer, model)
+    threshold = localizer.spec.threshold
     identity = {"model": model_digest(model), "dataset": described["fingerprint"], "split": settings.split}
     record = outputs.claim(output, "evaluate", identity, config)
     if record.finished:
@@ -50,16 +50,16 @@ def evaluate(config: Config) -> dict[str, Any]:
     figures = {
         **summaries,
         "f1_by_kind": {kind: _mean_f1([row for row in rows if row["kind"] == kind]) for kind in kinds},
-        "threshold": spec.threshold,
+        "threshold": threshold,
         "split": settings.split,
         "fingerprint": described["fingerprint"],
     }
     listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
     storage.write_bytes(storage.join(output, "images.json"), json.dumps(listed, indent=1).encode())
-    drawn = _draw(rows, reader, load_model(model), settings.pictures, output)
+    drawn = _draw(rows, reader, localizer, settings.pictures, output)
     storage.write_bytes(storage.join(output, METRICS), json.dumps(figures, indent=1).encode())
     record.finish(**figures, pictures=drawn)
-    console.say(f"evaluate: {summary_line(summaries['model'], spec.threshold)}; pictures at {', '.join(drawn)}")
+    console.say(f"evaluate: {summary_line(summaries['model'], threshold)}; pictures at {', '.join(drawn)}")
     return record.results
 
 
@@ -90,10 +90,10 @@ def _score_all(
     progress = console.Progress("evaluate", total, "images")
     rows: list[dict[str, Any]] = []
     for item in scored.iter_rows():
-        scored = json.loads(item["rows"])
-        if "failure" in scored:
-            raise revive(scored["failure"])
-        found = [{**row, **{name: Scores(**row[name]) for name in METHODS}} for row in scored["rows"]]
+        group = json.loads(item["rows"])
+        if "failure" in group:
+            raise revive(group["failure"])
+        found = [{**row, **{name: Scores(**row[name]) for name in METHODS}} for row in group["rows"]]
         rows += found
         progress.advance(len(found))
     return sorted(rows, key=lambda row: (row["group"], row["row"]))

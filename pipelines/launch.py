@@ -107,8 +107,9 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
     use_gpu = config.train.accelerator == "gpu" or (
         config.train.accelerator == "auto" and ray.cluster_resources().get("GPU", 0) >= config.train.workers
     )
-    _check_resources(config, use_gpu, ray.cluster_resources())
-    scratch = storage.join(storage.absolute(output), "ray")
+    per_worker = {"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+    _check_resources(config.train.workers, per_worker, ray.cluster_resources())
+    scratch = storage.join(output, "ray")
     failure = storage.join(output, _FAILURE)
     filesystem, path = storage.resolve(scratch)
     storage.delete(failure)
@@ -120,7 +121,7 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
                 scaling_config=ScalingConfig(
                     num_workers=config.train.workers,
                     use_gpu=use_gpu,
-                    resources_per_worker={"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+                    resources_per_worker=per_worker,
                 ),
                 torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
                 run_config=RunConfig(
@@ -149,18 +150,16 @@ def _start_ray(config: Config, stage: type[Stage], run_id: str, output: str) -> 
     return loop.result(found[0], stage.monitor)
 
 
-def _check_resources(config: Config, use_gpu: bool, there: dict[str, float]) -> None:
+def _check_resources(workers: int, per_worker: dict[str, int], there: dict[str, float]) -> None:
     """Refuse what a cluster on this machine can never give; a larger one may still grow, so there it is only said."""
-    train = config.train
-    needed = {"CPU": train.workers * train.cpus_per_worker, **({"GPU": train.workers} if use_gpu else {})}
     short = [
-        f"{count} {name}, there are {there.get(name, 0):g}"
-        for name, count in needed.items()
-        if there.get(name, 0) < count
+        f"{workers * count} {name}, there are {there.get(name, 0):g}"
+        for name, count in per_worker.items()
+        if there.get(name, 0) < workers * count
     ]
     if not short:
         return
-    said = f"train.workers={train.workers} needs {' and '.join(short)}"
+    said = f"train.workers={workers} needs {' and '.join(short)}"
     if "RAY_ADDRESS" not in os.environ:
         raise UserError(f"{said}; lower train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster")
     console.say(f"{said} now; waiting for the cluster to grow")

@@ -23,7 +23,7 @@ from mpc_model.localizer import Localizer
 from pipelines import console, manifest, outputs, pictures, storage, tracking
 from pipelines.config import Config
 from pipelines.sources import IMAGE_SUFFIXES
-from pipelines.stages import load_model, model_digest
+from pipelines.stages import load_model, model_digest, require_head
 
 TOP_SHARE = 0.01
 """An image's score is the mean of this share of its pixels, the most suspicious ones: one pixel alone decides nothing,
@@ -40,17 +40,17 @@ def predict(config: Config) -> dict[str, Any]:
     if settings.input is None:
         raise UserError("predict.input is not set; name a folder or prefix of images: predict.input=folder")
     source, output = settings.input, str(settings.output)
-    files = [source] if storage.exists(source) else storage.list_files(source, IMAGE_SUFFIXES)
+    alone = storage.exists(source)
+    files = {source: storage.stamp(source)} if alone else storage.list_stamps(source, IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {source}")
     model, digest = fetch(str(settings.model), config)
-    if model.spec.head is None:
-        raise UserError(f"{settings.model} is a stage-1 encoder without a head; use the output of `mpc finetune`")
+    require_head(model, str(settings.model))
     names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
     record = outputs.claim(output, "predict", {"model": digest, "input": source}, config)
-    seen = manifest.digest([storage.stamps(files), settings.overlays])
+    seen = manifest.digest([sorted(files.items()), settings.overlays])
     if record.finished and record.results["seen"] == seen and not record.results["failed"]:
         console.say(f"predict: reusing the finished maps at {output}")
         return record.results

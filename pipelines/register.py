@@ -22,7 +22,7 @@ from mpc_model.localizer import Localizer
 from pipelines import console, outputs, storage, tracking
 from pipelines.config import Config
 from pipelines.evaluate import METRICS
-from pipelines.stages import load_model, model_digest
+from pipelines.stages import load_model, model_digest, require_head
 
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
@@ -39,8 +39,7 @@ def register(config: Config) -> dict[str, Any]:
     settings = config.register_
     directory = str(settings.model)
     model, digest = load_model(directory), model_digest(directory)
-    if model.spec.head is None:
-        raise UserError(f"{directory} is a stage-1 encoder without a head; register the output of `mpc finetune`")
+    require_head(model, directory)
     figures = _figures(str(settings.evaluation), digest)
     registry = tracking.client(config)
     same = [item for item in _versions(registry, settings.name) if item.tags.get(_TAG) == digest]

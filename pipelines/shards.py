@@ -265,11 +265,13 @@ class ShardReader:
         self.repeats = np.array(repeats, np.int64)
         self._footer = functools.lru_cache(maxsize=64)(self._read_footer)
 
+    def _where(self, name: str) -> str:
+        return storage.join(self.uri, "shards", f"{name}.parquet")
+
     def _read_footer(self, name: str) -> pq.FileMetaData:
-        where = storage.join(self.uri, "shards", f"{name}.parquet")
-        filesystem, path = storage.resolve(where)
+        filesystem, path = storage.resolve(self._where(name))
         with self._sound(name):
-            if storage.stamps([where])[0][1] != self._bytes[name]:
+            if storage.stamp(self._where(name)).size != self._bytes[name]:
                 raise pa.ArrowInvalid("another size than the manifest says")
             return pq.read_metadata(path, filesystem=filesystem)
 
@@ -277,7 +279,7 @@ class ShardReader:
     def _sound(self, name: str) -> Iterator[None]:
         """Say which shard is damaged, and of which dataset."""
         try:
-            with storage.explained(storage.join(self.uri, "shards", f"{name}.parquet")):
+            with storage.explained(self._where(name)):
                 yield
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())
@@ -286,7 +288,7 @@ class ShardReader:
     def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[dict[str, Any]]:
         """The rows of one row group as dictionaries."""
         name, index = self._groups[group]
-        filesystem, path = storage.resolve(storage.join(self.uri, "shards", f"{name}.parquet"))
+        filesystem, path = storage.resolve(self._where(name))
         footer = self._footer(name)
         with self._sound(name), filesystem.open_input_file(path) as file:
             table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))

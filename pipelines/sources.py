@@ -166,7 +166,7 @@ def _images(location: str | list[str], name: str) -> tuple[dict[str, str], dict[
         files = {item.rsplit("/", 1)[-1]: item for item in sorted(location)}
         if len(files) < len(location):
             raise UserError(f"source {name}: two of the listed files have the same name; give their folder instead")
-        return files, {str(uri): int(size) for uri, size, _ in storage.stamps(location)}
+        return files, {uri: storage.stamp(uri).size for uri in location}
     sizes = _listed(location, name)
     if not sizes:
         raise UserError(f"source {name}: no images ({', '.join(IMAGE_SUFFIXES)}) in {location}")
@@ -174,8 +174,9 @@ def _images(location: str | list[str], name: str) -> tuple[dict[str, str], dict[
 
 
 def _listed(location: str, name: str) -> dict[str, int]:
+    """Bytes of the image files below a location; UserError, naming the source, when there is no such place."""
     try:
-        return storage.list_sizes(location, IMAGE_SUFFIXES)
+        return {uri: stamp.size for uri, stamp in storage.list_stamps(location, IMAGE_SUFFIXES).items()}
     except UserError as error:
         raise UserError(f"source {name}: {error}; set its location (build.sources.0.location=folder)") from None
 

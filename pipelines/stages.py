@@ -48,6 +48,12 @@ def load_model(uri: str, device: str = "cpu", name: str | None = None) -> Locali
             raise UserError(str(error).replace(local, name or uri)) from None
 
 
+def require_head(model: Localizer, name: str) -> None:
+    """UserError where a model cannot make maps: it is an encoder of stage 1."""
+    if model.spec.head is None:
+        raise UserError(f"{name} is a stage-1 encoder without a head; use the output of `mpc finetune`")
+
+
 def model_digest(uri: str, name: str | None = None) -> str:
     """SHA-256 of a model directory's description, which names the SHA-256 of its weights. UserError when absent."""
     if not storage.exists(storage.join(uri, "model.json")):

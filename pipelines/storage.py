@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlparse
 
 from pyarrow import fs as pafs
@@ -18,6 +19,13 @@ from pyarrow import fs as pafs
 from mpc_model.errors import InfrastructureError, UserError
 
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
+
+
+class Stamp(NamedTuple):
+    """Bytes of a file and the time of its last change (ns): what tells whether it was replaced."""
+
+    size: int
+    mtime_ns: int
 
 
 def is_remote(uri: str) -> bool:
@@ -124,12 +132,12 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def list_files(uri: str, suffixes: tuple[str, ...] = ()) -> list[str]:
-    """Locations of all files below a folder or prefix, sorted; see `list_sizes`."""
-    return list(list_sizes(uri, suffixes))
+    """Locations of all files below a folder or prefix, sorted; see `list_stamps`."""
+    return list(list_stamps(uri, suffixes))
 
 
-def list_sizes(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, int]:
-    """Bytes of all files below a folder or prefix by location, sorted; hidden files are left out.
+def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
+    """Stamps of all files below a folder or prefix by location, sorted, from one listing; hidden files are left out.
 
     Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
     """
@@ -137,25 +145,25 @@ def list_sizes(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, int]:
     with explained(uri):
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     prefix = "s3://" if is_remote(uri) else ""
-    sizes = {
-        prefix + info.path: int(info.size)
+    stamps = {
+        prefix + info.path: _stamp(info)
         for info in found
         if info.is_file
         and not any(part.startswith(".") for part in info.path[len(path) :].lstrip("/").split("/"))
         and (not suffixes or info.path.lower().endswith(suffixes))
     }
-    return dict(sorted(sizes.items()))
+    return dict(sorted(stamps.items()))
 
 
-def stamps(uris: list[str]) -> list[list[str | int]]:
-    """Location, size in bytes and time of last change (ns) of files: what tells whether they were replaced."""
-    found: list[list[str | int]] = []
-    for uri in uris:
-        filesystem, path = resolve(uri)
-        with explained(uri):
-            info = filesystem.get_file_info(path)
-        found.append([uri, int(info.size or 0), int(info.mtime_ns or 0)])
-    return found
+def stamp(uri: str) -> Stamp:
+    """The stamp of one file; zeros when it is not there."""
+    filesystem, path = resolve(uri)
+    with explained(uri):
+        return _stamp(filesystem.get_file_info(path))
+
+
+def _stamp(info: pafs.FileInfo) -> Stamp:
+    return Stamp(int(info.size or 0), int(info.mtime_ns or 0))
 
 
 def delete(uri: str) -> None:
