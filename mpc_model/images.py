@@ -3,24 +3,22 @@
 Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0 and forged = 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model import headers
 from mpc_model.errors import DataError
+from mpc_model.headers import JPEG_MAGIC as JPEG_MAGIC
+from mpc_model.headers import PNG_MAGIC as PNG_MAGIC
+from mpc_model.registry import Registry
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 
-JPEG_MAGIC = b"\xff\xd8\xff"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-
-_QUANTIZATION, _START_OF_SCAN, _END_OF_IMAGE = 0xDB, 0xDA, b"\xff\xd9"
-# Start-of-frame markers: C0 to CF but for C4 (Huffman tables), C8 (reserved) and CC (arithmetic conditioning).
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
+_QUANTIZATION = 0xDB
 # ITU-T T.81 Annex K, table K.1 (luminance), in the zigzag order in which files store it.
 # fmt: off
 _ANNEX_K_LUMINANCE = np.array([
@@ -35,42 +33,110 @@ _ANNEX_K_LUMINANCE = np.array([
 def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image:
     """The picture in `data` as uint8 RGB (H, W, 3).
 
-    The EXIF orientation is applied, grey and palette become RGB, alpha is dropped. JPEG and PNG are measured by their
-    headers before anything is decoded; other formats afterwards, under OpenCV's own limit.
-    Raises DataError, naming `name`, for data that is empty, unreadable, cut short, larger than `max_pixels`, or has
-    more than 8 bits a sample.
+    The EXIF orientation is applied, grey and palette become RGB, alpha is dropped. JPEG, PNG, BMP, TIFF and WebP are
+    measured by their headers before anything is decoded; other formats afterwards, under OpenCV's own limit.
+    Raises DataError, naming `name`, for data that is empty, unreadable, cut short, larger than `max_pixels`, of more
+    than 8 bits a sample, or in CMYK.
     """
-    if not data:
-        raise DataError(f"{name}: the file is empty; copy it again or leave it out", "zero_bytes")
-    height, width = _header_size(data, name)
-    _check_size(height, width, name, max_pixels)
+    header = headers.read_header(data, name, max_pixels)
+    # We turn pictures ourselves: OpenCV leaves WebP as it lies, turns each tile of a TIFF by itself, and has changed
+    # its ways with PNG between versions.
+    stored = headers.without_orientation(data) if header.format == "tiff" and header.orientation != 1 else data
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        bgr = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
     except cv2.error:
         bgr = None
     if bgr is None:
         raise DataError(
             f"{name}: not an image that can be read, or damaged; copy it again or leave it out", "unreadable"
         )
-    _check_size(bgr.shape[0], bgr.shape[1], name, max_pixels)
+    headers.check_size(bgr.shape[0], bgr.shape[1], name, max_pixels)
     if bgr.dtype != np.uint8:
         raise DataError(
             f"{name}: samples are {bgr.dtype}, only 8 bits a channel are supported; convert it to 8 bits",
             "unsupported_mode",
         )
     rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb
+    return rgb if header.orientation == 1 else upright(rgb, header.orientation)
 
 
-def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000) -> Mask:
-    """The mask in `data`, as uint8 (H, W) of 0 (authentic) and 1 (forged).
+def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str = "bright") -> Mask:
+    """The mask in `data`, as uint8 (H, W) of 0 (authentic) and 1 (forged), read by a rule of MASK_RULES.
 
-    The rule: a pixel is forged when its brightest channel is above 127 (so a red region on black is not lost);
-    where no value of the whole file exceeds 1, it is a 0/1 label map and 1 is forged. Raises as `decode_image` does.
+    Raises as `decode_image` does. Values between black and white are not refused here; `check_binary` does that.
     """
-    levels = decode_image(data, name, max_pixels).max(axis=2)
-    threshold = 127 if levels.max() > 1 else 0
-    return (levels > threshold).astype(np.uint8)
+    return MASK_RULES[rule](decode_image(data, name, max_pixels))
+
+
+MaskRule = Callable[[Image], Mask]
+MASK_RULES: Registry[MaskRule] = Registry("mask rule")
+"""How the RGB levels of a mask file, uint8 (H, W, 3), tell what is forged: the result is uint8 (H, W) of 0 and 1."""
+
+
+@MASK_RULES.add("bright")
+def bright(levels: Image) -> Mask:
+    """Forged where the brightest channel is above 127 (so a red region on black is not lost).
+
+    Where no value of the whole file exceeds 1, it is a 0/1 label map and 1 is forged.
+    """
+    brightest = _brightest(levels)
+    threshold = 127 if brightest.max(initial=0) > 1 else 0
+    return (brightest > threshold).astype(np.uint8)
+
+
+@MASK_RULES.add("dark")
+def dark(levels: Image) -> Mask:
+    """The opposite of `bright`: black is forged; in a 0/1 label map, 0 is."""
+    return (bright(levels) == 0).astype(np.uint8)
+
+
+@MASK_RULES.add("nonzero")
+def nonzero(levels: Image) -> Mask:
+    """Forged wherever any channel is above 0: a map of labels or objects, all of them forged."""
+    return (_brightest(levels) > 0).astype(np.uint8)
+
+
+@MASK_RULES.add("red")
+def red(levels: Image) -> Mask:
+    """Forged where red exceeds both other channels by more than 63; grey, black and white are authentic."""
+    return _dominant(levels, 0)
+
+
+@MASK_RULES.add("green")
+def green(levels: Image) -> Mask:
+    """Forged where green exceeds both other channels by more than 63; grey, black and white are authentic."""
+    return _dominant(levels, 1)
+
+
+def check_binary(levels: Image, name: str) -> None:
+    """Refuse the levels of a mask, RGB uint8 (H, W, 3), that black and white alone do not explain.
+
+    Allowed are up to 5% of pixels whose brightest channel is in 64..191: outlines that are smooth or JPEG-compressed.
+    A file whose largest value is in 2..63 numbers its objects and does not say which are forged.
+    Raises DataError, mask_not_binary. The rules nonzero, red and green read such files, and need no check.
+    """
+    brightest = _brightest(levels)
+    largest, grey = int(brightest.max(initial=0)), float(((brightest >= 64) & (brightest <= 191)).mean())
+    if 2 <= largest <= 63:
+        raise DataError(
+            f"{name}: the mask's values end at {largest}; save it with 0 and 255 only, or use mask rule nonzero",
+            "mask_not_binary",
+        )
+    if grey > 0.05:
+        raise DataError(
+            f"{name}: {grey:.0%} of the mask's pixels are neither black nor white; save it with 0 and 255 only",
+            "mask_not_binary",
+        )
+
+
+def upright(image: Image, orientation: int) -> Image:
+    """An image or mask, (H, W) or (H, W, 3), as stored, turned and mirrored as its EXIF orientation (1 to 8) says."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def encode_png(image: Image) -> bytes:
@@ -125,58 +191,24 @@ def _encode(extension: str, pixels: npt.NDArray[np.uint8], parameters: list[int]
     return encoded.tobytes()
 
 
-def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        raise DataError(
-            f"{name}: {width}x{height} is more than {max_pixels} pixels; shrink it or raise the limit",
-            "too_many_pixels",
-        )
+def _brightest(levels: Image) -> npt.NDArray[np.uint8]:
+    """The largest channel of each pixel (`levels.max(axis=2)`, which takes many times as long)."""
+    red_green: npt.NDArray[np.uint8] = np.maximum(levels[..., 0], levels[..., 1])
+    return np.maximum(red_green, levels[..., 2])
 
 
-def _header_size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) as a JPEG or PNG header states them, (0, 0) for other formats; DataError where a file is cut.
-
-    Some OpenCV versions fill the missing part of a file with grey and say nothing, so the end is looked for here.
-    """
-    height = width = b""
-    complete = True
-    if data.startswith(PNG_MAGIC):
-        width, height = data[16:20], data[20:24]
-        complete = data.rfind(b"IEND") >= 0
-    elif data.startswith(JPEG_MAGIC):
-        complete = False
-        for marker, start, end in _jpeg_segments(data):
-            if marker in _START_OF_FRAME:
-                height, width = data[start + 1 : start + 3], data[start + 3 : start + 5]
-            elif marker == _START_OF_SCAN:
-                # Entropy-coded data cannot contain the end marker; an embedded thumbnail, before the scan, has its own.
-                complete = data.rfind(_END_OF_IMAGE, end) >= 0
-    if not complete:
-        raise DataError(f"{name}: the file is cut short; copy it again or leave it out", "truncated")
-    return int.from_bytes(height, "big"), int.from_bytes(width, "big")
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the payload of each complete header segment, up to and including the first scan's."""
-    at = 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker in (0x00, 0xFF):  # padding
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if end <= len(data):
-            yield marker, at + 4, end
-        if marker == _START_OF_SCAN:
-            return
-        at = end
+def _dominant(levels: Image, channel: int) -> Mask:
+    """Where one channel exceeds both others by more than 63."""
+    signed = levels.astype(np.int16)
+    others = np.delete(signed, channel, axis=2).max(axis=2)
+    return (signed[..., channel] - others > 63).astype(np.uint8)
 
 
 def _luminance_table(data: bytes) -> npt.NDArray[np.int64] | None:
     """Quantisation table 0 of a JPEG file, 64 values in zigzag order; None where there is none."""
     if not data.startswith(JPEG_MAGIC):
         return None
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in headers.jpeg_segments(data):
         at = start
         while marker == _QUANTIZATION and at < end:  # one segment may hold several tables
             precision, table_id = divmod(data[at], 16)

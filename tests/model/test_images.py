@@ -1,5 +1,6 @@
 """Image files: what is read, what is refused, what is written, and what a file tells about itself."""
 
+import io
 import struct
 import zlib
 
@@ -7,10 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from sklearn.datasets import load_sample_images
 
 from mpc_model.errors import DataError
+from mpc_model.headers import check_scans
 from mpc_model.images import (
+    MASK_RULES,
+    check_binary,
     decode_image,
     decode_mask,
     difference_hash,
@@ -148,6 +153,58 @@ def test_exif_orientation_is_applied(orientation, upright):
     assert np.array_equal(turned, upright(stored))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 16}, {"tile": (32, 32)}], ids=["whole", "strips", "tiles"])
+def test_orientation_of_a_tiff_does_not_depend_on_its_strips_and_tiles(orientation, layout):
+    buffer = io.BytesIO()
+    tag = (274, 3, 1, orientation, True)
+    tifffile.imwrite(buffer, PHOTO[:96, :160], photometric="rgb", extratags=[tag], **layout)
+    turned = decode_image(with_app1(encode_jpeg(PHOTO[:96, :160], 100), exif_orientation(orientation)), "jpeg")
+    difference = np.abs(decode_image(buffer.getvalue(), "tiff").astype(int) - turned)
+    assert difference.mean() < 3  # 4:2:0 chroma at quality 100
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_turns_nothing(orientation):
+    jpeg = encode_jpeg(PHOTO[:48, :80], 90)
+    turned = decode_image(with_app1(jpeg, exif_orientation(orientation)), "turned")
+    assert np.array_equal(turned, decode_image(jpeg, "stored"))
+
+
+def test_a_jpeg_of_four_colours_or_twelve_bits_is_refused():
+    jpeg = bytearray(encode_jpeg(PHOTO[:16, :16], 90))
+    frame = jpeg.index(b"\xff\xc0")
+    for at, value in ((frame + 4, 12), (frame + 9, 4)):  # precision, components
+        other = jpeg.copy()
+        other[at] = value
+        with pytest.raises(DataError, match="scan: ") as caught:
+            decode_image(bytes(other), "scan")
+        assert caught.value.reason == "unsupported_mode"
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".tiff", ".webp"])
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+def test_other_truncated_formats_are_refused(extension, kept):
+    data = cv2.imencode(extension, PHOTO)[1].tobytes()
+    with pytest.raises(DataError, match="cut short"):
+        decode_image(data[: int(len(data) * kept)], "half")
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("restart", [0, 4])
+def test_the_markers_of_a_sound_jpeg_pass_and_foreign_bytes_do_not(progressive, restart):
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
+    jpeg = cv2.imencode(".jpg", PHOTO, options)[1].tobytes()
+    check_scans(jpeg, "sound")
+    check_scans(jpeg + bytes(range(256)), "trailer")
+    foreign = np.random.default_rng(0).bytes(4096)
+    damaged = jpeg[:20_000] + foreign + jpeg[20_000 + len(foreign) :]
+    with pytest.raises(DataError, match="damaged at byte 2"):
+        check_scans(damaged, "damaged")
+    with pytest.raises(DataError, match="cut short"):
+        check_scans(jpeg[:-2], "cut")
+
+
 def test_a_mask_is_forged_above_127():
     mask = decode_mask(png(4, 1, 8, 0, [bytes([0, 127, 128, 255])]), "mask")
     assert mask.tolist() == [[0, 0, 1, 1]]
@@ -162,6 +219,47 @@ def test_a_label_map_of_zeros_and_ones_is_a_mask():
 def test_a_colour_mask_counts_by_its_brightest_channel():
     row = bytes([255, 0, 0, 0, 0, 200, 90, 90, 90])
     assert decode_mask(png(3, 1, 8, 2, [row]), "mask").tolist() == [[1, 1, 0]]
+
+
+def test_each_mask_rule_reads_colours_as_it_says():
+    black, grey, white = (0, 0, 0), (127, 127, 127), (255, 255, 255)
+    red, half_red, green, yellow = (254, 0, 3), (120, 5, 5), (2, 250, 0), (255, 250, 0)
+    row = np.array([[black, grey, white, red, half_red, green, yellow]], np.uint8)
+    expected = {
+        "bright": [0, 0, 1, 1, 0, 1, 1],
+        "dark": [1, 1, 0, 0, 1, 0, 0],
+        "nonzero": [0, 1, 1, 1, 1, 1, 1],
+        "red": [0, 0, 0, 1, 1, 0, 0],
+        "green": [0, 0, 0, 0, 0, 1, 0],
+    }
+    assert sorted(expected) == list(MASK_RULES)
+    for rule, forged in expected.items():
+        mask = decode_mask(encode_png(row), "mask", rule=rule)
+        assert (rule, mask.tolist(), mask.dtype) == (rule, [forged], np.uint8)
+    assert decode_mask(png(3, 1, 8, 0, [bytes([0, 1, 0])]), "labels", rule="dark").tolist() == [[1, 0, 1]]
+
+
+def test_smooth_and_compressed_outlines_are_binary_and_grey_areas_are_not():
+    disc = cv2.circle(np.zeros((120, 160, 3), np.uint8), (80, 60), 40, (255, 255, 255), -1, cv2.LINE_AA)
+    for quality in (50, 75, 95):
+        check_binary(decode_image(encode_jpeg(disc, quality), "ringing"), "ringing")
+    check_binary(np.eye(3, dtype=np.uint8)[..., None].repeat(3, axis=2), "a map of 0 and 1")
+    for values in ([0, 255, 128], [0, 2, 1], [0, 63, 0]):
+        with pytest.raises(DataError, match=r"^m: ") as caught:
+            check_binary(np.array([values], np.uint8)[..., None].repeat(3, axis=2), "m")
+        assert caught.value.reason == "mask_not_binary"
+
+
+@pytest.mark.parametrize(("share", "allowed"), [(0.05, True), (0.06, False)])
+def test_a_twentieth_of_a_mask_may_be_grey(share, allowed):
+    levels = np.zeros((10, 10, 3), np.uint8)
+    levels[0] = 255
+    levels.reshape(-1, 3)[: int(share * 100 + 0.5)] = (0, 100, 0)
+    if allowed:
+        check_binary(levels, "m")
+    else:
+        with pytest.raises(DataError, match="6% of the mask's pixels"):
+            check_binary(levels, "m")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 13), (64, 64)])
