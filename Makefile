@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?=
 
-.PHONY: install demo test test-all lint format lock clean
+.PHONY: install s3 demo test test-all bench lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -21,10 +21,10 @@ demo: install
 	$(BIN)/mpc demo $(if $(DATA),'demo.photos="$(DATA)"')
 
 # The default suite: every test that takes seconds. `make test-all` adds the slow ones.
-test: install
+test: install s3
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: install
+test-all: install s3
 	$(BIN)/python -m pytest
 
 lint: install
@@ -42,5 +42,16 @@ lock: install
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 	sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements.lock
 
+# A real S3 server for the integration tests, in an environment of its own.
+s3: .venv-s3/.installed
+
+.venv-s3/.installed: infra/s3/requirements.txt
+	$(PYTHON) infra/s3/serve.py --install
+	@touch $@
+
+# Figures of this machine; takes many minutes.
+bench: install
+	$(BIN)/mpc bench
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-s3 runs .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,30 +2,29 @@
 
 S3 settings come from the standard variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL)
 and the SDK's usual chain. A write is never half seen: locally it is a rename, on S3 a put.
+
+Requests to S3 that fail for a passing reason (503, a reset, a stall, a body that ends early) are tried again with
+growing pauses. One that moves no byte for MPC_S3_TIMEOUT seconds (30) counts as failed. Refused credentials and buckets
+that do not exist are never tried again.
 """
 
-import functools
+import io
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, cast
 from urllib.parse import urlparse
 
 from pyarrow import fs as pafs
 
 from mpc_model.errors import InfrastructureError, UserError
+from pipelines import s3
+from pipelines.s3 import Stamp as Stamp
 
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
-
-
-class Stamp(NamedTuple):
-    """Bytes of a file and the time of its last change (ns): what tells whether it was replaced."""
-
-    size: int
-    mtime_ns: int
 
 
 def is_remote(uri: str) -> bool:
@@ -56,23 +55,13 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
-@functools.cache
-def _s3() -> pafs.S3FileSystem:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return pafs.S3FileSystem(
-        endpoint_override=endpoint,
-        region=region or ("us-east-1" if endpoint else None),
-        connect_timeout=10,
-        request_timeout=60,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=6),
-    )
-
-
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The Arrow filesystem of a location and the path in it."""
+    """The Arrow filesystem of a location and the path in it, for those who read parts of a file.
+
+    Its S3 requests are tried again by the SDK; `explained` turns what it raises in the end into our failures.
+    """
     if is_remote(uri):
-        return _s3(), uri.removeprefix("s3://").rstrip("/")
+        return s3.arrow(), uri.removeprefix("s3://").rstrip("/")
     return pafs.LocalFileSystem(), absolute(uri)
 
 
@@ -98,37 +87,68 @@ def explained(uri: str) -> Iterator[None]:
 
 def exists(uri: str) -> bool:
     """Whether a file (not a folder) is there."""
-    filesystem, path = resolve(uri)
     with explained(uri):
-        return bool(filesystem.get_file_info(path).is_file)
+        return s3.head(uri) is not None if is_remote(uri) else os.path.isfile(absolute(uri))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file; UserError when it is not there."""
-    filesystem, path = resolve(uri)
-    with explained(uri), filesystem.open_input_file(path) as stream:
-        return bytes(stream.read())
+    with explained(uri):
+        return s3.get(uri) if is_remote(uri) else Path(absolute(uri)).read_bytes()
+
+
+@contextmanager
+def open_input(uri: str) -> Iterator[BinaryIO]:
+    """A stream of the file's bytes, for what is too large to hold; UserError when it is not there."""
+    with explained(uri):
+        if not is_remote(uri):
+            with open(absolute(uri), "rb") as file:
+                yield file
+            return
+        with io.BufferedReader(s3.Blocks(uri)) as stream:
+            yield cast(BinaryIO, stream)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file at once: readers see the old one, or the new one, never a part."""
-    filesystem, path = resolve(uri)
     with explained(uri):
         if is_remote(uri):
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(data)
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = f"{path}.{secrets.token_hex(4)}.part"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+            s3.put(uri, data)
+        else:
+            with _beside(absolute(uri), data) as temporary:
+                os.replace(temporary, absolute(uri))
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a whole file unless there is one: of all who try at the same time, one gets True, the others False.
+
+    On S3 this is a conditional put (If-None-Match), which the server must know.
+    """
+    with explained(uri):
+        if is_remote(uri):
+            return s3.create(uri, data)
+        with _beside(absolute(uri), data) as temporary:
+            try:
+                os.link(temporary, absolute(uri))
+            except FileExistsError:
+                return False
+            return True
+
+
+@contextmanager
+def _beside(path: str, data: bytes) -> Iterator[str]:
+    """A temporary file with the data in the folder of `path`, safe on the disk; removed afterwards."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{path}.{secrets.token_hex(4)}.part"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def list_files(uri: str, suffixes: tuple[str, ...] = ()) -> list[str]:
@@ -141,35 +161,39 @@ def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
 
     Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
     """
-    filesystem, path = resolve(uri)
     with explained(uri):
-        found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    prefix = "s3://" if is_remote(uri) else ""
-    stamps = {
-        prefix + info.path: _stamp(info)
-        for info in found
-        if info.is_file
-        and not any(part.startswith(".") for part in info.path[len(path) :].lstrip("/").split("/"))
-        and (not suffixes or info.path.lower().endswith(suffixes))
+        found = dict(s3.objects(uri) if is_remote(uri) else _files(uri))
+    below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
+    return {
+        location: found[location]
+        for location in sorted(found)
+        if not any(part.startswith(".") for part in location[below:].lstrip("/").split("/"))
+        and (not suffixes or location.lower().endswith(suffixes))
     }
-    return dict(sorted(stamps.items()))
+
+
+def _files(uri: str) -> Iterator[tuple[str, Stamp]]:
+    for info in pafs.LocalFileSystem().get_file_info(pafs.FileSelector(absolute(uri), recursive=True)):
+        if info.is_file:
+            yield info.path, Stamp(int(info.size), int(info.mtime_ns))
 
 
 def stamp(uri: str) -> Stamp:
     """The stamp of one file; zeros when it is not there."""
-    filesystem, path = resolve(uri)
     with explained(uri):
-        return _stamp(filesystem.get_file_info(path))
-
-
-def _stamp(info: pafs.FileInfo) -> Stamp:
-    return Stamp(int(info.size or 0), int(info.mtime_ns or 0))
+        if is_remote(uri):
+            return s3.stamp(uri) or Stamp(0, 0)
+        info = pafs.LocalFileSystem().get_file_info(absolute(uri))
+        return Stamp(int(info.size or 0), int(info.mtime_ns or 0))
 
 
 def delete(uri: str) -> None:
     """Remove a file or a folder and all below it; nothing happens when it is not there."""
-    filesystem, path = resolve(uri)
     with explained(uri):
+        if is_remote(uri):
+            s3.delete(uri)
+            return
+        filesystem, path = resolve(uri)
         kind = filesystem.get_file_info(path).type
         if kind == pafs.FileType.File:
             filesystem.delete_file(path)
@@ -196,6 +220,11 @@ def download_folder(uri: str, folder: str | Path) -> Path:
 
 def folder_exists(uri: str) -> bool:
     """Whether anything is there as a folder or prefix."""
-    filesystem, path = resolve(uri)
     with explained(uri):
-        return bool(filesystem.get_file_info(path).type == pafs.FileType.Directory)
+        if not is_remote(uri):
+            return os.path.isdir(absolute(uri))
+        try:
+            next(s3.objects(uri, limit=1, markers=True), None)
+        except FileNotFoundError:
+            return False
+        return True

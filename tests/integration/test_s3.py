@@ -1,4 +1,4 @@
-"""The pipeline against an S3 server: photographs, dataset, checkpoints, models and maps, all of it in a bucket."""
+"""The pipeline against a real S3 server: photographs, dataset, checkpoints, models and maps, all of it in a bucket."""
 
 from pathlib import Path
 
@@ -14,38 +14,38 @@ from pipelines.pretrain import pretrain
 from pipelines.register import register
 
 
-def test_build_to_predict_in_a_bucket(s3: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
+def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
     for file in photos.iterdir():
-        storage.write_bytes(f"{s3}/photos/{file.name}", file.read_bytes())
+        storage.write_bytes(f"{swift}/photos/{file.name}", file.read_bytes())
     config = recipe.load(
         None,
         [
             *settings,
-            f"workspace={s3}/run",
-            f"build.sources.0.location={s3}/photos",
+            f"workspace={swift}/run",
+            f"build.sources.0.location={swift}/photos",
             f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
-            f"predict.input={s3}/photos",
+            f"predict.input={swift}/photos",
         ],
     )
     import ray
 
     ray.shutdown()  # workers take the AWS variables from the driver at the start
     dataset = build(config)
-    assert manifest.read(f"{s3}/run/dataset") == dataset
+    assert manifest.read(f"{swift}/run/dataset") == dataset
     trained = pretrain(config)
-    assert checkpoint.steps(f"{s3}/run/pretrain") == [trained["step"]]
+    assert checkpoint.steps(f"{swift}/run/pretrain") == [trained["step"]]
     finetune(config)
     evaluate(config)
     registered = register(config)
     assert registered["uri"] == "models:/mpc-localizer@candidate"
     assert predict(config)["images"] == 6
-    table = pd.read_csv(pd.io.common.BytesIO(storage.read_bytes(f"{s3}/run/predict/scores.csv")))
+    table = pd.read_csv(pd.io.common.BytesIO(storage.read_bytes(f"{swift}/run/predict/scores.csv")))
     for row in table.to_dict("records"):
         assert images.decode_image(storage.read_bytes(str(row["map"])), "map").shape[:2] == (
             row["height"],
             row["width"],
         )
-    before = storage.list_files(f"{s3}/run")
+    before = storage.list_files(f"{swift}/run")
     build(config), pretrain(config), finetune(config), predict(config)
-    assert storage.list_files(f"{s3}/run") == before
+    assert storage.list_files(f"{swift}/run") == before
     ray.shutdown()

@@ -1,8 +1,11 @@
 """Storage: whole writes, failures of three kinds, the same verbs on a folder and on S3."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mpc_model.errors import InfrastructureError, UserError
@@ -13,7 +16,7 @@ from pipelines import storage
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "root")
-    return f"{request.getfixturevalue('s3')}/storage-{os.getpid()}"
+    return f"{request.getfixturevalue('s3')}/{tmp_path.name}-{os.getpid()}"
 
 
 def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
@@ -25,7 +28,7 @@ def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
     assert storage.exists(storage.join(place, "b.png"))
     assert not storage.exists(storage.join(place, "deep"))
     assert storage.folder_exists(storage.join(place, "deep"))
-    storage.write_bytes(storage.join(place, "b.png"), b"new")
+    storage.write_bytes(storage.join(place, "b.png"), pa.py_buffer(b"new"))
     assert storage.read_bytes(storage.join(place, "b.png")) == b"new"
     storage.delete(place)
     storage.delete(place)
@@ -60,3 +63,73 @@ def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
 def test_other_schemes_are_refused(uri: str) -> None:
     with pytest.raises(UserError, match="not supported"):
         storage.resolve(uri)
+
+
+def test_a_stream_gives_the_bytes_of_the_file(place: str) -> None:
+    data = bytes(range(256)) * 50
+    storage.write_bytes(storage.join(place, "x"), data)
+    storage.write_bytes(storage.join(place, "empty"), b"")
+    with storage.open_input(storage.join(place, "x")) as stream:
+        assert stream.read(300) == data[:300]
+        assert stream.read() == data[300:]
+    with storage.open_input(storage.join(place, "empty")) as stream:
+        assert stream.read() == b""
+    with pytest.raises(UserError, match="nothing found"), storage.open_input(storage.join(place, "missing")):
+        pass
+
+
+def test_a_file_is_created_once(place: str) -> None:
+    assert storage.create(storage.join(place, "deep", "claim"), b"first")
+    assert not storage.create(storage.join(place, "deep", "claim"), b"second")
+    assert storage.read_bytes(storage.join(place, "deep", "claim")) == b"first"
+    assert storage.list_files(place) == [storage.join(place, "deep", "claim")]  # no temporary is left
+    storage.delete(storage.join(place, "deep", "claim"))
+    assert storage.create(storage.join(place, "deep", "claim"), b"third")
+
+
+_CLAIM = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pipelines import storage
+names, folder, count = sys.argv[1:]
+
+def claim(name):
+    for number in range(int(count)):
+        if storage.create(f"{folder}/{number}", name.encode() * 100_000):
+            print(f"{name}{number}")
+        assert len(storage.read_bytes(f"{folder}/{number}")) == 100_000, "half a file was seen"
+
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(len(names)) as pool:
+    list(pool.map(claim, names))
+"""
+
+
+def test_of_eight_who_race_in_four_processes_one_creates_each_file(tmp_path: Path) -> None:
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CLAIM, names, tmp_path, "40"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for names in ("ab", "cd", "ef", "gh")
+    ]
+    for racer in racers:
+        assert racer.stdout
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    won = [line for racer in racers for line in racer.communicate(timeout=60)[0].split()]
+    assert all(racer.returncode == 0 for racer in racers)
+    assert sorted(line[1:] for line in won) == sorted(map(str, range(40)))
+    assert {file.name: file.read_text()[0] for file in tmp_path.iterdir()} == {line[1:]: line[0] for line in won}
+
+
+def test_a_timeout_that_is_no_number_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPC_S3_TIMEOUT", "soon")
+    with pytest.raises(UserError, match=r"MPC_S3_TIMEOUT is a number of seconds, not 'soon'"):
+        storage.read_bytes(f"{s3}/x")

@@ -1,0 +1,53 @@
+"""A real S3 server for the integration tests: OpenStack Swift as `infra/s3/serve.py` runs it."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+SERVE = Path(__file__).parents[2] / "infra" / "s3" / "serve.py"
+_buckets = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that reach a running server. Without a network it cannot be installed: skipped, but never in CI."""
+    installed = subprocess.run([sys.executable, SERVE, "--install"], capture_output=True, text=True, timeout=500)
+    if installed.returncode:
+        reason = f"the S3 server cannot be installed: {installed.stderr.strip().splitlines()[-1]}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    command = [sys.executable, SERVE, "--data", tmp_path_factory.mktemp("swift")]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert server.stdout
+        ready = server.stdout.readline()
+        assert "ready" in ready, "the S3 server did not start"
+        lines = [server.stdout.readline().removeprefix("export ").strip() for _ in range(5)]
+        yield dict(line.split("=", 1) for line in lines)
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+        with pytest.raises(ProcessLookupError):  # nothing it started is left
+            os.killpg(server.pid, 0)
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@pytest.fixture
+def swift(swift_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket of the real server, with the AWS variables set to reach it."""
+    for name, value in swift_server.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    bucket = f"mpc-{next(_buckets)}"
+    client = boto3.client("s3", endpoint_url=swift_server["AWS_ENDPOINT_URL"], region_name=swift_server["AWS_REGION"])
+    client.create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"
