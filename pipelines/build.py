@@ -1,151 +1,160 @@
 """`mpc build`: photographs, or images with masks, to a pixel dataset (the contract is in pipelines/manifest.py).
 
-The plan comes first and is cut into shards; Ray Data writes one shard a task, each a pure function of its plan, so the
-result does not depend on how many workers there are, nor on how often the build was interrupted.
+    list the sources -> survey every file -> plan samples, splits and shards -> render the shards -> report, manifest
+
+The survey and the shards are spread over the cluster by Ray Data. Each piece is a pure function of the plan and leaves
+a marker when it is done, so the result does not depend on how many workers there are, nor on how often the build was
+interrupted.
 """
 
+import dataclasses
 import json
+import re
 from collections import Counter, defaultdict
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mpc_model.errors import DataError, MPCError, UserError, describe, revive
+from mpc_model.errors import DataError, UserError
 from mpc_model.views import VIEW_POLICIES
-from pipelines import console, manifest, report, shards, sources, storage
-from pipelines.config import BuildConfig, Config
+from pipelines import console, items, lease, manifest, quarantine, report, shards, storage, survey
+from pipelines import plan as planning
+from pipelines.config import Config
+from pipelines.plan import Plan
+from pipelines.sources import SPLITS
+from pipelines.statistics import Statistics
 
-_REJECTS = pa.schema([(name, pa.string()) for name in ("sample", "source", "stage", "reason", "message")])
+_OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)(\.[0-9a-f]+\.part)?")
 
 
 def build(config: Config) -> dict[str, Any]:
     """Build the dataset of `config.build` and return its manifest; a finished one is reused.
 
-    Raises UserError for sources that cannot be read and when another dataset is at the output, DataError when more
-    samples are rejected than `build.max_reject_fraction` allows; what this call wrote is then removed.
+    Raises UserError for sources that cannot be read, when another dataset is at the output, and when another build is
+    writing it; DataError when too many samples are bad, or when near-duplicates would come into different splits.
     """
     settings, uri = config.build, str(config.build.output)
     _ = VIEW_POLICIES[settings.views.policy]
-    plans = cut(settings, config.seed)
-    repeats = {source.name: source.repeat for source in settings.sources}
-    plan_digest = manifest.digest([repeats, [plan.digest() for plan in plans]])
-    if manifest.exists(uri):
-        found = manifest.read(uri)
-        if found["plan"] != plan_digest:
-            raise UserError(
-                f"{uri} holds a dataset of another config or other files, and datasets are never changed;"
-                " name another build.output, or delete it"
-            )
-        console.say(f"build: reusing the finished dataset at {uri} ({_counts(found)})")
-        return found
-    markers = _write_shards(plans, uri)
-    rejects = [reject for marker in markers for reject in marker["rejects"]]
-    total = sum(len(plan.samples) for plan in plans)
-    if sum(marker["rows"] for marker in markers) + len(rejects) != total:
-        raise DataError(f"build of {uri} lost samples: {total} planned; delete it and build anew")
-    bad = [reject for reject in rejects if reject["reason"] != "not_forged"]  # a flat photograph is not a bad one
-    if len(bad) > settings.max_reject_fraction * total or len(rejects) == total:
-        _withdraw(plans, uri)
-        raise DataError(_too_many(bad or rejects, total))
-    _write_rejects(rejects, uri)
-    result = _manifest_content(config, plan_digest, markers)
+    listed = items.list_all(settings, config.seed)
+    asked = items.digest(settings, config.seed, listed)
+    found = _finished(uri, asked, listed)
+    if found is None:
+        with lease.held(uri, "build") as held:
+            found = _finished(uri, asked, listed) or _build(config, uri, asked, listed, held)
+    console.say(f"build: {uri} has {_counts(found)}; look at {storage.join(uri, 'report.html')}")
+    return found
+
+
+def _build(config: Config, uri: str, asked: str, listed: pa.Table, held: lease.Lease) -> dict[str, Any]:
+    """Everything between listing the sources and a finished dataset."""
+    settings = config.build
+    surveyed = survey.survey(settings, listed, uri)
+    good, rejects = quarantine.sort_out(settings, listed, surveyed)
+    expected = items.listed_samples(settings, listed)
+    quarantine.write(rejects, uri)
+    quarantine.check(settings, rejects, expected.total())
+    plan, near = planning.make(settings, config.seed, good)
+    try:
+        markers, statistics = _render(plan, config, held)
+    except DataError:
+        survey.forget(uri)  # a file is not what it was: look at all of them again
+        raise
+    for marker in markers:
+        rejects += marker["rejects"]
+    written = sum(marker["rows"] for marker in markers)
+    if written + len(rejects) != expected.total():
+        raise DataError(f"{expected.total()} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
+    if not written:
+        raise DataError(f"no photograph could be forged; the first: {rejects[0]['message']}")
+    held.check()
+    quarantine.write(rejects, uri)
+    result = _manifest_content(config, asked, expected, markers, rejects, statistics)
+    result["near_duplicates"] = dataclasses.asdict(near)
     result["fingerprint"] = manifest.fingerprint(result)
-    storage.write_bytes(storage.join(uri, "report.html"), report.dataset_page(uri, result, rejects).encode())
+    _tidy(plan, uri)
+    page = report.dataset_page(result, statistics, rejects, shards.spread(uri, result), near)
+    storage.write_bytes(storage.join(uri, "report.html"), page.encode())
     manifest.write(uri, result)
+    survey.forget(uri)
     if rejects:
         console.say(
-            f"build: {len(rejects)} of {total} samples left out; {storage.join(uri, 'rejects.parquet')} says why"
+            f"build: {len(rejects)} of {expected.total()} samples left out;"
+            f" {storage.join(uri, quarantine.REJECTS)} says why"
         )
-    console.say(f"build: wrote {uri} ({_counts(result)}); look at {storage.join(uri, 'report.html')}")
-    return result
+    return manifest.read(uri)
 
 
-def cut(settings: BuildConfig, seed: int) -> list[shards.ShardPlan]:
-    """The plan in shards: each holds samples of one split and one source."""
-    settings_of = {source.name: source for source in settings.sources}
-    plans, numbers = [], Counter[str]()
-    for (split, source), group in groupby(sources.plan(settings, seed), key=lambda s: (s.split, s.source)):
-        samples = list(group)
-        for start in range(0, len(samples), settings.shard_samples):
-            plans.append(
-                shards.ShardPlan(
-                    name=f"{split}-{numbers[split]:05d}",
-                    samples=tuple(samples[start : start + settings.shard_samples]),
-                    seed=seed,
-                    forge=settings_of[source].forge,
-                    views=settings.views,
-                    row_group=settings.row_group,
-                )
-            )
-            numbers[split] += 1
-    return plans
+def _finished(uri: str, asked: str, listed: pa.Table) -> dict[str, Any] | None:
+    """The manifest of the finished dataset that was asked for; None where there is none.
+
+    Raises UserError when it is of another config or of other files, or of files that were replaced since.
+    """
+    if not manifest.exists(uri):
+        return None
+    found = manifest.read(uri)
+    built = storage.stamp(storage.join(uri, manifest.MANIFEST)).mtime_ns
+    if found["asked"] != asked:
+        problem = "a dataset of another config or other files"
+    elif storage.is_remote(listed["image"][0].as_py()) == storage.is_remote(uri) and items.last_change(listed) > built:
+        problem = "a dataset of files that were changed since it was built"
+    else:
+        console.say("build: reusing the finished dataset")
+        return found
+    raise UserError(f"{uri} holds {problem}, and datasets are never changed; name another build.output, or delete it")
 
 
-def _write_shards(plans: list[shards.ShardPlan], uri: str) -> list[dict[str, Any]]:
-    """All shards, by Ray Data; finished ones are not written again. Returns the done-markers in plan order."""
+def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[dict[str, Any]], Statistics]:
+    """All shards, those that are finished left as they are: their done-markers in order, and statistics over all."""
     from pipelines import cluster
 
-    cluster.connect()
-    import ray
-
-    progress = console.Progress("build", sum(len(plan.samples) for plan in plans), "samples")
-    items = ray.data.from_items([{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans))
-    written = items.map(lambda row: {"marker": _guarded_write(row["plan"], uri)})
-    markers = {}
-    for row in written.iter_rows():
-        marker = json.loads(row["marker"])
-        if "failure" in marker:
-            raise revive(marker["failure"])
-        markers[marker["name"]] = marker
-        progress.advance(marker["rows"] + len(marker["rejects"]))
-    reused = sum(marker["reused"] for marker in markers.values())
-    if reused:
-        console.say(f"build: {reused} of {len(plans)} shards were already finished")
-    return [markers[plan.name] for plan in plans]
-
-
-def _guarded_write(plan: str, uri: str) -> str:
-    """A shard's marker as JSON, or a failure as a value: raised inside a task, it would come with a traceback."""
-    try:
-        return json.dumps(shards.write(shards.ShardPlan.from_json(plan), uri))
-    except MPCError as error:
-        return json.dumps({"failure": describe(error)})
-
-
-def _withdraw(plans: list[shards.ShardPlan], uri: str) -> None:
-    """Remove the shards of a build that cannot become a dataset, and nothing else that may be there."""
-    for plan in plans:
-        for suffix in ("json", "parquet"):
-            storage.delete(storage.join(uri, "shards", f"{plan.name}.{suffix}"))
-    storage.delete_if_empty(storage.join(uri, "shards"))
-    storage.delete_if_empty(uri)
-
-
-def _too_many(rejects: list[dict[str, str]], total: int) -> str:
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in rejects).most_common(3))
-    return (
-        f"{len(rejects)} of {total} samples cannot be used: {reasons}; the first: {rejects[0]['message']}"
-        " (or raise build.max_reject_fraction to leave such samples out)"
+    settings, seed = config.build, config.seed
+    progress = console.Progress("build", len(plan.item), "samples")
+    markers: dict[int, dict[str, Any]] = {}
+    statistics, reused = Statistics(), 0
+    tasks = cluster.spread(
+        lambda shared, index: json.dumps(shards.write(shared, index, settings, seed)).encode(),
+        plan,
+        range(len(plan.shards)),
     )
+    for index, data in tasks:
+        held.check()
+        marker = json.loads(data)
+        statistics.merge(Statistics.from_json(marker.pop("statistics")))
+        reused += marker.pop("reused")
+        markers[index] = marker
+        progress.advance(marker["rows"] + len(marker["rejects"]))
+    if reused:
+        console.say(f"build: {reused} of {len(plan.shards)} shards were already finished")
+    return [markers[index] for index in range(len(plan.shards))], statistics
 
 
-def _write_rejects(rejects: list[dict[str, str]], uri: str) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rejects, schema=_REJECTS), sink)
-    storage.write_bytes(storage.join(uri, "rejects.parquet"), bytes(sink.getvalue()))
+def _tidy(plan: Plan, uri: str) -> None:
+    """Remove what writers that were killed, or an unfinished build of another config, left among the shards."""
+    wanted = {f"{shard.name}.{suffix}" for shard in plan.shards for suffix in ("parquet", "json")}
+    for stray in storage.list_files(storage.join(uri, "shards")):
+        name = stray.rsplit("/", 1)[-1]
+        if name not in wanted and _OURS.fullmatch(name):
+            storage.delete(stray)
 
 
-def _manifest_content(config: Config, plan_digest: str, markers: list[dict[str, Any]]) -> dict[str, Any]:
+def _manifest_content(
+    config: Config,
+    asked: str,
+    listed: Counter[str],
+    markers: list[dict[str, Any]],
+    rejects: list[quarantine.Row],
+    statistics: Statistics,
+) -> dict[str, Any]:
     settings = config.build
     by_source: dict[str, Any] = {
-        source.name: {"repeat": source.repeat, "samples": 0, "rejected": 0} for source in settings.sources
+        source.name: {"repeat": source.repeat, "listed": listed[source.name], "samples": 0, "rejected": 0}
+        for source in settings.sources
     }
     by_split: dict[str, Any] = defaultdict(lambda: {"samples": 0, "forged": 0, "pixels": {"authentic": 0, "forged": 0}})
+    for reject in rejects:
+        by_source[reject["source"]]["rejected"] += 1
     for marker in markers:
         by_source[marker["source"]]["samples"] += marker["rows"]
-        by_source[marker["source"]]["rejected"] += len(marker["rejects"])
         split = by_split[marker["split"]]
         split["samples"] += marker["rows"]
         split["forged"] += marker["forged"]
@@ -156,7 +165,7 @@ def _manifest_content(config: Config, plan_digest: str, markers: list[dict[str, 
         "schema_version": manifest.SCHEMA_VERSION,
         "config": described,
         "config_digest": manifest.digest(described),
-        "plan": plan_digest,
+        "asked": asked,
         "seed": config.seed,
         "row_group": settings.row_group,
         "views": settings.views.count + 1,
@@ -165,9 +174,10 @@ def _manifest_content(config: Config, plan_digest: str, markers: list[dict[str, 
         "shards": [
             {key: marker[key] for key in ("name", "split", "source", "rows", "bytes", "sha256")} for marker in markers
         ],
+        "statistics": statistics.to_json(),
     }
 
 
 def _counts(found: dict[str, Any]) -> str:
-    parts = [f"{name} {found['splits'][name]['samples']}" for name in sources.SPLITS if name in found["splits"]]
+    parts = [f"{name} {found['splits'][name]['samples']}" for name in SPLITS if name in found["splits"]]
     return f"{', '.join(parts)} samples, fingerprint {found['fingerprint'][:12]}"

@@ -6,23 +6,30 @@ Exit codes: 0 done, 1 the job failed, 2 the user's input is wrong (one line, no 
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from mpc_model.errors import MPCError
 
 VERBS = {
     "build": "photographs, or images with masks, to a pixel dataset",
+    "inspect": "what is in a pixel dataset, whether it is whole, what it shares with another",
     "pretrain": "stage 1: the backbone, by multi-view pixel contrast",
     "finetune": "stage 2: a small head on the frozen features of stage 1",
     "evaluate": "a model on a test split, beside two baselines, with pictures",
     "register": "a model directory, with figures and lineage, into the MLflow registry",
     "predict": "a folder or s3:// prefix of images to probability maps and scores",
-    "demo": "all of the above on real photographs, in minutes",
+    "bench": "how fast and how large: measured here, written as JSON",
+    "demo": "the whole pipeline on real photographs, in minutes",
 }
-_EPILOG = """overrides: section.key=value, for example train.batch_size=8 or workspace=s3://bucket/run
+_S3 = "S3 endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"
+_EPILOG = (
+    """overrides: section.key=value, for example train.batch_size=8 or workspace=s3://bucket/run
 recipes that ship: demo, paper_small, paper_large (give the name, or a path of your own)
-S3 endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"""
+"""
+    + _S3
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,9 +48,39 @@ def parser() -> argparse.ArgumentParser:
             epilog=_EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        one.add_argument("--config", metavar="FILE", required=verb != "demo", default="demo", help="recipe (YAML)")
-        one.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
+        _ARGUMENTS.get(verb, _job_arguments)(one)
     return top
+
+
+def _job_arguments(one: argparse.ArgumentParser) -> None:
+    demo = one.prog.endswith(" demo")
+    one.add_argument("--config", metavar="FILE", required=not demo, default="demo", help="recipe (YAML)")
+    one.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
+
+
+def _inspect_arguments(one: argparse.ArgumentParser) -> None:
+    one.epilog = _S3
+    one.add_argument("uri", metavar="URI", help="a pixel dataset: a folder or s3:// prefix")
+    one.add_argument("--verify", action="store_true", help="read every shard and compare its SHA-256")
+    one.add_argument("--against", metavar="OTHER", help="another dataset: list the pictures that both have, or nearly")
+    one.add_argument("--page", metavar="FILE", help="write the report to this file (it is also beside the dataset)")
+
+
+def _bench_arguments(one: argparse.ArgumentParser) -> None:
+    one.epilog = "a whole group takes many minutes, and the machine for itself"
+    one.add_argument("--group", default="build", help="what to measure: build (default)")
+    one.add_argument(
+        "--output", metavar="FILE", default="bench.json", help="where the figures go (default: bench.json)"
+    )
+    one.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing")
+
+
+_OWN: dict[str, Callable[[Any, argparse.Namespace], None]] = {
+    "demo": lambda module, told: module.demo(told.config, told.overrides),
+    "inspect": lambda module, told: module.inspect(told.uri, verify=told.verify, against=told.against, page=told.page),
+    "bench": lambda module, told: module.bench(told.group, told.output, quick=told.quick),
+}
+_ARGUMENTS = {"inspect": _inspect_arguments, "bench": _bench_arguments}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        if parsed.verb == "demo":
-            importlib.import_module("pipelines.demo").demo(parsed.config, parsed.overrides)
+        if parsed.verb in _OWN:
+            _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
         else:
             config = importlib.import_module("pipelines.recipe").load(parsed.config, parsed.overrides)
             getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)(config)

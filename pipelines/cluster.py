@@ -3,12 +3,13 @@
 What workers print stays in Ray's log files; what a job has to say comes through `listening`.
 """
 
+import json
 import logging
 import os
 import queue
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +17,12 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+import cv2
 import ray
 import ray.data
 from ray.util.queue import Queue
 
-from mpc_model.errors import InfrastructureError
+from mpc_model.errors import InfrastructureError, MPCError, describe, revive
 from pipelines import console
 
 
@@ -50,6 +52,29 @@ def _check_address(address: str) -> None:
         raise InfrastructureError(
             f"no Ray head answers at RAY_ADDRESS={address} ({error}); start it, or unset it"
         ) from None
+
+
+def spread(function: Callable[[Any, int], bytes], shared: Any, pieces: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """`function(shared, piece)` for every piece on the cluster's cores, by Ray Data; (piece, result) as they come.
+
+    `shared` is stored once a machine. A worker or a machine that is lost has its pieces done again elsewhere; a failure
+    of ours is raised here as it was there, without a traceback of Ray's around it.
+    """
+    connect()
+    stored = ray.put(shared)
+
+    def work(row: dict[str, Any]) -> dict[str, Any]:
+        cv2.setNumThreads(1)  # a task has one core; OpenCV would take all
+        try:
+            return {"piece": row["item"], "result": function(ray.get(stored), int(row["item"])), "failure": ""}
+        except MPCError as error:
+            return {"piece": row["item"], "result": b"", "failure": json.dumps(describe(error))}
+
+    rows = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(work).iter_rows()
+    for row in rows:
+        if row["failure"]:
+            raise revive(json.loads(row["failure"]))
+        yield int(row["piece"]), row["result"]
 
 
 def model_pool(tasks: int) -> dict[str, Any]:

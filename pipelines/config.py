@@ -4,12 +4,15 @@ Every section is a pydantic model that refuses unknown and ill-typed keys; locat
 `workspace`. pipelines/recipe.py reads a config from a YAML file and dotted overrides.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from mpc_model.errors import UserError
+from mpc_model.forging import ForgeSettings
 from pipelines import storage
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -18,6 +21,8 @@ Positive = Annotated[int, Field(ge=1)]
 Location = Annotated[str, AfterValidator(storage.absolute)]
 ModelLocation = Annotated[str, AfterValidator(lambda uri: uri if uri.startswith("models:/") else storage.absolute(uri))]
 SplitName = Literal["train", "validation", "test"]
+Quality = Annotated[int, Field(ge=1, le=100)]
+_FORGE = ForgeSettings()
 
 
 class Section(BaseModel):
@@ -27,50 +32,62 @@ class Section(BaseModel):
 
 
 class ForgeConfig(Section):
-    """How photographs are forged. Shares are of all samples; what is left stays authentic."""
+    """How photographs are forged. Shares are of all samples; what is left stays authentic.
 
-    splice: Fraction = 0.25
-    copy_move: Fraction = 0.25
-    remove: Fraction = 0.25
-    area: tuple[Fraction, Fraction] = (0.05, 0.35)
-    """Least and largest forged share of an image's pixels."""
-    gain: tuple[float, float] = (0.85, 1.15)
-    """Splices: factor on each colour channel of the object."""
-    offset: tuple[float, float] = (-12.0, 12.0)
-    """Splices: grey levels added to each colour channel of the object."""
-    noise_sigma: tuple[float, float] = (0.0, 4.0)
-    """Splices: grey levels of Gaussian noise on the object."""
-    donor_quality: tuple[int, int] = (60, 95)
-    """Splices: JPEG quality of the object's own past."""
+    Every range is [least, largest]; ForgeSettings (mpc_model/forging.py) says what it means and how far it may go.
+    """
+
+    splice: Fraction = 0.2
+    """An object of another photograph of the same split, pasted."""
+    copy_move: Fraction = 0.2
+    """An object of the photograph itself; where objects are not known, a random outline."""
+    copy_move_outline: Fraction = 0.2
+    """A random curved outline of the photograph itself."""
+    remove: Fraction = 0.15
+    """An object or outline, inpainted."""
+    area: tuple[Fraction, Fraction] = _FORGE.area
+    feather: tuple[int, int] = _FORGE.feather
+    scale: tuple[float, float] = _FORGE.scale
+    rotation: tuple[float, float] = _FORGE.rotation
+    shear: tuple[float, float] = _FORGE.shear
+    flip: Fraction = _FORGE.flip
+    gain: tuple[float, float] = _FORGE.gain
+    offset: tuple[float, float] = _FORGE.offset
+    noise_sigma: tuple[float, float] = _FORGE.noise_sigma
+    donor_quality: tuple[int, int] = _FORGE.donor_quality
+    remove_margin: tuple[int, int] = _FORGE.remove_margin
+    inpaint_radius: tuple[int, int] = _FORGE.inpaint_radius
+    telea: Fraction = _FORGE.telea
+    final_quality: tuple[Quality, Quality] | None = None
+    """JPEG quality of the finished sample, forged and authentic alike; null stores what was forged without loss."""
 
     @model_validator(mode="after")
-    def _shares_sum_to_at_most_one(self) -> "ForgeConfig":
-        if self.splice + self.copy_move + self.remove > 1:
-            raise ValueError("splice + copy_move + remove must not exceed 1 (what is left stays authentic)")
-        for name in ("area", "gain", "offset", "noise_sigma", "donor_quality"):
-            if getattr(self, name)[0] > getattr(self, name)[1]:
-                raise ValueError(f"{name} must be [least, largest]")
+    def _is_possible(self) -> "ForgeConfig":
+        if self.splice + self.copy_move + self.copy_move_outline + self.remove > 1 + 1e-9:
+            raise ValueError(
+                "splice + copy_move + copy_move_outline + remove must not exceed 1 (what is left stays authentic)"
+            )
+        if self.final_quality and self.final_quality[0] > self.final_quality[1]:
+            raise ValueError("final_quality must be [least, largest]")
+        try:
+            self.settings()
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return self
 
-
-class SourceConfig(Section):
-    """Where samples come from. `layout` names how files become samples (pipelines/sources.py)."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    layout: str
-    location: Location | list[Location]
-    repeat: Positive = 1
-    """Times a sample is drawn in an epoch (the paper's x40, x20). Nothing is copied."""
-    split: SplitName | None = None
-    """All samples into this split; left out, photographs are divided by `build.split`."""
-    crop: Annotated[int, Field(ge=32)] | None = None
-    """Side of square crops in pixels (layout photos); left out, photographs are used whole."""
-    crops_per_photo: Positive = 1
-    forge: ForgeConfig = ForgeConfig()
+    def settings(self) -> ForgeSettings:
+        """The ranges as the forging functions take them."""
+        return ForgeSettings(
+            **{
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(ForgeSettings)
+                if field.name in type(self).model_fields
+            }
+        )
 
 
 class SplitConfig(Section):
-    """Shares of the photographs, never of their crops, that go to each split."""
+    """Shares of the scenes (photographs with all that was made of them) that go to each split."""
 
     train: Fraction = 0.8
     validation: Fraction = 0.1
@@ -81,6 +98,26 @@ class SplitConfig(Section):
         if abs(self.train + self.validation + self.test - 1) > 1e-6:
             raise ValueError("train + validation + test must be 1")
         return self
+
+
+class SourceConfig(Section):
+    """Where samples come from. `layout` names how files become samples (pipelines/sources.py, public_sets.py)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    layout: str
+    location: Location | list[Location]
+    annotations: Location | None = None
+    """Objects of the photographs (layout coco): a folder of index maps, or a COCO instances file."""
+    repeat: Positive = 1
+    """Its weight: times a sample is drawn in an epoch (the paper's x40, x20). Nothing is copied."""
+    limit: Positive | None = None
+    """At most so many photographs or pairs, drawn by the seed."""
+    split: SplitName | SplitConfig | None = None
+    """All into one split, or shares of its own; left out, `build.split` says."""
+    crop: Annotated[int, Field(ge=32)] | None = None
+    """Side of square crops in pixels (layouts photos, coco); left out, photographs are used whole."""
+    samples_per_photo: Positive = 1
+    forge: ForgeConfig = ForgeConfig()
 
 
 class ViewsConfig(Section):
@@ -99,9 +136,15 @@ class BuildConfig(Section):
     views: ViewsConfig = ViewsConfig()
     shard_samples: Positive = 256
     row_group: Annotated[int, Field(ge=1, le=256)] = 16
-    max_reject_fraction: Fraction = 0.0
-    """More bad samples than this share stop the build; the default tolerates none. A photograph that could not be
+    max_reject_fraction: Fraction = 0.05
+    """More bad samples than this share stop the build before anything is rendered. A photograph that could not be
     forged (too flat, too small) is left out and recorded like them, but is not counted here."""
+    max_pixels: Positive = 100_000_000
+    """Larger images are rejected by their headers: decoding one could take all memory."""
+    near_duplicates: Literal["stop", "together"] = "stop"
+    """What to do when near-duplicates would come into different splits: stop the build, or keep them together."""
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=8)] = 4
+    """Images whose 64-bit difference hashes differ in at most so many bits are near-duplicates."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "BuildConfig":

@@ -76,11 +76,11 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
     else:
         name = f"demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
         # As many samples as from the shipped photographs, however many there are: the demo stays a matter of minutes.
-        samples = config.build.sources[0].crops_per_photo * sum(len(names.split()) for _, names in _SHIPPED.values())
+        samples = config.build.sources[0].samples_per_photo * sum(len(names.split()) for _, names in _SHIPPED.values())
         crops = max(1, samples // max(1, len(storage.list_files(chosen, IMAGE_SUFFIXES))))
         derived = [
             f"build.sources.0.location={_yaml(chosen)}",
-            f"build.sources.0.crops_per_photo={crops}",
+            f"build.sources.0.samples_per_photo={crops}",
             f"workspace={_yaml(f'runs/{name}')}",
         ]
     workspace = load(recipe, [*derived, *overrides]).workspace

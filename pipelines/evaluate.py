@@ -15,7 +15,7 @@ from mpc_model import images
 from mpc_model.errors import DataError, MPCError, describe, revive
 from mpc_model.localizer import Localizer
 from mpc_model.metrics import Scores, pixel_scores, summarize
-from pipelines import console, manifest, outputs, pictures, storage
+from pipelines import console, leakage, manifest, outputs, pictures, storage
 from pipelines.config import Config
 from pipelines.shards import ShardReader
 from pipelines.stages import load_model, model_digest, require_head
@@ -38,6 +38,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
     localizer = load_model(model)
     require_head(localizer, model)
+    doubts = leakage.warnings(localizer.card, dataset, described, settings.split)
+    for doubt in doubts:
+        console.say(f"evaluate: WARNING: {doubt}")
     threshold = localizer.spec.threshold
     identity = {"model": model_digest(model), "dataset": described["fingerprint"], "split": settings.split}
     record = outputs.claim(output, "evaluate", identity, config)
@@ -53,6 +56,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "threshold": threshold,
         "split": settings.split,
         "fingerprint": described["fingerprint"],
+        "warnings": doubts,
     }
     listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
     storage.write_bytes(storage.join(output, "images.json"), json.dumps(listed, indent=1).encode())

@@ -61,6 +61,7 @@ class Finetuning:
             )
         self.localizer = Localizer(ModelSpec(config.model.backbone, config.model.head, config.model.input_size))
         self.localizer.encoder.load_state_dict(encoder.encoder.state_dict())
+        self.localizer.card = encoder.card
         self.module: nn.Module = _Focal(self.localizer, config)
 
     def validate(self, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mpc_model.errors import MPCError, UserError
-from pipelines import checkpoint, console, manifest, tracking
+from pipelines import checkpoint, console, leakage, manifest, tracking
 from pipelines.config import Config, OptimConfig
 from pipelines.loader import Batch, PixelLoader
 from pipelines.order import Cursor
@@ -91,6 +91,9 @@ class _Training:
         self.manifest = manifest.read(dataset)
         torch.manual_seed(config.seed)
         self.stage: Stage = stage(config)
+        seen = {"uri": dataset, "fingerprint": self.manifest["fingerprint"]}
+        before = self.stage.localizer.card.get(leakage.TRAINED_ON, [])
+        self.trained_on = [*(one for one in before if one != seen), seen]
         self.loader = self._open("train", dataset)
         self.validation, self.reference = list[Batch](), list[Batch]()
         if host.rank == 0:
@@ -223,6 +226,7 @@ class _Training:
             return
         self.stage.localizer.card = {
             "stage": self.verb,
+            leakage.TRAINED_ON: self.trained_on,
             "dataset_fingerprint": self.manifest["fingerprint"],
             "step": self.step,
             "epoch": self.cursor.epoch,

@@ -1,13 +1,15 @@
 """The manifest: the JSON, written last, that makes shards a pixel dataset.
 
-    {"schema_version": 1, "config": {...}, "plan": sha256, "seed": 0,
-     "sources": {name: {"repeat": 1, "samples": n, "rejected": n}},
+    {"schema_version": 2, "config": {...}, "asked": sha256 of config and listing, "seed": 0,
+     "sources": {name: {"repeat": 1, "listed": n, "samples": n, "rejected": n}},    listed = samples + rejected
      "splits": {name: {"samples": n, "forged": n, "pixels": {"authentic": n, "forged": n}}},
      "shards": [{"name", "split", "source", "rows", "bytes", "sha256"}], "row_group": 16, "views": 4,
+     "statistics": {...} (pipelines/statistics.py), "near_duplicates": {...} (pipelines/duplicates.py),
      "fingerprint": sha256 of the canonical JSON of what the dataset is}
 
 It holds nothing that differs between two builds of the same inputs: no times, no hosts. The fingerprint covers
-everything but how it came about (config, plan), so the same pixels have the same fingerprint wherever they were built.
+everything but how it came about and what is only said of it, so the same pixels have the same fingerprint wherever they
+were built.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from typing import Any
 from mpc_model.errors import DataError
 from pipelines import storage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -33,7 +35,7 @@ def digest(value: Any) -> str:
 
 def fingerprint(content: dict[str, Any]) -> str:
     """The identity of a dataset: a hash over its shards, counts and seed."""
-    provenance = ("config", "config_digest", "plan", "fingerprint")
+    provenance = ("config", "config_digest", "asked", "statistics", "near_duplicates", "fingerprint")
     return digest({key: value for key, value in content.items() if key not in provenance})
 
 

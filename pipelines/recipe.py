@@ -106,7 +106,12 @@ def _tuples(value: Any, annotation: Any = Config) -> Any:
     if section and isinstance(value, dict):
         fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
         return {key: _tuples(item, fields.get(key)) for key, item in value.items()}
-    if isinstance(value, list) and typing.get_origin(annotation) is tuple:
+    choices = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    if isinstance(value, list) and any(typing.get_origin(choice) is tuple for choice in choices):
         return tuple(value)
     if isinstance(value, list) and typing.get_origin(annotation) is list:
         return [_tuples(item, typing.get_args(annotation)[0]) for item in value]

@@ -9,25 +9,23 @@ import functools
 import hashlib
 import json
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mpc_model import forging, images, views
 from mpc_model.errors import DataError
-from pipelines import storage
-from pipelines.config import ForgeConfig, ViewsConfig
-from pipelines.manifest import canonical_json
-from pipelines.sources import PlannedSample, sample_seed
+from pipelines import manifest, quarantine, render, storage
+from pipelines.config import BuildConfig
+from pipelines.plan import Plan, PlannedSample, Shard
+from pipelines.statistics import Statistics
 
-SURROUNDINGS = 1.5
-"""Side of what is forged, in sides of the crop that is then cut from it."""
-CUTS = 50
-"""Places tried for that crop."""
 _VIEW = pa.struct([("image", pa.binary()), ("mask", pa.binary()), ("done", pa.string())])
 SCHEMA = pa.schema(
     [
@@ -39,206 +37,110 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("perceptual_hash", pa.uint64()),
+        ("photo_hash", pa.uint64()),
         ("jpeg_quality", pa.int32()),
         ("forged_fraction", pa.float64()),
         ("forged_pixels", pa.int64()),
+        ("recipe", pa.string()),
         ("views", pa.list_(_VIEW)),
     ]
 )
+Row = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardPlan:
-    """What one task writes: a shard's name, its samples, and how they are rendered."""
+def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, Any]:
+    """Render and store one shard of a plan, then its done-marker, which is returned.
 
-    name: str
-    samples: tuple[PlannedSample, ...]
-    seed: int
-    forge: ForgeConfig
-    views: ViewsConfig
-    row_group: int
-
-    def to_json(self) -> str:
-        """The plan as text, for digests and for sending to workers."""
-        described = {
-            "name": self.name,
-            "samples": [dataclasses.asdict(sample) for sample in self.samples],
-            "seed": self.seed,
-            "forge": self.forge.model_dump(mode="json"),
-            "views": self.views.model_dump(mode="json"),
-            "row_group": self.row_group,
-        }
-        return canonical_json(described).decode()
-
-    @staticmethod
-    def from_json(text: str) -> "ShardPlan":
-        """The inverse of `to_json`."""
-        found = json.loads(text)
-        return ShardPlan(
-            name=found["name"],
-            samples=tuple(PlannedSample(**sample) for sample in found["samples"]),
-            seed=found["seed"],
-            forge=ForgeConfig.model_validate_json(json.dumps(found["forge"])),
-            views=ViewsConfig.model_validate(found["views"]),
-            row_group=found["row_group"],
-        )
-
-    def digest(self) -> str:
-        """Tells whether a finished shard is the one this plan asks for."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-
-def write(plan: ShardPlan, uri: str) -> dict[str, Any]:
-    """Render and store one shard, then its done-marker, which is returned.
-
-    A marker that is already there, for this very plan, is returned as it is. Samples that raise DataError become rows
-    of the marker's `rejects`.
+    A marker that is already there, for this very shard, is returned as it is. Photographs that could not be forged
+    become rows of the marker's `rejects`. Raises DataError when a file is not what the survey saw.
     """
-    done = storage.join(uri, "shards", f"{plan.name}.json")
-    wanted = plan.digest()
+    shard, uri = plan.shards[index], str(config.output)
+    samples = plan.samples(shard)
+    done = storage.join(uri, "shards", f"{shard.name}.json")
+    wanted = _digest(shard, samples, config, seed)
     if storage.exists(done):
-        marker = json.loads(storage.read_bytes(done))
+        marker: dict[str, Any] = json.loads(storage.read_bytes(done))
         if marker["plan"] == wanted:
             return {**marker, "reused": True}
     started = time.monotonic()
-    rows, rejects = [], []
-    for sample in plan.samples:
-        try:
-            rows.append(render(sample, plan))
-        except DataError as error:
-            rejects.append(
-                {
-                    "sample": sample.key,
-                    "source": sample.source,
-                    "stage": "render",
-                    "reason": error.reason,
-                    "message": str(error),
-                }
-            )
-    data = _encode(rows, plan.row_group)
-    storage.write_bytes(storage.join(uri, "shards", f"{plan.name}.parquet"), data)
+    statistics, counts, rejects = Statistics(), Counter[str](), list[quarantine.Row]()
+    data = _encode(_rendered(samples, config, seed, rejects), config.row_group, statistics, counts)
+    storage.write_bytes(storage.join(uri, "shards", f"{shard.name}.parquet"), data)
     marker = {
-        "name": plan.name,
+        "name": shard.name,
         "plan": wanted,
-        "source": plan.samples[0].source,
-        "split": plan.samples[0].split,
-        "rows": len(rows),
-        "forged": sum(row["forged_pixels"] > 0 for row in rows),
-        "pixels": {
-            "authentic": sum(row["height"] * row["width"] - row["forged_pixels"] for row in rows),
-            "forged": sum(row["forged_pixels"] for row in rows),
-        },
+        "source": shard.source,
+        "split": shard.split,
+        "rows": counts["rows"],
+        "forged": counts["forged"],
+        "pixels": {"authentic": counts["pixels"] - counts["forged_pixels"], "forged": counts["forged_pixels"]},
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "rejects": rejects,
+        "statistics": statistics.to_json(),
         "seconds": round(time.monotonic() - started, 3),
     }
     storage.write_bytes(done, json.dumps(marker, indent=1).encode())
     return {**marker, "reused": False}
 
 
-def _encode(rows: list[dict[str, Any]], row_group: int) -> bytes:
-    """Rows as Parquet. Not compressed: the bytes inside are compressed images."""
+def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, seed: int) -> str:
+    """Tells whether a finished shard is the one that is asked for: the content of its files counts, not their age."""
+    (source,) = (source for source in config.sources if source.name == shard.source)
+    described = [
+        [manifest.SCHEMA_VERSION, shard.name, seed, config.row_group],
+        source.model_dump(mode="json", include={"crop", "forge"}),
+        config.views.model_dump(mode="json"),
+        [_content(dataclasses.asdict(sample)) for sample in samples],
+    ]
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=bytes.hex).encode()).hexdigest()
+
+
+def _content(sample: Row) -> Row:
+    for item in (sample["image"], sample["donor"] or {}):
+        for name in ("image_changed", "mask_changed"):  # an index map has no digest: its age counts
+            item.pop(name, None)
+    return sample
+
+
+def _rendered(
+    samples: list[PlannedSample], config: BuildConfig, seed: int, rejects: list[quarantine.Row]
+) -> Iterator[Row]:
+    """Rows of a shard, one at a time; what could not be forged is put to `rejects`."""
+    sources = {source.name: source for source in config.sources}
+    for sample in samples:
+        try:
+            yield render.render(sample, sources[sample.source], config.views, seed)
+        except DataError as error:
+            if error.reason != render.NOT_FORGED:
+                raise
+            rejects.append(quarantine.row(sample.key, sample.source, "render", error.reason, str(error)))
+
+
+def _encode(rows: Iterator[Row], row_group: int, statistics: Statistics, counts: Counter[str]) -> pa.Buffer:
+    """Rows as Parquet, counted on the way. Not compressed: the bytes inside are compressed images."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False) as writer:
-        for start in range(0, len(rows), row_group):
-            writer.write_table(pa.Table.from_pylist(rows[start : start + row_group], schema=SCHEMA))
-    return bytes(sink.getvalue())
+        while group := list(islice(rows, row_group)):
+            for row in group:
+                statistics.add(row)
+                counts["rows"] += 1
+                counts["forged"] += row["forged_pixels"] > 0
+                counts["pixels"] += row["height"] * row["width"]
+                counts["forged_pixels"] += row["forged_pixels"]
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+    return sink.getvalue()
 
 
-def render(sample: PlannedSample, plan: ShardPlan) -> dict[str, Any]:
-    """One row of a shard. Raises DataError for what cannot be used."""
-    generator = sample_seed(plan.seed, sample.key)
-    data = storage.read_bytes(sample.image)
-    image = images.decode_image(data, sample.image)
-    kind, mask = sample.kind, np.zeros(image.shape[:2], np.uint8)
-    if sample.mask is not None:
-        mask = images.decode_mask(storage.read_bytes(sample.mask), sample.mask)
-        kind = "forged"
-        _check_pair(image, mask, sample)
-    elif kind != "authentic":
-        image, mask = _forge(image, sample, plan.forge, generator)
-    elif sample.crop is not None:
-        (image,) = _cut(sample.crop, generator, image)
-        mask = np.zeros(image.shape[:2], np.uint8)
-    unchanged = sample.crop is None and kind in ("authentic", "forged")
-    original = data if unchanged else images.encode_png(image)
-    rendered = views.render_views(original, sample.key, mask, plan.views.policy, plan.views.count + 1, generator)
-    canonical = rendered[0]
-    return {
-        "id": hashlib.sha256(canonical.image_bytes + canonical.mask_bytes).hexdigest()[:32],
-        "key": sample.key,
-        "source": sample.source,
-        "split": sample.split,
-        "kind": kind,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "perceptual_hash": images.difference_hash(image),
-        "jpeg_quality": images.jpeg_quality(data),
-        "forged_fraction": float(mask.mean()),
-        "forged_pixels": int(mask.sum()),
-        "views": [
-            {"image": view.image_bytes, "mask": view.mask_bytes, "done": json.dumps(view.ops, sort_keys=True)}
-            for view in rendered
-        ],
-    }
-
-
-def _cut(side: int, generator: np.random.Generator, *arrays: images.Image) -> list[images.Image]:
-    """The same random square of arrays of one height and width, or all of a dimension that is shorter."""
-    extents = arrays[0].shape[:2]
-    top, left = (int(generator.integers(max(0, extent - side) + 1)) for extent in extents)
-    return [np.ascontiguousarray(array[top : top + side, left : left + side]) for array in arrays]
-
-
-def _forge(
-    photo: images.Image, sample: PlannedSample, forge: ForgeConfig, generator: np.random.Generator
-) -> tuple[images.Image, images.Mask]:
-    """A forged image and its mask.
-
-    A crop is forged with its surroundings and cut afterwards: forged regions then lie anywhere, cut by the border like
-    everything else in a crop. Regions that always lay inside would teach a network to look at the middle.
-    """
-    donor = images.decode_image(storage.read_bytes(sample.donor), sample.donor) if sample.donor else photo
-    scene, share = photo, 1.0
-    if sample.crop is not None:
-        around = round(SURROUNDINGS * sample.crop)
-        (scene,), (donor,) = _cut(around, generator, photo), _cut(around, generator, donor)
-        share = min(1.0, sample.crop**2 / (scene.shape[0] * scene.shape[1]))
+@contextmanager
+def _sound(uri: str, name: str) -> Iterator[None]:
+    """Say which shard is damaged, and of which dataset."""
     try:
-        least, most = forge.area
-        settings = forging.ForgeSettings(
-            area=(least * share, most * share),
-            gain=forge.gain,
-            offset=forge.offset,
-            noise_sigma=forge.noise_sigma,
-            donor_quality=forge.donor_quality,
-        )
-        forged = forging.forge(sample.kind, scene, donor, generator, settings)
-    except DataError as error:
-        raise DataError(f"{sample.key}: {error}", reason="not_forged") from error
-    if sample.crop is None:
-        return forged.image, forged.mask
-    for _ in range(CUTS):
-        image, mask = _cut(sample.crop, generator, forged.image, forged.mask)
-        if least <= mask.mean() <= most:
-            return image, mask
-    raise DataError(
-        f"{sample.key}: no crop of the forged photograph holds {least:.0%} to {most:.0%} forged pixels;"
-        " widen forge.area",
-        reason="not_forged",
-    )
-
-
-def _check_pair(image: images.Image, mask: images.Mask, sample: PlannedSample) -> None:
-    if mask.shape != image.shape[:2]:
-        raise DataError(
-            f"mask {sample.mask} is {mask.shape[1]}x{mask.shape[0]}, its image is {image.shape[1]}x{image.shape[0]};"
-            " give masks the size of their image",
-            reason="size_mismatch",
-        )
-    if not mask.any():
-        raise DataError(f"mask {sample.mask} marks nothing as forged; move the image to authentic/", "empty_mask")
+        with storage.explained(storage.join(uri, "shards", f"{name}.parquet")):
+            yield
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"shard {name} of {uri} is damaged or lost ({reason}); build it anew") from error
 
 
 class ShardReader:
@@ -270,27 +172,47 @@ class ShardReader:
 
     def _read_footer(self, name: str) -> pq.FileMetaData:
         filesystem, path = storage.resolve(self._where(name))
-        with self._sound(name):
+        with _sound(self.uri, name):
             if storage.stamp(self._where(name)).size != self._bytes[name]:
                 raise pa.ArrowInvalid("another size than the manifest says")
             return pq.read_metadata(path, filesystem=filesystem)
-
-    @contextmanager
-    def _sound(self, name: str) -> Iterator[None]:
-        """Say which shard is damaged, and of which dataset."""
-        try:
-            with storage.explained(self._where(name)):
-                yield
-        except pa.ArrowException as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"shard {name} of {self.uri} is damaged or lost ({reason}); build it anew") from error
 
     def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[dict[str, Any]]:
         """The rows of one row group as dictionaries."""
         name, index = self._groups[group]
         filesystem, path = storage.resolve(self._where(name))
         footer = self._footer(name)
-        with self._sound(name), filesystem.open_input_file(path) as file:
+        with _sound(self.uri, name), filesystem.open_input_file(path) as file:
             table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
+
+
+def columns(uri: str, described: dict[str, Any], names: Sequence[str], split: str | None = None) -> pa.Table:
+    """Columns, small ones, of all rows of a split (None: of all splits), in the order of the manifest."""
+    wanted = [one["name"] for one in described["shards"] if one["rows"] and split in (None, one["split"])]
+
+    def read(name: str) -> pa.Table:
+        filesystem, path = storage.resolve(storage.join(uri, "shards", f"{name}.parquet"))
+        with _sound(uri, name):
+            return pq.read_table(path, columns=list(names), filesystem=filesystem, use_threads=False, partitioning=None)
+
+    with ThreadPoolExecutor(8) as pool:
+        tables = list(pool.map(read, wanted))
+    empty = pa.schema([SCHEMA.field(name) for name in names]).empty_table()
+    return pa.concat_tables([empty, *tables]).combine_chunks()
+
+
+def spread(uri: str, described: dict[str, Any], each: int = 6) -> list[Row]:
+    """Rows with views, to look at: a few of every split and source, of the kinds that their first row group has."""
+    found = []
+    for shard in {(shard["split"], shard["source"]): shard for shard in reversed(described["shards"])}.values():
+        if not shard["rows"]:
+            continue
+        only = {**described, "shards": [shard]}
+        by_kind: dict[str, list[Row]] = defaultdict(list)
+        for row in ShardReader(uri, only, shard["split"]).read(0, SCHEMA.names):
+            by_kind[row["kind"]].append(row)
+        turns = [rows[turn] for turn in range(each) for rows in by_kind.values() if turn < len(rows)]
+        found += turns[:each]
+    return sorted(found, key=lambda row: row["key"])

@@ -1,196 +1,248 @@
-"""How files become samples: one function a layout, from a source's config to a plan that names every sample.
+"""How files become samples: one function a layout, from a source's config to the items it lists.
 
-A plan holds locations and seeds, never pixels: workers render it (pipelines/shards.py). Photographs are divided into
-splits before they are cut or forged, and donors of a splice come from the same split, so nothing crosses.
+An item is a photograph to forge from, or an image with its mask; it holds locations, never pixels. What is good among
+them and what is made of it is decided later (survey.py, plan.py). The layouts of public sets are in public_sets.py.
 """
 
-import hashlib
-import math
+import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
+import ijson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 
-from mpc_model.errors import UserError
+from mpc_model.errors import DataError, UserError
 from mpc_model.registry import Registry
 from pipelines import storage
-from pipelines.config import BuildConfig, SourceConfig, SplitConfig
+from pipelines.config import SourceConfig
+from pipelines.storage import Stamp
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LISTING_SUFFIXES = (".csv", ".parquet")
 SPLITS = ("train", "validation", "test")
+PHOTO, AUTHENTIC, FORGED = "photo", "authentic", "forged"
+NO_STAMP = Stamp(0, 0)
 
 
 @dataclass(frozen=True)
-class PlannedSample:
-    """One sample to render. `kind` is authentic, given (image and mask as they are) or a forgery to make."""
+class Item:
+    """One photograph, or image with its mask, as a layout lists it."""
 
-    key: str
-    """Unique in the build, stable between builds: where it comes from, and which of its crops."""
-    source: str
-    split: str
-    kind: str
+    name: str
+    """Unique in its source; stays the same when the files move: the path below the location."""
     image: str
+    kind: str
+    """`photo` is there to forge from, `authentic` is as it is; anything else names the forgery (`forged`: unknown)."""
     mask: str | None = None
-    donor: str | None = None
-    crop: int | None = None
-    file_bytes: int = 0
-    """Of the image and mask files: a file that is replaced makes another plan."""
+    """Forged items have one; without it, the build rejects them."""
+    mask_rule: str = "bright"
+    """How the mask file is read: a name in mpc_model.images.MASK_RULES."""
+    group: str = ""
+    """Items of one group (a scene, a video) share a split; left out, the item is its own."""
+    split: str | None = None
+    """Given by the source itself."""
+    instances: str | None = None
+    """Index map (PNG, 0 = background, 1..n) of the objects of a photo."""
+    polygons: str | None = None
+    """The same as a JSON list of COCO segmentations."""
+    image_stamp: Stamp = NO_STAMP
+    mask_stamp: Stamp = NO_STAMP
+    instances_stamp: Stamp = NO_STAMP
 
 
-Layout = Callable[[SourceConfig, SplitConfig, int], list[PlannedSample]]
+Layout = Callable[[SourceConfig], Iterator[Item]]
 LAYOUTS: Registry[Layout] = Registry("source layout")
 
 
-def plan(config: BuildConfig, seed: int) -> list[PlannedSample]:
-    """Every sample of a build, in the order of its shards: by split, source and a hash of the key."""
-    if not config.sources:
-        raise UserError("build.sources is empty; add a source such as {name: mine, layout: pairs, location: folder}")
-    samples = [sample for source in config.sources for sample in LAYOUTS[source.layout](source, config.split, seed)]
-    return sorted(samples, key=lambda s: (SPLITS.index(s.split), s.source, _hash(seed, s.key), s.key))
+def listed(source: SourceConfig, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, tuple[str, Stamp]]:
+    """Files of a source's folder or prefix, sorted: path below it -> (location, stamp).
 
-
-def divide(keys: list[str], split: SplitConfig, seed: int) -> dict[str, str]:
-    """Give each key (a photograph) its split: keys in the order of a seeded hash, cut at the configured shares.
-
-    Every split with a share above zero gets at least one key when there are enough.
+    Raises UserError, naming the source, when there is no such place or no such file in it.
     """
-    order = sorted(keys, key=lambda key: (_hash(seed, key), key))
-    wanted = [name for name in SPLITS if getattr(split, name) > 0]
-    counts = {name: max(1, math.floor(getattr(split, name) * len(order) + 0.5)) for name in wanted}
-    largest = max(wanted, key=lambda name: getattr(split, name))
-    counts[largest] = len(order) - sum(count for name, count in counts.items() if name != largest)
-    if counts[largest] < 1:
-        raise UserError(
-            f"{len(order)} photographs or pairs cannot be divided into {', '.join(wanted)}; at least 3 are needed"
-        )
-    names = [name for name in wanted for _ in range(counts[name])]
-    return dict(zip(order, names, strict=True))
+    folder = _folder(source)
+    try:
+        found = storage.list_stamps(folder, suffixes)
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its location (build.sources.0.location=folder)") from None
+    if not found:
+        raise UserError(f"source {source.name}: no images ({', '.join(suffixes)}) in {folder}")
+    start = len(storage.absolute(folder))
+    return {uri[start:].lstrip("/"): (uri, stamp) for uri, stamp in found.items()}
 
 
 @LAYOUTS.add("photos")
-def photos(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedSample]:
-    """Authentic photographs, to cut and to forge from.
+def photos(source: SourceConfig) -> Iterator[Item]:
+    """Photographs to forge from: a folder, a prefix, or a list of files."""
+    for name, (uri, stamp) in _photographs(source).items():
+        yield Item(name, uri, PHOTO, image_stamp=stamp)
 
-    `location` is a folder, a prefix, or a list of files. Of each photograph, `crops_per_photo` samples are made; the
-    kinds are dealt evenly within a photograph, by the shares in `forge`.
+
+@LAYOUTS.add("coco")
+def coco(source: SourceConfig) -> Iterator[Item]:
+    """Photographs to forge from, some with known objects.
+
+    Objects come from index maps, `instances/<stem>.png` beside `images/` (or the folder `annotations` names), or from a
+    COCO instances file (`annotations: instances_train2017.json`; crowd regions are left out).
     """
-    files, sizes = _images(source.location, source.name)
-    split_of = dict.fromkeys(files, source.split) if source.split else divide(list(files), split, seed)
-    together: dict[str, list[str]] = defaultdict(list)
-    for name in files:
-        together[str(split_of[name])].append(name)
-    samples = []
-    for number, (name, uri) in enumerate(files.items()):
-        others = [other for other in together[str(split_of[name])] if other != name]
-        generator = np.random.default_rng([seed, _hash(seed, name)])
-        for index, kind in enumerate(_kinds(source, number)):
-            donor = files[others[generator.integers(len(others))]] if kind == "splice" and others else None
-            samples.append(
-                PlannedSample(
-                    key=f"{source.name}/{name}#{index:04d}",
-                    source=source.name,
-                    split=str(split_of[name]),
-                    kind="copy_move" if kind == "splice" and donor is None else kind,
-                    image=uri,
-                    donor=donor,
-                    crop=source.crop,
-                    file_bytes=sizes[uri],
-                )
-            )
-    return samples
-
-
-def _kinds(source: SourceConfig, photo: int) -> list[str]:
-    """Kinds of the crops of one photograph: low-discrepancy, so that the shares hold over any run of samples."""
-    forge = source.forge
-    bounds = np.cumsum([forge.splice, forge.copy_move, forge.remove])
-    names = ["splice", "copy_move", "remove", "authentic"]
-    golden = (math.sqrt(5) - 1) / 2
-    positions = [(golden * (photo * source.crops_per_photo + i + 1)) % 1 for i in range(source.crops_per_photo)]
-    return [names[int(np.searchsorted(bounds - 1e-9, position, side="right"))] for position in positions]
+    files = _photographs(source)
+    if source.annotations and source.annotations.endswith(".json"):
+        polygons, maps = _polygons(source), {}
+    else:
+        polygons, maps = {}, _index_maps(source)
+    inside = any(name.startswith("images/") for name in files)
+    no_photos = {uri for uri, _ in maps.values()}
+    known = 0
+    for name, (uri, stamp) in files.items():
+        if uri in no_photos or (inside and not name.startswith("images/")):
+            continue
+        base = name.rsplit("/", 1)[-1]
+        stem = name.removeprefix("images/").rsplit(".", 1)[0]
+        instances, instances_stamp = maps.get(stem) or maps.get(base.rsplit(".", 1)[0]) or (None, NO_STAMP)
+        outlines = polygons.get(base)
+        known += bool(instances or outlines)
+        yield Item(
+            name,
+            uri,
+            PHOTO,
+            instances=instances,
+            polygons=outlines,
+            image_stamp=stamp,
+            instances_stamp=instances_stamp,
+        )
+    if not known:
+        raise UserError(
+            f"source {source.name}: no photograph has an object; put index maps in instances/<stem>.png, or set"
+            " annotations to a COCO instances file"
+        )
 
 
 @LAYOUTS.add("pairs")
-def pairs(source: SourceConfig, split: SplitConfig, seed: int) -> list[PlannedSample]:
+def pairs(source: SourceConfig) -> Iterator[Item]:
     """Forged images with masks: folders `images/` and `masks/` (same stem), and authentic ones in `authentic/`.
 
-    Any of `images/` and `authentic/` may be absent, not both.
+    Any of `images/` and `authentic/` may be absent, not both. Or a listing: a CSV or Parquet file with the columns
+    `image`, and where wanted `mask` (none: authentic), `kind`, `split`, `group`, `mask_rule`, `name`; locations in it
+    may be relative to its folder.
     """
-    if not isinstance(source.location, str):
-        raise UserError(f"source {source.name}: layout pairs takes one folder with images/ and masks/")
-    if source.crop is not None:
-        raise UserError(f"source {source.name}: layout pairs takes images as they are; leave out crop")
-    by_folder: dict[str, dict[str, str]] = {"images": {}, "masks": {}, "authentic": {}}
-    sizes = _listed(source.location, source.name)
-    for name, uri in _below(source.location, list(sizes)).items():
+    if isinstance(source.location, str) and source.location.endswith(LISTING_SUFFIXES):
+        yield from _listing(source, source.location)
+        return
+    folders: dict[str, dict[str, tuple[str, Stamp]]] = {"images": {}, "masks": {}, "authentic": {}}
+    for name, file in listed(source).items():
         folder, _, rest = name.partition("/")
-        if folder in by_folder:
+        if folder in folders:
             stem = rest.rsplit(".", 1)[0]
-            if stem in by_folder[folder]:
+            if stem in folders[folder]:
                 raise UserError(f"source {source.name}: two files of {folder}/ have the stem {stem!r}; rename one")
-            by_folder[folder][stem] = uri
-    forged, masks, authentic = by_folder["images"], by_folder["masks"], by_folder["authentic"]
-    if not forged and not authentic:
+            folders[folder][stem] = file
+    if not folders["images"] and not folders["authentic"]:
         raise UserError(f"source {source.name}: {source.location} has neither images/ nor authentic/ with images in it")
-    bare = sorted(forged.keys() - masks.keys())
-    if bare:
-        raise UserError(
-            f"source {source.name}: no mask for {forged[bare[0]]}"
-            f" ({len(bare)} such); add masks/{bare[0]}.png or move the image to authentic/"
-        )
-    stems = sorted(forged.keys() | authentic.keys())
-    split_of = dict.fromkeys(stems, source.split) if source.split else divide(stems, split, seed)
-    named = {f"images/{stem}": (stem, uri, masks[stem]) for stem, uri in forged.items()}
-    named |= {f"authentic/{stem}": (stem, uri, "") for stem, uri in authentic.items()}
-    return [
-        PlannedSample(
-            key=f"{source.name}/{name}",
-            source=source.name,
-            split=str(split_of[stem]),
-            kind="given" if mask else "authentic",
-            image=uri,
-            mask=mask or None,
-            file_bytes=sizes[uri] + (sizes[mask] if mask else 0),
-        )
-        for name, (stem, uri, mask) in named.items()
-    ]
+    for stem, (uri, stamp) in folders["authentic"].items():
+        yield Item(f"authentic/{stem}", uri, AUTHENTIC, group=stem, image_stamp=stamp)
+    for stem, (uri, stamp) in folders["images"].items():
+        mask, mask_stamp = folders["masks"].get(stem, (None, NO_STAMP))
+        yield Item(f"images/{stem}", uri, FORGED, mask, group=stem, image_stamp=stamp, mask_stamp=mask_stamp)
 
 
-def _images(location: str | list[str], name: str) -> tuple[dict[str, str], dict[str, int]]:
-    """Image files of a folder, a prefix, or a list: locations by a name that moves with the files, and their bytes."""
-    if isinstance(location, list):
-        missing = [item for item in location if not storage.exists(item)]
-        if missing:
-            raise UserError(f"source {name}: {missing[0]} does not exist ({len(missing)} such)")
-        files = {item.rsplit("/", 1)[-1]: item for item in sorted(location)}
-        if len(files) < len(location):
-            raise UserError(f"source {name}: two of the listed files have the same name; give their folder instead")
-        return files, {uri: storage.stamp(uri).size for uri in location}
-    sizes = _listed(location, name)
-    if not sizes:
-        raise UserError(f"source {name}: no images ({', '.join(IMAGE_SUFFIXES)}) in {location}")
-    return _below(location, list(sizes)), sizes
+_COLUMNS = ("image", "mask", "kind", "split", "group", "mask_rule", "name")
 
 
-def _listed(location: str, name: str) -> dict[str, int]:
-    """Bytes of the image files below a location; UserError, naming the source, when there is no such place."""
+def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
+    """Items of a listing, read in batches: it may have a million rows."""
+    folder = uri.rsplit("/", 1)[0]
+    for batch in _batches(source, uri):
+        unknown = sorted(set(batch.schema.names) - set(_COLUMNS))
+        if unknown or "image" not in batch.schema.names:
+            raise UserError(
+                f"source {source.name}: listing {uri} has the columns {', '.join(batch.schema.names)}; it needs image,"
+                f" and may have {', '.join(_COLUMNS[1:])}"
+            )
+        for row in batch.to_pylist():
+            cells = {name: str(value) for name, value in row.items() if value not in (None, "")}
+            if "image" not in cells:
+                raise UserError(f"source {source.name}: a row of listing {uri} names no image: {row}")
+            image, mask = _beside(folder, cells["image"]), cells.get("mask")
+            yield Item(
+                name=cells.get("name", cells["image"]),
+                image=image,
+                kind=cells.get("kind", FORGED if mask else AUTHENTIC),
+                mask=mask and _beside(folder, mask),
+                mask_rule=cells.get("mask_rule", "bright"),
+                group=cells.get("group", ""),
+                split=cells.get("split"),
+            )
+
+
+def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
     try:
-        return {uri: stamp.size for uri, stamp in storage.list_stamps(location, IMAGE_SUFFIXES).items()}
+        file = pa.BufferReader(storage.read_bytes(uri))
     except UserError as error:
-        raise UserError(f"source {name}: {error}; set its location (build.sources.0.location=folder)") from None
+        raise UserError(f"source {source.name}: {error}; set its location") from None
+    try:
+        if uri.endswith(".parquet"):
+            yield from pq.ParquetFile(file).iter_batches(4096)
+        else:
+            as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
+            yield from pa.csv.open_csv(file, convert_options=as_text)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"source {source.name}: {uri} is not a listing that can be read ({error})") from None
 
 
-def _below(location: str, files: list[str]) -> dict[str, str]:
-    """Locations by their path below a folder."""
-    return {file[len(storage.absolute(location)) :].lstrip("/"): file for file in files}
+def _beside(folder: str, location: str) -> str:
+    """A location of a listing: as it stands, or relative to the listing's folder."""
+    relative = "://" not in location and not location.startswith("/")
+    return storage.absolute(storage.join(folder, location) if relative else location)
 
 
-def _hash(seed: int, key: str) -> int:
-    """64 bits that depend on nothing but the seed and the key."""
-    return int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:8], "big")
+def _folder(source: SourceConfig) -> str:
+    if not isinstance(source.location, str):
+        raise UserError(f"source {source.name}: layout {source.layout} takes one folder or prefix, not a list of files")
+    return source.location
 
 
-def sample_seed(seed: int, key: str) -> np.random.Generator:
-    """The generator of everything random in one sample."""
-    return np.random.default_rng([seed, _hash(seed, key)])
+def _photographs(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
+    """Images of a folder, a prefix, or a list: (location, stamp) by a name that moves with the files."""
+    if isinstance(source.location, str):
+        return listed(source)
+    missing = [item for item in source.location if not storage.exists(item)]
+    if missing:
+        raise UserError(f"source {source.name}: {missing[0]} does not exist ({len(missing)} such)")
+    files = {item.rsplit("/", 1)[-1]: (item, storage.stamp(item)) for item in sorted(source.location)}
+    if len(files) < len(source.location):
+        raise UserError(f"source {source.name}: two of the listed files have the same name; give their folder instead")
+    return files
+
+
+def _index_maps(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
+    """Index maps (location, stamp) by their path below their folder, without the suffix."""
+    folder = source.annotations or storage.join(_folder(source), "instances")
+    try:
+        found = storage.list_stamps(folder, (".png",))
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its annotations") from None
+    start = len(storage.absolute(folder)) + 1
+    return {uri[start:].rsplit(".", 1)[0]: (uri, stamp) for uri, stamp in found.items()}
+
+
+def _polygons(source: SourceConfig) -> dict[str, str]:
+    """Segmentations by file name as JSON, from a COCO instances file. It is streamed: the usual one has 448 MB."""
+    uri = str(source.annotations)
+    try:
+        with storage.open_input(uri) as stream:
+            names = {image["id"]: image["file_name"].rsplit("/", 1)[-1] for image in ijson.items(stream, "images.item")}
+        found: dict[str, list[str]] = defaultdict(list)
+        with storage.open_input(uri) as stream:
+            for annotation in ijson.items(stream, "annotations.item", use_float=True):
+                if not annotation.get("iscrowd"):
+                    outline = [[round(x) for x in ring] for ring in annotation["segmentation"]]
+                    found[names[annotation["image_id"]]].append(json.dumps(outline, separators=(",", ":")))
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its annotations") from None
+    except (ijson.JSONError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"source {source.name}: {uri} is not a COCO instances file ({type(error).__name__}: {error})"
+        ) from None
+    return {name: f"[{','.join(outlines)}]" for name, outlines in found.items()}

@@ -40,8 +40,8 @@ def settings(photos: Path) -> list[str]:
         "layout": "photos",
         "location": str(photos),
         "crop": 64,
-        "crops_per_photo": 5,
-        "forge": {"splice": 0.4, "copy_move": 0.2, "remove": 0.2},
+        "samples_per_photo": 5,
+        "forge": {"splice": 0.4, "copy_move": 0.2, "copy_move_outline": 0.0, "remove": 0.2},
     }
     return [
         f"build.sources=[{_flow(source)}]",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 MPC = Path(sys.executable).with_name("mpc")
 SHORT = (
-    "build.sources.0.crops_per_photo=8",
+    "build.sources.0.samples_per_photo=8",
     "build.sources.0.crop=64",
     "model.input_size=64",
     "train.validation_images=8",

@@ -15,11 +15,16 @@ MPC = Path(sys.executable).with_name("mpc")
 
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
-    assert list(cli.VERBS) == ["build", "pretrain", "finetune", "evaluate", "register", "predict", "demo"]
-    for verb in cli.VERBS:
+    jobs = ["build", "pretrain", "finetune", "evaluate", "register", "predict", "demo"]
+    assert set(cli.VERBS) == {*jobs, "inspect", "bench"}
+    for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
         assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
     assert cli.parser().parse_args(["demo"]).config == "demo"
+    told = cli.parser().parse_args(["inspect", "s3://b/d", "--verify", "--against", "e", "--page", "p.html"])
+    assert (told.uri, told.verify, told.against, told.page) == ("s3://b/d", True, "e", "p.html")
+    told = cli.parser().parse_args(["bench", "--group", "build", "--output", "b.json", "--quick"])
+    assert (told.group, told.output, told.quick) == ("build", "b.json", True)
 
 
 def test_help_names_every_verb_quickly() -> None:
@@ -39,6 +44,7 @@ def test_help_names_every_verb_quickly() -> None:
         ),
         (["build", "--config", "none.yaml"], "no config at 'none.yaml'"),
         (["build", "--config", "demo", "build.sources.0.location=/no/such"], "nothing found at /no/such"),
+        (["inspect", "/no/such"], "no pixel dataset at /no/such"),
         (["pretrain", "--config", "demo", "train.dataset=/no/such"], "no pixel dataset at /no/such"),
         (["finetune", "--config", "demo", "finetune.encoder=/no/such"], "no model directory at /no/such"),
         (["evaluate", "--config", "demo", "evaluate.dataset=/no/such"], "no pixel dataset at /no/such"),

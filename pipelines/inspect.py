@@ -1,0 +1,79 @@
+"""`mpc inspect`: what is in a pixel dataset, whether it is whole, and what it shares with another one."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mpc_model.errors import DataError
+from pipelines import console, duplicates, leakage, manifest, quarantine, report, shards, storage
+from pipelines.statistics import Statistics
+
+SHOWN = 20
+"""Pairs of near-duplicates that are printed."""
+
+
+def inspect(uri: str, *, verify: bool = False, against: str | None = None, page: str | None = None) -> None:
+    """Print what is in a dataset; `page` also writes its report as it would be written today.
+
+    Raises DataError when there is none, or, with `verify`, when a shard is not what the manifest says.
+    """
+    uri = storage.absolute(uri)
+    described = manifest.read(uri)
+    statistics = Statistics.from_json(described["statistics"])
+    rejects = quarantine.read(uri)
+    print("\n".join([uri, *report.summary_lines(described, statistics)]), flush=True)
+    if page is not None:
+        text = report.dataset_page(described, statistics, rejects, shards.spread(uri, described), _near(described))
+        storage.write_bytes(storage.absolute(page), text.encode())
+    print(f"\nlook at {page or storage.join(uri, 'report.html')}")
+    if verify:
+        _verify(uri, described)
+    if against is not None:
+        _compare(uri, described, storage.absolute(against))
+
+
+def _near(described: dict[str, Any]) -> duplicates.NearDuplicates:
+    return duplicates.NearDuplicates(**described["near_duplicates"])
+
+
+def _verify(uri: str, described: dict[str, Any]) -> None:
+    """Read every shard and compare its SHA-256; DataError naming all that differ."""
+    listed = described["shards"]
+    progress = console.Progress("verify", sum(shard["bytes"] for shard in listed) >> 20, "MiB")
+    damaged, read = [], 0
+    with ThreadPoolExecutor(4) as pool:
+        for shard, problem in zip(listed, pool.map(lambda shard: _damage(uri, shard), listed), strict=True):
+            damaged += [f"{shard['name']} ({problem})"] if problem else []
+            before, read = read >> 20, read + shard["bytes"]
+            progress.advance((read >> 20) - before)
+    if damaged:
+        raise DataError(
+            f"{len(damaged)} of {len(listed)} shards of {uri} are damaged: {', '.join(damaged[:10])}; build it anew"
+        )
+    print(f"verified: all {len(listed)} shards have the SHA-256 that the manifest says")
+
+
+def _damage(uri: str, shard: dict[str, Any]) -> str:
+    """What is wrong with a shard; an empty text when nothing is."""
+    where = storage.join(uri, "shards", f"{shard['name']}.parquet")
+    if not storage.exists(where):
+        return "lost"
+    data = storage.read_bytes(where)
+    if len(data) != shard["bytes"]:
+        return f"{len(data)} bytes instead of {shard['bytes']}"
+    return "" if hashlib.sha256(data).hexdigest() == shard["sha256"] else "other bytes"
+
+
+def _compare(uri: str, described: dict[str, Any], other: str) -> None:
+    """Print which samples come from pictures that another dataset has too, or nearly."""
+    ours, theirs = leakage.shared(uri, described, other)
+    total = sum(split["samples"] for split in described["splits"].values())
+    print(
+        f"\n{len(ours)} of {total} samples come from a picture that {other} has too, or nearly"
+        f" (difference hashes within {duplicates.BITS} of 64 bits)"
+    )
+    pairs = sorted(zip(ours.to_pylist(), theirs.to_pylist(), strict=True), key=lambda pair: pair[1]["bits"])
+    for mine, its in pairs[:SHOWN]:
+        print(f"  {mine['key']} ({mine['split']})  ~  {its['key']} ({its['split']}), {its['bits']} bits apart")
+    if len(pairs) > SHOWN:
+        print(f"  and {len(pairs) - SHOWN} more")

@@ -1,0 +1,56 @@
+"""The known objects of a photograph: an index map (0 = background, 1..n), from a file or from COCO's polygons."""
+
+import json
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mpc_model.errors import DataError, UserError
+from pipelines import storage
+
+CORNERS = 3
+"""A ring of fewer encloses nothing."""
+IndexMap = npt.NDArray[np.integer[Any]]
+
+
+def read(item: dict[str, Any], shape: tuple[int, ...]) -> IndexMap:
+    """The index map (H, W) of an item's photograph; all background where no object is known.
+
+    Raises DataError when a map is no grey image or has another size than its photograph.
+    """
+    if item["polygons"]:
+        return drawn(json.loads(item["polygons"]), shape)
+    if not item["instances"]:
+        return np.zeros(shape, np.uint8)
+    try:
+        data = np.frombuffer(storage.read_bytes(item["instances"]), np.uint8)
+    except UserError as error:
+        raise DataError(f"index map of {item['image']}: {error}", "unreadable") from None
+    found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    if found is None or found.ndim != 2:
+        raise DataError(f"index map {item['instances']} is no grey image that can be read; make it anew", "unreadable")
+    if found.shape != shape:
+        raise DataError(
+            f"index map {item['instances']} is {found.shape[1]}x{found.shape[0]}, its photograph is"
+            f" {shape[1]}x{shape[0]}; make it anew",
+            "size_mismatch",
+        )
+    return np.asarray(found)
+
+
+def drawn(outlines: list[list[list[int]]], shape: tuple[int, ...]) -> IndexMap:
+    """Segmentations as COCO has them (for each object its rings x, y, x, y...) as an index map; later objects lie over
+    earlier ones."""
+    found = np.zeros(shape, np.uint16)
+    for label, rings in enumerate(outlines, start=1):
+        for ring in rings:
+            if len(ring) % 2:
+                raise DataError(
+                    f"an outline of object {label} has {len(ring)} coordinates, not pairs of them", "unreadable"
+                )
+            if len(ring) >= 2 * CORNERS:
+                # One ring at a time: together, OpenCV would leave out what two of them share.
+                cv2.fillPoly(found, [np.array(ring, np.int32).reshape(-1, 2)], label)
+    return found

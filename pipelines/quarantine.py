@@ -1,0 +1,95 @@
+"""What a build leaves out, and why: a row of rejects.parquet for every sample, and the limit that stops the build."""
+
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mpc_model.errors import DataError
+from pipelines import items, storage
+from pipelines.config import BuildConfig
+from pipelines.sources import PHOTO
+
+REJECTS = "rejects.parquet"
+SCHEMA = pa.schema([(name, pa.string()) for name in ("sample", "source", "stage", "reason", "message")])
+Row = dict[str, str]
+
+
+def row(key: str, source: str, stage: str, reason: str, message: str) -> Row:
+    """One sample that is left out; `stage` is survey, plan or render."""
+    return {"sample": key, "source": source, "stage": stage, "reason": reason, "message": message}
+
+
+def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Row]]:
+    """The good items, with what the survey found of them beside, and a row for every sample of the others.
+
+    Of items with the same image, byte for byte, the first one listed is good.
+    """
+    repeated = _repeated(survey)
+    bad = survey["reason"].is_valid().to_numpy() | repeated
+    good = listed.filter(~bad)
+    for name in ("image_sha256", "mask_sha256", "photo_hash"):
+        good = good.append_column(name, survey[name].filter(~bad))
+    samples = {source.name: source.samples_per_photo for source in config.sources}
+    rejects = []
+    owners = _owners(listed, survey, repeated)
+    found = zip(
+        items.columns(listed.filter(bad), "source", "name", "kind", "image"),
+        items.columns(survey.filter(bad), "reason", "message", "image_sha256"),
+        strict=True,
+    )
+    for (source, name, kind, image), (reason, message, digest) in found:
+        stage = "survey"
+        if reason is None:
+            stage, reason = "plan", "duplicate"
+            message = f"{image} is the same file as {owners[digest]}, which is kept; leave one out"
+        for number in range(samples[source]) if kind == PHOTO else [None]:
+            rejects.append(row(items.sample_key(source, name, number), source, stage, reason, message))
+    return good.combine_chunks(), rejects
+
+
+def check(config: BuildConfig, rejects: list[Row], listed: int) -> None:
+    """DataError, with the commonest reasons, when more than `build.max_reject_fraction` of the samples are bad."""
+    if len(rejects) <= config.max_reject_fraction * listed and len(rejects) < listed:
+        return
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in rejects).most_common(3))
+    raise DataError(
+        f"{len(rejects)} of {listed} samples cannot be used: {reasons}; the first: {rejects[0]['message']}."
+        f" {storage.join(str(config.output), REJECTS)} lists them all; mend them, or raise build.max_reject_fraction to"
+        " leave them out"
+    )
+
+
+def write(rejects: list[Row], uri: str) -> None:
+    """Store rejects.parquet."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rejects, schema=SCHEMA), sink)
+    storage.write_bytes(storage.join(uri, REJECTS), bytes(sink.getvalue()))
+
+
+def read(uri: str) -> list[Row]:
+    """The rows of a dataset's rejects.parquet."""
+    data = storage.read_bytes(storage.join(uri, REJECTS))
+    found: list[Row] = pq.read_table(pa.BufferReader(data)).to_pylist()
+    return found
+
+
+def _repeated(survey: pa.Table) -> npt.NDArray[np.bool_]:
+    """Items (N,) whose image is, byte for byte, that of an earlier one; images that were not read are no one's."""
+    digests = survey["image_sha256"].combine_chunks().dictionary_encode()
+    number = digests.indices.fill_null(-1).to_numpy()
+    repeated = number >= 0
+    repeated[np.unique(number, return_index=True)[1]] = False
+    return np.asarray(repeated)
+
+
+def _owners(listed: pa.Table, survey: pa.Table, repeated: npt.NDArray[np.bool_]) -> dict[bytes, str]:
+    """By digest, the location of the image that is kept of each that comes more than once."""
+    wanted = pc.is_in(survey["image_sha256"], survey["image_sha256"].filter(repeated).combine_chunks())
+    kept = np.asarray(wanted) & ~repeated
+    images = items.columns(listed.filter(kept), "image")
+    digests = items.columns(survey.filter(kept), "image_sha256")
+    return {digest: image for (image,), (digest,) in zip(images, digests, strict=True)}
