@@ -1,0 +1,36 @@
+"""The documentation names everything a user can set, ask for, or be told."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from mpc_model.forging import ForgeSettings
+from mpc_model.images import MASK_RULES
+from pipelines import plan, validation
+from pipelines.config import ForgeConfig, SourceConfig
+from pipelines.sources import LAYOUTS
+
+DATASETS = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [LAYOUTS, MASK_RULES, validation.REASONS, ForgeConfig.model_fields, SourceConfig.model_fields, plan.KINDS[1:]],
+)
+def test_every_name_is_documented(names: Iterable[str]) -> None:
+    assert [name for name in names if not {f"`{name}`", f"{name}:"} & set(re.findall(r"`\w+`|\w+:", DATASETS))] == []
+
+
+def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+ \| [^|]+) \|", DATASETS, re.MULTILINE))
+    for setting in dataclasses.fields(ForgeSettings):
+        if setting.name == "attempts":
+            continue
+        default = (
+            "{:g} to {:g}".format(*setting.default) if isinstance(setting.default, tuple) else f"{setting.default:g}"
+        )
+        bounds = f"{setting.metadata['least']:g} to {setting.metadata['most']:g}"
+        assert rows[setting.name] == f"{default} | {bounds}", setting.name
