@@ -181,6 +181,18 @@ def difference_hash(image: Image) -> int:
     return int.from_bytes(np.packbits(thumbnail[:, 1:] > thumbnail[:, :-1]).tobytes(), "big")
 
 
+def fine_hash(image: Image) -> bytes:
+    """256-bit dHash of an RGB image, 32 bytes: difference bits of an 8x17 and of a 17x8 thumbnail of its 136x136 one.
+
+    The first 128 say where the right cell of a horizontal pair is the brighter one, the others where the lower cell of
+    a vertical pair is. It tells apart pictures that `difference_hash`, with a quarter of the bits, takes for one.
+    """
+    # Both from one picture that either divides: OpenCV takes a millisecond for any other reduction of a photograph.
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (136, 136), interpolation=cv2.INTER_AREA)
+    wide, high = (cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for size in ((17, 8), (8, 17)))
+    return np.packbits([wide[:, 1:] > wide[:, :-1], (high[1:] > high[:-1]).reshape(8, 16)]).tobytes()
+
+
 def hamming(a: int, b: int) -> int:
     """The number of bits in which two hashes differ."""
     return (a ^ b).bit_count()

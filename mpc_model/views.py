@@ -52,6 +52,9 @@ def render_views(
     return [canonical, *(view if view.ops else canonical for view in drawn)]
 
 
+_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+
+
 def dihedral(image: Image, mask: Mask, k: int) -> tuple[Image, Mask]:
     """Element k (0 to 7) of the symmetries of the square: k % 4 quarter turns anticlockwise, then from 4 on a mirror.
 
@@ -60,8 +63,8 @@ def dihedral(image: Image, mask: Mask, k: int) -> tuple[Image, Mask]:
     """
 
     def turned(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        array = np.rot90(array, k % 4)
-        return np.ascontiguousarray(array[:, ::-1] if k >= 4 else array)
+        array = array if k % 4 == 0 else cv2.rotate(array, _TURNS[k % 4])
+        return cv2.flip(array, 1) if k >= 4 else array
 
     return turned(image), turned(mask)
 

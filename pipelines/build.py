@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -36,23 +37,45 @@ def build(config: Config) -> dict[str, Any]:
     settings, uri = config.build, str(config.build.output)
     _ = VIEW_POLICIES[settings.views.policy]
     listed = items.list_all(settings, config.seed)
-    asked = items.digest(settings, config.seed, listed)
-    found = _finished(uri, asked, listed)
+    asked = _Asked(
+        digest=items.digest(settings, config.seed, listed),
+        samples=items.listed_samples(settings, listed),
+        remote=storage.is_remote(listed["image"][0].as_py()),
+        changed=items.last_change(listed),
+    )
+    found = _finished(uri, asked)
     if found is None:
         with lease.held(uri, "build") as held:
-            found = _finished(uri, asked, listed) or _build(config, uri, asked, listed, held)
+            found = _finished(uri, asked)
+            if found is None:
+                surveyed = survey.survey(settings, listed, uri)
+                good, rejects = quarantine.sort_out(settings, listed, surveyed)
+                del listed, surveyed  # what is good was copied, and a million items take room
+                found = _build(config, uri, asked, good, rejects, held)
     console.say(f"build: {uri} has {_counts(found)}; look at {storage.join(uri, 'report.html')}")
     return found
 
 
-def _build(config: Config, uri: str, asked: str, listed: pa.Table, held: lease.Lease) -> dict[str, Any]:
-    """Everything between listing the sources and a finished dataset."""
-    settings = config.build
-    surveyed = survey.survey(settings, listed, uri)
-    good, rejects = quarantine.sort_out(settings, listed, surveyed)
-    expected = items.listed_samples(settings, listed)
+@dataclass(frozen=True)
+class _Asked:
+    """What a build was asked for, in short."""
+
+    digest: str
+    samples: Counter[str]
+    """Listed, by source."""
+    remote: bool
+    """Whether the sources are in object storage."""
+    changed: int
+    """When the youngest of their files was changed (ns)."""
+
+
+def _build(
+    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[quarantine.Row], held: lease.Lease
+) -> dict[str, Any]:
+    """Everything between good items and a finished dataset."""
+    settings, listed = config.build, asked.samples.total()
     quarantine.write(rejects, uri)
-    quarantine.check(settings, rejects, expected.total())
+    quarantine.check(settings, rejects, listed)
     plan, near = planning.make(settings, config.seed, good)
     try:
         markers, statistics = _render(plan, config, held)
@@ -62,13 +85,13 @@ def _build(config: Config, uri: str, asked: str, listed: pa.Table, held: lease.L
     for marker in markers:
         rejects += marker["rejects"]
     written = sum(marker["rows"] for marker in markers)
-    if written + len(rejects) != expected.total():
-        raise DataError(f"{expected.total()} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
+    if written + len(rejects) != listed:
+        raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
     if not written:
         raise DataError(f"no photograph could be forged; the first: {rejects[0]['message']}")
     held.check()
     quarantine.write(rejects, uri)
-    result = _manifest_content(config, asked, expected, markers, rejects, statistics)
+    result = _manifest_content(config, asked, markers, rejects, statistics)
     result["near_duplicates"] = dataclasses.asdict(near)
     result["fingerprint"] = manifest.fingerprint(result)
     _tidy(plan, uri)
@@ -78,13 +101,12 @@ def _build(config: Config, uri: str, asked: str, listed: pa.Table, held: lease.L
     survey.forget(uri)
     if rejects:
         console.say(
-            f"build: {len(rejects)} of {expected.total()} samples left out;"
-            f" {storage.join(uri, quarantine.REJECTS)} says why"
+            f"build: {len(rejects)} of {listed} samples left out; {storage.join(uri, quarantine.REJECTS)} says why"
         )
     return manifest.read(uri)
 
 
-def _finished(uri: str, asked: str, listed: pa.Table) -> dict[str, Any] | None:
+def _finished(uri: str, asked: _Asked) -> dict[str, Any] | None:
     """The manifest of the finished dataset that was asked for; None where there is none.
 
     Raises UserError when it is of another config or of other files, or of files that were replaced since.
@@ -93,9 +115,9 @@ def _finished(uri: str, asked: str, listed: pa.Table) -> dict[str, Any] | None:
         return None
     found = manifest.read(uri)
     built = storage.stamp(storage.join(uri, manifest.MANIFEST)).mtime_ns
-    if found["asked"] != asked:
+    if found["asked"] != asked.digest:
         problem = "a dataset of another config or other files"
-    elif storage.is_remote(listed["image"][0].as_py()) == storage.is_remote(uri) and items.last_change(listed) > built:
+    elif asked.remote == storage.is_remote(uri) and asked.changed > built:
         problem = "a dataset of files that were changed since it was built"
     else:
         console.say("build: reusing the finished dataset")
@@ -139,15 +161,14 @@ def _tidy(plan: Plan, uri: str) -> None:
 
 def _manifest_content(
     config: Config,
-    asked: str,
-    listed: Counter[str],
+    asked: _Asked,
     markers: list[dict[str, Any]],
     rejects: list[quarantine.Row],
     statistics: Statistics,
 ) -> dict[str, Any]:
     settings = config.build
     by_source: dict[str, Any] = {
-        source.name: {"repeat": source.repeat, "listed": listed[source.name], "samples": 0, "rejected": 0}
+        source.name: {"repeat": source.repeat, "listed": asked.samples[source.name], "samples": 0, "rejected": 0}
         for source in settings.sources
     }
     by_split: dict[str, Any] = defaultdict(lambda: {"samples": 0, "forged": 0, "pixels": {"authentic": 0, "forged": 0}})
@@ -165,7 +186,7 @@ def _manifest_content(
         "schema_version": manifest.SCHEMA_VERSION,
         "config": described,
         "config_digest": manifest.digest(described),
-        "asked": asked,
+        "asked": asked.digest,
         "seed": config.seed,
         "row_group": settings.row_group,
         "views": settings.views.count + 1,

@@ -13,7 +13,8 @@ COLOURS = ("#2b6cb0", "#d53f6f", "#dd9a27", "#2f9e78", "#7b5bc4", "#64748b")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 74rem; padding: 1rem; color: #1c2330 }
 h1 { font-size: 1.5rem; margin: 1rem 0 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem } h3 { font-size: 1rem }
-code { overflow-wrap: anywhere } td code { white-space: nowrap } p { margin: .4rem 0; max-width: 60rem } .dim, figcaption { color: #56607a }
+code { overflow-wrap: anywhere } td code { white-space: nowrap }
+p { margin: .4rem 0; max-width: 60rem } .dim, figcaption { color: #56607a }
 .tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0 } .tiles div { background: #f1f4f9;
  border-radius: .5rem; padding: .5rem 1rem } .tiles b { display: block; font-size: 1.3rem }
 .first { background: #fff6e5; border-left: .3rem solid #dd9a27; padding: .3rem 1rem; border-radius: .3rem }

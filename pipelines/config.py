@@ -144,7 +144,8 @@ class BuildConfig(Section):
     near_duplicates: Literal["stop", "together"] = "stop"
     """What to do when near-duplicates would come into different splits: stop the build, or keep them together."""
     near_duplicate_bits: Annotated[int, Field(ge=0, le=8)] = 4
-    """Images whose 64-bit difference hashes differ in at most so many bits are near-duplicates."""
+    """Images are near-duplicates when their 64-bit difference hashes differ in at most so many bits, and 256 finer bits
+    agree (pipelines/duplicates.py)."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "BuildConfig":

@@ -1,30 +1,47 @@
-"""Near-duplicates by 64-bit perceptual hashes: which images belong together, and which lie in two splits.
+"""Near-duplicates by perceptual hashes: which images belong together, and which lie in two splits.
 
-Two hashes are near when they differ in at most `bits` bits. Cut into `bits + 2` bands, near hashes agree in at least
-two of them (the pigeonhole principle), so sorting by each pair of bands finds every near pair and few others. Equal
-hashes are collapsed first and pairs are never kept, only what they say: memory stays in proportion to the hashes.
+A row of hashes is five words: the 64-bit difference hash, and four of the 256-bit one. Two are near when the first word
+differs in at most `bits` bits and the four others in at most FINE_BITS. The first word finds pairs, the others confirm
+them: among a million photographs tens of thousands of pairs agree in the first by chance.
+
+Cut into `bits + 2` bands, near first words agree in at least two of them (the pigeonhole principle), so sorting by each
+pair of bands finds every such pair and few others. Equal rows, and then equal first words, are collapsed and pairs are
+never kept, only what they say: memory stays in proportion to the hashes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 Hashes = npt.NDArray[np.uint64]
+"""Rows (N, 5) of the words `images.difference_hash`, then `images.fine_hash`."""
+Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
+COLUMNS = ("photo_hash", "photo_hash_fine")
+"""The columns of a table that hold both hashes: uint64 and binary(32)."""
+
 BITS = 4
-"""Default distance up to which images are near-duplicates."""
-BLOCK = 1 << 20
-"""Pairs compared at once: about 60 MiB."""
+"""Default distance of the first words up to which images are near-duplicates."""
+FINE_BITS = 36
+"""Distance of the four other words up to which they confirm a pair.
+
+Measured at 4 bits on 1,641 photographs and forgeries: of 23,790 copies (recompressed, resized, brighter, cut by 2%,
+with 2 to 10% pasted in) whose first words are near, 99.9% are confirmed; of 1,015 pairs of crops of different
+photographs 0.5%, all of sunsets. First words of different photographs are near in 2 of ten million pairs, so that one
+in a thousand million is left."""
+BLOCK = 1 << 19
+"""Pairs compared at once: about 40 MiB."""
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
     """What a report says of a dataset: `alike` images in `groups` of near-duplicates, `crossing` of them with one in
-    another split, and the nearest few of those as (key, key, differing bits)."""
+    another split, and the nearest few of those as (key, key, differing bits of the first word)."""
 
     bits: int
     alike: int
@@ -33,10 +50,17 @@ class NearDuplicates:
     examples: tuple[tuple[str, str, int], ...]
 
 
+def from_columns(table: pa.Table) -> Hashes:
+    """The hashes (N, 5) of a table with COLUMNS, none of them null."""
+    first, fine = (table[name].combine_chunks() for name in COLUMNS)
+    words = np.frombuffer(fine.buffers()[1], np.uint64).reshape(-1, 4)[fine.offset :][: len(fine)]
+    return np.column_stack([first.to_numpy(), words])
+
+
 def summary(
-    keys: Sequence[str], hashes: Hashes, splits: npt.NDArray[np.int64], bits: int = BITS, examples: int = 5
+    key: Callable[[int], str], hashes: Hashes, splits: npt.NDArray[np.int64], bits: int = BITS, examples: int = 5
 ) -> NearDuplicates:
-    """The near-duplicates among images with `keys` (N), `hashes` (N,) and numbered `splits` (N,)."""
+    """The near-duplicates among images with `hashes` (N, 5) and numbered `splits` (N,); `key` names image i."""
     sizes = np.bincount(components(hashes, bits), minlength=1)
     partner, distance = across(hashes, splits, bits)
     found = np.flatnonzero(partner >= 0)
@@ -44,24 +68,24 @@ def summary(
     shown: dict[frozenset[int], tuple[str, str, int]] = {}
     for i in map(int, nearest_few[: 2 * examples]):  # both ends of a pair find each other
         j = int(partner[i])
-        shown.setdefault(frozenset((i, j)), (keys[min(i, j)], keys[max(i, j)], int(distance[i])))
+        shown.setdefault(frozenset((i, j)), (key(min(i, j)), key(max(i, j)), int(distance[i])))
     alike = sizes[sizes > 1]
     return NearDuplicates(bits, int(alike.sum()), len(alike), len(found), tuple(shown.values())[:examples])
 
 
 def telling(hashes: Hashes, bits: int = BITS) -> npt.NDArray[np.bool_]:
-    """Whether each hash (N,) says enough of its image to be compared.
+    """Whether each of `hashes` (N, 5) says enough of its image to be compared.
 
     A difference hash of an even picture (a blank page, a gradient, a silhouette on white) has nearly all bits equal,
-    and such pictures are near each other whatever they show. Hashes within 2 * bits of all zeros or all ones match
-    nothing.
+    and such pictures are near each other whatever they show. Those whose first word is within 2 * bits of all zeros or
+    all ones match nothing.
     """
-    ones = np.bitwise_count(hashes)
+    ones = np.bitwise_count(hashes[:, 0])
     return np.asarray((ones > 2 * bits) & (ones < 64 - 2 * bits))
 
 
 def components(hashes: Hashes, bits: int = BITS, groups: Indices | None = None) -> Indices:
-    """What must stay together: for each of `hashes` (N,) the number of the set that chains of near pairs join it to.
+    """What must stay together: for each of `hashes` (N, 5) the number of the set that chains of near pairs join it to.
 
     Sets are numbered from 0 by their first image. With `groups` (N,), any integers, images of one group are together
     too.
@@ -71,7 +95,7 @@ def components(hashes: Hashes, bits: int = BITS, groups: Indices | None = None) 
         _, first, member = np.unique(groups, return_index=True, return_inverse=True)
         labels = _united(labels, labels, first[member])
     chosen = np.flatnonzero(telling(hashes, bits))
-    values, first, member = np.unique(hashes[chosen], return_index=True, return_inverse=True)
+    values, first, member = _distinct(hashes[chosen])
     labels = _united(labels, chosen, chosen[first][member])
     for i, j in _near(values, values, bits):
         labels = _united(labels, chosen[first[i]], chosen[first[j]])
@@ -79,17 +103,17 @@ def components(hashes: Hashes, bits: int = BITS, groups: Indices | None = None) 
 
 
 def nearest(a: Hashes, b: Hashes, bits: int = BITS) -> tuple[Indices, Indices]:
-    """For each hash of `a` (N,) the index of its nearest in `b` (M,) within `bits`, and the distance; -1 where none.
+    """For each of `a` (N, 5) the index of its nearest in `b` (M, 5), and the distance; -1 where none is near.
 
-    Of equally near ones the first is taken.
+    The distance is that of the first words; of equally near ones the first is taken.
     """
     chosen_a, chosen_b = (np.flatnonzero(telling(hashes, bits)) for hashes in (a, b))
-    values_a, member = np.unique(a[chosen_a], return_inverse=True)
-    values_b, first = np.unique(b[chosen_b], return_index=True)
+    values_a, _, member = _distinct(a[chosen_a])
+    values_b, first, _ = _distinct(b[chosen_b])
     none = np.iinfo(np.int64).max
     best = np.full(len(values_a), none)
     for i, j in _near(values_a, values_b, bits):
-        distance = np.bitwise_count(values_a[i] ^ values_b[j]).astype(np.int64)
+        distance = np.bitwise_count(values_a[i, 0] ^ values_b[j, 0]).astype(np.int64)
         np.minimum.at(best, i, distance << 48 | chosen_b[first[j]])
     index, distance = np.full(len(a), -1), np.full(len(a), -1)
     hit = best[member] < none
@@ -99,7 +123,7 @@ def nearest(a: Hashes, b: Hashes, bits: int = BITS) -> tuple[Indices, Indices]:
 
 
 def across(hashes: Hashes, splits: npt.NDArray[np.int64], bits: int = BITS) -> tuple[Indices, Indices]:
-    """For each of `hashes` (N,) its nearest in another of the `splits` (N,): index and distance, -1 where none."""
+    """For each of `hashes` (N, 5) its nearest in another of the `splits` (N,): index and distance, -1 where none."""
     index, distance = np.full(len(hashes), -1), np.full(len(hashes), -1)
     for split in np.unique(splits):
         inside, outside = np.flatnonzero(splits == split), np.flatnonzero(splits != split)
@@ -109,8 +133,45 @@ def across(hashes: Hashes, splits: npt.NDArray[np.int64], bits: int = BITS) -> t
     return index, distance
 
 
+def _distinct(hashes: Hashes) -> tuple[Hashes, Indices, Indices]:
+    """The different rows in ascending order, the first index of each, and the place of each of `hashes` among them."""
+    order = np.lexsort(hashes.T[::-1])
+    ordered = hashes[order]
+    new = np.ones(len(hashes), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    place = np.empty(len(hashes), np.int64)
+    place[order] = np.cumsum(new) - 1
+    return ordered[new], order[new], place
+
+
 def _near(a: Hashes, b: Hashes, bits: int) -> Iterator[tuple[Indices, Indices]]:
-    """Blocks of all near pairs (i, j) of `a` and `b`; a pair may come again.
+    """Blocks of all near pairs (i, j) of `a` and `b`, whose rows are in ascending order; a pair may come again.
+
+    Within one array (`b is a`) no element is paired with itself, and of (i, j) and (j, i) one comes.
+    """
+    for i, j in _candidates(a, b, bits):
+        differing = np.zeros(len(i), np.uint16)
+        for one, other in zip(a.T[1:], b.T[1:], strict=True):  # word by word: whole rows take ten times as long
+            differing += np.bitwise_count(one[i] ^ other[j])
+        near = differing <= FINE_BITS
+        if near.any():
+            yield i[near], j[near]
+
+
+def _candidates(a: Hashes, b: Hashes, bits: int) -> Iterator[tuple[Indices, Indices]]:
+    """Blocks of the pairs, as `_near` gives them, whose first words are near."""
+    words_a, first_a, count_a = np.unique(a[:, 0], return_index=True, return_counts=True)
+    words_b, first_b, count_b = np.unique(b[:, 0], return_index=True, return_counts=True)
+    start = np.arange(1, len(a) + 1) if b is a else np.searchsorted(b[:, 0], a[:, 0], "left")
+    yield from _expanded(start, np.searchsorted(b[:, 0], a[:, 0], "right") - start)
+    for p, q in _near_words(words_a, words_a if b is a else words_b, bits):
+        for k, i in _expanded(first_a[p], count_a[p]):
+            for row, j in _expanded(first_b[q[k]], count_b[q[k]]):
+                yield i[row], j
+
+
+def _near_words(a: Words, b: Words, bits: int) -> Iterator[tuple[Indices, Indices]]:
+    """Blocks of all pairs (i, j) of words of `a` and `b` that differ, but in few bits; a pair may come again.
 
     Within one array (`b is a`) no element is paired with itself, and of (i, j) and (j, i) one comes.
     """
@@ -122,7 +183,8 @@ def _near(a: Hashes, b: Hashes, bits: int) -> Iterator[tuple[Indices, Indices]]:
         partners = np.searchsorted(present, wanted, "right") - start
         for i, j in _expanded(start, partners):
             i, j = left[i], right[j]
-            near = np.bitwise_count(a[i] ^ b[j]) <= bits
+            differing = np.bitwise_count(a[i] ^ b[j])
+            near = (differing > 0) & (differing <= bits)
             if near.any():
                 yield i[near], j[near]
 

@@ -38,7 +38,9 @@ def list_all(config: BuildConfig, seed: int) -> pa.Table:
     """
     if not config.sources:
         raise UserError("build.sources is empty; add a source such as {name: mine, layout: pairs, location: folder}")
-    return pa.concat_tables([_limited(source, seed, _checked(source)) for source in config.sources]).combine_chunks()
+    found = pa.concat_tables([_limited(source, seed, _checked(source)) for source in config.sources]).combine_chunks()
+    pa.default_memory_pool().release_unused()
+    return found
 
 
 def digest(config: BuildConfig, seed: int, items: pa.Table) -> str:
@@ -104,9 +106,12 @@ def _checked(source: SourceConfig) -> pa.Table:
     photos = PHOTO in pc.unique(table["kind"]).to_pylist()
     if source.crop is not None and not photos:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
-    twice = table.group_by("name").aggregate([([], "count_all")]).filter(pc.field("count_all") > 1)
+    hashes = sample_hashes(0, (name for (name,) in columns(table, "name")))
+    order = np.argsort(hashes, kind="stable")
+    twice = order[1:][np.diff(hashes[order]) == 0]
     if len(twice):
-        raise UserError(f"source {source.name}: {twice['name'][0].as_py()!r} is listed twice; names must be unique")
+        again = table["name"][int(twice[0])].as_py()
+        raise UserError(f"source {source.name}: {again!r} is listed twice; names must be unique")
     strange = set(pc.unique(table["split"]).to_pylist()) - {*SPLITS, None}
     if strange:
         raise UserError(f"source {source.name}: split {sorted(strange)[0]!r} is none of {', '.join(SPLITS)}")

@@ -8,7 +8,7 @@ import pyarrow as pa
 from mpc_model.errors import MPCError
 from pipelines import duplicates, manifest, shards
 
-_COLUMNS = ("key", "split", "photo_hash")
+_COLUMNS = ("key", "split", *duplicates.COLUMNS)
 TRAINED_ON = "trained_on"
 """In a model's card: [{"uri", "fingerprint"}] of every dataset that any stage of its training read."""
 
@@ -18,11 +18,12 @@ def shared(
 ) -> tuple[pa.Table, pa.Table]:
     """Samples of a dataset's `split` (None: all) and the samples of another's that come from nearly the same picture.
 
-    Returns two tables (key, split, photo_hash) row for row beside each other, the second with a column `bits`.
+    Returns two tables (key, split, photo_hash, photo_hash_fine), row for row beside each other, the second with a
+    column `bits`.
     """
     ours = shards.columns(uri, described, _COLUMNS, split)
     theirs = shards.columns(other, manifest.read(other), _COLUMNS, other_split)
-    index, bits = duplicates.nearest(ours["photo_hash"].to_numpy(), theirs["photo_hash"].to_numpy())
+    index, bits = duplicates.nearest(duplicates.from_columns(ours), duplicates.from_columns(theirs))
     hit = np.flatnonzero(index >= 0)
     return ours.take(hit), theirs.take(index[hit]).append_column("bits", pa.array(bits[hit]))
 

@@ -84,19 +84,21 @@ class Plan:
 def make(config: BuildConfig, seed: int, good: pa.Table) -> tuple[Plan, duplicates.NearDuplicates]:
     """The plan of good items, and the near-duplicates among them.
 
-    Args: `good` is a table of items with the columns image_sha256, mask_sha256 and photo_hash beside them.
+    Args: `good` is a table of items with the columns image_sha256, mask_sha256, photo_hash and photo_hash_fine beside
+    them.
     Raises DataError when near-duplicates would come into different splits, UserError when there are too few to divide
     or when what belongs together is given to different splits.
     """
-    hashes, bits = good["photo_hash"].to_numpy(), config.near_duplicate_bits
+    hashes, bits = duplicates.from_columns(good), config.near_duplicate_bits
     scenes = _scenes(good)
     if config.near_duplicates == "together":
         scenes = duplicates.components(hashes, bits, scenes)
     split = _splits(config, seed, good, scenes)
-    names = [_key(*pair) for pair in items.columns(good, "source", "name")]
-    near = duplicates.summary(names, hashes, split.astype(np.int64), bits)
+    near = duplicates.summary(
+        lambda index: f"{_where(good, index)} ({SPLITS[split[index]]})", hashes, split.astype(np.int64), bits
+    )
     if near.crossing:
-        raise DataError(_leakage(near, dict(zip(names, split.tolist(), strict=True))))
+        raise DataError(_leakage(near))
     return _expand(config, seed, good, split, scenes), near
 
 
@@ -127,10 +129,9 @@ def sample_generator(seed: int, key: str) -> np.random.Generator:
 
 def _scenes(good: pa.Table) -> Indices:
     """A number (N,) for the group of each item; items without one are their own."""
-    numbers: dict[tuple[str, str], int] = {}
     columns = items.columns(good, "source", "group", "name")
-    found = (numbers.setdefault((source, group or name), len(numbers)) for source, group, name in columns)
-    return np.fromiter(found, np.int64)
+    hashes = items.sample_hashes(0, (_key(source, group or name) for source, group, name in columns))
+    return np.unique(hashes, return_inverse=True)[1]
 
 
 def _splits(config: BuildConfig, seed: int, good: pa.Table, scenes: Indices) -> Bytes:
@@ -148,15 +149,21 @@ def _splits(config: BuildConfig, seed: int, good: pa.Table, scenes: Indices) -> 
             " give their sources one split"
         )
     first = np.unique(scenes, return_index=True)[1]
-    owner = np.array(good["source"].take(first).to_pylist(), object)
-    for source in config.sources:
-        open_scenes = np.flatnonzero((of_scene == _NONE) & (owner == source.name))
+    owner = _sources(config, good)[first]
+    for number, source in enumerate(config.sources):
+        open_scenes = np.flatnonzero((of_scene == _NONE) & (owner == number))
         if len(open_scenes):
             shares = source.split if isinstance(source.split, SplitConfig) else config.split
             keys = [_where(good, index) for index in first[open_scenes]]
             chosen = divide(keys, shares, seed, f"source {source.name}")
             of_scene[open_scenes] = [SPLITS.index(chosen[key]) for key in keys]
     return of_scene[scenes]
+
+
+def _sources(config: BuildConfig, good: pa.Table) -> Indices:
+    """The number (N,) of each item's source in the config."""
+    numbers = {source.name: number for number, source in enumerate(config.sources)}
+    return np.fromiter((numbers[name] for (name,) in items.columns(good, "source")), np.int64)
 
 
 def _given_splits(config: BuildConfig, good: pa.Table) -> Bytes:
@@ -170,12 +177,9 @@ def _where(good: pa.Table, index: int) -> str:
     return _key(good["source"][int(index)].as_py(), good["name"][int(index)].as_py())
 
 
-def _leakage(near: duplicates.NearDuplicates, split: dict[str, int]) -> str:
+def _leakage(near: duplicates.NearDuplicates) -> str:
     """Why the same picture, or nearly, must not be in two splits: a test would then measure memory."""
-    shown = "; ".join(
-        f"{a} ({SPLITS[split[a]]}) and {b} ({SPLITS[split[b]]}), {distance} bits apart"
-        for a, b, distance in near.examples
-    )
+    shown = "; ".join(f"{a} and {b}, {distance} bits apart" for a, b, distance in near.examples)
     return (
         f"{near.crossing} images have a near-duplicate in another split (difference hashes within {near.bits} of 64"
         f" bits): {shown}. Keep such images together (build.near_duplicates=together), give their sources one split, or"
@@ -185,8 +189,7 @@ def _leakage(near: duplicates.NearDuplicates, split: dict[str, int]) -> str:
 
 def _expand(config: BuildConfig, seed: int, good: pa.Table, split: Bytes, scenes: Indices) -> Plan:
     """Samples of the items, ordered by split, source and a hash of their key, and cut into shards."""
-    sources = [source.name for source in config.sources]
-    source = np.fromiter((sources.index(name) for (name,) in items.columns(good, "source")), np.int64)
+    source = _sources(config, good)
     counts = items.samples_each(config, good)
     item = np.repeat(np.arange(len(good)), counts)
     number = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -213,7 +216,7 @@ def _expand(config: BuildConfig, seed: int, good: pa.Table, split: Bytes, scenes
         kind=kind[order],
         donor=donor[order],
         split=plan_split,
-        shards=_cut(config.shard_samples, plan_split, plan_source, sources),
+        shards=_cut(config.shard_samples, plan_split, plan_source, [one.name for one in config.sources]),
     )
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError
-from pipelines import items, storage
+from pipelines import duplicates, items, storage
 from pipelines.config import BuildConfig
 from pipelines.sources import PHOTO
 
@@ -31,7 +31,7 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
     repeated = _repeated(survey)
     bad = survey["reason"].is_valid().to_numpy() | repeated
     good = listed.filter(~bad)
-    for name in ("image_sha256", "mask_sha256", "photo_hash"):
+    for name in ("image_sha256", "mask_sha256", *duplicates.COLUMNS):
         good = good.append_column(name, survey[name].filter(~bad))
     samples = {source.name: source.samples_per_photo for source in config.sources}
     rejects = []

@@ -25,21 +25,35 @@ CUTS = 50
 NOT_FORGED = "not_forged"
 
 
-def render(sample: PlannedSample, source: SourceConfig, stored: ViewsConfig, seed: int) -> dict[str, Any]:
-    """One row of a shard (shards.SCHEMA). Raises DataError with reason `not_forged` for a photograph of which no
-    forgery came about, `changed` for a file that is not what the survey saw."""
-    generator = sample_generator(seed, sample.key)
-    item = sample.image
-    data = _read(item, "image")
-    mask_data = _read(item, "mask") if item["mask"] else None
-    image, mask = validation.read_pair(
-        data, mask_data, name=item["image"], mask_name=item["mask"], mask_rule=item["mask_rule"]
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What a sample is made of, as it lies in storage."""
+
+    image: bytes
+    mask: bytes | None
+    donor: bytes | None
+
+
+def files_of(sample: PlannedSample) -> Files:
+    """Read the files of a sample; DataError with reason `changed` for one that is not what the survey saw."""
+    return Files(
+        _read(sample.image, "image"),
+        _read(sample.image, "mask") if sample.image["mask"] else None,
+        _read(sample.donor, "image") if sample.donor else None,
     )
+
+
+def render(sample: PlannedSample, files: Files, source: SourceConfig, stored: ViewsConfig, seed: int) -> dict[str, Any]:
+    """One row of a shard (shards.SCHEMA). Raises DataError with reason `not_forged` for a photograph of which no
+    forgery came about."""
+    generator = sample_generator(seed, sample.key)
+    item, data = sample.image, files.image
+    image, mask = _pair(item, data, files.mask)
     recipe: dict[str, object] = {}
     original = data
     if item["kind"] == PHOTO:
         if sample.kind != "authentic":
-            image, mask, recipe = _forge(image, sample, source, generator)
+            image, mask, recipe = _forge(image, files.donor, sample, source, generator)
         elif source.crop is not None:
             (image,) = _cut(source.crop, generator, image)
             mask = np.zeros(image.shape[:2], np.uint8)
@@ -61,6 +75,7 @@ def render(sample: PlannedSample, source: SourceConfig, stored: ViewsConfig, see
         "width": image.shape[1],
         "perceptual_hash": images.difference_hash(image),
         "photo_hash": item["photo_hash"],
+        "photo_hash_fine": item["photo_hash_fine"],
         "jpeg_quality": images.jpeg_quality(data),
         "forged_fraction": float(mask.mean()),
         "forged_pixels": int(mask.sum()),
@@ -83,9 +98,8 @@ def _read(item: dict[str, Any], which: str) -> bytes:
     return data
 
 
-def _photograph(item: dict[str, Any]) -> images.Image:
-    data = _read(item, "image")
-    return validation.read_pair(data, None, name=item["image"], mask_name=None, mask_rule=item["mask_rule"])[0]
+def _pair(item: dict[str, Any], image: bytes, mask: bytes | None) -> tuple[images.Image, images.Mask]:
+    return validation.read_pair(image, mask, name=item["image"], mask_name=item["mask"], mask_rule=item["mask_rule"])
 
 
 def _cut(side: int, generator: np.random.Generator, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -96,7 +110,11 @@ def _cut(side: int, generator: np.random.Generator, *arrays: npt.NDArray[Any]) -
 
 
 def _forge(
-    photo: images.Image, sample: PlannedSample, source: SourceConfig, generator: np.random.Generator
+    photo: images.Image,
+    donated: bytes | None,
+    sample: PlannedSample,
+    source: SourceConfig,
+    generator: np.random.Generator,
 ) -> tuple[images.Image, images.Mask, dict[str, object]]:
     """A forged image, its mask, and what was drawn.
 
@@ -104,7 +122,7 @@ def _forge(
     everything else in a crop. Regions that always lay inside would teach a network to look at the middle.
     """
     giver = sample.donor or sample.image
-    donor = _photograph(giver) if sample.donor else photo
+    donor = photo if donated is None else _pair(giver, donated, None)[0]
     known = objects.read(giver, donor.shape[:2])
     scene, settings = photo, source.forge.settings()
     least, most = settings.area

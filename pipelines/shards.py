@@ -24,6 +24,7 @@ from mpc_model.errors import DataError
 from pipelines import manifest, quarantine, render, storage
 from pipelines.config import BuildConfig
 from pipelines.plan import Plan, PlannedSample, Shard
+from pipelines.sources import SPLITS
 from pipelines.statistics import Statistics
 
 _VIEW = pa.struct([("image", pa.binary()), ("mask", pa.binary()), ("done", pa.string())])
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("perceptual_hash", pa.uint64()),
         ("photo_hash", pa.uint64()),
+        ("photo_hash_fine", pa.binary(32)),
         ("jpeg_quality", pa.int32()),
         ("forged_fraction", pa.float64()),
         ("forged_pixels", pa.int64()),
@@ -108,9 +110,9 @@ def _rendered(
 ) -> Iterator[Row]:
     """Rows of a shard, one at a time; what could not be forged is put to `rejects`."""
     sources = {source.name: source for source in config.sources}
-    for sample in samples:
+    for sample, files in storage.ahead(render.files_of, samples):
         try:
-            yield render.render(sample, sources[sample.source], config.views, seed)
+            yield render.render(sample, files, sources[sample.source], config.views, seed)
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
@@ -215,4 +217,4 @@ def spread(uri: str, described: dict[str, Any], each: int = 6) -> list[Row]:
             by_kind[row["kind"]].append(row)
         turns = [rows[turn] for turn in range(each) for rows in by_kind.values() if turn < len(rows)]
         found += turns[:each]
-    return sorted(found, key=lambda row: row["key"])
+    return sorted(found, key=lambda row: (SPLITS.index(row["split"]), row["key"]))

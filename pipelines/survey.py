@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("image_sha256", pa.binary()),
         ("mask_sha256", pa.binary()),
         ("photo_hash", pa.uint64()),
+        ("photo_hash_fine", pa.binary(32)),
         ("reason", pa.string()),
         ("message", pa.string()),
     ]
@@ -56,22 +57,31 @@ def _part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
     where = storage.join(uri, "survey", f"{name}.parquet")
     if storage.exists(where):
         return storage.read_bytes(where)
+    found = [examined(row, files, max_pixels) for row, files in storage.ahead(files_of, rows)]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([_examined(row, max_pixels) for row in rows], schema=SCHEMA), sink)
+    pq.write_table(pa.Table.from_pylist(found, schema=SCHEMA), sink)
     data = bytes(sink.getvalue())
     storage.write_bytes(where, data)
     return data
 
 
-def _examined(item: dict[str, Any], max_pixels: int) -> dict[str, Any]:
-    """One row of the survey."""
+def files_of(item: dict[str, Any]) -> tuple[bytes, bytes | None] | DataError:
+    """Image and mask of an item, or why they cannot be had."""
     try:
         if item["mask"] is None and item["kind"] not in (PHOTO, AUTHENTIC):
             raise DataError(f"{item['image']} is declared {item['kind']}, but has no mask file", "mask_missing")
-        image, mask = _read(item["image"]), item["mask"] and _read(item["mask"])
+        return _read(item["image"]), _read(item["mask"]) if item["mask"] else None
+    except DataError as error:
+        return error
+
+
+def examined(item: dict[str, Any], files: tuple[bytes, bytes | None] | DataError, max_pixels: int) -> dict[str, Any]:
+    """One row of the survey (SCHEMA)."""
+    try:
+        if isinstance(files, DataError):
+            raise files
         found = validation.examine(
-            image,
-            mask,
+            *files,
             name=item["image"],
             mask_name=item["mask"],
             mask_rule=item["mask_rule"],
@@ -85,6 +95,7 @@ def _examined(item: dict[str, Any], max_pixels: int) -> dict[str, Any]:
         "image_sha256": found.image_sha256,
         "mask_sha256": found.mask_sha256,
         "photo_hash": found.photo_hash,
+        "photo_hash_fine": found.photo_hash_fine,
     }
 
 

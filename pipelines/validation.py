@@ -68,6 +68,8 @@ class Surveyed:
     mask_sha256: bytes | None
     photo_hash: int
     """`images.difference_hash` of the upright picture, 64 bits."""
+    photo_hash_fine: bytes
+    """`images.fine_hash` of it, 32 bytes."""
     height: int
     width: int
     """Of the upright picture."""
@@ -101,6 +103,7 @@ def examine(
         image_sha256=hashlib.sha256(image).digest(),
         mask_sha256=None if mask is None else hashlib.sha256(mask).digest(),
         photo_hash=images.difference_hash(pixels),
+        photo_hash_fine=images.fine_hash(pixels),
         height=pixels.shape[0],
         width=pixels.shape[1],
         jpeg_quality=images.jpeg_quality(image),

@@ -22,6 +22,7 @@ from mpc_model.images import (
     encode_jpeg,
     encode_mask,
     encode_png,
+    fine_hash,
     hamming,
     jpeg_quality,
 )
@@ -332,6 +333,36 @@ def test_difference_hash_tells_photographs_apart_and_forgives_compression():
     for i in range(3):
         for j in range(3):
             assert (hamming(hashes[i], worn[j]) <= 6) == (i == j)
+
+
+def test_fine_hash_follows_its_definition():
+    """A picture of 136 x 136 cells: both thumbnails are means of whole blocks of them."""
+    cells = np.random.default_rng(2).integers(0, 256, (136, 136)).astype(np.uint8)
+    wide = cells.reshape(8, 17, 17, 8).mean(axis=(1, 3)).round()
+    high = cells.reshape(17, 8, 8, 17).mean(axis=(1, 3)).round()
+    bits = [wide[row, column + 1] > wide[row, column] for row in range(8) for column in range(16)]
+    bits += [high[row + 1, column] > high[row, column] for row in range(16) for column in range(8)]
+    expected = int("".join(str(int(bit)) for bit in bits), 2).to_bytes(32, "big")
+    assert fine_hash(cells[..., None].repeat(3, axis=2)) == expected
+    assert fine_hash(np.full((30, 40, 3), 99, np.uint8)) == bytes(32)
+    assert len(fine_hash(np.zeros((1, 3, 3), np.uint8))) == 32
+
+
+def test_fine_hash_tells_apart_what_the_other_one_does_not():
+    """Two pictures of the same 8x9 cells with other patterns inside; and the same ones compressed and smaller."""
+    rng = np.random.default_rng(3)
+    cells = rng.integers(60, 190, (8, 9)).repeat(34, axis=0).repeat(34, axis=1)
+    # The right half of a cell is the negative of its left half: no pattern changes the mean of a cell.
+    halves = [rng.integers(0, 2, (16, 9)) for _ in range(2)]
+    patterns = [np.stack([half, 1 - half], axis=2).reshape(16, 18).repeat(17, 0).repeat(17, 1) for half in halves]
+    first, second = ((cells + 60 * pattern - 30).astype(np.uint8)[..., None].repeat(3, 2) for pattern in patterns)
+    assert hamming(difference_hash(first), difference_hash(second)) <= 4
+
+    def apart(one: np.ndarray, other: np.ndarray) -> int:
+        return hamming(int.from_bytes(fine_hash(one), "big"), int.from_bytes(fine_hash(other), "big"))
+
+    assert apart(first, second) > 50
+    assert apart(first, decode_image(encode_jpeg(first[::2, ::2], 60), "worn")) < 20
 
 
 def test_hamming_counts_differing_bits():

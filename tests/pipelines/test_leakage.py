@@ -104,7 +104,7 @@ def test_every_dataset_of_the_training_counts(sets: dict[str, Any], tmp_path: Pa
 
 def test_what_two_datasets_share_comes_in_pairs(sets: dict[str, Any]) -> None:
     ours, theirs = leakage.shared(*sets["overlap"], sets["train"][0])
-    assert ours.schema.names == ["key", "split", "photo_hash"]
+    assert ours.schema.names == ["key", "split", "photo_hash", "photo_hash_fine"]
     assert {key.split("#")[0] for key in ours["key"].to_pylist()} == {"photos/cat.jpg"}
     assert {key.split("#")[0] for key in theirs["key"].to_pylist()} == {"photos/chelsea.png"}
     for one, other, bits in zip(

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from itertools import combinations
+from operator import xor
 from typing import Any
 
 import hypothesis
@@ -14,16 +15,20 @@ from hypothesis import strategies as st
 from mpc_model.errors import DataError, UserError
 from pipelines import items, plan
 from pipelines.config import BuildConfig, ForgeConfig, SourceConfig, SplitConfig
+from pipelines.duplicates import FINE_BITS
 from pipelines.plan import Plan, PlannedSample
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.unify_schemas(
     [
         items.SCHEMA,
-        pa.schema([("image_sha256", pa.binary()), ("mask_sha256", pa.binary()), ("photo_hash", pa.uint64())]),
+        pa.schema([("image_sha256", pa.binary()), ("mask_sha256", pa.binary())]),
+        pa.schema([("photo_hash", pa.uint64()), ("photo_hash_fine", pa.binary(32))]),
     ]
 )
 Row = dict[str, Any]
+ALMOST, OTHER = (((1 << bits) - 1).to_bytes(32, "big") for bits in (FINE_BITS, FINE_BITS + 1))
+"""Fine hashes that are as far from one of zeros as may be, and one bit farther."""
 quick = hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -35,7 +40,8 @@ def far(number: int) -> int:
 def good_item(source: str, name: str, **more: Any) -> Row:
     digest = hashlib.sha256(f"{source}/{name}".encode()).digest()
     row = dict.fromkeys(SCHEMA.names) | {"source": source, "name": name, "image": f"/x/{name}", "kind": "photo"}
-    return row | {"mask_rule": "bright", "image_sha256": digest, "photo_hash": int.from_bytes(digest[:8], "big")} | more
+    hashes = {"photo_hash": int.from_bytes(digest[:8], "big"), "photo_hash_fine": bytes(32)}
+    return row | {"mask_rule": "bright", "image_sha256": digest} | hashes | more
 
 
 def table(rows: list[Row]) -> pa.Table:
@@ -57,10 +63,11 @@ def splits(made: Plan) -> dict[str, str]:
     return found
 
 
-def near(a: int, b: int, bits: int) -> bool:
-    """By definition: few differing bits, of hashes that are not nearly even themselves."""
-    telling = all(2 * bits < one.bit_count() < 64 - 2 * bits for one in (a, b))
-    return telling and (a ^ b).bit_count() <= bits
+def near(a: Row, b: Row, bits: int) -> bool:
+    """By definition: few differing bits in both hashes, of which the first is not nearly even itself."""
+    telling = all(2 * bits < row["photo_hash"].bit_count() < 64 - 2 * bits for row in (a, b))
+    fine = (int.from_bytes(row["photo_hash_fine"], "big") for row in (a, b))
+    return telling and (a["photo_hash"] ^ b["photo_hash"]).bit_count() <= bits and xor(*fine).bit_count() <= FINE_BITS
 
 
 @st.composite
@@ -85,6 +92,7 @@ def sources_and_items(draw: Any) -> tuple[BuildConfig, list[Row]]:
             if rng.random() < 0.3 and rows[first:]:
                 photo_hash = rng.choice(rows[first:])["photo_hash"] ^ rng.choice([1, 6, 24, 3000])
             more = {"group": rng.choice([None] * 8 + ["g", "h"]), "mask": "/x/m.png" if kind == "splice" else None}
+            more |= {"photo_hash_fine": rng.choice([bytes(32)] * 4 + [ALMOST, OTHER])}
             rows.append(good_item(name, f"{index}.png", kind=kind, photo_hash=photo_hash, **more))
             if kind == "photo" and rng.random() < 0.3:
                 rows[-1] |= {"instances": "/x/map.png"}
@@ -114,8 +122,7 @@ def together(config: BuildConfig, rows: list[Row]) -> dict[str, int]:
     """By key, the number of the set of items that must not part: scenes, and chains of near-duplicates."""
     sets = [{index} for index in range(len(rows))]
     for i, j in combinations(range(len(rows)), 2):
-        hashes = rows[i]["photo_hash"], rows[j]["photo_hash"]
-        linked = scene(rows[i]) == scene(rows[j]) or near(*hashes, config.near_duplicate_bits)
+        linked = scene(rows[i]) == scene(rows[j]) or near(rows[i], rows[j], config.near_duplicate_bits)
         if linked and sets[i] is not sets[j]:
             sets[i] |= sets[j]
             for member in sets[j]:
@@ -161,7 +168,7 @@ def test_what_belongs_together_never_parts(drawn: tuple[BuildConfig, list[Row]],
         by_set[number].add(found[key])
     assert all(len(one) == 1 for one in by_set.values())
     for one, other in combinations(rows, 2):
-        if near(one["photo_hash"], other["photo_hash"], config.near_duplicate_bits):
+        if near(one, other, config.near_duplicate_bits):
             assert found[f"{one['source']}/{one['name']}"] == found[f"{other['source']}/{other['name']}"]
     for source in config.sources:
         if isinstance(source.split, str):
@@ -184,7 +191,7 @@ def test_a_build_stops_exactly_where_near_duplicates_would_part(
     crossing = {
         key
         for one, other in combinations(rows, 2)
-        if near(one["photo_hash"], other["photo_hash"], config.near_duplicate_bits)
+        if near(one, other, config.near_duplicate_bits)
         and where[f"{one['source']}/{one['name']}"] != where[f"{other['source']}/{other['name']}"]
         for key in (f"{one['source']}/{one['name']}", f"{other['source']}/{other['name']}")
     }

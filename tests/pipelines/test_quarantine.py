@@ -27,6 +27,7 @@ def surveyed(*found: str) -> pa.Table:
     for place, one in enumerate(found):
         if one.startswith("ok:"):
             rows.append({"image_sha256": one[3:].encode(), "mask_sha256": None, "photo_hash": place})
+            rows[-1]["photo_hash_fine"] = bytes([place] * 32)
         else:
             rows.append({"reason": one, "message": f"image {place} is bad"})
     return pa.Table.from_pylist(rows, survey.SCHEMA)
@@ -61,9 +62,10 @@ def test_good_items_keep_what_the_survey_found() -> None:
     table = listed(("given", "a", "forged"), ("given", "b", "forged"), ("given", "c", "forged"))
     good, rejects = quarantine.sort_out(config(), table, surveyed("ok:a", "truncated", "ok:c"))
     assert len(rejects) == 1
-    assert good.schema.names == [*items.SCHEMA.names, "image_sha256", "mask_sha256", "photo_hash"]
+    assert good.schema.names == [*items.SCHEMA.names, "image_sha256", "mask_sha256", "photo_hash", "photo_hash_fine"]
     assert good["image_sha256"].to_pylist() == [b"a", b"c"]
     assert good["photo_hash"].to_pylist() == [0, 2]
+    assert good["photo_hash_fine"].to_pylist() == [bytes(32), b"\x02" * 32]
 
 
 def test_of_the_same_bytes_the_first_stays_and_owns_the_others() -> None:

@@ -54,7 +54,7 @@ def planned(of: SourceConfig) -> list[PlannedSample]:
     """The samples of a source as a build plans them, the bad ones left out."""
     config = BuildConfig(sources=[of], near_duplicates="stop")
     listed = items.list_all(config, SEED)
-    found = [survey._examined(row, config.max_pixels) for row in listed.to_pylist()]
+    found = [survey.examined(row, survey.files_of(row), config.max_pixels) for row in listed.to_pylist()]
     good, _ = quarantine.sort_out(config, listed, pa.Table.from_pylist(found, survey.SCHEMA))
     made, _ = plan.make(config, SEED, good)
     return [sample for shard in made.shards for sample in made.samples(shard)]
@@ -65,7 +65,9 @@ def rendered(of: SourceConfig, views: int = 0) -> dict[str, Row]:
     rows = {}
     for sample in planned(of):
         try:
-            rows[sample.key] = render.render(sample, of, ViewsConfig(policy="light", count=views), SEED)
+            rows[sample.key] = render.render(
+                sample, render.files_of(sample), of, ViewsConfig(policy="light", count=views), SEED
+            )
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
@@ -191,10 +193,14 @@ def test_a_final_quality_is_that_of_authentic_and_forged_alike(coco: Path, crop:
 
 
 @pytest.mark.parametrize("final_quality", [None, (10, 20)])
-def test_hash_and_id_are_of_the_canonical_view(coco: Path, final_quality: tuple[int, int] | None) -> None:
+def test_hash_and_id_are_of_the_view_and_photo_hashes_of_the_photograph(
+    coco: Path, final_quality: tuple[int, int] | None
+) -> None:
     forge = ForgeConfig(splice=0.4, final_quality=final_quality)
-    for row in rendered(source(coco, "coco", crop=64, samples_per_photo=4, forge=forge)).values():
-        view = row["views"][0]
+    for key, row in rendered(source(coco, "coco", crop=64, samples_per_photo=4, forge=forge)).items():
+        view, photo = row["views"][0], coco / key.split("/", 1)[1].split("#")[0]
+        read = images.decode_image(photo.read_bytes(), key)
+        assert (row["photo_hash"], row["photo_hash_fine"]) == (images.difference_hash(read), images.fine_hash(read))
         assert row["id"] == hashlib.sha256(view["image"] + view["mask"]).hexdigest()[:32]
         assert row["perceptual_hash"] == images.difference_hash(np.ascontiguousarray(canonical(row)[0]))
 
@@ -229,7 +235,7 @@ def test_a_file_that_is_not_what_the_survey_saw_is_refused(photos: Path, tmp_pat
     with Path(changed).open("ab") as file:
         file.write(b"\0")  # after the end: it decodes as before
     with pytest.raises(DataError, match=rf"{changed} was changed.*again") as error:
-        render.render(sample, of, ViewsConfig(count=0), SEED)
+        render.render(sample, render.files_of(sample), of, ViewsConfig(count=0), SEED)
     assert error.value.reason == "changed"
 
 
@@ -263,7 +269,7 @@ def test_a_row_depends_on_nothing_but_its_sample(coco: Path) -> None:
         found: dict[str, Any] = {}
         for sample in samples:
             try:
-                found[sample.key] = render.render(sample, of, stored, seed)
+                found[sample.key] = render.render(sample, render.files_of(sample), of, stored, seed)
             except DataError as error:
                 found[sample.key] = str(error)
         return found
@@ -298,6 +304,7 @@ def test_what_is_listed_as_authentic_has_no_forged_pixels(photos: Path, tmp_path
     of = source(tmp_path / "list.csv", "pairs", forge=only(""))
     config = BuildConfig(sources=[of])
     listed = items.list_all(config, SEED)
-    if survey._examined(listed.to_pylist()[0], config.max_pixels).get("reason") is None:
+    (item,) = listed.to_pylist()
+    if survey.examined(item, survey.files_of(item), config.max_pixels).get("reason") is None:
         (row,) = rendered(of).values()
         assert (row["kind"], row["forged_pixels"]) == ("authentic", 0)

@@ -133,3 +133,26 @@ def test_a_timeout_that_is_no_number_is_refused(s3: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("MPC_S3_TIMEOUT", "soon")
     with pytest.raises(UserError, match=r"MPC_S3_TIMEOUT is a number of seconds, not 'soon'"):
         storage.read_bytes(f"{s3}/x")
+
+
+def test_what_is_read_ahead_comes_in_order_and_is_bounded() -> None:
+    """A slow consumer has only a few items waiting; a failure comes in its turn."""
+    started: list[int] = []
+
+    def load(item: int) -> int:
+        started.append(item)
+        if item == 30:
+            raise InfrastructureError("storage failed")
+        return item * item
+
+    found = []
+
+    def consume() -> None:
+        for item, loaded in storage.ahead(load, range(100)):
+            found.append((item, loaded))
+            assert len(started) <= len(found) + 5
+
+    with pytest.raises(InfrastructureError):
+        consume()
+    assert found == [(item, item * item) for item in range(30)]
+    assert len(started) < 40

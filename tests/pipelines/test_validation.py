@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mpc_model.errors import DataError, UserError
-from mpc_model.images import decode_image, difference_hash, encode_jpeg, encode_png
+from mpc_model.images import decode_image, difference_hash, encode_jpeg, encode_png, fine_hash
 from pipelines.validation import REASONS, Surveyed, examine, read_pair
 
 PHOTO = skimage.data.astronaut()[:96, :160]
@@ -76,6 +76,7 @@ def test_what_is_found_of_a_good_pair():
     assert found.mask_sha256 == hashlib.sha256(MASK).digest()
     assert (found.height, found.width, found.jpeg_quality, found.format) == (96, 160, 83, "jpeg")
     assert found.photo_hash == difference_hash(decode_image(jpeg, "photo"))
+    assert found.photo_hash_fine == fine_hash(decode_image(jpeg, "photo"))
     pixels, mask = read(jpeg, MASK)
     assert np.array_equal(pixels, decode_image(jpeg, "photo"))
     assert np.array_equal(mask, REGION // 255)
