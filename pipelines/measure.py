@@ -1,0 +1,126 @@
+"""What the benchmarks measure with: seconds inside functions, fresh processes, and the memory of a tree of processes.
+
+Linux only: memory is read from /proc.
+"""
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+EVERY = 0.2
+"""Seconds between two looks at memory."""
+
+
+def alternating(rounds: int, runs: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
+    """Seconds that each run says it took: the median of `rounds`, in which the runs take turns.
+
+    Turns let a machine that grows slower or faster meanwhile do so for all alike.
+    """
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for turn in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run(turn))
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+@contextmanager
+def timed(spent: dict[str, float], *places: tuple[ModuleType, str]) -> Iterator[None]:
+    """While the block runs, the seconds inside functions (module, name) are added to `spent` under `name`."""
+    with ExitStack() as stack:
+        for module, name in places:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, _clocked(getattr(module, name), name, spent))
+        yield
+
+
+def _clocked(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+
+    return inner
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes, started anew and not forked: they share no memory with this one."""
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        wait([pool.submit(time.sleep, 0.5) for _ in range(count)])
+        yield pool
+
+
+def fresh(function: Callable[..., T], *args: Any) -> tuple[T, int]:
+    """`function(*args)` in a fresh process: its result, and the most memory (bytes) that it held at any moment."""
+    with processes(1) as pool:
+        return pool.submit(_with_peak, function, *args).result()
+
+
+def _with_peak(function: Callable[..., T], *args: Any) -> tuple[T, int]:
+    result = function(*args)
+    # Not ru_maxrss: it survives an exec, and would tell the memory of the process that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return result, int(peak) * 1024
+
+
+def watched(function: Callable[..., T], *args: Any) -> tuple[T, dict[str, int]]:
+    """`function(*args)` in a fresh process: its result, and the bytes that it and all its descendants held together,
+    by the name of the process, at the moment when they held most."""
+    with processes(1) as pool:
+        root = pool.submit(os.getpid).result()
+        future = pool.submit(function, *args)
+        most: dict[str, int] = {}
+        while not future.done():
+            most = max(most, held(root), key=lambda found: sum(found.values()))
+            wait([future], timeout=EVERY)
+        return future.result(), most
+
+
+def held(root: int) -> dict[str, int]:
+    """Bytes of memory of a process and all its descendants, by name: the sum of their proportional set sizes, which
+    count a page that n processes share as one n-th in each. Shared memory (Ray's object store) thus counts once."""
+    found: Counter[str] = Counter()
+    children = _children()
+    waiting = [root]
+    while waiting:
+        process = waiting.pop()
+        waiting += children[process]
+        try:
+            name = Path(f"/proc/{process}/comm").read_text().strip()
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+        found[name] += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return dict(found)
+
+
+def _children() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The name, in brackets, may hold anything; the parent is the second field after it.
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found[parent].append(int(entry.name))
+    return found
