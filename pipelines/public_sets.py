@@ -38,6 +38,8 @@ class Naming:
     mask_rule: str = "bright"
     id: str = "{id}"
     """Shared by a forged image and its mask."""
+    mask_each_object: bool = False
+    """An image may have several masks, which are united; elsewhere two masks for one image are a mistake."""
     group: str = ""
     """Shared by what must not part; an image whose name does not tell it stands alone."""
 
@@ -142,12 +144,13 @@ SETS: dict[str, Naming] = {
         group="{id}",
     ),
     # After the set's own readme: Sp/ names the photographs of an image, and its masks are in a folder of its own, one
-    # a pasted object. They have to be joined to one file first. The names *_gt and the order of the photographs within
-    # a name are not verified against the archive.
+    # a pasted object. The names *_gt and the order of the photographs within a name are not verified against the
+    # archive.
     "misd": Naming(
         expects="Au/Au_ani_00001.jpg, Sp/Sp_D_*.png, Ground Truth Masks/Sp_D_*_gt.png or .../Sp_D_*/masks/*.png",
         images={AUTHENTIC: rf"Au/Au_{_PHOTO}", "splice": rf"Sp/(?P<id>Sp_(?:D_)?{_PHOTO})"},
         mask=r"Ground.Truth.Masks/(?P<id>Sp_[^/]+?)(?:_gt|/masks/[^/]+)?",
+        mask_each_object=True,
         group="{category}{number}",
     ),
 }
@@ -255,13 +258,15 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
         item = Item(name, uri, _told(kind, match), group=_told(naming.group, match), image_stamp=stamp)
         if kind != AUTHENTIC:
             own = masks.get(_told(naming.id, match), [])
-            if len(own) > 1:
+            if len(own) > 1 and not naming.mask_each_object:
                 raise UserError(
                     f"source {source.name}: {len(own)} masks for {name}: {', '.join(own[:3])}; join them in one file"
                     " and remove the others"
                 )
-            mask, mask_stamp = files[own[0]] if own else (None, NO_STAMP)
-            item = replace(item, mask=mask, mask_rule=naming.mask_rule, mask_stamp=mask_stamp)
+            mask = "\n".join(files[name][0] for name in own) or None
+            stamps = [files[name][1] for name in own]
+            stamp = Stamp(sum(one.size for one in stamps), max((one.mtime_ns for one in stamps), default=0))
+            item = replace(item, mask=mask, mask_rule=naming.mask_rule, mask_stamp=stamp)
         yield item
     if not found:
         raise UserError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mpc_model import forging, images, views
 from mpc_model.errors import DataError
-from pipelines import objects, storage, validation
+from pipelines import masks, objects, storage, validation
 from pipelines.config import SourceConfig, ViewsConfig
 from pipelines.plan import PlannedSample, sample_generator
 from pipelines.sources import PHOTO
@@ -89,7 +89,7 @@ def render(sample: PlannedSample, files: Files, source: SourceConfig, stored: Vi
 
 def _read(item: dict[str, Any], which: str) -> bytes:
     """A file of an item; DataError when it is not the one that the survey saw."""
-    data = storage.read_bytes(item[which])
+    data = masks.read(item[which], storage.read_bytes) if which == "mask" else storage.read_bytes(item[which])
     if hashlib.sha256(data).digest() != item[f"{which}_sha256"]:
         raise DataError(
             f"{item[which]} was changed while the dataset was built; run the build again when nothing changes any more",
@@ -99,7 +99,9 @@ def _read(item: dict[str, Any], which: str) -> bytes:
 
 
 def _pair(item: dict[str, Any], image: bytes, mask: bytes | None) -> tuple[images.Image, images.Mask]:
-    return validation.read_pair(image, mask, name=item["image"], mask_name=item["mask"], mask_rule=item["mask_rule"])
+    return validation.read_pair(
+        image, mask, name=item["image"], mask_name=masks.label(item["mask"]), mask_rule=item["mask_rule"]
+    )
 
 
 def _cut(side: int, generator: np.random.Generator, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

@@ -37,7 +37,7 @@ class Item:
     kind: str
     """`photo` is there to forge from, `authentic` is as it is; anything else names the forgery (`forged`: unknown)."""
     mask: str | None = None
-    """Forged items have one; without it, the build rejects them."""
+    """Forged items have one; without it, the build rejects them. Several locations, one a line, are united."""
     mask_rule: str = "bright"
     """How the mask file is read: a name in mpc_model.images.MASK_RULES."""
     group: str = ""
@@ -169,7 +169,7 @@ def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
                 name=cells.get("name", cells["image"]),
                 image=image,
                 kind=cells.get("kind", FORGED if mask else AUTHENTIC),
-                mask=mask and _beside(folder, mask),
+                mask=mask and "\n".join(_beside(folder, one) for one in mask.split("\n")),
                 mask_rule=cells.get("mask_rule", "bright"),
                 group=cells.get("group", ""),
                 split=cells.get("split"),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UserError
-from pipelines import cluster, console, objects, storage, validation
+from pipelines import cluster, console, masks, objects, storage, validation
 from pipelines.config import BuildConfig
 from pipelines.sources import AUTHENTIC, PHOTO
 
@@ -70,7 +70,7 @@ def files_of(item: dict[str, Any]) -> tuple[bytes, bytes | None] | DataError:
     try:
         if item["mask"] is None and item["kind"] not in (PHOTO, AUTHENTIC):
             raise DataError(f"{item['image']} is declared {item['kind']}, but has no mask file", "mask_missing")
-        return _read(item["image"]), _read(item["mask"]) if item["mask"] else None
+        return _read(item["image"]), masks.read(item["mask"], _read) if item["mask"] else None
     except DataError as error:
         return error
 
@@ -83,7 +83,7 @@ def examined(item: dict[str, Any], files: tuple[bytes, bytes | None] | DataError
         found = validation.examine(
             *files,
             name=item["image"],
-            mask_name=item["mask"],
+            mask_name=masks.label(item["mask"]),
             mask_rule=item["mask_rule"],
             forged=item["kind"] not in (PHOTO, AUTHENTIC),
             max_pixels=max_pixels,
