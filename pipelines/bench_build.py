@@ -25,10 +25,12 @@ import ray
 import ray.data
 
 from mpc_model import images
+from mpc_model.errors import DataError
 from pipelines import (
     bench_loader,
     bench_plan,
     build,
+    console,
     demo,
     items,
     measure,
@@ -86,6 +88,7 @@ def measure_build(quick: bool) -> dict[str, Any]:
             place = Path(scratch) / name
             place.mkdir()
             figures[name] = part(place)
+            console.say(f"bench: {name}: {json.dumps(figures[name])}")
             shutil.rmtree(place)
 
         add("plan", lambda place: bench_plan.measure_plans(place, sizes.share))
@@ -213,7 +216,12 @@ def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
         for index in indices:
             hashed = hashlib.sha256()
             for sample in plan.samples(plan.shards[index]):
-                row = render.render(sample, render.files_of(sample), source, config.build.views, config.seed)
+                try:
+                    row = render.render(sample, render.files_of(sample), source, config.build.views, config.seed)
+                except DataError as error:
+                    if error.reason != render.NOT_FORGED:
+                        raise
+                    continue  # as the build leaves it out
                 for data in (view[part] for view in row["views"] for part in ("image", "mask")):
                     hashed.update(data)
                     size += len(data)
