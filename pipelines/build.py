@@ -2,7 +2,7 @@
 
     list the sources -> survey every file -> plan samples, splits and shards -> render the shards -> report, manifest
 
-The survey and the shards are spread over the cluster by Ray Data. Each piece is a pure function of the plan and leaves
+The survey and the shards are spread over the cluster by Ray. Each piece is a pure function of the plan and leaves
 a marker when it is done, so the result does not depend on how many workers there are, nor on how often the build was
 interrupted.
 """
