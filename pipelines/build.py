@@ -87,12 +87,11 @@ def _build(
     written = sum(marker["rows"] for marker in markers)
     if written + len(rejects) != listed:
         raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
-    if not written:
-        raise DataError(f"no photograph could be forged; the first: {rejects[0]['message']}")
     held.check()
-    quarantine.write(rejects, uri)
+    kept = quarantine.write(rejects, uri)
+    quarantine.check(settings, rejects, listed)
     result = _manifest_content(config, asked, markers, rejects, statistics)
-    result["near_duplicates"] = dataclasses.asdict(near)
+    result |= {"near_duplicates": dataclasses.asdict(near), "rejects": kept}
     result["fingerprint"] = manifest.fingerprint(result)
     _tidy(plan, uri)
     page = report.dataset_page(result, statistics, rejects, shards.spread(uri, result), near)

@@ -104,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = _ours(error)
         if known is None:
             raise
-        print(f"mpc {parsed.verb}: {known}", file=sys.stderr)
+        from pipelines.storage import without_secrets
+
+        print(f"mpc {parsed.verb}: {without_secrets(str(known))}", file=sys.stderr)
         return known.exit_code
     return 0
 

@@ -70,25 +70,22 @@ def spread(function: Callable[[Any, int], bytes], shared: Any, pieces: Iterable[
     stored = ray.put(shared)
     task = ray.remote(max_retries=_RETRIES)(_guarded)
     todo, running = iter(pieces), dict[Any, int]()
-    try:
-        while True:
-            # Two for each core there is now: a worker always finds the next one, and a cluster sees what to grow for.
-            wanted = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
-            running |= {task.remote(function, stored, piece): piece for piece in islice(todo, max(0, wanted))}
-            if not running:
-                return
-            (done, *_), _ = ray.wait(list(running))
+    while True:
+        # Two for each core there is now: a worker always finds the next one, and a cluster sees what to grow for.
+        wanted = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
+        running |= {task.remote(function, stored, piece): piece for piece in islice(todo, max(0, wanted))}
+        if not running:
+            return
+        (done, *_), _ = ray.wait(list(running))
+        try:
             result, failure = ray.get(done)
-            if failure:
-                raise revive(failure)
-            yield running.pop(done), result
-    except ray.exceptions.RayTaskError:
-        raise
-    except ray.exceptions.RayError as error:
-        raise InfrastructureError(f"a piece of work was lost {_RETRIES + 1} times, at last: {error}") from None
-    finally:
-        for left in running:
-            ray.cancel(left)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:
+            raise InfrastructureError(f"a piece of work was lost {_RETRIES + 1} times, at last: {error}") from None
+        if failure:
+            raise revive(failure)  # the few that are running are let go: cancelling them can abort this process
+        yield running.pop(done), result
 
 
 def _guarded(function: Callable[[Any, int], bytes], shared: Any, piece: int) -> tuple[bytes, dict[str, str] | None]:

@@ -137,8 +137,8 @@ class BuildConfig(Section):
     shard_samples: Positive = 256
     row_group: Annotated[int, Field(ge=1, le=256)] = 16
     max_reject_fraction: Fraction = 0.05
-    """More bad samples than this share stop the build before anything is rendered. A photograph that could not be
-    forged (too flat, too small) is left out and recorded like them, but is not counted here."""
+    """More bad samples than this share stop the build, before anything is rendered. Photographs that could not be
+    forged (too flat, too small) are left out and counted, too, when all is rendered."""
     max_pixels: Positive = 100_000_000
     """Larger images are rejected by their headers: decoding one could take all memory."""
     near_duplicates: Literal["stop", "together"] = "stop"

@@ -46,11 +46,14 @@ def _verify(uri: str, described: dict[str, Any]) -> None:
             damaged += [f"{shard['name']} ({problem})"] if problem else []
             before, read = read >> 20, read + shard["bytes"]
             progress.advance((read >> 20) - before)
+    data = storage.read_bytes(storage.join(uri, quarantine.REJECTS))
+    damaged += [] if hashlib.sha256(data).hexdigest() == described["rejects"] else [quarantine.REJECTS]
     if damaged:
         raise DataError(
-            f"{len(damaged)} of {len(listed)} shards of {uri} are damaged: {', '.join(damaged[:10])}; build it anew"
+            f"{len(damaged)} of {len(listed) + 1} files of {uri} are damaged: {', '.join(damaged[:10])};"
+            " delete the dataset and build it anew"
         )
-    print(f"verified: all {len(listed)} shards have the SHA-256 that the manifest says")
+    print(f"verified: all {len(listed)} shards, and {quarantine.REJECTS}, have the SHA-256 that the manifest says")
 
 
 def _damage(uri: str, shard: dict[str, Any]) -> str:

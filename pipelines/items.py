@@ -106,6 +106,10 @@ def _checked(source: SourceConfig) -> pa.Table:
     photos = PHOTO in pc.unique(table["kind"]).to_pylist()
     if source.crop is not None and not photos:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
+    if source.annotations is not None and source.layout != "coco":
+        raise UserError(
+            f"source {source.name}: layout {source.layout} knows no annotations; use coco, or leave them out"
+        )
     hashes = sample_hashes(0, (name for (name,) in columns(table, "name")))
     order = np.argsort(hashes, kind="stable")
     twice = order[1:][np.diff(hashes[order]) == 0]

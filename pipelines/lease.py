@@ -8,6 +8,7 @@ killed, its host is gone) is succeeded by the next number, and stops by itself s
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -121,9 +122,11 @@ def _read(uri: str, number: int) -> dict[str, Any] | None:
         return None
     try:
         content: dict[str, Any] = json.loads(storage.read_bytes(_where(uri, number)))
+        return {name: content[name] for name in ("holder", "machine", "process", "beat")}
     except UserError:
         return None
-    return content
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{_where(uri, number)} is no lease of ours; delete it") from None
 
 
 def _content(beat: int) -> bytes:
@@ -143,7 +146,8 @@ def _numbers(uri: str) -> list[int]:
     if not storage.folder_exists(folder):
         return []
     with suppress(UserError):  # it may vanish between the two calls
-        return [int(name.rsplit("/", 1)[-1].removesuffix(".json")) for name in storage.list_files(folder, (".json",))]
+        names = (file.rsplit("/", 1)[-1] for file in storage.list_files(folder, (".json",)))
+        return [int(name[:6]) for name in names if re.fullmatch(r"\d{6}\.json", name)]
     return []
 
 

@@ -5,7 +5,8 @@
      "splits": {name: {"samples": n, "forged": n, "pixels": {"authentic": n, "forged": n}}},
      "shards": [{"name", "split", "source", "rows", "bytes", "sha256"}], "row_group": 16, "views": 4,
      "statistics": {...} (pipelines/statistics.py), "near_duplicates": {...} (pipelines/duplicates.py),
-     "fingerprint": sha256 of the canonical JSON of what the dataset is}
+     "rejects": sha256 of rejects.parquet, "fingerprint": sha256 of the canonical JSON of what the dataset is,
+     "seal": sha256 of the canonical JSON of all of this}
 
 It holds nothing that differs between two builds of the same inputs: no times, no hosts. The fingerprint covers
 everything but how it came about and what is only said of it, so the same pixels have the same fingerprint wherever they
@@ -35,15 +36,21 @@ def digest(value: Any) -> str:
 
 def fingerprint(content: dict[str, Any]) -> str:
     """The identity of a dataset: a hash over its shards, counts and seed."""
-    provenance = ("config", "config_digest", "asked", "statistics", "near_duplicates", "fingerprint")
+    provenance = ("config", "config_digest", "asked", "statistics", "near_duplicates", "rejects", "fingerprint", "seal")
     return digest({key: value for key, value in content.items() if key not in provenance})
 
 
 def write(uri: str, manifest: dict[str, Any]) -> None:
     """Make the dataset visible. Call it after everything else is in place."""
+    sealed = manifest | {"seal": _seal(manifest)}
     storage.write_bytes(
-        storage.join(uri, MANIFEST), json.dumps(manifest, indent=1, sort_keys=True).encode("ascii") + b"\n"
+        storage.join(uri, MANIFEST), json.dumps(sealed, indent=1, sort_keys=True).encode("ascii") + b"\n"
     )
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """A digest of all of it, to notice that it was changed."""
+    return digest({key: value for key, value in manifest.items() if key != "seal"})
 
 
 def exists(uri: str) -> bool:
@@ -61,11 +68,16 @@ def read(uri: str) -> dict[str, Any]:
         raise DataError(f"no pixel dataset at {uri}: it has no {MANIFEST}; run `mpc build`, or name a finished one")
     try:
         manifest = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
-        claimed, version = manifest["fingerprint"], manifest["schema_version"]
+        claimed, version, seal = manifest["fingerprint"], manifest["schema_version"], manifest.get("seal")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{storage.join(uri, MANIFEST)} is not a dataset manifest; build the dataset anew") from None
+        raise DataError(
+            f"{storage.join(uri, MANIFEST)} is not a dataset manifest; delete the dataset and build it anew"
+        ) from None
     if version != SCHEMA_VERSION:
-        raise DataError(f"dataset {uri} has schema {version}, this version reads {SCHEMA_VERSION}; build it anew")
-    if claimed != fingerprint(manifest):
-        raise DataError(f"the manifest of {uri} was changed after it was written; build the dataset anew")
+        raise DataError(
+            f"dataset {uri} has schema {version}, this version reads {SCHEMA_VERSION};"
+            " delete the dataset and build it anew"
+        )
+    if claimed != fingerprint(manifest) or seal != _seal(manifest):
+        raise DataError(f"the manifest of {uri} was changed after it was written; delete the dataset and build it anew")
     return dict(manifest)

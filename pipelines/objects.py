@@ -10,6 +10,8 @@ import numpy.typing as npt
 from mpc_model.errors import DataError, UserError
 from pipelines import storage
 
+FAR = 100_000
+"""Pixels beyond which a corner is a mistake, and filling would take minutes."""
 CORNERS = 3
 """A ring of fewer encloses nothing."""
 IndexMap = npt.NDArray[np.integer[Any]]
@@ -52,5 +54,10 @@ def drawn(outlines: list[list[list[int]]], shape: tuple[int, ...]) -> IndexMap:
                 )
             if len(ring) >= 2 * CORNERS:
                 # One ring at a time: together, OpenCV would leave out what two of them share.
-                cv2.fillPoly(found, [np.array(ring, np.int32).reshape(-1, 2)], label)
+                corners = np.array(ring, np.float64).reshape(-1, 2)
+                if not (np.abs(corners) <= FAR).all():
+                    raise DataError(
+                        f"an outline of object {label} leaves the picture by more than {FAR} pixels", "unreadable"
+                    )
+                cv2.fillPoly(found, [corners.astype(np.int32)], label)
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mpc_model.errors import DataError, UserError
-from pipelines import storage
+from pipelines import console, storage
 from pipelines.config import SourceConfig
 from pipelines.sources import AUTHENTIC, FORGED, IMAGE_SUFFIXES, LAYOUTS, NO_STAMP, Item, listed
 from pipelines.storage import Stamp
@@ -247,12 +247,13 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
     for name in files:
         if match := is_mask.fullmatch(name):
             masks[_told(naming.id, match)].append(name)
-    found = False
+    found, strange = False, list[str]()
     for name, (uri, stamp) in files.items():
         if is_mask.fullmatch(name):
             continue
         kind, match = next(((kind, fit) for kind, shape in kinds if (fit := shape.fullmatch(name))), ("", None))
         if match is None:
+            strange.append(name)
             continue
         found = True
         item = Item(name, uri, _told(kind, match), group=_told(naming.group, match), image_stamp=stamp)
@@ -268,6 +269,11 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
             stamp = Stamp(sum(one.size for one in stamps), max((one.mtime_ns for one in stamps), default=0))
             item = replace(item, mask=mask, mask_rule=naming.mask_rule, mask_stamp=stamp)
         yield item
+    if strange and found:
+        console.say(
+            f"build: source {source.name}: {len(strange)} images have no name that layout {source.layout} expects,"
+            f" and are not listed ({', '.join(strange[:3])})"
+        )
     if not found:
         raise UserError(
             f"source {source.name}: no file in {source.location} is named as layout {source.layout} expects"

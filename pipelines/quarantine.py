@@ -1,5 +1,6 @@
 """What a build leaves out, and why: a row of rejects.parquet for every sample, and the limit that stops the build."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DataError
 from pipelines import duplicates, items, storage
 from pipelines.config import BuildConfig
-from pipelines.sources import PHOTO
+from pipelines.sources import AUTHENTIC, PHOTO
 
 REJECTS = "rejects.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("sample", "source", "stage", "reason", "message")])
@@ -26,10 +27,11 @@ def row(key: str, source: str, stage: str, reason: str, message: str) -> Row:
 def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Row]]:
     """The good items, with what the survey found of them beside, and a row for every sample of the others.
 
-    Of items with the same image, byte for byte, the first one listed is good.
+    Of items with the same image, byte for byte, the first one listed is good; none is where one is declared authentic
+    and another forged.
     """
-    repeated = _repeated(survey)
-    bad = survey["reason"].is_valid().to_numpy() | repeated
+    repeated, torn = _repeated(listed, survey)
+    bad = survey["reason"].is_valid().to_numpy() | repeated | torn
     good = listed.filter(~bad)
     for name in ("image_sha256", "mask_sha256", *duplicates.COLUMNS):
         good = good.append_column(name, survey[name].filter(~bad))
@@ -39,11 +41,15 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
     found = zip(
         items.columns(listed.filter(bad), "source", "name", "kind", "image"),
         items.columns(survey.filter(bad), "reason", "message", "image_sha256"),
+        torn[bad].tolist(),
         strict=True,
     )
-    for (source, name, kind, image), (reason, message, digest) in found:
+    for (source, name, kind, image), (reason, message, digest), contradicted in found:
         stage = "survey"
-        if reason is None:
+        if contradicted:
+            stage, reason = "plan", "contradiction"
+            message = f"{image} is declared {kind}, and the same file elsewhere the opposite; find out which is true"
+        elif reason is None:
             stage, reason = "plan", "duplicate"
             message = f"{image} is the same file as {owners[digest]}, which is kept; leave one out"
         for number in range(samples[source]) if kind == PHOTO else [None]:
@@ -63,27 +69,37 @@ def check(config: BuildConfig, rejects: list[Row], listed: int) -> None:
     )
 
 
-def write(rejects: list[Row], uri: str) -> None:
-    """Store rejects.parquet."""
+def write(rejects: list[Row], uri: str) -> str:
+    """Store rejects.parquet; its SHA-256 (hex)."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rejects, schema=SCHEMA), sink)
-    storage.write_bytes(storage.join(uri, REJECTS), bytes(sink.getvalue()))
+    data = bytes(sink.getvalue())
+    storage.write_bytes(storage.join(uri, REJECTS), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read(uri: str) -> list[Row]:
     """The rows of a dataset's rejects.parquet."""
-    data = storage.read_bytes(storage.join(uri, REJECTS))
-    found: list[Row] = pq.read_table(pa.BufferReader(data)).to_pylist()
+    where = storage.join(uri, REJECTS)
+    try:
+        found: list[Row] = pq.read_table(pa.BufferReader(storage.read_bytes(where)), schema=SCHEMA).to_pylist()
+    except pa.ArrowException:
+        raise DataError(f"{where} is damaged; delete the dataset and build it anew") from None
     return found
 
 
-def _repeated(survey: pa.Table) -> npt.NDArray[np.bool_]:
-    """Items (N,) whose image is, byte for byte, that of an earlier one; images that were not read are no one's."""
-    digests = survey["image_sha256"].combine_chunks().dictionary_encode()
-    number = digests.indices.fill_null(-1).to_numpy()
-    repeated = number >= 0
+def _repeated(listed: pa.Table, survey: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Items (N,) whose image is, byte for byte, that of an earlier one, and items (N,) whose image is declared both
+    authentic and forged. Images that were not read are no one's."""
+    number = survey["image_sha256"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    read = number >= 0
+    repeated = read.copy()
     repeated[np.unique(number, return_index=True)[1]] = False
-    return np.asarray(repeated)
+    kinds = np.fromiter(
+        (0 if kind == PHOTO else 1 if kind == AUTHENTIC else 2 for (kind,) in items.columns(listed, "kind")), int
+    )
+    authentic, forged = (np.unique(number[read & (kinds == kind)]) for kind in (1, 2))
+    return repeated, np.isin(number, np.intersect1d(authentic, forged))
 
 
 def _owners(listed: pa.Table, survey: pa.Table, repeated: npt.NDArray[np.bool_]) -> dict[bytes, str]:

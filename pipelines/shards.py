@@ -58,16 +58,15 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, A
     """
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
-    done = storage.join(uri, "shards", f"{shard.name}.json")
+    done, data_at = (storage.join(uri, "shards", f"{shard.name}.{suffix}") for suffix in ("json", "parquet"))
     wanted = _digest(shard, samples, config, seed)
-    if storage.exists(done):
-        marker: dict[str, Any] = json.loads(storage.read_bytes(done))
-        if marker["plan"] == wanted:
-            return {**marker, "reused": True}
+    marker = _marker(done)
+    if marker.get("plan") == wanted and storage.stamp(data_at).size == marker["bytes"]:
+        return {**marker, "reused": True}
     started = time.monotonic()
     statistics, counts, rejects = Statistics(), Counter[str](), list[quarantine.Row]()
     data = _encode(_rendered(samples, config, seed, rejects), config.row_group, statistics, counts)
-    storage.write_bytes(storage.join(uri, "shards", f"{shard.name}.parquet"), data)
+    storage.write_bytes(data_at, data)
     marker = {
         "name": shard.name,
         "plan": wanted,
@@ -84,6 +83,15 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, A
     }
     storage.write_bytes(done, json.dumps(marker, indent=1).encode())
     return {**marker, "reused": False}
+
+
+def _marker(where: str) -> dict[str, Any]:
+    """A done-marker; empty where there is none that can be read."""
+    try:
+        found = json.loads(storage.read_bytes(where)) if storage.exists(where) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, seed: int) -> str:
@@ -142,7 +150,9 @@ def _sound(uri: str, name: str) -> Iterator[None]:
             yield
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"shard {name} of {uri} is damaged or lost ({reason}); build it anew") from error
+        raise DataError(
+            f"shard {name} of {uri} is damaged or lost ({reason}); delete the dataset and build it anew"
+        ) from error
 
 
 class ShardReader:

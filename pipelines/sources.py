@@ -5,9 +5,10 @@ them and what is made of it is decided later (survey.py, plan.py). The layouts o
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import ijson
 import pyarrow as pa
@@ -16,11 +17,11 @@ import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.registry import Registry
-from pipelines import storage
+from pipelines import console, storage
 from pipelines.config import SourceConfig
 from pipelines.storage import Stamp
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LISTING_SUFFIXES = (".csv", ".parquet")
 SPLITS = ("train", "validation", "test")
 PHOTO, AUTHENTIC, FORGED = "photo", "authentic", "forged"
@@ -64,9 +65,13 @@ def listed(source: SourceConfig, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
     """
     folder = _folder(source)
     try:
-        found = storage.list_stamps(folder, suffixes)
+        everything = storage.list_stamps(folder)
     except UserError as error:
-        raise UserError(f"source {source.name}: {error}; set its location (build.sources.0.location=folder)") from None
+        raise UserError(f"source {source.name}: {error}; set its location") from None
+    found = {uri: stamp for uri, stamp in everything.items() if uri.lower().endswith(suffixes)}
+    if others := Counter(PurePosixPath(uri).suffix or "no suffix" for uri in everything.keys() - found.keys()):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        console.say(f"build: source {source.name}: files that are no images by their names are not listed ({kinds})")
     if not found:
         raise UserError(f"source {source.name}: no images ({', '.join(suffixes)}) in {folder}")
     start = len(storage.absolute(folder))
@@ -164,16 +169,25 @@ def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
             cells = {name: str(value) for name, value in row.items() if value not in (None, "")}
             if "image" not in cells:
                 raise UserError(f"source {source.name}: a row of listing {uri} names no image: {row}")
-            image, mask = _beside(folder, cells["image"]), cells.get("mask")
+            image = _beside(folder, cells["image"])
+            masks = [_beside(folder, mask) for mask in cells.get("mask", "").splitlines()]
             yield Item(
                 name=cells.get("name", cells["image"]),
                 image=image,
-                kind=cells.get("kind", FORGED if mask else AUTHENTIC),
-                mask=mask and "\n".join(_beside(folder, one) for one in mask.split("\n")),
+                kind=cells.get("kind", FORGED if masks else AUTHENTIC).lower(),
+                mask="\n".join(masks) or None,
                 mask_rule=cells.get("mask_rule", "bright"),
                 group=cells.get("group", ""),
                 split=cells.get("split"),
+                image_stamp=_local_stamp(image),
+                mask_stamp=_local_stamp(*masks),
             )
+
+
+def _local_stamp(*files: str) -> Stamp:
+    """Bytes, and the last change, of the files that are on this machine; a request for each object would take hours."""
+    stamps = [storage.stamp(file) for file in files if not storage.is_remote(file)]
+    return Stamp(sum(stamp.size for stamp in stamps), max((stamp.mtime_ns for stamp in stamps), default=0))
 
 
 def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
@@ -237,12 +251,15 @@ def _polygons(source: SourceConfig) -> dict[str, str]:
         with storage.open_input(uri) as stream:
             for annotation in ijson.items(stream, "annotations.item", use_float=True):
                 if not annotation.get("iscrowd"):
+                    if isinstance(annotation["segmentation"], dict):
+                        raise TypeError("an object is given as RLE; convert it to polygons")
                     outline = [[round(x) for x in ring] for ring in annotation["segmentation"]]
                     found[names[annotation["image_id"]]].append(json.dumps(outline, separators=(",", ":")))
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its annotations") from None
     except (ijson.JSONError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"source {source.name}: {uri} is not a COCO instances file ({type(error).__name__}: {error})"
+            f"source {source.name}: {uri} is not a COCO instances file that can be read"
+            f" ({type(error).__name__}: {' '.join(str(error).split())})"
         ) from None
     return {name: f"[{','.join(outlines)}]" for name, outlines in found.items()}

@@ -197,7 +197,7 @@ def shortcuts(statistics: Statistics) -> list[str]:
         found.append(
             f"Forged pixels lie in one place: a map that is the same for every image reaches F1 {place[0]:.2f}, calling"
             f" everything forged {place[1]:.2f}. A detector will learn to look there: cut or shift the images"
-            " (crop and crops_per_photo of a source to forge from), or report this baseline with every result."
+            " (crop and samples_per_photo of a source to forge from), or report this baseline with every result."
         )
     return found
 

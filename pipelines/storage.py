@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
-from urllib.parse import urlparse
 
 from pyarrow import fs as pafs
 
@@ -35,8 +34,8 @@ _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "I
 
 def is_remote(uri: str) -> bool:
     """Whether a location is in object storage; raises UserError for a scheme we do not speak."""
-    scheme = urlparse(uri).scheme if "://" in uri else ""
-    if scheme not in ("", "file", "s3") or ("://" in uri and not uri.startswith(f"{scheme}://")):
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme not in ("", "file", "s3"):
         raise UserError(f"{uri!r}: this scheme is not supported; use a local path, file:// or s3:// (lower case)")
     return scheme == "s3"
 
@@ -200,9 +199,26 @@ def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
 
 
 def _files(uri: str) -> Iterator[tuple[str, Stamp]]:
-    for info in pafs.LocalFileSystem().get_file_info(pafs.FileSelector(absolute(uri), recursive=True)):
-        if info.is_file:
-            yield info.path, Stamp(int(info.size), int(info.mtime_ns))
+    """All files below a local folder. Links to folders are followed, but into each folder only once: they may loop."""
+    seen, waiting = set[tuple[int, int]](), [absolute(uri)]
+    while waiting:
+        folder = waiting.pop()
+        identity = os.stat(folder)
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.isprintable():
+                    name = f"{folder}/{entry.name}".encode(errors="backslashreplace").decode(errors="backslashreplace")
+                    raise UserError(f"the name of {name!r} cannot be printed or is not UTF-8; rename the file")
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    facts = entry.stat()
+                    yield entry.path, Stamp(facts.st_size, facts.st_mtime_ns)
+                elif entry.is_symlink():  # to nothing: whoever reads it is told
+                    yield entry.path, Stamp(0, 0)
 
 
 def stamp(uri: str) -> Stamp:

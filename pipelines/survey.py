@@ -7,6 +7,7 @@ until the build is finished, named by a digest of what it covers, so an interrup
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pipelines.sources import AUTHENTIC, PHOTO
 
 PART = 256
 """Items a task."""
+_OURS = re.compile(r"[0-9a-f]{32}\.parquet(\.[0-9a-f]+\.part)?")
 SCHEMA = pa.schema(
     [
         ("image_sha256", pa.binary()),
@@ -46,8 +48,13 @@ def survey(config: BuildConfig, listed: pa.Table, uri: str) -> pa.Table:
 
 
 def forget(uri: str) -> None:
-    """Remove what the survey kept."""
-    storage.delete(storage.join(uri, "survey"))
+    """Remove what the survey kept, and nothing else that may be there."""
+    folder = storage.join(uri, "survey")
+    if storage.folder_exists(folder):
+        for file in storage.list_files(folder):
+            if _OURS.fullmatch(file.rsplit("/", 1)[-1]):
+                storage.delete(file)
+        storage.delete_if_empty(folder)
 
 
 def _part(items: pa.Table, max_pixels: int, uri: str) -> bytes:

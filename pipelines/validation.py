@@ -38,6 +38,7 @@ REASONS = {
     "empty_mask": "Declared forged, but the mask marks no pixel; list it as authentic, or check the mask rule.",
     "full_mask": "Declared forged, and the mask marks every pixel; check the mask rule (is black forged?).",
     "not_authentic": "Declared authentic, but its mask marks forged pixels; correct the kind, or leave out the mask.",
+    "contradiction": "The same image bytes are declared authentic and forged; none is kept, find out which is true.",
     "duplicate": "The same image bytes as an earlier sample; keep one of them.",
     "not_forged": "No forgery came about in this photograph: it is too small, or nothing in it could be used; leave "
     "it out, or widen the ranges in forge.",

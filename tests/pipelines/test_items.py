@@ -53,7 +53,7 @@ def test_all_items_come_in_the_order_of_the_config_and_of_the_listings(folder: P
     assert table["source"].to_pylist() == ["listed"] * 4 + ["mine"] * 40
     assert names(table)[4:] == [f"{index:02d}.png" for index in range(40)]
     first, last = table.to_pylist()[0], table.to_pylist()[-1]
-    assert (first["mask"], first["split"], first["image_bytes"]) == (f"{folder}/m.png", "train", 0)
+    assert (first["mask"], first["split"], first["image_bytes"]) == (f"{folder}/m.png", "train", 1)
     assert (last["kind"], last["mask"], last["group"], last["image_bytes"]) == ("photo", None, None, 40)
     youngest = max(file.stat().st_mtime_ns for file in (folder / "photos").iterdir())
     assert items.last_change(table) == youngest

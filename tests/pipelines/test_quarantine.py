@@ -74,7 +74,7 @@ def test_of_the_same_bytes_the_first_stays_and_owns_the_others() -> None:
         ("many", "a", "photo"),
         ("given", "b", "forged"),
         ("many", "c", "photo"),
-        ("given", "d", "authentic"),
+        ("given", "d", "splice"),
         ("given", "e", "forged"),
         ("given", "f", "forged"),
     )
@@ -89,6 +89,27 @@ def test_of_the_same_bytes_the_first_stays_and_owns_the_others() -> None:
     assert all(
         f"/x/{name} is the same file as /x/b" in one["message"] for name, one in zip("de", rejects[3:], strict=1)
     )
+
+
+def test_the_same_bytes_declared_authentic_and_forged_are_not_kept() -> None:
+    """Nobody knows which is true; a photograph to forge from declares nothing."""
+    table = listed(
+        ("given", "a", "authentic"),
+        ("given", "b", "forged"),
+        ("given", "c", "authentic"),
+        ("many", "d", "photo"),
+        ("given", "e", "forged"),
+        ("given", "f", "authentic"),
+    )
+    good, rejects = quarantine.sort_out(config(), table, surveyed("ok:x", "ok:x", "ok:x", "ok:y", "ok:y", "ok:z"))
+    assert names(good) == ["d", "f"]
+    assert [(one["sample"], one["reason"]) for one in rejects] == [
+        ("given/a", "contradiction"),
+        ("given/b", "contradiction"),
+        ("given/c", "contradiction"),
+        ("given/e", "duplicate"),
+    ]
+    assert "/x/b is declared forged" in rejects[1]["message"]
 
 
 def test_a_bad_image_owns_nothing_and_repeats_nothing() -> None:

@@ -156,3 +156,19 @@ def test_what_is_read_ahead_comes_in_order_and_is_bounded() -> None:
         consume()
     assert found == [(item, item * item) for item in range(30)]
     assert len(started) < 40
+
+
+def test_a_listing_of_links_that_loop_ends(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"1")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "up").symlink_to(tmp_path)
+    (tmp_path / "images" / "gone").symlink_to(tmp_path / "nowhere")
+    assert [Path(file).name for file in storage.list_files(str(tmp_path))] == ["a.png", "gone"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))).write_bytes(b"1")
+    with pytest.raises(UserError, match=r"caf\\+udce9\.png.*rename the file"):
+        storage.list_files(str(tmp_path))
