@@ -107,6 +107,8 @@ def test_an_interrupted_build_and_a_whole_one_are_the_same_bytes(built: Config, 
         file.unlink()
     (target / "shards" / "train-00001.parquet").write_bytes(b"half a sha")
     (target / "shards" / "train-00001.json").unlink()
+    (target / "shards" / "validation-00001.parquet").unlink()
+    (target / "shards" / "validation-00000.json").write_bytes(b"")
     (target / "shards" / "train-00077.parquet.0123abcd.part").write_bytes(b"what a killed writer leaves")
     kept = (target / "shards" / "test-00000.json").read_bytes()
     build(again)
@@ -298,3 +300,13 @@ def test_the_report_is_one_page_with_pictures_and_no_links(built: Config) -> Non
     assert page.count("data:image/jpeg;base64,") >= 6
     assert "http" not in page
     assert manifest.read(str(built.build.output))["fingerprint"] in page
+
+
+def test_folders_of_the_users_own_are_left_alone(tmp_path: Path, pairs: Path, ray_session: None) -> None:
+    config = pairs_config(tmp_path, pairs)
+    own = [Path(str(config.build.output)) / place for place in ("survey/results.csv", "lease/flat.pdf", "shards/x.txt")]
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("not ours to delete")
+    build(config)
+    assert all(file.exists() for file in own)
