@@ -119,11 +119,14 @@ def _tuples(value: Any, annotation: Any = Config) -> Any:
 
 
 def _one_line(error: ValidationError) -> str:
-    """The first complaint of pydantic, as the key, what was expected, and the nearest valid key."""
-    first = error.errors()[0]
-    key = ".".join(
-        str(part) for part in first["loc"] if not str(part).startswith(("constrained", "list[", "function-"))
-    )
+    """The most telling complaint of pydantic, as the key, what was expected, and the nearest valid key.
+
+    A key that does not exist tells more than one that is missing for it, and what is wrong with a value more than that
+    it is of none of the kinds it may be.
+    """
+    telling = {"extra_forbidden": 0, "value_error": 1}
+    first = min(error.errors(), key=lambda found: telling.get(found["type"], 2))
+    key = ".".join(map(str, _named(first["loc"])))
     if first["type"] == "extra_forbidden":
         valid = _keys_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.5)
@@ -135,10 +138,16 @@ def _one_line(error: ValidationError) -> str:
     return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
 
 
+def _named(location: tuple[int | str, ...]) -> list[int | str]:
+    """The parts of a pydantic error location that stand in a config, without those that name its own validators."""
+    own = ("constrained", "list[", "function-", "literal[")
+    return [part for part in location if not str(part).startswith(own)]
+
+
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the section at a pydantic error location."""
     model: Any = Config
-    for part in location:
+    for part in _named(location):
         if isinstance(part, int):
             continue
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
