@@ -25,6 +25,8 @@ from pipelines.plan import Plan
 from pipelines.sources import SPLITS
 from pipelines.statistics import Statistics
 
+_CLOCKS_DIFFER = 300 * 10**9
+"""Nanoseconds by which a store's clock may be ahead of another's."""
 _OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)(\.[0-9a-f]+\.part)?")
 
 
@@ -116,7 +118,7 @@ def _finished(uri: str, asked: _Asked) -> dict[str, Any] | None:
     built = storage.stamp(storage.join(uri, manifest.MANIFEST)).mtime_ns
     if found["asked"] != asked.digest:
         problem = "a dataset of another config or other files"
-    elif asked.remote == storage.is_remote(uri) and asked.changed > built:
+    elif asked.changed > built + (0 if asked.remote == storage.is_remote(uri) else _CLOCKS_DIFFER):
         problem = "a dataset of files that were changed since it was built"
     else:
         console.say("build: reusing the finished dataset")

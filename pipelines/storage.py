@@ -37,7 +37,16 @@ def is_remote(uri: str) -> bool:
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if scheme not in ("", "file", "s3"):
         raise UserError(f"{uri!r}: this scheme is not supported; use a local path, file:// or s3:// (lower case)")
-    return scheme == "s3"
+    if scheme != "s3":
+        return False
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    if "@" in bucket:
+        raise UserError(
+            f"{without_secrets(uri)}: credentials do not belong in a location; set AWS_ACCESS_KEY_ID and so on"
+        )
+    if not bucket:
+        raise UserError(f"{uri!r} names no bucket; is a variable in it empty?")
+    return True
 
 
 def local_path(uri: str) -> str:

@@ -172,3 +172,13 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))).write_bytes(b"1")
     with pytest.raises(UserError, match=r"caf\\+udce9\.png.*rename the file"):
         storage.list_files(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [("s3://", "names no bucket"), ("s3:///run/x", "names no bucket"), ("s3://KEY:HIDDEN@mpc/x", "AWS_ACCESS_KEY_ID")],
+)
+def test_locations_without_a_bucket_or_with_a_password_are_refused(uri: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        storage.absolute(uri)
+    assert "HIDDEN" not in str(caught.value)
