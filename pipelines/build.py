@@ -27,7 +27,8 @@ from pipelines.statistics import Statistics
 
 _CLOCKS_DIFFER = 300 * 10**9
 """Nanoseconds by which a store's clock may be ahead of another's."""
-_OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)(\.[0-9a-f]+\.part)?")
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)")
+_PARTS = re.compile(r"[\w-]+\.(parquet|json|html)\.[0-9a-f]{8}\.part")
 
 
 def build(config: Config) -> dict[str, Any]:
@@ -154,9 +155,9 @@ def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[dict[st
 def _tidy(plan: Plan, uri: str) -> None:
     """Remove what writers that were killed, or an unfinished build of another config, left among the shards."""
     wanted = {f"{shard.name}.{suffix}" for shard in plan.shards for suffix in ("parquet", "json")}
-    for stray in storage.list_files(storage.join(uri, "shards")):
+    for stray in storage.list_files(uri):
         name = stray.rsplit("/", 1)[-1]
-        if name not in wanted and _OURS.fullmatch(name):
+        if _PARTS.fullmatch(name) or (name not in wanted and _SHARD.fullmatch(name)):
             storage.delete(stray)
 
 

@@ -1,6 +1,7 @@
 """`mpc inspect`: what is in a pixel dataset, whether it is whole, and what it shares with another one."""
 
 import hashlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,9 +22,14 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     described = manifest.read(uri)
     statistics = Statistics.from_json(described["statistics"])
     rejects = quarantine.read(uri)
-    print("\n".join([uri, *report.summary_lines(described, statistics)]), flush=True)
+    near = _near(described)
+    print("\n".join([uri, *report.summary_lines(described, statistics)]))
+    crossing = f"{near.crossing} with one in another split" if near.crossing else "none in another split"
+    print(f"\nnear-duplicates  {near.alike} images in {near.groups} groups, {crossing}")
+    reasons = Counter(reject["reason"] for reject in rejects).most_common()
+    print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
     if page is not None:
-        text = report.dataset_page(described, statistics, rejects, shards.spread(uri, described), _near(described))
+        text = report.dataset_page(described, statistics, rejects, shards.spread(uri, described), near)
         storage.write_bytes(storage.absolute(page), text.encode())
     print(f"\nlook at {page or storage.join(uri, 'report.html')}")
     if verify:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from mpc_model.errors import UserError
 from mpc_model.images import MASK_RULES
+from pipelines import console
 from pipelines import public_sets as public_sets  # its layouts enter the registry
 from pipelines.config import BuildConfig, SourceConfig
 from pipelines.sources import LAYOUTS, PHOTO, SPLITS, Item
@@ -106,6 +107,11 @@ def _checked(source: SourceConfig) -> pa.Table:
     photos = PHOTO in pc.unique(table["kind"]).to_pylist()
     if source.crop is not None and not photos:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
+    for setting in () if photos else ("samples_per_photo", "forge"):
+        if getattr(source, setting) != SourceConfig.model_fields[setting].default:
+            console.say(
+                f"build: source {source.name}: {setting} is for photographs, and layout {source.layout} lists none"
+            )
     if source.annotations is not None and source.layout != "coco":
         raise UserError(
             f"source {source.name}: layout {source.layout} knows no annotations; use coco, or leave them out"

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mpc_model.errors import MPCError
 from pipelines import duplicates, manifest, shards
+from pipelines.sources import SPLITS
 
 _COLUMNS = ("key", "split", *duplicates.COLUMNS)
 TRAINED_ON = "trained_on"
@@ -14,15 +16,21 @@ TRAINED_ON = "trained_on"
 
 
 def shared(
-    uri: str, described: dict[str, Any], other: str, split: str | None = None, other_split: str | None = None
+    uri: str,
+    described: dict[str, Any],
+    other: str,
+    split: str | None = None,
+    other_splits: tuple[str, ...] = SPLITS,
 ) -> tuple[pa.Table, pa.Table]:
-    """Samples of a dataset's `split` (None: all) and the samples of another's that come from nearly the same picture.
+    """Samples of a dataset's `split` (None: all) and the samples of another's splits that come from nearly the same
+    picture.
 
     Returns two tables (key, split, photo_hash, photo_hash_fine), row for row beside each other, the second with a
     column `bits`.
     """
     ours = shards.columns(uri, described, _COLUMNS, split)
-    theirs = shards.columns(other, manifest.read(other), _COLUMNS, other_split)
+    theirs = shards.columns(other, manifest.read(other), _COLUMNS)
+    theirs = theirs.filter(pc.is_in(theirs["split"], pa.array(other_splits)))
     index, bits = duplicates.nearest(duplicates.from_columns(ours), duplicates.from_columns(theirs))
     hit = np.flatnonzero(index >= 0)
     return ours.take(hit), theirs.take(index[hit]).append_column("bits", pa.array(bits[hit]))
@@ -42,14 +50,14 @@ def warnings(card: dict[str, Any], uri: str, described: dict[str, Any], split: s
         try:
             if manifest.read(seen["uri"])["fingerprint"] != seen["fingerprint"]:
                 raise MPCError("another dataset is there now")
-            ours, theirs = shared(uri, described, seen["uri"], split, "train")
+            ours, theirs = shared(uri, described, seen["uri"], split, ("train", "validation"))
         except MPCError as error:
             found.append(f"whether its training images are among these cannot be told: {seen['uri']}: {error}")
             continue
         if len(ours):
             example = f"{ours['key'][0].as_py()} and {theirs['key'][0].as_py()}"
             found.append(
-                f"{len(ours)} of {described['splits'][split]['samples']} images are in the training data"
-                f" ({seen['uri']}) too, or nearly ({example}); figures on them measure memory"
+                f"{len(ours)} of {described['splits'][split]['samples']} images are in the data it was trained on or"
+                f" chosen by ({seen['uri']}) too, or nearly ({example}); figures on them measure memory"
             )
     return found

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mpc_model.errors import InfrastructureError, UserError
+from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines import console, storage
 
 BEAT_SECONDS = 3.0
@@ -57,7 +57,7 @@ class Lease:
         while not self._over.wait(BEAT_SECONDS):
             beat += 1
             # Storage that fails for a while costs the lease at worst; the job finds that out by `check`.
-            with suppress(InfrastructureError):
+            with suppress(MPCError):
                 if max(_numbers(self._uri), default=0) != self._number:
                     self._lost.set()
                     return

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError, UserError
+from mpc_model.images import PNG_MAGIC
 from pipelines import storage
 
 FAR = 100_000
@@ -27,18 +28,19 @@ def read(item: dict[str, Any], shape: tuple[int, ...]) -> IndexMap:
     if not item["instances"]:
         return np.zeros(shape, np.uint8)
     try:
-        data = np.frombuffer(storage.read_bytes(item["instances"]), np.uint8)
+        data = storage.read_bytes(item["instances"])
     except UserError as error:
         raise DataError(f"index map of {item['image']}: {error}", "unreadable") from None
-    found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
-    if found is None or found.ndim != 2:
-        raise DataError(f"index map {item['instances']} is no grey image that can be read; make it anew", "unreadable")
-    if found.shape != shape:
+    # The size as the header states it (PNG: bytes 16 to 24), before anything is decoded.
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    if data.startswith(PNG_MAGIC) and (height, width) != tuple(shape):
         raise DataError(
-            f"index map {item['instances']} is {found.shape[1]}x{found.shape[0]}, its photograph is"
-            f" {shape[1]}x{shape[0]}; make it anew",
+            f"index map {item['instances']} is {width}x{height}, its photograph is {shape[1]}x{shape[0]}; make it anew",
             "size_mismatch",
         )
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data.startswith(PNG_MAGIC) else None
+    if found is None or found.ndim != 2:
+        raise DataError(f"index map {item['instances']} is no grey PNG that can be read; make it anew", "unreadable")
     return np.asarray(found)
 
 

@@ -27,8 +27,8 @@ def row(key: str, source: str, stage: str, reason: str, message: str) -> Row:
 def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Row]]:
     """The good items, with what the survey found of them beside, and a row for every sample of the others.
 
-    Of items with the same image, byte for byte, the first one listed is good; none is where one is declared authentic
-    and another forged.
+    Of items with the same image, byte for byte, the first one listed is good; none is where they contradict each other
+    (authentic and forged, or two masks).
     """
     repeated, torn = _repeated(listed, survey)
     bad = survey["reason"].is_valid().to_numpy() | repeated | torn
@@ -48,7 +48,7 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
         stage = "survey"
         if contradicted:
             stage, reason = "plan", "contradiction"
-            message = f"{image} is declared {kind}, and the same file elsewhere the opposite; find out which is true"
+            message = f"{image} is declared {kind}, and the same file elsewhere something else; find out which is true"
         elif reason is None:
             stage, reason = "plan", "duplicate"
             message = f"{image} is the same file as {owners[digest]}, which is kept; leave one out"
@@ -90,16 +90,22 @@ def read(uri: str) -> list[Row]:
 
 def _repeated(listed: pa.Table, survey: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Items (N,) whose image is, byte for byte, that of an earlier one, and items (N,) whose image is declared both
-    authentic and forged. Images that were not read are no one's."""
-    number = survey["image_sha256"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-    read = number >= 0
-    repeated = read.copy()
-    repeated[np.unique(number, return_index=True)[1]] = False
-    kinds = np.fromiter(
-        (0 if kind == PHOTO else 1 if kind == AUTHENTIC else 2 for (kind,) in items.columns(listed, "kind")), int
-    )
-    authentic, forged = (np.unique(number[read & (kinds == kind)]) for kind in (1, 2))
-    return repeated, np.isin(number, np.intersect1d(authentic, forged))
+    authentic and forged, or forged with two masks. Images that were not read are no one's."""
+    image, mask = (_numbered(survey[name]) for name in ("image_sha256", "mask_sha256"))
+    repeated = image >= 0
+    repeated[np.unique(image, return_index=True)[1]] = False
+    kinds = (kind for (kind,) in items.columns(listed, "kind"))
+    # What an item says of its image: nothing (-2: to forge from), that it is authentic (-1), or what is forged in it.
+    said = np.fromiter((-2 if kind == PHOTO else -1 if kind == AUTHENTIC else 0 for kind in kinds), np.int64)
+    said = np.where(said == 0, mask + 1, said)
+    claims = np.unique(np.stack([image, said])[:, (image >= 0) & (said > -2)], axis=1)[0]
+    return repeated, np.isin(image, claims[1:][np.diff(claims) == 0])
+
+
+def _numbered(digests: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number (N,) for each digest, -1 where there is none."""
+    numbers = digests.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    return np.asarray(numbers, np.int64)
 
 
 def _owners(listed: pa.Table, survey: pa.Table, repeated: npt.NDArray[np.bool_]) -> dict[bytes, str]:

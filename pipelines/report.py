@@ -254,9 +254,7 @@ def _pictures(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     body = []
     for split in dict.fromkeys(row["split"] for row in chosen):
         own = sorted((row for row in chosen if row["split"] == split), key=lambda row: (row["source"], row["kind"]))
-        shown = "".join(
-            _figure(row, 0, f"{row['kind']}, {row['forged_fraction']:.0%} forged", row["key"]) for row in own
-        )
+        shown = "".join(_figure(row, 0, _kind(row), row["key"]) for row in own)
         body += [f"<h2>Pictures of {html.escape(split)}</h2><div class=shown>{shown}</div>"]
     for row in [row for row in chosen if len(row["views"]) > 1][:WITH_VIEWS]:
         views = "".join(_figure(row, view, _done(row, view)) for view in range(len(row["views"])))
@@ -265,7 +263,7 @@ def _pictures(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _kind(row: Mapping[str, Any]) -> str:
-    return f"{row['kind']}, {row['forged_fraction']:.1%} forged" if row["forged_pixels"] else row["kind"]
+    return f"{row['kind']}, {row['forged_fraction']:.0%} forged" if row["forged_pixels"] else row["kind"]
 
 
 def _spread(samples: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:

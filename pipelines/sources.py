@@ -132,7 +132,7 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
     `image`, and where wanted `mask` (none: authentic), `kind`, `split`, `group`, `mask_rule`, `name`; locations in it
     may be relative to its folder.
     """
-    if isinstance(source.location, str) and source.location.endswith(LISTING_SUFFIXES):
+    if isinstance(source.location, str) and source.location.lower().endswith(LISTING_SUFFIXES):
         yield from _listing(source, source.location)
         return
     folders: dict[str, dict[str, tuple[str, Stamp]]] = {"images": {}, "masks": {}, "authentic": {}}
@@ -165,8 +165,12 @@ def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
                 f"source {source.name}: listing {uri} has the columns {', '.join(batch.schema.names)}; it needs image,"
                 f" and may have {', '.join(_COLUMNS[1:])}"
             )
+        for field in batch.schema:
+            if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+                raise UserError(f"source {source.name}: column {field.name} of {uri} holds {field.type}, not text")
         for row in batch.to_pylist():
-            cells = {name: str(value) for name, value in row.items() if value not in (None, "")}
+            cells = {name: str(value).strip() for name, value in row.items() if value is not None}
+            cells = {name: text for name, text in cells.items() if text}
             if "image" not in cells:
                 raise UserError(f"source {source.name}: a row of listing {uri} names no image: {row}")
             image = _beside(folder, cells["image"])
@@ -196,7 +200,7 @@ def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its location") from None
     try:
-        if uri.endswith(".parquet"):
+        if uri.lower().endswith(".parquet"):
             yield from pq.ParquetFile(file).iter_batches(4096)
         else:
             as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))

@@ -38,7 +38,8 @@ REASONS = {
     "empty_mask": "Declared forged, but the mask marks no pixel; list it as authentic, or check the mask rule.",
     "full_mask": "Declared forged, and the mask marks every pixel; check the mask rule (is black forged?).",
     "not_authentic": "Declared authentic, but its mask marks forged pixels; correct the kind, or leave out the mask.",
-    "contradiction": "The same image bytes are declared authentic and forged; none is kept, find out which is true.",
+    "contradiction": "The same image bytes are declared authentic and forged, or come with two masks; none is kept, "
+    "find out which is true.",
     "duplicate": "The same image bytes as an earlier sample; keep one of them.",
     "not_forged": "No forgery came about in this photograph: it is too small, or nothing in it could be used; leave "
     "it out, or widen the ranges in forge.",
@@ -137,6 +138,8 @@ def _check_file(data: bytes, name: str, max_pixels: int) -> str:
         picture = _OPENERS[form](io.BytesIO(data))
         frames = getattr(picture, "n_frames", 1)
         transparent = picture.mode in _MODES and picture.has_transparency_data and not _opaque(picture)
+        if form == "tiff" and frames == 1 and picture.mode in _MODES:
+            picture.load()  # OpenCV hands out what is left of damaged compressed data
     except _PILLOW_ERRORS as error:
         raise DataError(f"{name}: damaged ({error}); copy it again or leave it out", "unreadable") from None
     if frames > 1:
