@@ -89,6 +89,7 @@ def make(config: BuildConfig, seed: int, good: pa.Table) -> tuple[Plan, duplicat
     Raises DataError when near-duplicates would come into different splits, UserError when there are too few to divide
     or when what belongs together is given to different splits.
     """
+    pa.default_memory_pool().release_unused()  # all that was listed and surveyed, of a million items
     hashes, bits = duplicates.from_columns(good), config.near_duplicate_bits
     scenes = _scenes(good)
     if config.near_duplicates == "together":

@@ -32,7 +32,10 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
     """
     repeated, torn = _repeated(listed, survey)
     bad = survey["reason"].is_valid().to_numpy() | repeated | torn
-    good = listed.filter(~bad)
+    # What the survey has read is known by its digest; sizes and times have served.
+    good = listed.drop_columns(
+        [f"{name}_{what}" for name in ("image", "mask") for what in ("bytes", "changed")]
+    ).filter(~bad)
     for name in ("image_sha256", "mask_sha256", *duplicates.COLUMNS):
         good = good.append_column(name, survey[name].filter(~bad))
     samples = {source.name: source.samples_per_photo for source in config.sources}
