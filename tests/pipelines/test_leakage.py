@@ -87,7 +87,7 @@ def test_pictures_that_both_have_are_counted_and_named(sets: dict[str, Any]) -> 
     """Two crops of one photograph of two: found smaller and as JPEG, by the photograph and not by the crops."""
     card = trained_on((sets["train"][0], sets["train"][1]["fingerprint"]))
     (warning,) = leakage.warnings(card, *sets["overlap"], "test")
-    assert warning.startswith("2 of 4 images are in the training data")
+    assert warning.startswith("2 of 4 images are in the data it was trained on")
     assert sets["train"][0] in warning
     assert "photos/cat.jpg#000" in warning
     assert "photos/chelsea.png#000" in warning
@@ -113,7 +113,7 @@ def test_what_two_datasets_share_comes_in_pairs(sets: dict[str, Any]) -> None:
         assert (one ^ other).bit_count() == bits <= 4
     assert set(ours["split"].to_pylist()) == {"test"}
     assert set(theirs["split"].to_pylist()) == {"train"}
-    none, _ = leakage.shared(*sets["overlap"], sets["train"][0], "test", "validation")
+    none, _ = leakage.shared(*sets["overlap"], sets["train"][0], "test", ("validation",))
     assert len(none) == 0
     itself, _ = leakage.shared(*sets["apart"], sets["apart"][0])
     assert len(itself) == sets["apart"][1]["splits"]["test"]["samples"] == 2
