@@ -47,6 +47,7 @@ def content(output: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_build_through_a_failing_network_is_the_same(swift: str, recipe: Path) -> None:
     finish(start(recipe, f"{swift}/clean"))
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"], seed=3, share=SHARE) as proxy:
@@ -57,6 +58,7 @@ def test_a_build_through_a_failing_network_is_the_same(swift: str, recipe: Path)
     assert content(f"{swift}/spoilt") == clean
 
 
+@pytest.mark.slow
 def test_of_two_builds_into_one_place_one_wins_and_the_other_is_told(swift: str, recipe: Path) -> None:
     both = [start(recipe, f"{swift}/contested") for _ in range(2)]
     said = {process.communicate(timeout=400)[1]: process.returncode for process in both}
