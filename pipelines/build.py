@@ -99,8 +99,8 @@ def _build(
     _tidy(plan, uri)
     page = report.dataset_page(result, statistics, rejects, shards.spread(uri, result), near)
     storage.write_bytes(storage.join(uri, "report.html"), page.encode())
-    manifest.write(uri, result)
     survey.forget(uri)
+    manifest.write(uri, result)
     if rejects:
         console.say(
             f"build: {len(rejects)} of {listed} samples left out; {storage.join(uri, quarantine.REJECTS)} says why"
