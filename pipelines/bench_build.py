@@ -7,7 +7,6 @@ the figures were, and what follows for the large protocol).
 import functools
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -22,7 +21,6 @@ from typing import Any
 import cv2
 import numpy as np
 import ray
-import ray.data
 
 from mpc_model import images
 from mpc_model.errors import DataError
@@ -127,8 +125,6 @@ def _config(folder: Path, name: str, source: dict[str, Any], **settings: Any) ->
 def _two_workers() -> Iterator[None]:
     """A Ray of its own with two cores, however many there are and whatever cluster is running."""
     ray.init(address="local", num_cpus=WORKERS, log_to_driver=False, logging_level="error")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:

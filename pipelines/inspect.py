@@ -22,7 +22,7 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     described = manifest.read(uri)
     statistics = Statistics.from_json(described["statistics"])
     rejects = quarantine.read(uri)
-    near = _near(described)
+    near = duplicates.NearDuplicates(**described["near_duplicates"])
     print("\n".join([uri, *report.summary_lines(described, statistics)]))
     crossing = f"{near.crossing} with one in another split" if near.crossing else "none in another split"
     print(f"\nnear-duplicates  {near.alike} images in {near.groups} groups, {crossing}")
@@ -36,10 +36,6 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
         _verify(uri, described)
     if against is not None:
         _compare(uri, described, storage.absolute(against))
-
-
-def _near(described: dict[str, Any]) -> duplicates.NearDuplicates:
-    return duplicates.NearDuplicates(**described["near_duplicates"])
 
 
 def _verify(uri: str, described: dict[str, Any]) -> None:
@@ -64,7 +60,7 @@ def _verify(uri: str, described: dict[str, Any]) -> None:
 
 def _damage(uri: str, shard: dict[str, Any]) -> str:
     """What is wrong with a shard; an empty text when nothing is."""
-    where = storage.join(uri, "shards", f"{shard['name']}.parquet")
+    where = shards.where(uri, shard["name"])
     if not storage.exists(where):
         return "lost"
     data = storage.read_bytes(where)

@@ -58,7 +58,7 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, A
     """
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
-    done, data_at = (storage.join(uri, "shards", f"{shard.name}.{suffix}") for suffix in ("json", "parquet"))
+    done, data_at = (where(uri, shard.name, suffix) for suffix in ("json", "parquet"))
     wanted = _digest(shard, samples, config, seed)
     marker = _marker(done)
     if marker.get("plan") == wanted and storage.stamp(data_at).size == marker["bytes"]:
@@ -85,10 +85,15 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, A
     return {**marker, "reused": False}
 
 
-def _marker(where: str) -> dict[str, Any]:
+def where(uri: str, name: str, suffix: str = "parquet") -> str:
+    """The location of a dataset's shard, or (json) of its done-marker."""
+    return storage.join(uri, "shards", f"{name}.{suffix}")
+
+
+def _marker(done: str) -> dict[str, Any]:
     """A done-marker; empty where there is none that can be read."""
     try:
-        found = json.loads(storage.read_bytes(where)) if storage.exists(where) else {}
+        found = json.loads(storage.read_bytes(done)) if storage.exists(done) else {}
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -140,7 +145,7 @@ def _encode(rows: Iterator[Row], row_group: int, statistics: Statistics, counts:
 def _sound(uri: str, name: str) -> Iterator[None]:
     """Say which shard is damaged, and of which dataset."""
     try:
-        with storage.explained(storage.join(uri, "shards", f"{name}.parquet")):
+        with storage.explained(where(uri, name)):
             yield
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
@@ -173,20 +178,17 @@ class ShardReader:
         self.repeats = np.array(repeats, np.int64)
         self._footer = functools.lru_cache(maxsize=64)(self._read_footer)
 
-    def _where(self, name: str) -> str:
-        return storage.join(self.uri, "shards", f"{name}.parquet")
-
     def _read_footer(self, name: str) -> pq.FileMetaData:
-        filesystem, path = storage.resolve(self._where(name))
+        filesystem, path = storage.resolve(where(self.uri, name))
         with _sound(self.uri, name):
-            if storage.stamp(self._where(name)).size != self._bytes[name]:
+            if storage.stamp(where(self.uri, name)).size != self._bytes[name]:
                 raise pa.ArrowInvalid("another size than the manifest says")
             return pq.read_metadata(path, filesystem=filesystem)
 
     def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[dict[str, Any]]:
         """The rows of one row group as dictionaries."""
         name, index = self._groups[group]
-        filesystem, path = storage.resolve(self._where(name))
+        filesystem, path = storage.resolve(where(self.uri, name))
         footer = self._footer(name)
         with _sound(self.uri, name), filesystem.open_input_file(path) as file:
             table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
@@ -199,7 +201,7 @@ def columns(uri: str, described: dict[str, Any], names: Sequence[str], split: st
     wanted = [one["name"] for one in described["shards"] if one["rows"] and split in (None, one["split"])]
 
     def read(name: str) -> pa.Table:
-        filesystem, path = storage.resolve(storage.join(uri, "shards", f"{name}.parquet"))
+        filesystem, path = storage.resolve(where(uri, name))
         with _sound(uri, name):
             return pq.read_table(path, columns=list(names), filesystem=filesystem, use_threads=False, partitioning=None)
 
