@@ -126,8 +126,8 @@ class Localizer(nn.Module):
                         maps[i] = to_probabilities(one[None], own_size)[0].cpu().numpy()
         return [maps[index] for index in range(len(images))]
 
-    def save(self, directory: str | Path) -> None:
-        """Write the model directory (made where absent). Each file appears whole or not at all, model.json last."""
+    def packed(self) -> dict[str, bytes]:
+        """The files of the model directory by name; model.json, which makes a folder one, comes last."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         blob = safetensors.torch.save(tensors)
         document = {
@@ -140,10 +140,14 @@ class Localizer(nn.Module):
             "card": self.card,
         }
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+        return {TENSORS: blob, DOCUMENT: text.encode()}
+
+    def save(self, directory: str | Path) -> None:
+        """Write the model directory (made where absent). Each file appears whole or not at all, model.json last."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / TENSORS, blob)
-        _write_atomically(folder / DOCUMENT, text.encode())
+        for name, content in self.packed().items():
+            _write_atomically(folder / name, content)
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device = "cpu") -> Self:

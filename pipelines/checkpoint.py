@@ -13,11 +13,13 @@ import hashlib
 import io
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mpc_model.errors import MPCError
 from mpc_model.localizer import Localizer
 from pipelines import console, storage
 
@@ -28,12 +30,12 @@ def save(run: str, step: int, localizer: Localizer, state: dict[str, Any], facts
     """Store a checkpoint; it does not exist until its seal is written.
 
     `state` is saved by torch (tensors and plain values only), `facts` is JSON: config, cursor, history, dataset.
+    Nothing is written anywhere else. Raises InfrastructureError or UserError where storage fails or refuses.
     """
-    where = _folder(run, step)
-    with tempfile.TemporaryDirectory() as folder:
-        localizer.save(folder)
-        torch.save(state, Path(folder) / "state.pt")
-        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    where = folder(run, step)
+    packed = io.BytesIO()
+    torch.save(state, packed)
+    files = {"state.pt": packed.getvalue(), **localizer.packed()}
     for name, data in files.items():
         storage.write_bytes(storage.join(where, name), data)
     seal = {**facts, "step": step, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
@@ -46,7 +48,7 @@ def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
     A damaged one is reported and passed over for the one before.
     """
     for step in reversed(steps(run)):
-        where = _folder(run, step)
+        where = folder(run, step)
         facts = json.loads(storage.read_bytes(storage.join(where, _SEAL)))
         damaged = [name for name, sha256 in facts["files"].items() if _sha256(storage.join(where, name)) != sha256]
         if damaged:
@@ -61,35 +63,43 @@ def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
 
 def steps(run: str) -> list[int]:
     """Steps at which there are finished checkpoints, ascending."""
-    folder = storage.join(run, "checkpoints")
-    if not storage.folder_exists(folder):
+    root = storage.join(run, "checkpoints")
+    if not storage.folder_exists(root):
         return []
-    seals = [file.split("/")[-2:] for file in storage.list_files(folder, (".json",))]
+    seals = [file.split("/")[-2:] for file in storage.list_files(root, (".json",))]
     return sorted(int(parent.removeprefix("step-")) for parent, name in seals if name == _SEAL)
 
 
 def prune(run: str, keep: set[int]) -> None:
     """Delete the finished checkpoints of other steps; the seal goes first, so that none is ever half there."""
     for step in set(steps(run)) - keep:
-        storage.delete(storage.join(_folder(run, step), _SEAL))
-        storage.delete(_folder(run, step))
+        storage.delete(storage.join(folder(run, step), _SEAL))
+        storage.delete(folder(run, step))
+
+
+def discard(run: str, step: int) -> None:
+    """Delete what is there of a checkpoint that could not be finished, as far as storage lets us."""
+    with suppress(MPCError):
+        storage.delete(storage.join(folder(run, step), _SEAL))
+        storage.delete(folder(run, step))
 
 
 def export(run: str, step: int, target: str) -> None:
     """Copy the model directory of a checkpoint to `target`; model.json, which makes it one, comes last."""
     for name in ("model.safetensors", "model.json"):
-        storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(_folder(run, step), name)))
+        storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(folder(run, step), name)))
 
 
 def load_weights(localizer: Localizer, location: str) -> None:
     """Put the weights of a checkpoint into a localizer of the same architecture."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as local:
         for name in ("model.safetensors", "model.json"):
-            (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(location, name)))
-        localizer.load_state_dict(Localizer.load(folder).state_dict())
+            (Path(local) / name).write_bytes(storage.read_bytes(storage.join(location, name)))
+        localizer.load_state_dict(Localizer.load(local).state_dict())
 
 
-def _folder(run: str, step: int) -> str:
+def folder(run: str, step: int) -> str:
+    """Where the checkpoint of a step is; it is a model directory, too."""
     return storage.join(run, "checkpoints", f"step-{step:09d}")
 
 

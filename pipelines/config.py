@@ -1,7 +1,8 @@
 """What a run can be told: a section for what is shared, one for each verb, and their defaults.
 
 Every section is a pydantic model that refuses unknown and ill-typed keys; locations that are left open are filled from
-`workspace`. pipelines/recipe.py reads a config from a YAML file and dotted overrides.
+`workspace`. The sections of training are in pipelines/train_config.py; pipelines/recipe.py reads a config from a YAML
+file and dotted overrides.
 """
 
 import dataclasses
@@ -9,26 +10,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mpc_model.errors import UserError
 from mpc_model.forging import ForgeSettings
 from pipelines import storage
+from pipelines.schema import Fraction, Location, ModelLocation, Positive, Quality, Section, SplitName
+from pipelines.train_config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-# Workers run in other folders and on other machines: locations are made absolute as soon as they are read.
-Location = Annotated[str, AfterValidator(storage.absolute)]
-ModelLocation = Annotated[str, AfterValidator(lambda uri: uri if uri.startswith("models:/") else storage.absolute(uri))]
-SplitName = Literal["train", "validation", "test"]
-Quality = Annotated[int, Field(ge=1, le=100)]
 _FORGE = ForgeSettings()
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are errors, and values are not silently converted between kinds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 class ForgeConfig(Section):
@@ -130,7 +120,7 @@ class ViewsConfig(Section):
 class BuildConfig(Section):
     """A pixel dataset and the sources it is built from."""
 
-    sources: list[SourceConfig] = []
+    sources: list[SourceConfig] = Field(default=[])
     output: Location | None = None
     split: SplitConfig = SplitConfig()
     views: ViewsConfig = ViewsConfig()
@@ -153,69 +143,6 @@ class BuildConfig(Section):
         if len(set(names)) != len(names):
             raise ValueError(f"two sources share a name: {', '.join(names)}")
         return self
-
-
-class ModelConfig(Section):
-    """The network. `input_size` is the side that images are resized to; null keeps their own size."""
-
-    backbone: str = "hrformer_base"
-    head: str = "mlp4"
-    input_size: Annotated[int, Field(ge=32)] | None = 512
-
-
-class TrainConfig(Section):
-    """What both training stages share."""
-
-    dataset: Location | None = None
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Ray Train workers; 0 trains in this very process, without Ray."""
-    cpus_per_worker: Positive = 1
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    batch_size: Positive = 4
-    """Samples per worker and step."""
-    loader_threads: Positive = 2
-    checkpoint_every: Positive | None = None
-    """Steps between checkpoints, besides one at the end of each epoch."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
-    """Worker groups that may be lost and restarted from the last checkpoint."""
-    validation_images: Positive = 256
-
-
-class OptimConfig(Section):
-    """Optimizer and schedule of one stage."""
-
-    epochs: Positive = 20
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
-    floor: Annotated[float, Field(ge=0)] = 1e-8
-    """Smallest learning rate of cosine and plateau."""
-    clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest gradient norm."""
-
-
-class PretrainConfig(OptimConfig):
-    """Stage 1: the backbone, by multi-view pixel contrast."""
-
-    output: Location | None = None
-    initial: Location | None = None
-    """A published checkpoint (ImageNet or MPC) to start from."""
-    objective: str = "release"
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    anchors_per_class: Positive = 5000
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of the within-image, cross-scale and cross-modality losses."""
-
-
-class FinetuneConfig(OptimConfig):
-    """Stage 2: the head, on the frozen features of stage 1."""
-
-    output: Location | None = None
-    encoder: Location | None = None
-    """Model directory of stage 1."""
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    gamma: Annotated[float, Field(ge=0)] = 2.0
 
 
 class EvaluateConfig(Section):

@@ -1,4 +1,4 @@
-"""`mpc finetune`: stage 2, a small head on the frozen features of stage 1, by the focal loss."""
+"""`mpc finetune`: stage 2, a small head on the frozen features of stage 1 (or the whole network), by the focal loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,37 +13,58 @@ from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.metrics import pixel_scores, summarize
 from pipelines import launch
 from pipelines.config import Config
-from pipelines.loader import Batch
-from pipelines.stages import load_model, model_digest
+from pipelines.features import FeatureStore
+from pipelines.loader import Batch, Inputs
+from pipelines.stages import Rates, load_model, model_digest, require_head
 
 
 def finetune(config: Config) -> dict[str, Any]:
     """Train the head of `config.model` and leave the localizer at `<finetune.output>/model`."""
-    return launch.train(config, Finetuning, encoder=model_digest(str(config.finetune.encoder)))
+    started = {} if config.finetune.start == "scratch" else {"encoder": model_digest(str(config.finetune.encoder))}
+    return launch.train(config, Finetuning, **started)
 
 
 class _Focal(nn.Module):
-    """The head on frozen features: no graph and no change of statistics in the encoder."""
+    """The localizer under the focal loss.
+
+    A frozen encoder takes part without a graph and without a change of its statistics; with a cache its features are
+    computed once for each stored view.
+    """
 
     def __init__(self, localizer: Localizer, config: Config) -> None:
         super().__init__()
         self.encoder, self.decoder = localizer.encoder, localizer.decoder
-        self.encoder.requires_grad_(False)
-        self.alpha, self.gamma = config.finetune.alpha, config.finetune.gamma
+        self.settings = config.finetune
+        self.frozen = config.finetune.unfreeze == "head"
+        self.encoder.requires_grad_(not self.frozen)
+        self.cache = FeatureStore.of(config) if config.finetune.cache else None
 
     def train(self, mode: bool = True) -> "_Focal":
-        """Train mode is the head's alone."""
+        """Train mode is for what is trained."""
         super().train(mode)
-        self.encoder.eval()
+        if self.frozen:
+            self.encoder.eval()
         return self
 
-    def forward(self, images: Tensor, masks: Tensor, seed: int) -> dict[str, Tensor]:
-        """The focal loss at the masks' size; nothing here is random, so `seed` is not used."""
+    def forward(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+        """The focal loss at the masks' size; stochastic depth draws from the global generator, so `seed` is unused."""
         assert self.decoder is not None
+        logits = self.decoder(self._features(inputs)).float()
+        raised = F.interpolate(logits, inputs.masks.shape[-2:], mode="bilinear", align_corners=False)
+        forged = (inputs.masks == 1).sum() / (inputs.masks != 255).sum().clamp_min(1)
+        return {
+            "total": focal_loss(raised, inputs.masks, self.settings.alpha, self.settings.gamma),
+            "forged_share": forged,
+            "called_share": (raised.detach() > 0).float().mean(),
+        }
+
+    def _features(self, inputs: Inputs) -> list[Tensor]:
+        if not self.frozen:
+            return self.encoder(inputs.images)
         with torch.no_grad():
-            maps = self.encoder(images)
-        logits = F.interpolate(self.decoder(maps), masks.shape[-2:], mode="bilinear", align_corners=False)
-        return {"total": focal_loss(logits, masks, self.alpha, self.gamma)}
+            if self.cache is None:
+                return self.encoder(inputs.images)
+            return self.cache.features(self.encoder, inputs.images, inputs.keys)
 
 
 class Finetuning:
@@ -53,24 +74,48 @@ class Finetuning:
     monitor = "f1"
 
     def __init__(self, config: Config) -> None:
-        encoder = load_model(str(config.finetune.encoder))
-        if encoder.spec.backbone != config.model.backbone:
-            raise UserError(
-                f"{config.finetune.encoder} holds a {encoder.spec.backbone}, the config asks for"
-                f" {config.model.backbone}; set model.backbone, or name another finetune.encoder"
-            )
-        self.localizer = Localizer(ModelSpec(config.model.backbone, config.model.head, config.model.input_size))
-        self.localizer.encoder.load_state_dict(encoder.encoder.state_dict())
-        self.localizer.card = encoder.card
+        settings, model = config.finetune, config.model
+        self.localizer = Localizer(ModelSpec(model.backbone, model.head, model.input_size))
+        if settings.start != "scratch":
+            self._start_from(str(settings.encoder), config)
         self.module: nn.Module = _Focal(self.localizer, config)
+        assert self.localizer.decoder is not None
+        self.rates: Rates = [(self.localizer.decoder.parameters(), 1.0)]
+        if settings.unfreeze == "all":
+            self.rates.append((self.localizer.encoder.parameters(), settings.backbone_rate))
 
-    def validate(self, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device) -> dict[str, float]:
+    def _start_from(self, uri: str, config: Config) -> None:
+        found = load_model(uri)
+        if found.spec.backbone != config.model.backbone:
+            raise UserError(
+                f"{uri} holds a {found.spec.backbone}, the config asks for {config.model.backbone};"
+                " set model.backbone, or name another finetune.encoder"
+            )
+        if config.finetune.start == "localizer":
+            require_head(found, uri)
+            if found.spec.head != config.model.head:
+                raise UserError(
+                    f"{uri} has the head {found.spec.head}, the config asks for {config.model.head};"
+                    " set model.head, or finetune.start=encoder"
+                )
+            self.localizer.load_state_dict(found.state_dict())
+        else:
+            self.localizer.encoder.load_state_dict(found.encoder.state_dict())
+        self.localizer.card = found.card
+
+    @staticmethod
+    def check(config: Config, described: dict[str, Any]) -> None:
+        """Nothing here depends on the dataset."""
+
+    @staticmethod
+    def read(
+        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+    ) -> dict[str, float]:
         """F1, IoU and false alarms on the validation images."""
         scores = []
-        self.localizer.eval()
         for batch in validation:
             with torch.no_grad():
-                maps = self.localizer.probabilities(batch.on(device)[0], (batch.masks.shape[-2], batch.masks.shape[-1]))
+                maps = localizer.probabilities(batch.on(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
             scores += [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]
         summary = summarize(scores)
         return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate")}

@@ -1,80 +1,82 @@
 """The training loop of both stages: one process of it runs on every worker, with Ray or without.
 
-Everything random in a step is drawn from (seed, step, rank), the samples from (fingerprint, seed, epoch) and the
-learning rate from (progress, history), so a checkpoint needs no hidden state: model, optimizer, cursor and history are
-enough for an interrupted run to go on bit by bit as if nothing had happened.
+Everything random in a step is drawn from (seed, step, forward pass, rank), the samples from (fingerprint, seed, epoch)
+and the learning rate from (progress, history), so a checkpoint needs no hidden state: model, optimizer, cursor and
+history are enough for an interrupted run to go on bit by bit as if nothing had happened.
 """
 
+import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mpc_model.errors import MPCError, UserError
-from pipelines import checkpoint, console, leakage, manifest, tracking
-from pipelines.config import Config, OptimConfig
-from pipelines.loader import Batch, PixelLoader
+from mpc_model.batchnorm import synchronise
+from mpc_model.errors import InfrastructureError, MPCError, UserError
+from pipelines import assess, checkpoint, compiling, console, leakage, manifest, storage, tracking, training_pictures
+from pipelines.config import Config
+from pipelines.loader import Batch
+from pipelines.meter import Window
 from pipelines.order import Cursor
+from pipelines.schedules import learning_rate
 from pipelines.stages import Stage
+from pipelines.train_config import OptimConfig
 
 LOG_EVERY = 10
-PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 3
+"""Steps between reports, and between looks for a preemption notice."""
+UNSAVED_LIMIT = 3
+"""Checkpoints in a row that may fail to be written before training stops."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where the loop runs: its rank among `world` ranks, its device, and how to tell the launcher about an epoch."""
+    """Where the loop runs: its rank among `world` ranks, its device, and what its launcher offers.
+
+    `report` tells an epoch's figures, `preempted` whether this group of workers is about to lose a machine (every rank
+    asks equally often), `beside` makes an assessment that runs beside the training.
+    """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[dict[str, float]], None] = lambda metrics: None
-
-
-def learning_rate(settings: OptimConfig, progress: float, history: list[float]) -> float:
-    """The learning rate at `progress` in [0, 1] of all training, `history` being the monitored figure of each epoch.
-
-    cosine: from learning_rate to floor over the whole run. plateau: halved whenever the best figure is more than
-    PLATEAU_PATIENCE epochs old, counted anew after each halving (method.md gives factor and patience).
-    """
-    top = settings.learning_rate
-    if settings.schedule == "cosine":
-        return settings.floor + (top - settings.floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    if settings.schedule == "plateau":
-        best, waited = -math.inf, 0
-        for figure in history:
-            best, waited = (figure, 0) if figure > best else (best, waited + 1)
-            if waited > PLATEAU_PATIENCE:
-                top, waited = max(top * PLATEAU_FACTOR, settings.floor), 0
-    return top
+    preempted: Callable[[], bool] = lambda: False
+    beside: Callable[[], assess.Beside] | None = None
 
 
 def run(config: Config, stage: type[Stage], run_id: str, host: Host, stop_after: int | None = None) -> dict[str, Any]:
     """Train one stage to its end, from the newest sound checkpoint if there is one. Returns step, best and history.
 
     `stop_after` ends the call after that many steps in all, as an interruption would, without a last checkpoint.
-    Raises MPCError when the loss stops being finite, naming the samples of the batch.
+    Raises MPCError when loss or gradient stop being finite, naming the samples of the batch, and InfrastructureError
+    when UNSAVED_LIMIT checkpoints in a row could not be written.
     """
     return _Training(config, stage, run_id, host).run(stop_after)
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of everything random in one training step of one rank: nothing to save, nothing to restore."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """The seed of everything random in one forward pass of a step of one rank: nothing to save, nothing to restore."""
+    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def result(facts: dict[str, Any], monitor: str) -> dict[str, Any]:
     """What came out, from the facts of the last checkpoint.
 
-    `best` holds the step of the epoch whose monitored figure is highest (the first of equals), once an epoch is over.
+    `best` holds the step of the epoch whose monitored figure is highest (the first of equals) among those whose
+    checkpoint was written, once an epoch is over.
     """
-    figures = [figures.get(monitor, -math.inf) for figures in facts["history"]]
-    best = [facts["epoch_steps"][figures.index(max(figures))]] if figures else []
+    kept = [number for number, step in enumerate(facts["epoch_steps"]) if step not in facts["unsaved"]]
+    figures = [facts["history"][number].get(monitor, -math.inf) for number in kept]
+    best = [facts["epoch_steps"][kept[figures.index(max(figures))]]] if figures else []
     losses = [figures["train_loss"] for figures in facts["history"]]
     return {"step": facts["step"], "best": best, "losses": losses, "history": facts["history"]}
 
@@ -94,34 +96,40 @@ class _Training:
         seen = {"uri": dataset, "fingerprint": self.manifest["fingerprint"]}
         before = self.stage.localizer.card.get(leakage.TRAINED_ON, [])
         self.trained_on = [*(one for one in before if one != seen), seen]
-        self.loader = self._open("train", dataset)
-        self.validation, self.reference = list[Batch](), list[Batch]()
-        if host.rank == 0:
-            self.validation = self._open("validation", dataset).fixed(config.train.validation_images)
-            self.reference = self.loader.fixed(config.train.validation_images)
-        self.module = self.stage.module.to(host.device)
-        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
-        self.optimizer = kind(trained, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
-        self.parallel: nn.Module = DistributedDataParallel(self.module) if host.world > 1 else self.module
-        self.cursor, self.step, self.history = Cursor(), 0, list[dict[str, float]]()
-        self.epoch_steps: list[int] = []
-        self.loss_sum, self.loss_steps = 0.0, 0  # of the current epoch
-        self._restore()
-
-    def _open(self, split: str, dataset: str) -> PixelLoader:
-        assert self.config.model.input_size is not None  # launch.py refuses it
-        return PixelLoader(
-            dataset,
-            self.manifest,
-            split,
-            input_size=self.config.model.input_size,
-            seed=self.config.seed,
-            batch_size=self.config.train.batch_size,
-            rank=self.host.rank,
-            world=self.host.world,
-            threads=self.config.train.loader_threads,
+        self.loader = assess.open_split(
+            config,
+            "train",
+            rank=host.rank,
+            world=host.world,
+            turns=config.finetune.cache is None or verb != "finetune",
+            pairs=verb == "pretrain" and config.pretrain.second_pass == "view",
         )
+        self.assessment = assess.Assessment(config, stage, host.device)
+        self.beside = host.beside() if config.train.async_validation and host.rank == 0 and host.beside else None
+        self.pictures = training_pictures.Pictures(config, verb, host.device)
+        self.module = self.stage.module.to(host.device)
+        if config.train.sync_batchnorm:
+            synchronise(self.module)
+        self.optimizer = self._optimizer()
+        self.cursor, self.step, self.history = Cursor(), 0, list[dict[str, float]]()
+        self.assessed = 0  # epochs whose figures are known
+        self.epoch_steps, self.unsaved = list[int](), list[int]()
+        self.loss_sum, self.loss_steps = 0.0, 0  # of the current epoch
+        self.window = Window(host.device)
+        self.failed_saves, self.saved_for_preemption = 0, False
+        self._restore()
+        self.logged = tracking.last_steps(config, run_id) if host.rank == 0 else {}
+        if config.train.compile:
+            compiling.compile_encoder(self.stage.localizer, config, host.device)
+        self.parallel: nn.Module = DistributedDataParallel(self.module) if host.world > 1 else self.module
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [one for one in parameters if one.requires_grad], "scale": scale}
+            for parameters, scale in self.stage.rates
+        ]
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
+        return kind(groups, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
     def _restore(self) -> None:
         found = checkpoint.latest(self.output)
@@ -131,12 +139,26 @@ class _Training:
         if facts["fingerprint"] != self.manifest["fingerprint"]:
             raise UserError(f"{where} was trained on another dataset; name another {self.verb}.output")
         checkpoint.load_weights(self.stage.localizer, where)
+        self.module.load_state_dict(state["module"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.cursor, self.step = Cursor.from_json(facts["cursor"]), facts["step"]
-        self.history, self.epoch_steps = facts["history"], facts["epoch_steps"]
+        self.history, self.epoch_steps, self.unsaved = facts["history"], facts["epoch_steps"], facts["unsaved"]
+        self.assessed = facts["assessed"]
         self.loss_sum, self.loss_steps = facts["epoch_loss"]
+        self.window = Window(self.host.device, facts["window"])
+        if self._pending and self.beside:
+            self.beside.submit(checkpoint.folder(self.output, self.epoch_steps[-1]))
         if self.host.rank == 0:
             console.say(f"{self.verb}: resuming from step {self.step}, epoch {self.cursor.epoch + 1}")
+
+    @property
+    def _pending(self) -> bool:
+        """Whether the last epoch's figures are still being found out."""
+        return self.assessed < len(self.history)
+
+    def _figures(self) -> list[float]:
+        """The monitored figure of every epoch that was assessed."""
+        return [figures.get(self.stage.monitor, -math.inf) for figures in self.history[: self.assessed]]
 
     def run(self, stop_after: int | None) -> dict[str, Any]:
         """All epochs that are left."""
@@ -145,86 +167,188 @@ class _Training:
             part.world * part.batch_size * part.steps for part in self.cursor.segments
         )
         self.progress = console.Progress(self.verb, self.settings.epochs * size, "samples", done=seen)
-        while self.cursor.epoch < self.settings.epochs:
+        while self.cursor.epoch < self.settings.epochs and not self._is_stale():
             if not self._epoch(stop_after):
                 return self._result()
             self._close_epoch()
+        if self._pending:
+            self._settle()
+            self._save()
+        if self.unsaved[-1:] == [self.step]:
+            self._save(final=True)
         return self._result()
+
+    def _is_stale(self) -> bool:
+        """Whether the figures have not risen for `patience` epochs."""
+        figures, patience = self._figures(), self.settings.patience
+        stale = bool(patience and figures and len(figures) - 1 - figures.index(max(figures)) >= patience)
+        if stale and self.host.rank == 0:
+            console.say(f"{self.verb}: {self.stage.monitor} has not risen for {patience} epochs; stopping early")
+        return stale
 
     def _epoch(self, stop_after: int | None) -> bool:
         """What is left of the current epoch; False when `stop_after` cut it short."""
-        pending: list[dict[str, float]] = []
-        for batch in self.loader.epoch(self.cursor):
-            if self.step == stop_after:
-                return False
-            losses = self._step(batch)
+        steps = _in_steps(self.loader.epoch(self.cursor), self.config.train.accumulate)
+        while self.step != stop_after:
+            asked = time.monotonic()
+            batches = next(steps, None)
+            if batches is None:
+                self._log()
+                return True
+            waited = time.monotonic() - asked
+            values = self._step(batches)
             self.step += 1
-            self.loss_sum, self.loss_steps = self.loss_sum + losses["total"], self.loss_steps + 1
-            self.cursor = self.cursor.advanced(self.host.world, self.config.train.batch_size)
-            pending.append(losses)
-            if self.host.rank == 0:
-                done = round((self.cursor.epoch + batch.progress) * len(self.loader))
-                self.progress.advance(
-                    done - self.progress.done, f"epoch {self.cursor.epoch + 1}, loss {losses['total']:.4f}"
-                )
-                if self.step % LOG_EVERY == 0:
-                    self._log(pending)
-                    pending = []
-            if self.config.train.checkpoint_every and self.step % self.config.train.checkpoint_every == 0:
-                self._save()
-        if pending and self.host.rank == 0:
-            self._log(pending)
-        return True
+            self.loss_sum, self.loss_steps = self.loss_sum + values["total"], self.loss_steps + 1
+            self.cursor = self.cursor.advanced(self.host.world, self.config.train.batch_size, len(batches))
+            self.window.add(values, sum(len(batch.ids) for batch in batches) * self.host.world, waited)
+            self._after_step(batches[-1].progress, values["total"])
+        return False
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _after_step(self, progress: float, loss: float) -> None:
+        """Everything that is due at this step besides training: progress, reports, pictures, checkpoints."""
+        train = self.config.train
+        if self.host.rank == 0:
+            done = round((self.cursor.epoch + progress) * len(self.loader))
+            note = f"epoch {self.cursor.epoch + 1}, loss {loss:.4f}, waiting for data {self.window.waiting:.0%}"
+            self.progress.advance(done - self.progress.done, note)
+            if train.pictures_every and self.step % train.pictures_every == 0:
+                self.pictures.draw(self.stage.localizer, self.run_id, self.step)
+        due = bool(train.checkpoint_every) and self.step % (train.checkpoint_every or 1) == 0
+        if self.step % LOG_EVERY == 0:
+            self._log()
+            if not self.saved_for_preemption and self.host.preempted():
+                console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
+                due = self.saved_for_preemption = True
+        if due:
+            self._save()
+
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
+        """One step of the optimizer; the means over all ranks of what the module tells."""
         rate = learning_rate(
             self.settings,
-            (self.cursor.epoch + batch.progress) / self.settings.epochs,
-            [figures.get(self.stage.monitor, -math.inf) for figures in self.history],
+            step=self.step,
+            epoch=self.cursor.epoch,
+            progress=(self.cursor.epoch + batches[-1].progress) / self.settings.epochs,
+            figures=self._figures(),
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        seed = step_seed(self.config.seed, self.step, self.host.rank)
-        torch.manual_seed(seed)
+            group["lr"] = rate * group["scale"]
         self.parallel.train()
-        losses = self.parallel(*batch.on(self.host.device), seed)
-        if not torch.isfinite(losses["total"]):
-            raise MPCError(f"{self.verb}: the loss is {losses['total'].item()} at step {self.step}; batch {batch.ids}")
         self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        if self.settings.clip:
-            nn.utils.clip_grad_norm_(self.parallel.parameters(), self.settings.clip)
+        told: list[dict[str, torch.Tensor]] = []
+        for part, batch in enumerate(batches):
+            seed = step_seed(self.config.seed, self.step, part, self.host.rank)
+            torch.manual_seed(seed)
+            with self._unsynchronised() if part + 1 < len(batches) else nullcontext():
+                with torch.autocast(self.host.device.type, torch.bfloat16, self.config.train.precision == "bf16"):
+                    losses = self.parallel(batch.on(self.host.device), seed)
+                (losses["total"] / len(batches)).backward()
+            told.append({name: value.detach() for name, value in losses.items()})
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip or math.inf)
+        means = torch.stack([torch.stack([one[name].float() for one in told]).mean() for name in told[0]] + [norm])
+        if self.host.world > 1:
+            dist.all_reduce(means)
+            means /= self.host.world
+        values = dict(zip([*told[0], "gradient_norm"], means.tolist(), strict=True))
+        if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
+            self._refuse(batches, values, all(bool(one["total"].isfinite()) for one in told))
         self.optimizer.step()
-        return {name: float(value.detach()) for name, value in losses.items()} | {"learning_rate": rate}
+        return values | {"learning_rate": rate}
 
-    def _log(self, pending: list[dict[str, float]]) -> None:
-        means = {f"train/{key}": sum(losses[key] for losses in pending) / len(pending) for key in pending[0]}
-        tracking.log(self.config, self.run_id, means, self.step)
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        """Gradients of all but a step's last forward pass stay on their rank."""
+        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+
+    def _refuse(self, batches: list[Batch], values: dict[str, float], sound_here: bool) -> None:
+        """End a run whose numbers are no longer finite, on all ranks, leaving the ids of the batch as a file."""
+        here = {"rank": self.host.rank, "finite": sound_here, "ids": [name for batch in batches for name in batch.ids]}
+        everywhere: list[Any] = [here]
+        if self.host.world > 1:
+            everywhere = [None] * self.host.world
+            dist.all_gather_object(everywhere, here)
+        where = storage.join(self.output, f"not-finite-step-{self.step:09d}.json")
+        if self.host.rank == 0:
+            found = {"values": {name: str(value) for name, value in values.items()}, "ranks": everywhere}
+            storage.write_bytes(where, json.dumps(found, indent=1).encode())
+        guilty = [rank for rank in everywhere if not rank["finite"]] or everywhere
+        ids = [name for rank in guilty for name in rank["ids"]]
+        raise MPCError(
+            f"{self.verb}: the loss is {values['total']}, the gradient's norm {values['gradient_norm']} at step"
+            f" {self.step}; batch {ids} ({where} has it all); look at these samples, or lower the learning rate"
+        )
+
+    def _log(self) -> None:
+        """Report the window that ends here, unless this run reported it before it was interrupted."""
+        if not self.window.steps:
+            return
+        found = {f"train/{key}": value for key, value in self.window.take().items()}
+        if self.host.rank == 0 and self.step > self.logged.get("train", -1):
+            tracking.log(self.config, self.run_id, found, self.step)
 
     def _close_epoch(self) -> None:
-        """Validate, move the cursor to the next epoch, and keep a checkpoint."""
-        figures: dict[str, float] = {}
-        if self.host.rank == 0:
-            found = self.stage.validate(self.reference, self.validation, self.host.device)
-            figures = {key: value for key, value in found.items() if math.isfinite(value)}
-            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            console.say(f"{self.verb}: epoch {self.cursor.epoch + 1}/{self.settings.epochs}: {shown}")
-            tracking.log(self.config, self.run_id, {f"validation/{k}": v for k, v in figures.items()}, self.step)
-        if self.host.world > 1:
-            shared = [figures]
-            torch.distributed.broadcast_object_list(shared, src=0)
-            figures = shared[0]
-        self.history.append(figures | {"train_loss": self.loss_sum / self.loss_steps})
+        """Assess, move the cursor to the next epoch, and keep a checkpoint."""
+        if self._pending:
+            self._settle()
+        self.history.append({"train_loss": self.loss_sum / self.loss_steps})
         self.loss_sum, self.loss_steps = 0.0, 0
         self.epoch_steps.append(self.step)
         self.cursor = Cursor(self.cursor.epoch + 1)
+        if not self.config.train.async_validation:
+            self._settle()
         self._save()
-        self.host.report({**figures, "epoch": float(self.cursor.epoch), "step": float(self.step)})
+        if self.beside and self.step not in self.unsaved:
+            self.beside.submit(checkpoint.folder(self.output, self.step))
+        self.host.report({**self.history[-1], "epoch": float(self.cursor.epoch), "step": float(self.step)})
 
-    def _save(self) -> None:
+    def _settle(self) -> None:
+        """Add the figures of the last epoch to the history, on all ranks."""
+        figures: dict[str, float] = {}
+        step = self.epoch_steps[-1]
+        if self.host.rank == 0:
+            if not self.beside:
+                figures = self.assessment.figures(self.stage.localizer)
+            elif step not in self.unsaved:
+                figures = self.beside.collect()
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            console.say(f"{self.verb}: epoch {len(self.history)}/{self.settings.epochs}: {shown}")
+            if step > self.logged.get("validation", -1):
+                tracking.log(self.config, self.run_id, {f"validation/{k}": v for k, v in figures.items()}, step)
+        if self.host.world > 1:
+            shared = [figures]
+            dist.broadcast_object_list(shared, src=0)
+            figures = shared[0]
+        self.history[-1] |= figures
+        self.assessed = len(self.history)
+
+    def _save(self, final: bool = False) -> None:
+        """Keep a checkpoint. One that cannot be written is said, and training goes on: UNSAVED_LIMIT times in a row at
+        most, and not at the end."""
         if self.host.rank != 0:
             return
-        self.stage.localizer.card = {
+        self.stage.localizer.card = self._card()
+        try:
+            checkpoint.save(self.output, self.step, self.stage.localizer, self._state(), self._facts())
+        except (InfrastructureError, UserError) as error:
+            self.failed_saves += 1
+            self.unsaved = sorted({*self.unsaved, self.step})
+            checkpoint.discard(self.output, self.step)
+            if final or self.failed_saves >= UNSAVED_LIMIT:
+                raise InfrastructureError(
+                    f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; free space or"
+                    f" mend the access, and run the command again: it goes on from the last checkpoint"
+                ) from error
+            console.say(
+                f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; going on"
+                f" ({self.failed_saves} of {UNSAVED_LIMIT} before training stops)"
+            )
+            return
+        self.failed_saves, self.unsaved = 0, [step for step in self.unsaved if step != self.step]
+        finished = checkpoint.steps(self.output)
+        checkpoint.prune(self.output, {*finished[-2:], *self.epoch_steps[-1:], *self._result()["best"]})
+
+    def _card(self) -> dict[str, Any]:
+        """What the model directory of a checkpoint says of itself."""
+        return {
             "stage": self.verb,
             leakage.TRAINED_ON: self.trained_on,
             "dataset_fingerprint": self.manifest["fingerprint"],
@@ -232,18 +356,35 @@ class _Training:
             "epoch": self.cursor.epoch,
             "validation": self.history[-1] if self.history else {},
         }
-        facts = {
+
+    def _state(self) -> dict[str, Any]:
+        own = {f"{part}.{name}" for part in ("encoder", "decoder") for name in self._names(part)}
+        extra = {name: value for name, value in self.module.state_dict().items() if name not in own}
+        return {"optimizer": self.optimizer.state_dict(), "module": extra}
+
+    def _names(self, part: str) -> Iterable[str]:
+        module = getattr(self.stage.localizer, part)
+        return module.state_dict() if module is not None else ()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             "verb": self.verb,
             "config": self.config.dump(),
             "fingerprint": self.manifest["fingerprint"],
             "cursor": self.cursor.to_json(),
             "history": self.history,
+            "assessed": self.assessed,
             "epoch_steps": self.epoch_steps,
+            "unsaved": self.unsaved,
             "epoch_loss": [self.loss_sum, self.loss_steps],
+            "window": self.window.to_json(),
         }
-        checkpoint.save(self.output, self.step, self.stage.localizer, {"optimizer": self.optimizer.state_dict()}, facts)
-        finished = checkpoint.steps(self.output)
-        checkpoint.prune(self.output, {*finished[-2:], *self._result()["best"]})
 
     def _result(self) -> dict[str, Any]:
-        return result({"step": self.step, "epoch_steps": self.epoch_steps, "history": self.history}, self.stage.monitor)
+        return result(self._facts() | {"step": self.step}, self.stage.monitor)
+
+
+def _in_steps(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Consecutive batches by `size`; the last ones of an epoch may be fewer."""
+    while step := list(islice(batches, size)):
+        yield step

@@ -39,7 +39,7 @@ def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequ
     height = text + gap + len(rows) * (side + text + gap)
     canvas = np.full((height, width, 3), 255, np.uint8)
     for column, title in enumerate(titles):
-        _write(canvas, title, gap + column * (side + gap), text - 5)
+        write(canvas, title, gap + column * (side + gap), text - 5)
     for line, (row, caption) in enumerate(zip(rows, captions, strict=True)):
         top = text + line * (side + text + gap)
         for column, picture in enumerate(row):
@@ -48,9 +48,10 @@ def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequ
             fitted = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
             left = gap + column * (side + gap)
             canvas[top : top + size[1], left : left + size[0]] = fitted
-        _write(canvas, caption, gap, top + side + text - 6)
+        write(canvas, caption, gap, top + side + text - 6)
     return canvas
 
 
-def _write(canvas: Image, text: str, left: int, baseline: int) -> None:
+def write(canvas: Image, text: str, left: int, baseline: int) -> None:
+    """Put a line of text on a picture, in place."""
     cv2.putText(canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 50), 1, cv2.LINE_AA)

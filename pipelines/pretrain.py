@@ -1,5 +1,6 @@
 """`mpc pretrain`: stage 1, the backbone alone, by multi-view pixel contrast."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,9 +13,14 @@ from mpc_model.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.readings import MappedImage, read_features
+from mpc_model.sampling import SAMPLERS
 from pipelines import launch, storage
 from pipelines.config import Config
-from pipelines.loader import Batch
+from pipelines.loader import Batch, Inputs
+from pipelines.stages import Rates
+
+LEAST_TEMPERATURE = 0.01
+"""A learned temperature stays above: a smaller one makes the loss of a single pixel outweigh a batch."""
 
 
 def pretrain(config: Config) -> dict[str, Any]:
@@ -23,28 +29,55 @@ def pretrain(config: Config) -> dict[str, Any]:
 
 
 class _Contrast(nn.Module):
-    """Two passes of a batch through the encoder (stochastic depth makes them differ), and the contrast between them."""
+    """Two passes of a batch through the encoder, and the contrast between them.
+
+    What makes the passes differ is stochastic depth, and with `second_pass: view` another view of the same samples.
+    """
 
     def __init__(self, encoder: nn.Module, config: Config) -> None:
         super().__init__()
         self.encoder = encoder
         self.settings = config.pretrain
+        if self.settings.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
 
-    def forward(self, images: Tensor, masks: Tensor, seed: int) -> dict[str, Tensor]:
-        """Losses of images (B, 3, H, W) with masks uint8 (B, H, W); `seed` draws the anchors."""
-        maps = self.encoder(torch.cat([images, images]))
+    def forward(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+        """Losses of a batch; `seed` draws the pixels."""
+        settings = self.settings
+        again = inputs.images if inputs.second_images is None else inputs.second_images
+        maps = self.encoder(torch.cat([inputs.images, again]))
         first, second = zip(*(level.chunk(2) for level in maps), strict=True)
-        small = F.interpolate(masks[:, None].float(), first[0].shape[-2:], mode="nearest")[:, 0].to(torch.uint8)
-        return multi_view_contrast(
+        temperature = (
+            self.log_temperature.exp().clamp_min(LEAST_TEMPERATURE)
+            if settings.learn_temperature
+            else torch.tensor(settings.temperature)
+        )
+        losses = multi_view_contrast(
             first,
             second,
-            small,
-            temperature=self.settings.temperature,
-            anchors_per_class=self.settings.anchors_per_class,
+            _shrunk(inputs.masks, first[0]),
+            second_mask=None if inputs.second_masks is None else _shrunk(inputs.second_masks, first[0]),
+            temperature=temperature if settings.learn_temperature else settings.temperature,
+            anchors_per_class=settings.anchors_per_class,
             generator=torch.Generator().manual_seed(seed),
-            form=self.settings.objective,
-            weights=self.settings.weights,
+            form=settings.objective,
+            anchors=settings.anchors,
+            sampler=settings.sampler,
+            boundary_width=settings.boundary_width,
+            hardness=settings.hardness,
+            negatives=settings.negatives,
+            lent_negatives=settings.lent_negatives,
+            gather_gradients=settings.gather_gradients,
+            weights=settings.weights,
         )
+        # Where no image has both classes nothing else reaches the temperature, and ranks would fall out of step.
+        losses["total"] = losses["total"] + 0 * temperature
+        return losses | {"temperature": temperature.detach()}
+
+
+def _shrunk(masks: Tensor, finest: Tensor) -> Tensor:
+    """Masks (B, H, W) at the size of the finest map, by nearest neighbour."""
+    return F.interpolate(masks[:, None].float(), finest.shape[-2:], mode="nearest")[:, 0].to(torch.uint8)
 
 
 class Pretraining:
@@ -54,7 +87,6 @@ class Pretraining:
     monitor = "linear_probe_f1"
 
     def __init__(self, config: Config) -> None:
-        _ = OBJECTIVES[config.pretrain.objective]
         spec = ModelSpec(config.model.backbone, None, config.model.input_size)
         self.localizer = Localizer(spec)
         if config.pretrain.initial:
@@ -67,21 +99,39 @@ class Pretraining:
                     raise UserError(str(error).replace(file.name, config.pretrain.initial)) from None
             self.localizer.encoder.load_state_dict(start.encoder.state_dict())
         self.module: nn.Module = _Contrast(self.localizer.encoder, config)
-        self._seed = config.seed
+        self.rates: Rates = [(self.module.parameters(), 1.0)]
 
-    def validate(self, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device) -> dict[str, float]:
+    @staticmethod
+    def check(config: Config, described: dict[str, Any]) -> None:
+        """UserError for names that do not exist and for options that have nothing to work on."""
+        settings = config.pretrain
+        _ = OBJECTIVES[settings.objective], SAMPLERS[settings.sampler]
+        if settings.second_pass == "view" and described["views"] < 2:
+            raise UserError(
+                "pretrain.second_pass is view, but the dataset stores one view a sample; build it with"
+                " build.views.count of 1 or more, or use second_pass=depth"
+            )
+        if settings.negatives == "ranks" and config.train.worker_range[1] < 2:
+            raise UserError(
+                "pretrain.negatives is ranks, but train.workers is at most one; use negatives=batch, or more workers"
+            )
+
+    @staticmethod
+    def read(
+        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+    ) -> dict[str, float]:
         """F1 and IoU of both readings on the validation images; the probe is fitted on training images."""
-        self.localizer.eval()
         readings = read_features(
-            self._mapped(train, device),
-            self._mapped(validation, device),
-            generator=torch.Generator().manual_seed(self._seed),
+            _mapped(localizer, train, device),
+            _mapped(localizer, validation, device),
+            generator=torch.Generator().manual_seed(seed),
         )
         return {f"{name}_{key}": found[key] for name, found in readings.items() for key in ("f1", "iou")}
 
-    @torch.no_grad()
-    def _mapped(self, batches: Sequence[Batch], device: torch.device) -> Iterator[MappedImage]:
-        for batch in batches:
-            maps = self.localizer.features(batch.on(device)[0])
-            for index in range(len(batch.ids)):
-                yield [level[index] for level in maps], batch.masks[index].numpy()
+
+@torch.no_grad()
+def _mapped(localizer: Localizer, batches: Sequence[Batch], device: torch.device) -> Iterator[MappedImage]:
+    for batch in batches:
+        maps = localizer.features(batch.on(device).images)
+        for index in range(len(batch.ids)):
+            yield [level[index] for level in maps], batch.masks[index].numpy()

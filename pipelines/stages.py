@@ -6,8 +6,8 @@ pipelines/pretrain.py and pipelines/finetune.py.
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -18,24 +18,36 @@ from pipelines import storage
 from pipelines.config import Config
 from pipelines.loader import Batch
 
+Rates = list[tuple[Iterable[nn.Parameter], float]]
+"""Parameter groups: parameters with their factor of the learning rate."""
+
 
 class Stage(Protocol):
     """A module that turns a batch into losses, and a reading of how far it has come.
 
-    `verb` is the config section it takes its settings from. `module(images, masks, seed)` gives scalar losses by name,
-    `total` among them; `localizer` is what is exported; `validate` gives figures by name, of which `monitor` is the
-    one to maximise.
+    `verb` is the config section it takes its settings from. `module(inputs, seed)` gives float32 scalars by name, the
+    loss `total` among them; `localizer` is what is exported, and what of `module` does not belong to it is kept in
+    checkpoints alone. `rates` are what the optimizer trains.
     """
 
     verb: str
     monitor: str
     localizer: Localizer
     module: nn.Module
+    rates: Rates
 
     def __init__(self, config: Config) -> None: ...
 
-    def validate(self, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device) -> dict[str, float]:
-        """Figures of the current weights; `train` is for readings that are fitted before they are tested."""
+    @staticmethod
+    def check(config: Config, described: dict[str, Any]) -> None:
+        """UserError where the settings and the dataset (its manifest) do not go together."""
+
+    @staticmethod
+    def read(
+        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+    ) -> dict[str, float]:
+        """Figures by name of a localizer in eval mode, of which `monitor` is the one to maximise; `train` is for
+        readings that are fitted before they are tested."""
 
 
 def load_model(uri: str, device: str = "cpu", name: str | None = None) -> Localizer:

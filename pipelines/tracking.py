@@ -4,9 +4,11 @@ import functools
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -93,6 +95,24 @@ def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) ->
     now = int(time.time() * 1000)
     batch = [Metric(key, float(value), now, step) for key, value in metrics.items()]
     client(config).log_batch(run_id, metrics=batch)
+
+
+def last_steps(config: Config, run_id: str) -> dict[str, int]:
+    """The last step that each kind of metric (train, validation) was written for, by kind."""
+    store, found = client(config), dict[str, int]()
+    for key in store.get_run(run_id).data.metrics:
+        kind = key.partition("/")[0]
+        if kind not in found:  # all of a kind are written together
+            found[kind] = max(point.step for point in store.get_metric_history(run_id, key))
+    return found
+
+
+def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
+    """Keep a picture (an encoded image file) as the artifact `name` of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name.rpartition("/")[2]
+        file.write_bytes(data)
+        client(config).log_artifact(run_id, str(file), name.rpartition("/")[0])
 
 
 def finish(config: Config, run_id: str, status: str = "FINISHED") -> None:

@@ -9,8 +9,8 @@ import torch
 
 from mpc_model.errors import DataError, MPCError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import checkpoint, loop, manifest, recipe, storage, tracking
-from pipelines.config import Config, OptimConfig
+from pipelines import assess, checkpoint, loop, manifest, recipe, storage, tracking
+from pipelines.config import Config
 from pipelines.finetune import Finetuning, finetune
 from pipelines.loader import PixelLoader
 from pipelines.order import Cursor
@@ -107,16 +107,15 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(trained: Config
     assert Path(str(trained.pretrain.output), "record.json").stat().st_mtime_ns == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
-    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = at(trained, tmp_path)
-    training = loop._Training(config, Pretraining, tracking.start_run(config, "pretrain"), loop.Host())
-    batch = next(training.loader.epoch(training.cursor))
-    with torch.no_grad():
-        next(training.module.parameters()).fill_(float("nan"))
-    with pytest.raises(MPCError, match=rf"loss is nan at step 0.*{batch.ids[0]}"):
-        training._step(batch)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, "pretrain.learning_rate=1.0e+30", "pretrain.schedule=constant")
+    with pytest.raises(MPCError, match=r"pretrain: the loss is (nan|inf).* at step 1; batch \['\w+'.*learning rate"):
+        loop.run(config, Pretraining, tracking.start_run(config, "pretrain"), loop.Host())
+    (file,) = tmp_path.glob("pretrain/not-finite-step-*.json")
+    (told,) = json.loads(file.read_text())["ranks"]
+    loader = assess.open_split(config, "train")
+    assert told["ids"] == list(loader.epoch(Cursor()))[1].ids
+    assert checkpoint.latest(str(config.pretrain.output)) is None
 
 
 def test_a_failed_run_is_marked_as_failed(trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +157,14 @@ def test_fixed_samples_hold_both_classes(built: Config) -> None:
 
 def test_a_figure_that_could_not_be_read_is_never_the_best() -> None:
     history = [{"train_loss": 1.0}, {"f1": 0.2, "train_loss": 1.0}, {"train_loss": 1.0}]
-    assert loop.result({"step": 9, "epoch_steps": [3, 6, 9], "history": history}, "f1")["best"] == [6]
+    facts = {"step": 9, "epoch_steps": [3, 6, 9], "history": history, "unsaved": []}
+    assert loop.result(facts, "f1")["best"] == [6]
+
+
+def test_an_epoch_whose_checkpoint_was_not_written_is_never_the_best() -> None:
+    history = [{"f1": figure, "train_loss": 1.0} for figure in (0.1, 0.9, 0.3)]
+    facts = {"step": 9, "epoch_steps": [3, 6, 9], "history": history, "unsaved": [6]}
+    assert loop.result(facts, "f1")["best"] == [9]
 
 
 def test_a_missing_encoder_is_refused(trained: Config, tmp_path: Path) -> None:
@@ -206,24 +212,6 @@ def test_a_rank_without_samples_keeps_in_step_with_a_sample_that_counts_for_noth
     assert {len(rank) for rank in batches} == {2}
     fillers = [batch for rank in batches for batch in rank if (batch.masks == 255).all()]
     assert len(fillers) == count - 2
-
-
-def test_learning_rates_follow_their_published_schedules() -> None:
-    cosine = OptimConfig(schedule="cosine", learning_rate=1e-4, floor=1e-8)
-    assert loop.learning_rate(cosine, 0.0, []) == pytest.approx(1e-4)
-    assert loop.learning_rate(cosine, 0.5, []) == pytest.approx((1e-4 + 1e-8) / 2)
-    assert loop.learning_rate(cosine, 1.0, []) == pytest.approx(1e-8)
-    plateau = OptimConfig(schedule="plateau", learning_rate=1e-4, floor=1e-8)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1e-4)
-    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=0.5, patience=3, min_lr=1e-8, threshold=0.0, eps=0.0
-    )
-    figures = [0.1, 0.2, 0.2, 0.1, 0.2, 0.15, 0.19, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
-    for epoch, figure in enumerate(figures):
-        theirs.step(figure)
-        ours = loop.learning_rate(plateau, 0.5, figures[: epoch + 1])
-        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 def test_upload_and_download_of_folders(tmp_path: Path) -> None:
