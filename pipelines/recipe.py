@@ -35,7 +35,15 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError, in one line, for a missing file, an unknown or ill-typed key, or a bad combination.
     """
-    values = _read(recipe) if recipe else {}
+    return _settled(_read(recipe) if recipe else {}, overrides)
+
+
+def revised(config: Config, *overrides: str) -> Config:
+    """A config with overrides applied to what it was resolved to. Raises UserError as `load` does."""
+    return _settled(config.dump(), overrides)
+
+
+def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     for override in overrides:
         _apply(values, override)
     try:

@@ -21,10 +21,7 @@ def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Conf
     """The same config with its training outputs elsewhere."""
     overrides = [f"pretrain.output={folder / 'pretrain'}"] if verb == "pretrain" else []
     overrides += [f"finetune.output={folder / 'finetune'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
-    values = config.dump()
-    for override in [*overrides, *more]:
-        recipe._apply(values, override)
-    return Config.model_validate(recipe._tuples(values))
+    return recipe.revised(config, *overrides, *more)
 
 
 def weights(run: str | None) -> dict[str, torch.Tensor]:
