@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 BLOCK_ROWS = 256
 """Measured on a CPU against 5000 keys, a block of 5 MB: fewer rows slow the products, more only cost memory."""
@@ -29,7 +28,7 @@ def summed_logsumexp(
 
     `rows` (n, C), `keys` (m, C) and `positives` (n,) are of one floating type. Returns a scalar. With `exclude_self`
     the term j = i is left out, which must leave some. Holds `block_rows` * m products and, where a gradient is wanted,
-    one array of each input's size. Can be differentiated once; a second time raises RuntimeError.
+    one array of each input's size. Can be differentiated once; with create_graph, RuntimeError is raised.
     """
     # An autograd Function cannot see whether it runs under no_grad, where the inputs may well require a gradient.
     return _SummedLogsumexp.apply(rows, keys, positives, exclude_self, block_rows, torch.is_grad_enabled())
@@ -79,7 +78,9 @@ class _SummedLogsumexp(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's own once_differentiable says nothing where `upstream` is a constant, as that of a loss is.
+        if torch.is_grad_enabled():
+            raise RuntimeError("the contrast can be differentiated once: create_graph is not supported")
         scaled = (None if gradient is None else gradient * upstream for gradient in ctx.saved_tensors)
         return (*scaled, None, None, None)
