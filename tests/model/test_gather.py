@@ -38,27 +38,20 @@ def _joined(work, rank: int, ranks: int, store: Path, result: Path) -> None:
     dist.destroy_process_group()
 
 
+def own_rows(rank: int) -> Tensor:
+    """One row on rank 0, three on rank 1."""
+    return torch.arange((1.0 + 2 * rank) * 3).reshape(-1, 3) + 100 * rank
+
+
 def uneven(rank: int, ranks: int) -> dict:
-    """Rank r has 2 r rows, and weighs what it got from all by r + 1 and the row's place."""
-    rows = (torch.arange(2.0 * rank * 3).reshape(2 * rank, 3) + 100 * rank).requires_grad_()
+    """What arrives, and the gradient of a loss that weighs it by rank + 1 and the row's place."""
+    rows = own_rows(rank).requires_grad_()
     counts = [found[0] for found in gather_numbers([len(rows), rank], torch.device("cpu"))]
     found = gather_rows(rows, counts)
     everything = torch.cat(found)
     loss = (rank + 1) * (everything.sum(1) @ torch.arange(1.0, len(everything) + 1))
     loss.backward()
     return {"counts": counts, "found": [x.detach() for x in found], "gradient": rows.grad}
-
-
-def test_rows_of_all_ranks_arrive_and_their_gradients_return(tmp_path):
-    results = on_ranks(uneven, 3, tmp_path)
-    expected = [torch.arange(2.0 * rank * 3).reshape(2 * rank, 3) + 100 * rank for rank in range(3)]
-    places = torch.arange(1.0, 7).split([0, 2, 4])
-    for rank, result in enumerate(results):
-        assert result["counts"] == [0, 2, 4]
-        for got, wanted in zip(result["found"], expected, strict=True):
-            assert torch.equal(got, wanted)
-        # (1 + 2 + 3) times the row's place, in each of its three channels
-        assert torch.equal(result["gradient"], 6 * places[rank][:, None].expand(-1, 3))
 
 
 def batch() -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -107,8 +100,27 @@ def parts(rank: int, ranks: int) -> dict:
     return results
 
 
-def test_ranks_give_on_average_what_one_process_gives_the_whole_batch(tmp_path):
-    results = on_ranks(parts, 2, tmp_path)
+def both(rank: int, ranks: int) -> tuple[dict, dict]:
+    return uneven(rank, ranks), parts(rank, ranks)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[tuple[dict, dict]]:
+    return on_ranks(both, 2, tmp_path_factory.mktemp("ranks"))
+
+
+def test_rows_of_all_ranks_arrive_and_their_gradients_return(two_ranks):
+    for rank, (result, _) in enumerate(two_ranks):
+        assert result["counts"] == [1, 3]
+        for lender, got in enumerate(result["found"]):
+            assert torch.equal(got, own_rows(lender))
+        # (1 + 2) times the row's place, in each of its three channels
+        places = torch.arange(1.0, 5).split([1, 3])[rank]
+        assert torch.equal(result["gradient"], 3 * places[:, None].expand(-1, 3))
+
+
+def test_ranks_give_on_average_what_one_process_gives_the_whole_batch(two_ranks):
+    results = [result for _, result in two_ranks]
     expected = contrasted(*batch(), negatives="batch")
     alone = contrasted(*batch(), negatives="ranks")
     for key, (wanted, wanted_gradients) in expected.items():
