@@ -134,6 +134,8 @@ def multi_view_contrast(
     second_masks = masks if second_mask is None else _mask_pyramid(second_mask, len(second))
     _check_sizes("first", first, masks)
     _check_sizes("second", second, second_masks)
+    if len(second_masks[0]) != len(mask):
+        raise UserError("contrast: second_mask has another number of images than mask; give as many images to both")
     _check_numbers(
         temperature=temperature,
         anchors_per_class=anchors_per_class,
