@@ -157,16 +157,16 @@ def multi_view_contrast(
         twin = _pixels(second[:1], second_masks[:1], width)
         request = partial(Request, count=anchors_per_class, boundary_width=boundary_width, hardness=hardness)
         draws = Draws(rule, request, generator)
-        images = [k for k, pixels in enumerate(fine) if all((pixels.labels == label).any() for label in CLASSES)]
+        has_both = (masks[0] == AUTHENTIC).flatten(1).any(1) & (masks[0] == FORGED).flatten(1).any(1)
+        images = has_both.nonzero().flatten().tolist()
 
-        # An empty slice sums to zero and sends back zeros even where a map holds infinities; 0 * map would not.
+        # What gets a gradient in any case hangs on the losses. An empty slice sums to zero and sends back zeros even
+        # where a map holds infinities; 0 * map would not.
         hung = [x[:0] for x in (*first, second[0])]
         if isinstance(temperature, Tensor):
-            hung.append(temperature.reshape(1)[:0])
-        count = float(len(images))
-        if negatives == "image":
-            lent = [[pixels.features[:0]] * 2 for pixels in fine]
-        else:
+            hung.append(temperature.to(mask.device).reshape(1)[:0])
+        lent, count = [[pixels.features[:0]] * 2 for pixels in fine], float(len(images))
+        if negatives != "image":
             own = [[draws.to_lend(pixels, label, lent_negatives) for label in CLASSES] for pixels in fine]
             if not gather_gradients:
                 own = [[rows.detach() for rows in of_image] for of_image in own]
@@ -176,7 +176,7 @@ def multi_view_contrast(
                 lent = [[torch.cat(pair) for pair in zip(mine, others, strict=True)] for mine in lent]
                 hung += [rows[:0] for rows in others]
 
-        sums = [sum((x.sum(dtype=torch.float32) for x in hung), first[0].new_zeros((), dtype=torch.float32))] * 3
+        sums = [torch.stack([x.sum(dtype=torch.float32) for x in hung]).sum()] * 3
         cosines = sums[0].new_zeros(2)
         for image in images:
             losses = objective(Views(fine[image], coarse[image], twin[image], lent[image]), draws, temperature)
