@@ -59,7 +59,13 @@ def relative_position_index(side: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention in windows, softmax(q k^T / sqrt(d) + relative position bias) v: (N, T, C) -> same."""
+    """Multi-head self-attention in 7x7 windows, softmax(q k^T / sqrt(d) + relative position bias) v: (B, H, W, C) -> same.
+
+    The map is zero-padded to multiples of 7, the smaller half of the padding at the top and left. Padded tokens are not
+    masked: they take part with the projections' biases as their keys and values, as in the published weights. What they
+    would attend to is cut off, so nothing is projected for them: softmax does not see a bias that all keys share, and
+    its weights sum to 1, so that the bias of all values passes through it; without these, padded keys and values are 0.
+    """
 
     relative_position_index: Tensor
 
@@ -73,36 +79,48 @@ class WindowAttention(nn.Module):
         self.q_proj = nn.Linear(channels, channels)
         self.out_proj = nn.Linear(channels, channels)
 
-    def forward(self, windows: Tensor) -> Tensor:
-        q, k, v = (
-            projection(windows).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, T, C / heads)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, height, width, channels = tokens.shape
+        extra_y, extra_x = -height % WINDOW, -width % WINDOW
+        top, left = extra_y // 2, extra_x // 2
+        rows, columns = (height + extra_y) // WINDOW, (width + extra_x) // WINDOW
+        d = channels // self.heads
+
+        padded = F.pad(self._qkv(tokens), (0, 0, left, extra_x - left, top, extra_y - top))
+        grid = padded.view(b, rows, WINDOW, columns, WINDOW, 3, self.heads, d)
+        windows = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.heads, WINDOW**2, d)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, T, T)
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + bias).softmax(dim=-1)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        mixed = attend(*windows.unbind(), bias).view(b, rows, columns, self.heads, WINDOW, WINDOW, d)
+
+        merged = mixed.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, rows * WINDOW, columns * WINDOW, channels)
+        own = merged[:, top : top + height, left : left + width]
+        return F.linear(own, self.out_proj.weight, self.out_proj(self.v_proj.bias))
+
+    def _qkv(self, tokens: Tensor) -> Tensor:
+        """Queries, divided by sqrt(d), keys and values of real tokens, the latter two without bias: (B, H, W, 3 C)."""
+        q, k, v = self.q_proj, self.k_proj, self.v_proj
+        scale = (q.in_features // self.heads) ** -0.5
+        weight = torch.cat([q.weight * scale, k.weight, v.weight])
+        # Times 0, not left out: the keys' bias then has its gradient, 0, which optimizers and DDP wait for.
+        return F.linear(tokens, weight, torch.cat([q.bias * scale, k.bias * 0, v.bias * 0]))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T + bias) v of (N, heads, T, d) and a bias (heads, T, T)."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None], scale=1.0)
+    return (q @ k.transpose(2, 3)).add_(bias).softmax(dim=-1) @ v
 
 
 class LocalAttention(nn.Module):
-    """Cut a map into 7x7 windows and attend within each: (B, H, W, C) -> same.
-
-    The map is zero-padded to multiples of 7, the smaller half of the padding at the top and left. Padded tokens are not
-    masked: they take part with the projections' biases as their queries, keys and values, as in the published weights.
-    """
+    """The level that the published names have between a block and its attention."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.attn = WindowAttention(channels, heads)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        height, width = tokens.shape[1:3]
-        extra_y, extra_x = -height % WINDOW, -width % WINDOW
-        top, left = extra_y // 2, extra_x // 2
-        padded = F.pad(tokens, (0, 0, left, extra_x - left, top, extra_y - top))
-        grid = padded.unflatten(2, (-1, WINDOW)).unflatten(1, (-1, WINDOW)).transpose(2, 3)  # (B, rows, cols, 7, 7, C)
-        windows = grid.flatten(3, 4).flatten(0, 2)
-        merged = self.attn(windows).reshape(grid.shape).transpose(2, 3).reshape(padded.shape)
-        return merged[:, top : top + height, left : left + width]
+        return self.attn(tokens)
 
 
 class ConvMLP(nn.Module):
