@@ -59,7 +59,7 @@ def relative_position_index(side: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention in 7x7 windows, softmax(q k^T / sqrt(d) + relative position bias) v: (B, H, W, C) -> same.
+    """Multi-head self-attention in 7x7 windows, softmax(q k^T / sqrt(d) + position bias) v: (B, H, W, C) -> same.
 
     The map is zero-padded to multiples of 7, the smaller half of the padding at the top and left. Padded tokens are not
     masked: they take part with the projections' biases as their keys and values, as in the published weights. What they
@@ -89,8 +89,9 @@ class WindowAttention(nn.Module):
         padded = F.pad(self._qkv(tokens), (0, 0, left, extra_x - left, top, extra_y - top))
         grid = padded.view(b, rows, WINDOW, columns, WINDOW, 3, self.heads, d)
         windows = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.heads, WINDOW**2, d)
+        q, k, v = windows.unbind()
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, T, T)
-        mixed = attend(*windows.unbind(), bias).view(b, rows, columns, self.heads, WINDOW, WINDOW, d)
+        mixed = attend(q, k, v, bias).view(b, rows, columns, self.heads, WINDOW, WINDOW, d)
 
         merged = mixed.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, rows * WINDOW, columns * WINDOW, channels)
         own = merged[:, top : top + height, left : left + width]
