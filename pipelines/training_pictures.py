@@ -73,9 +73,11 @@ def _read_out(localizer: Localizer, maps: list[torch.Tensor], size: tuple[int, i
 
 def _principal(rows: torch.Tensor) -> npt.NDArray[np.float32]:
     """Rows (N, C) on their first three principal axes: (N, 3)."""
-    centred = rows.float() - rows.float().mean(0)
-    values, axes = torch.linalg.eigh(centred.T @ centred)
-    found: npt.NDArray[np.float32] = (centred @ axes[:, values.argsort(descending=True)[:3]]).numpy()
+    centred = rows.double().numpy()
+    centred -= centred.mean(0)
+    # In float32, torch's eigh was seen to give NaN for a sound covariance.
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    found: npt.NDArray[np.float32] = (centred @ axes[:, :-4:-1]).astype(np.float32)
     return found
 
 
