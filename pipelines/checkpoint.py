@@ -4,6 +4,7 @@
 <run>/checkpoints/step-000000120/model.safetensors   the model directory that a checkpoint exports
 <run>/checkpoints/step-000000120/model.json
 <run>/checkpoints/step-000000120/checkpoint.json     written last: config, cursor, history, sha256 of the files above
+                                                     and of itself
 
 Random states and the schedule's state are not among them: both are functions of the seed, the step and the history
 (pipelines/loop.py).
@@ -39,7 +40,8 @@ def save(run: str, step: int, localizer: Localizer, state: dict[str, Any], facts
     for name, data in files.items():
         storage.write_bytes(storage.join(where, name), data)
     seal = {**facts, "step": step, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
-    storage.write_bytes(storage.join(where, _SEAL), json.dumps(seal, indent=1).encode() + b"\n")
+    sealed = {"sha256": _digest(seal), **seal}
+    storage.write_bytes(storage.join(where, _SEAL), json.dumps(sealed, indent=1).encode() + b"\n")
 
 
 def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
@@ -49,16 +51,39 @@ def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
     """
     for step in reversed(steps(run)):
         where = folder(run, step)
-        facts = json.loads(storage.read_bytes(storage.join(where, _SEAL)))
+        facts = _unsealed(where)
         damaged = [name for name, sha256 in facts["files"].items() if _sha256(storage.join(where, name)) != sha256]
         if damaged:
             console.say(f"checkpoint {where} is damaged ({', '.join(damaged)}); using the one before")
             continue
-        state = torch.load(
-            io.BytesIO(storage.read_bytes(storage.join(where, "state.pt"))), map_location="cpu", weights_only=True
-        )
-        return facts, state, where
+        return facts, _state(where), where
     return None
+
+
+def read(location: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(facts, state, location) of a checkpoint that `latest` found elsewhere, unchecked."""
+    return _unsealed(location), _state(location), location
+
+
+def _unsealed(location: str) -> dict[str, Any]:
+    """The facts of a checkpoint; where its seal is damaged, none but `files`, the seal itself with no sum."""
+    try:
+        facts: dict[str, Any] = json.loads(storage.read_bytes(storage.join(location, _SEAL)))
+        if facts.pop("sha256") == _digest(facts):
+            return facts
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    return {"files": {_SEAL: None}}
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _state(location: str) -> dict[str, Any]:
+    packed = io.BytesIO(storage.read_bytes(storage.join(location, "state.pt")))
+    state: dict[str, Any] = torch.load(packed, map_location="cpu", weights_only=True)
+    return state
 
 
 def steps(run: str) -> list[int]:

@@ -1,10 +1,12 @@
 """The command line: `mpc <verb> --config FILE [section.key=value ...]`.
 
-Exit codes: 0 done, 1 the job failed, 2 the user's input is wrong (one line, no traceback).
+Exit codes: 0 done, 1 the job failed, 2 the user's input is wrong (one line, no traceback), 130 interrupted by Ctrl-C or
+SIGTERM.
 """
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -91,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"mpc {parsed.verb}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'", file=sys.stderr
         )
         return 2
+    # What Kubernetes sends before it takes a machine away ends a job as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         if parsed.verb in _OWN:
             _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
@@ -108,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"mpc {parsed.verb}: {without_secrets(str(known))}", file=sys.stderr)
         return known.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -6,6 +6,7 @@ What workers print stays in Ray's log files; what a job has to say comes through
 import logging
 import os
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ import cv2
 import ray
 import ray.data
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, describe, revive
 from pipelines import console
@@ -34,11 +36,14 @@ def connect() -> None:
     if ray.is_initialized():
         return
     _check_address(os.environ.get("RAY_ADDRESS", ""))
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=os.environ.get("RAY_ADDRESS"),
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -105,10 +110,16 @@ def model_pool(tasks: int) -> dict[str, Any]:
     return {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": 1 if gpus else 0}
 
 
+def queue_here() -> Queue:
+    """A queue that any worker can reach and that lives on this machine: others may be lost."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
 @contextmanager
 def listening() -> Iterator[Any]:
     """A queue for workers' lines (`console.relay(lines.put)`), said here for as long as the block runs."""
-    lines = Queue()
+    lines = queue_here()
     done = threading.Event()
 
     def listen() -> None:

@@ -60,7 +60,7 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
         record.results["run_id"] = run_id
         record.save()
         try:
-            result = _start(config, stage, run_id, output)
+            result = _start(config, stage, run_id, output, held)
         except BaseException as error:
             tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -90,10 +90,11 @@ def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
         raise UserError("train.accelerator is gpu, but this machine has none; use auto or cpu")
 
 
-def _start(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[str, Any]:
+def _start(config: Config, stage: type[Stage], run_id: str, output: str, held: lease.Lease) -> dict[str, Any]:
     if config.train.worker_range[1] == 0:
         use_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
-        return loop.run(config, stage, run_id, loop.Host(device=torch.device("cuda" if use_gpu else "cpu")))
+        device = torch.device("cuda" if use_gpu else "cpu")
+        return loop.run(config, stage, run_id, loop.Host(device=device, check=held.check))
     from pipelines import ray_train
 
     return ray_train.run(config, stage, run_id, output)

@@ -38,10 +38,7 @@ class Lease:
     def check(self) -> None:
         """InfrastructureError when another job took this place over."""
         if self._lost.is_set():
-            raise InfrastructureError(
-                f"another job took over {self._uri}, since this one did not answer for {PATIENCE_SECONDS:.0f} s;"
-                " leave the rest to it"
-            )
+            raise InfrastructureError(_taken(self._uri))
 
     def release(self) -> None:
         """Give the place free."""
@@ -81,6 +78,28 @@ def held(uri: str, what: str) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
+
+
+def me() -> tuple[str, int]:
+    """Who this process is as a holder, for its workers to `check`."""
+    return _machine(), os.getpid()
+
+
+def check(uri: str, job: tuple[str, int]) -> None:
+    """What a worker calls before it writes: MPCError when another than its job holds the location.
+
+    A job that was killed may leave workers behind, which go on for a moment beside those of its successor.
+    """
+    with suppress(InfrastructureError, UserError):  # storage that fails now is the business of the write that follows
+        found = _read(uri, max(_numbers(uri), default=0))
+        if found and (found["machine"], found["process"]) != job:
+            raise MPCError(_taken(uri))
+
+
+def _taken(uri: str) -> str:
+    return (
+        f"another job took over {uri}, since this one did not answer for {PATIENCE_SECONDS:.0f} s; leave the rest to it"
+    )
 
 
 def _wait_for_end(uri: str, number: int, what: str) -> None:

@@ -42,7 +42,8 @@ class Host:
     """Where the loop runs: its rank among `world` ranks, its device, and what its launcher offers.
 
     `report` tells an epoch's figures, `preempted` whether this group of workers is about to lose a machine (every rank
-    asks equally often), `beside` makes an assessment that runs beside the training.
+    asks equally often), `beside` makes an assessment that runs beside the training, `check` raises where another job
+    has taken over the output (asked before anything is written).
     """
 
     rank: int = 0
@@ -51,14 +52,15 @@ class Host:
     report: Callable[[dict[str, float]], None] = lambda metrics: None
     preempted: Callable[[], bool] = lambda: False
     beside: Callable[[], assess.Beside] | None = None
+    check: Callable[[], None] = lambda: None
 
 
 def run(config: Config, stage: type[Stage], run_id: str, host: Host, stop_after: int | None = None) -> dict[str, Any]:
     """Train one stage to its end, from the newest sound checkpoint if there is one. Returns step, best and history.
 
     `stop_after` ends the call after that many steps in all, as an interruption would, without a last checkpoint.
-    Raises MPCError when loss or gradient stop being finite, naming the samples of the batch, and InfrastructureError
-    when UNSAVED_LIMIT checkpoints in a row could not be written.
+    Raises MPCError when loss or gradient stop being finite, naming the samples of the batch, and when UNSAVED_LIMIT
+    checkpoints in a row could not be written: neither is mended by trying again.
     """
     return _Training(config, stage, run_id, host).run(stop_after)
 
@@ -132,10 +134,12 @@ class _Training:
         return kind(groups, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
     def _restore(self) -> None:
-        found = checkpoint.latest(self.output)
-        if not found:
+        # One rank chooses: what the newest checkpoint is may change, or a read may fail, between two looks.
+        found = checkpoint.latest(self.output) if self.host.rank == 0 else None
+        chosen = self._shared(found and found[2])
+        if not chosen:
             return
-        facts, state, where = found
+        facts, state, where = found or checkpoint.read(chosen)
         if facts["fingerprint"] != self.manifest["fingerprint"]:
             raise UserError(f"{where} was trained on another dataset; name another {self.verb}.output")
         checkpoint.load_weights(self.stage.localizer, where)
@@ -155,6 +159,13 @@ class _Training:
     def _pending(self) -> bool:
         """Whether the last epoch's figures are still being found out."""
         return self.assessed < len(self.history)
+
+    def _shared(self, value: Any) -> Any:
+        """What rank 0 holds, on every rank."""
+        values = [value]
+        if self.host.world > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def _figures(self) -> list[float]:
         """The monitored figure of every epoch that was assessed."""
@@ -283,6 +294,7 @@ class _Training:
             return
         found = {f"train/{key}": value for key, value in self.window.take().items()}
         if self.host.rank == 0 and self.step > self.logged.get("train", -1):
+            self.host.check()
             tracking.log(self.config, self.run_id, found, self.step)
 
     def _close_epoch(self) -> None:
@@ -311,13 +323,10 @@ class _Training:
                 figures = self.beside.collect()
             shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
             console.say(f"{self.verb}: epoch {len(self.history)}/{self.settings.epochs}: {shown}")
+            self.host.check()
             if step > self.logged.get("validation", -1):
                 tracking.log(self.config, self.run_id, {f"validation/{k}": v for k, v in figures.items()}, step)
-        if self.host.world > 1:
-            shared = [figures]
-            dist.broadcast_object_list(shared, src=0)
-            figures = shared[0]
-        self.history[-1] |= figures
+        self.history[-1] |= self._shared(figures)
         self.assessed = len(self.history)
 
     def _save(self, final: bool = False) -> None:
@@ -325,6 +334,7 @@ class _Training:
         most, and not at the end."""
         if self.host.rank != 0:
             return
+        self.host.check()
         self.stage.localizer.card = self._card()
         try:
             checkpoint.save(self.output, self.step, self.stage.localizer, self._state(), self._facts())
@@ -333,7 +343,7 @@ class _Training:
             self.unsaved = sorted({*self.unsaved, self.step})
             checkpoint.discard(self.output, self.step)
             if final or self.failed_saves >= UNSAVED_LIMIT:
-                raise InfrastructureError(
+                raise MPCError(
                     f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; free space or"
                     f" mend the access, and run the command again: it goes on from the last checkpoint"
                 ) from error

@@ -4,9 +4,13 @@ Checkpoints are ours (pipelines/checkpoint.py), so a lost worker group starts ag
 remembers, and the name of Ray's own run need not be kept.
 """
 
-import json
 import os
+import signal
+import socket
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -14,18 +18,23 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
-from pipelines import assess, checkpoint, cluster, console, loop, storage
+from pipelines import assess, checkpoint, cluster, console, lease, loop, storage
 from pipelines.config import Config
 from pipelines.stages import Stage
 
-_FAILURE = "failure.json"
+BESIDE_PATIENCE_SECONDS = 120.0
+"""How long the validation beside the training may take to start before it is done by a worker after all."""
 
 
 def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[str, Any]:
-    """Train a stage on the cluster's workers, to its end. Raises what stopped it, as the loop raised it."""
+    """Train a stage on the cluster's workers, to its end. Raises what stopped it, as the loop raised it.
+
+    Workers write only while this process holds the lease of `output`.
+    """
     cluster.connect()
     least, most = config.train.worker_range
     there = ray.cluster_resources()
@@ -33,14 +42,21 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
     per_worker = {"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
     _check_resources(least, per_worker, config.train.async_validation, there)
     scratch = storage.join(output, "ray")
-    failure = storage.join(output, _FAILURE)
     filesystem, path = storage.resolve(scratch)
-    storage.delete(failure)
+    final = cluster.queue_here()  # of failures that no retry can mend
     try:
-        with cluster.listening() as lines:
+        with cluster.listening() as lines, _own_interrupts():
             TorchTrainer(
                 _worker,
-                train_loop_config={"config": config, "stage": stage, "run_id": run_id, "output": output, "say": lines},
+                train_loop_config={
+                    "config": config,
+                    "stage": stage,
+                    "run_id": run_id,
+                    "output": output,
+                    "job": lease.me(),
+                    "say": lines,
+                    "final": final,
+                },
                 scaling_config=ScalingConfig(
                     num_workers=most if least == most else (least, most),
                     use_gpu=use_gpu,
@@ -52,25 +68,74 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
                     storage_path=path,
                     storage_filesystem=filesystem,
                     failure_config=FailureConfig(max_failures=config.train.max_failures),
+                    callbacks=[_Losses(stage.verb, lines)],
                 ),
             ).fit()
+        if not final.empty():
+            raise revive(final.get())
     except SystemExit:  # how Ray Train answers Ctrl-C
         raise KeyboardInterrupt from None
     except TrainingFailedError as error:
-        if storage.exists(failure):
-            raise _stored_failure(failure) from None
+        if not final.empty():
+            raise revive(final.get()) from None
         raise InfrastructureError(
             f"{stage.verb}: workers failed more than {config.train.max_failures} times, at last with: "
-            f"{' '.join(str(error).split())[:400]}; run the command again to go on from the last checkpoint"
+            f"{_last_words(getattr(error, 'worker_failures', {}) or {0: error})};"
+            " run the command again to go on from the last checkpoint"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise InfrastructureError(
+            f"{stage.verb}: Ray lost what steers the workers ({type(error).__name__});"
+            " run the command again to go on from the last checkpoint"
         ) from error
     finally:
-        storage.delete(scratch)
-    if storage.exists(failure):
-        raise _stored_failure(failure)
+        with suppress(MPCError):  # storage that refuses has been told of
+            storage.delete(scratch)
+        final.shutdown()
     found = checkpoint.latest(output)
     if not found:
         raise InfrastructureError(f"{stage.verb}: no checkpoint was left at {output}; run the command again")
     return loop.result(found[0], stage.monitor)
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Give Ctrl-C back its meaning afterwards: Ray Train leaves a handler that asks a controller that is gone."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+class _Losses(UserCallback):
+    """Says on the terminal of whoever started the job that workers were lost; runs where Ray Train is steered."""
+
+    def __init__(self, verb: str, lines: Any) -> None:
+        self._verb, self._lines = verb, lines
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Ray Train before it starts the workers again, or gives up."""
+        lost = {
+            rank: error
+            for rank, error in worker_exceptions.items()
+            if isinstance(error, InfrastructureError) or not isinstance(error, MPCError)
+        }
+        if lost and len(lost) == len(worker_exceptions):
+            self._lines.put(f"{self._verb}: workers were lost: {_last_words(lost)}; going back to the last checkpoint")
+
+
+def _last_words(failures: dict[int, Exception]) -> str:
+    """The failure that the others follow from, in one line: ours, or a worker's death, before broken connections."""
+    order = (MPCError, ray.exceptions.RayError, Exception)
+    rank, error = min(
+        failures.items(), key=lambda one: next(place for place, kind in enumerate(order) if isinstance(one[1], kind))
+    )
+    words = " ".join(str(error).split()) if isinstance(error, MPCError) else type(error).__name__
+    if not isinstance(error, (MPCError, ray.exceptions.RayError)):
+        words += f": {' '.join(str(error).split())[:200]}"
+    return f"worker {rank}: {words}"
 
 
 def _check_resources(workers: int, per_worker: dict[str, int], beside: bool, there: dict[str, float]) -> None:
@@ -90,9 +155,9 @@ def _check_resources(workers: int, per_worker: dict[str, int], beside: bool, the
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. A failure that no retry can mend is left as a file for the driver to raise."""
-    config, stage, failure = settings["config"], settings["stage"], storage.join(settings["output"], _FAILURE)
-    if storage.exists(failure):
+    """What each Ray Train worker runs. A failure that no retry can mend is left for the driver to raise."""
+    config, stage, final = settings["config"], settings["stage"], settings["final"]
+    if not final.empty():
         return
     console.relay(settings["say"].put)
     torch.set_num_threads(config.train.cpus_per_worker)
@@ -104,21 +169,17 @@ def _worker(settings: dict[str, Any]) -> None:
         report=lambda metrics: ray.train.report(metrics),
         preempted=lambda: ray.train.get_preemption_info() is not None,
         beside=lambda: _Beside(config, stage),
+        check=lambda: lease.check(settings["output"], settings["job"]),
     )
+    console.say(f"{stage.verb}: worker {host.rank} of {host.world} is process {os.getpid()} on {socket.gethostname()}")
     try:
         loop.run(config, stage, settings["run_id"], host)
     except InfrastructureError:
         raise
     except MPCError as error:
-        storage.write_bytes(failure, json.dumps(describe(error)).encode())
+        final.put(describe(error))
         if host.world > 1:  # the other ranks wait for this one: let Ray end them
             raise
-
-
-def _stored_failure(uri: str) -> MPCError:
-    described = json.loads(storage.read_bytes(uri))
-    storage.delete(uri)
-    return revive(described)
 
 
 class _Beside:
@@ -126,23 +187,33 @@ class _Beside:
 
     def __init__(self, config: Config, stage: type[Stage]) -> None:
         self._of = (config, stage)
+        self._here: assess.Assessment | None = None  # once the actor was lost
         gpu = 1 if ray.available_resources().get("GPU", 0) >= 1 else 0
         actor = ray.remote(assess.Assessment).options(num_cpus=1, num_gpus=gpu, scheduling_strategy="DEFAULT")
         self._actor = actor.remote(*self._of, torch.device("cuda" if gpu else "cpu"))
+        self._ready = self._actor.__ray_ready__.remote()
         self._submitted: tuple[str, Any] | None = None
 
     def submit(self, location: str) -> None:
         """Begin to assess the model of a checkpoint."""
-        self._submitted = (location, self._actor.figures_of.remote(location))
+        self._submitted = (location, None if self._here else self._actor.figures_of.remote(location))
 
     def collect(self) -> dict[str, float]:
         """The figures of what was submitted last; where its actor was lost, they are found out here."""
         assert self._submitted
         location, pending = self._submitted
-        try:
-            figures: dict[str, float] = ray.get(pending)
-        except ray.exceptions.RayError as error:
-            console.say(f"validation beside the training was lost ({type(error).__name__}); it is done here")
-            figures = assess.Assessment(*self._of, torch.device("cpu")).figures_of(location)
-            self._actor = None
-        return figures
+        if not self._here:
+            try:
+                ray.get(self._ready, timeout=BESIDE_PATIENCE_SECONDS)
+                figures: dict[str, float] = ray.get(pending)
+                return figures
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, MPCError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayError as error:
+                lost = isinstance(error, ray.exceptions.RayActorError)
+                why = "was lost" if lost else f"did not start in {BESIDE_PATIENCE_SECONDS:.0f} s"
+                console.say(f"validation beside the training {why}; from now on it is done by the first worker")
+                self._here = assess.Assessment(*self._of, get_device())
+        return self._here.figures_of(location)
