@@ -37,11 +37,15 @@ def connect() -> None:
         return
     _check_address(os.environ.get("RAY_ADDRESS", ""))
     before = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS"),
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    try:
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS"),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        words = " ".join(str(error.__cause__ or error).split())
+        raise InfrastructureError(f"Ray cannot be started or joined: {words[-300:]}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
     context = ray.data.DataContext.get_current()

@@ -5,6 +5,7 @@ remembers, and the name of Ray's own run need not be kept.
 """
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -18,8 +19,9 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines import assess, checkpoint, cluster, console, lease, loop, storage
@@ -44,19 +46,13 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
     scratch = storage.join(output, "ray")
     filesystem, path = storage.resolve(scratch)
     final = cluster.queue_here()  # of failures that no retry can mend
+    failures = config.train.max_failures
+    told = {"config": config, "stage": stage, "run_id": run_id, "output": output, "job": lease.me(), "final": final}
     try:
         with cluster.listening() as lines, _own_interrupts():
-            TorchTrainer(
+            trainer = TorchTrainer(
                 _worker,
-                train_loop_config={
-                    "config": config,
-                    "stage": stage,
-                    "run_id": run_id,
-                    "output": output,
-                    "job": lease.me(),
-                    "say": lines,
-                    "final": final,
-                },
+                train_loop_config=told | {"say": lines},
                 scaling_config=ScalingConfig(
                     num_workers=most if least == most else (least, most),
                     use_gpu=use_gpu,
@@ -67,10 +63,11 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
                     name=f"{stage.verb}-{uuid.uuid4().hex[:12]}",
                     storage_path=path,
                     storage_filesystem=filesystem,
-                    failure_config=FailureConfig(max_failures=config.train.max_failures),
+                    failure_config=FailureConfig(max_failures=failures),
                     callbacks=[_Losses(stage.verb, lines)],
                 ),
-            ).fit()
+            )
+            _fit(trainer, failures, stage.verb)
         if not final.empty():
             raise revive(final.get())
     except SystemExit:  # how Ray Train answers Ctrl-C
@@ -79,8 +76,7 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
         if not final.empty():
             raise revive(final.get()) from None
         raise InfrastructureError(
-            f"{stage.verb}: workers failed more than {config.train.max_failures} times, at last with: "
-            f"{_last_words(getattr(error, 'worker_failures', {}) or {0: error})};"
+            f"{stage.verb}: workers failed more than {failures} times, at last with: {_last_words(error)};"
             " run the command again to go on from the last checkpoint"
         ) from error
     except ray.exceptions.RayError as error:
@@ -96,6 +92,19 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
     if not found:
         raise InfrastructureError(f"{stage.verb}: no checkpoint was left at {output}; run the command again")
     return loop.result(found[0], stage.monitor)
+
+
+def _fit(trainer: TorchTrainer, failures: int, verb: str) -> None:
+    """Run to the end. A worker that is lost while its group is being set up counts as one that is lost later."""
+    while True:
+        try:
+            trainer.fit()
+            return
+        except ControllerError as error:
+            if not failures:
+                raise
+            failures -= 1
+            console.say(f"{verb}: the workers could not be set up: {_last_words(error)}; trying again")
 
 
 @contextmanager
@@ -123,19 +132,29 @@ class _Losses(UserCallback):
             if isinstance(error, InfrastructureError) or not isinstance(error, MPCError)
         }
         if lost and len(lost) == len(worker_exceptions):
-            self._lines.put(f"{self._verb}: workers were lost: {_last_words(lost)}; going back to the last checkpoint")
+            self._lines.put(f"{self._verb}: {_guilty(lost)}; going back to the last checkpoint")
 
 
-def _last_words(failures: dict[int, Exception]) -> str:
+def _last_words(error: TrainingFailedError) -> str:
+    """What ended a worker group, in one line."""
+    if isinstance(error, WorkerGroupError):
+        return _guilty(error.worker_failures)
+    lines = str(error).strip().splitlines()  # the last one of a traceback says what it was
+    return lines[-1][:300]
+
+
+def _guilty(failures: dict[int, Exception]) -> str:
     """The failure that the others follow from, in one line: ours, or a worker's death, before broken connections."""
-    order = (MPCError, ray.exceptions.RayError, Exception)
-    rank, error = min(
-        failures.items(), key=lambda one: next(place for place, kind in enumerate(order) if isinstance(one[1], kind))
-    )
-    words = " ".join(str(error).split()) if isinstance(error, MPCError) else type(error).__name__
-    if not isinstance(error, (MPCError, ray.exceptions.RayError)):
-        words += f": {' '.join(str(error).split())[:200]}"
-    return f"worker {rank}: {words}"
+    dead = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
+    order = (MPCError, dead, Exception)
+    ranked = [next(place for place, kind in enumerate(order) if isinstance(one, kind)) for one in failures.values()]
+    rank, error = list(failures.items())[ranked.index(min(ranked))]
+    if isinstance(error, dead):
+        return f"worker {rank} was lost"
+    words = " ".join(str(error).split())
+    if re.search("gloo|NCCL", words):  # whose death it was is known a moment later
+        return f"worker {rank} lost its connection to another"
+    return f"worker {rank} failed: {words[:300]}"
 
 
 def _check_resources(workers: int, per_worker: dict[str, int], beside: bool, there: dict[str, float]) -> None:

@@ -27,7 +27,15 @@ FAULTS = {
     "trickle": "the answer comes in small pieces, over `slow` seconds",
     "stall": "the answer stops in the middle of its body, or before it, and the connection stays open",
 }
-_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+REFUSED = "refused"
+"""403 AccessDenied: not what storage under load does, so it comes only where it is asked for."""
+_ANSWERS = {
+    "unavailable": (
+        b"503 Slow Down",
+        b"<Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>",
+    ),
+    REFUSED: (b"403 Forbidden", b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"),
+}
 _HEAD_LIMIT, _BLOCK = 1 << 20, 1 << 16
 _ENDINGS = (asyncio.IncompleteReadError, OSError, TimeoutError)
 
@@ -35,8 +43,9 @@ _ENDINGS = (asyncio.IncompleteReadError, OSError, TimeoutError)
 class FaultProxy:
     """Listens on a free port of loopback while it is entered; `counts` says how often each fault was injected.
 
-    `share` of the requests are spoilt, each kind in `faults` alike; the methods named in `methods` only, and `limit` of
-    them at most. A stalled connection is held until the client gives up.
+    `share` of the requests are spoilt, each kind in `faults` alike; the methods named in `methods` only, those whose
+    path holds `path`, and `limit` of them at most; all of which may be changed meanwhile. A stalled connection is held
+    until the client gives up.
     """
 
     def __init__(
@@ -48,10 +57,11 @@ class FaultProxy:
         methods: Sequence[str] = ("GET", "HEAD", "PUT", "POST", "DELETE"),
         slow: float = 1.0,
         limit: int | None = None,
+        path: str = "",
     ) -> None:
         address = urlparse(endpoint)
         self.share, self.faults, self.methods, self.slow = share, tuple(faults), tuple(methods), slow
-        self.limit, self.counts = limit, Counter[str]()
+        self.limit, self.path, self.counts = limit, path, Counter[str]()
         self._target = (str(address.hostname), int(address.port or 80))
         self._seed, self._requests = seed, 0
         self._loop = asyncio.new_event_loop()
@@ -77,12 +87,12 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    def _draw(self, method: str) -> str:
+    def _draw(self, method: str, path: str) -> str:
         """The fault of the next request, "" for none."""
         self._requests += 1
         draw = random.Random(f"{self._seed}/{self._requests}")
         spent = self.limit is not None and self.counts.total() - self.counts["passed"] >= self.limit
-        if spent or method not in self.methods or draw.random() >= self.share:
+        if spent or method not in self.methods or self.path not in path or draw.random() >= self.share:
             return ""
         return draw.choice(self.faults)
 
@@ -111,22 +121,21 @@ class FaultProxy:
     ) -> bool:
         """Pass one request and its answer on, or spoil it; whether the connection can serve another."""
         head = await client.readuntil(b"\r\n\r\n")
-        method, headers = head.split(b" ", 1)[0].decode(), _headers(head)
-        fault = self._draw(method)
+        (method, path), headers = head.decode("latin-1").split(" ", 2)[:2], _headers(head)
+        fault = self._draw(method, path)
         self.counts[fault or "passed"] += 1
         if headers.get("expect", "").lower() == "100-continue":
             to_client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         sent = _length(headers)
-        if fault in ("unavailable", "reset"):
+        if fault in (*_ANSWERS, "reset"):
             async for _ in _body(client, headers):
                 pass
             if fault == "reset":
                 _reset(to_client)
             else:
-                to_client.write(b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Type: application/xml\r\n")
-                to_client.write(
-                    b"Content-Length: %d\r\n\r\n" % len(_SLOW_DOWN) + (b"" if method == "HEAD" else _SLOW_DOWN)
-                )
+                status, text = _ANSWERS[fault]
+                to_client.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: application/xml\r\n" % status)
+                to_client.write(b"Content-Length: %d\r\n\r\n" % len(text) + (b"" if method == "HEAD" else text))
                 await to_client.drain()
             return False
         with suppress(ConnectionError):  # a server that refuses early may close before the body is through

@@ -1,0 +1,437 @@
+"""Training that loses workers, hosts, its driver or its storage goes on from the last checkpoint, or says why it stops.
+
+Every drill runs the real command and kills real processes. What is compared with a run that nobody disturbed: the
+weights bit by bit, and the MLflow run: one, each step once, the same values.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+from fault_proxy import FaultProxy
+from two_hosts import TwoHosts
+
+from pipelines import assess, checkpoint, order, recipe
+from pipelines.config import Config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PATIENCE = 300
+"""Seconds that a condition may take on a machine that others use too."""
+
+LOST = r"worker \d (was lost|lost its connection to another); going back to the last checkpoint"
+
+
+class Driver:
+    """A command that runs, with everything it starts; `more` are overrides of the recipe."""
+
+    def __init__(
+        self, recipe: Path, folder: Path, *more: str, hosts: TwoHosts | None = None, mark: str | None = None
+    ) -> None:
+        self.folder, self.log = folder, folder / f"said-{uuid.uuid4().hex[:6]}.txt"
+        self.mark = mark or uuid.uuid4().hex
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pipelines.cli", "pretrain", "--config", str(recipe)]
+        command += [f"workspace={folder}", *more]
+        environment = (hosts.environment if hosts else os.environ) | {"MPC_DRILL": self.mark, "OMP_NUM_THREADS": "1"}
+        with self.log.open("w") as said:
+            self.process = subprocess.Popen([*(hosts.first if hosts else ()), *command], stderr=said, env=environment)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait(self, ready: Callable[[], Any], patience: float = PATIENCE) -> Any:
+        """What `ready` gives, as soon as it gives something; fails when the command ends before."""
+        deadline = time.monotonic() + patience
+        while not (found := ready()):
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said}"
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.02)
+        return found
+
+    def wait_for_line(self, pattern: str) -> re.Match[str]:
+        return self.wait(lambda: re.search(pattern, self.said))
+
+    def wait_for_step(self, step: int) -> None:
+        """Until MLflow was told of a step."""
+        self.wait(lambda: max((at for at, _ in points(self.folder)), default=0) >= step)
+
+    def worker(self, rank: int) -> int:
+        """The process of a rank, of the group that was started last."""
+        found = re.findall(rf"worker {rank} of \d+ is process (\d+)", self.said)
+        return int(found[-1])
+
+    def family(self) -> list[psutil.Process]:
+        """The driver and all that it started, wherever they are now."""
+        return [one for one in psutil.process_iter() if environment_of(one).get("MPC_DRILL") == self.mark]
+
+    def kill(self) -> None:
+        """Kill the driver and all that it started, and see them gone."""
+        while found := self.family():
+            for one in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            self.process.poll()
+
+    def finish(self, code: int = 0) -> str:
+        self.process.wait(timeout=PATIENCE)
+        assert self.process.returncode == code, self.said
+        assert "Traceback" not in self.said
+        return self.said
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    with contextlib.suppress(psutil.Error, OSError):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process.environ()
+    return {}
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    """Rows of the MLflow database of a workspace, in the order in which they were written."""
+    file = folder / "mlflow.db"
+    if not file.exists():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)) as database:
+            return database.execute(query).fetchall()
+    except sqlite3.OperationalError:  # its tables are being made
+        return []
+
+
+def points(folder: Path, key: str = "train/total") -> list[tuple[int, float]]:
+    return rows(folder, f"select step, value from metrics where key = '{key}' order by timestamp, rowid")
+
+
+def statuses(folder: Path) -> list[str]:
+    return [status for (status,) in rows(folder, "select status from runs")]
+
+
+class Outcome(NamedTuple):
+    """What two runs are compared by."""
+
+    weights: bytes
+    losses: list[tuple[int, float]]
+    validation: list[tuple[int, float]]
+    history: list[dict[str, float]]
+
+
+def outcome(folder: Path) -> Outcome:
+    """Of a workspace whose run is done; that it has one whole MLflow run is asserted here."""
+    assert statuses(folder) == ["FINISHED"]
+    output = folder / "pretrain"
+    record = json.loads((output / "record.json").read_text())
+    assert record["finished"]
+    assert not (output / "ray").exists()
+    assert not (output / "lease").exists()
+    losses = points(folder)
+    steps = [step for step, _ in losses]
+    assert steps == sorted(set(steps))
+    last = checkpoint.folder(str(output), record["results"]["step"])
+    validation = points(folder, "validation/kmeans_f1")
+    return Outcome(Path(last, "model.safetensors").read_bytes(), losses, validation, record["results"]["history"])
+
+
+@pytest.fixture(scope="module")
+def the_recipe(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """Two epochs of 32 steps on two workers with one sample each, over a dataset that is built."""
+    folder = tmp_path_factory.mktemp("recipe")
+    source = {"name": "photos", "layout": "photos", "location": str(photos), "crop": 64, "samples_per_photo": 32}
+    source["forge"] = {"splice": 0.4, "copy_move": 0.2, "copy_move_outline": 0.0, "remove": 0.2}
+    split = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    shape = {"views": {"policy": "light", "count": 1}, "shard_samples": 32, "row_group": 4, "max_reject_fraction": 0.2}
+    train = {"workers": 2, "batch_size": 1, "checkpoint_every": 12, "validation_images": 6, "loader_threads": 1}
+    values = {
+        "build": {"sources": [source], "split": split, "output": str(folder / "dataset"), **shape},
+        "model": {"backbone": "hrformer_tiny", "input_size": 64},
+        "train": {**train, "pictures_every": None},
+        "pretrain": {"epochs": 2, "anchors_per_class": 64, "schedule": "constant"},
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "pipelines.cli", "build", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+@pytest.fixture
+def start(the_recipe: Path) -> Iterator[Callable[..., Driver]]:
+    """Starts commands; whatever they leave behind is killed at the end."""
+    started: list[Driver] = []
+
+    def one(folder: Path, *more: str, **how: Any) -> Driver:
+        started.append(Driver(the_recipe, folder, *more, **how))
+        return started[-1]
+
+    yield one
+    for driver in started:
+        driver.kill()
+        driver.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def whole(the_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Two workers that nobody disturbed."""
+    driver = Driver(the_recipe, tmp_path_factory.mktemp("whole"))
+    try:
+        driver.finish()
+    finally:
+        driver.kill()
+    return outcome(driver.folder)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    if not TwoHosts.possible():
+        pytest.skip("network namespaces need root")
+    with TwoHosts() as cluster:
+        yield cluster
+
+
+def test_workers_that_are_killed_are_replaced(tmp_path: Path, whole: Outcome, start: Callable[..., Driver]) -> None:
+    """Rank 1 in the first epoch, rank 0 in the second, each some steps past the last checkpoint."""
+    driver = start(tmp_path / "run")
+    for rank, step, kept in ((1, 20, 12), (0, 40, 36)):
+        driver.wait_for_step(step)
+        os.kill(driver.worker(rank), signal.SIGKILL)
+        driver.wait(lambda times=rank: len(re.findall(LOST, driver.said)) == 2 - times)
+        driver.wait_for_line(rf"resuming from step {kept}, epoch {1 + kept // 32}")
+    driver.finish()
+    assert outcome(driver.folder) == whole
+
+
+def test_a_killed_driver_and_a_killed_machine_are_succeeded(
+    tmp_path: Path, whole: Outcome, start: Callable[..., Driver]
+) -> None:
+    """The driver alone, then all there is; then the newest checkpoint is found to be damaged."""
+    first = start(tmp_path / "run")
+    first.wait_for_step(20)
+    first.process.kill()
+    first.process.wait()
+    second = start(tmp_path / "run")  # at once: workers of the first may still be there
+    second.wait_for_step(40)
+    assert not first.family()
+    assert "an unfinished run is at" in second.said
+    assert "may be writing" not in second.said
+    second.kill()
+    *_, older, newest = checkpoint.steps(str(tmp_path / "run" / "pretrain"))
+    file = Path(checkpoint.folder(str(tmp_path / "run" / "pretrain"), newest), "state.pt")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    third = start(tmp_path / "run")
+    said = third.finish()
+    assert said.count("is damaged (state.pt); using the one before") == 1
+    assert f"resuming from step {older}" in said
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_second_command_is_told_and_sigterm_ends_the_first_as_an_interrupt(
+    tmp_path: Path, whole: Outcome, start: Callable[..., Driver]
+) -> None:
+    first = start(tmp_path / "run")
+    first.wait_for_step(10)
+    said = start(tmp_path / "run").finish(code=2)
+    assert re.search(r"process \d+, is writing .*/pretrain at this moment; wait until it is done", said)
+    first.wait_for_step(20)
+    first.process.terminate()
+    lines = first.finish(code=130).splitlines()
+    assert lines[-1] == "mpc pretrain: interrupted; the same command goes on from here"
+    assert not [line for line in lines[:-1] if not line.startswith("pretrain: ")]
+    assert statuses(tmp_path / "run") == ["KILLED"]
+    start(tmp_path / "run").finish()
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_loss_that_is_not_finite_on_two_workers_ends_the_run_at_once(
+    tmp_path: Path, start: Callable[..., Driver], the_recipe: Path
+) -> None:
+    said = start(tmp_path / "run", "pretrain.learning_rate=1.0e+30").finish(code=1)
+    (line,) = [line for line in said.splitlines() if line.startswith("mpc pretrain: ")]
+    assert re.search(r"the loss is (nan|inf).* at step \d+; batch \[.*look at these samples, or lower", line)
+    assert said.count("worker 0 of 2 is process") == 1 or "going back" not in said
+    (file,) = (tmp_path / "run" / "pretrain").glob("not-finite-step-*.json")
+    step, told = int(file.stem.rsplit("-", 1)[1]), json.loads(file.read_text())["ranks"]
+    config = recipe.load(str(the_recipe), [])
+    for rank in (0, 1):
+        loader = assess.open_split(config, "train", rank=rank, world=2)
+        assert told[rank] | {"finite": None} == {"rank": rank, "finite": None, "ids": ids_of(loader, step)}
+    assert statuses(tmp_path / "run") == ["FAILED"]
+
+
+def ids_of(loader: Any, step: int) -> list[str]:
+    return next(batch.ids for number, batch in enumerate(loader.epoch(order.Cursor())) if number == step)
+
+
+# Two hosts.
+
+
+def test_elastic_training_takes_what_there_is_and_a_standing_cluster_outlives_its_driver(
+    tmp_path: Path, hosts: TwoHosts, start: Callable[..., Driver]
+) -> None:
+    """One host alone, [1, 2] workers; the driver is killed while Ray goes on, and its workers with it."""
+    more = ("train.workers=[1,2]", "pretrain.epochs=1")
+    first = start(tmp_path / "run", *more, hosts=hosts)
+    first.wait_for_line(r"worker 0 of 1 is process")
+    first.wait_for_step(20)
+    worker = first.worker(0)
+    first.process.kill()
+    first.process.wait()
+    second = start(tmp_path / "run", *more, hosts=hosts)
+    second.wait_for_line("worker 0 of 1 is process")
+    assert not psutil.pid_exists(worker)
+    second.finish()
+    assert outcome(tmp_path / "run").losses[-1][0] == 64
+
+
+def test_a_lost_host_leaves_the_other_with_the_rest_of_the_epoch(
+    tmp_path: Path, hosts: TwoHosts, start: Callable[..., Driver], the_recipe: Path
+) -> None:
+    """Which samples were trained on follows from the cursor of a checkpoint after the loss: it says how many steps were
+    taken with two ranks and how many with one, and `order.epoch_batches` which samples those were; the number of steps
+    at the end says that the run did what the cursor tells."""
+    hosts.join()
+    driver = start(tmp_path / "run", "train.workers=[1,2]", hosts=hosts)
+    driver.wait_for_step(20)
+    hosts.lose()
+    driver.wait_for_line(LOST)
+    driver.wait_for_line(r"worker 0 of 1 is process")
+
+    def mixed() -> dict[str, Any] | None:
+        for file in (tmp_path / "run" / "pretrain" / "checkpoints").glob("*/checkpoint.json"):
+            with contextlib.suppress(FileNotFoundError):
+                cursor: dict[str, Any] = json.loads(file.read_text())["cursor"]
+                if len(cursor["segments"]) == 2:
+                    return cursor
+        return None
+
+    cursor = order.Cursor.from_json(driver.wait(mixed))
+    driver.finish()
+    before, after = cursor.segments
+    assert (before.world, after.world) == (2, 1)
+    assert sorted(drawn(recipe.load(str(the_recipe), []), cursor)) == list(range(64))
+    assert outcome(tmp_path / "run").losses[-1][0] == before.steps + (64 - 2 * before.steps) + 64
+
+
+def drawn(config: Config, cursor: order.Cursor) -> list[int]:
+    """Positions of all samples of the cursor's epoch in the order of a run with its segments, the rest on one rank."""
+    loader = assess.open_split(config, "train")
+
+    def left(segments: Sequence[order.Segment], world: int) -> list[list[np.ndarray[Any, Any]]]:
+        return order.epoch_batches(
+            loader._rows,
+            loader._groups,
+            fingerprint=loader._fingerprint,
+            seed=config.seed,
+            cursor=order.Cursor(cursor.epoch, tuple(segments)),
+            world=world,
+            batch_size=1,
+        )
+
+    found: list[int] = []
+    for number, segment in enumerate(cursor.segments):
+        lanes = left(cursor.segments[:number], segment.world)
+        found += [int(row) for lane in lanes for batch in lane[: segment.steps] for row in batch]
+    return found + [int(row) for lane in left(cursor.segments, 1) for batch in lane for row in batch]
+
+
+def test_a_preemption_notice_keeps_a_checkpoint_at_once(
+    tmp_path: Path, hosts: TwoHosts, start: Callable[..., Driver]
+) -> None:
+    hosts.join()
+    more = ("train.workers=[1,2]", "train.checkpoint_every=null", "train.max_failures=0", "pretrain.epochs=40")
+    driver = start(tmp_path / "run", *more, hosts=hosts)
+    driver.wait_for_line(r"worker 0 of 2 is process")
+    driver.wait_for_step(10)
+    hosts.announce(seconds=15)
+    driver.wait_for_line("a machine is about to be taken away; keeping a checkpoint now")
+    hosts.lose()
+    driver.wait_for_line(r"worker 0 of 1 is process")
+    step = int(driver.wait_for_line(r"resuming from step (\d+)")[1])
+    assert step % 10 == 0
+    driver.process.terminate()
+    driver.finish(code=130)
+
+
+# Storage that refuses.
+
+
+def test_a_refused_upload_is_said_and_training_goes_on(
+    tmp_path: Path, swift: str, start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bucket refuses two writes of checkpoints; two workers with synchronised batch norms train on."""
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], share=1, faults=["refused"], methods=["PUT"], limit=2) as proxy:
+        proxy.path = "/checkpoints/"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        more = (f"pretrain.output={swift}/run", "pretrain.epochs=1", "train.sync_batchnorm=true")
+        said = start(tmp_path / "run", *more).finish()
+        assert proxy.counts["refused"] == 2
+    for count in (1, 2):
+        assert re.search(rf"could not be written: S3 refused .*going on \({count} of 3 before training stops\)", said)
+    assert statuses(tmp_path / "run") == ["FINISHED"]
+    assert checkpoint.steps(f"{swift}/run") == [32]
+
+
+def test_a_bucket_that_refuses_for_good_stops_training_with_a_word(
+    tmp_path: Path, swift: str, start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first checkpoint on nothing can be written or deleted any more, the lease neither."""
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], share=0, faults=["refused"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        more = (f"pretrain.output={swift}/run", "train.checkpoint_every=6")
+        driver = start(tmp_path / "run", *more)
+        driver.wait(lambda: checkpoint.steps(f"{swift}/run"))
+        proxy.methods, proxy.share = ("PUT", "POST", "DELETE"), 1
+        said = driver.finish(code=1)
+        last = said.splitlines()[-1]
+        assert re.search(r"^mpc pretrain: pretrain: the checkpoint of step \d+ could not be written: S3 refused", last)
+        assert "it goes on from the last checkpoint" in last
+        assert statuses(tmp_path / "run") == ["FAILED"]
+        proxy.share = 0
+        driver = start(tmp_path / "run", *more)
+        driver.wait_for_line(r"resuming from step \d+")
+        driver.finish()
+    assert statuses(tmp_path / "run") == ["FINISHED"]
+
+
+# Validation beside the training.
+
+
+def test_validation_beside_the_training_gives_the_same_figures_whatever_is_killed(
+    tmp_path: Path, start: Callable[..., Driver]
+) -> None:
+    """One worker and one validator. All is killed while figures are still to come, then the validator alone."""
+    more = ("train.workers=1", "train.batch_size=2", "pretrain.epochs=4")
+    start(tmp_path / "whole", *more).finish()
+    beside = (*more, "train.async_validation=true")
+    first = start(tmp_path / "run", *beside)
+    first.wait_for_step(40)  # the figures of the first epoch are due at step 64
+    facts = checkpoint.latest(str(tmp_path / "run" / "pretrain"))
+    assert facts is not None
+    assert facts[0]["assessed"] == 0
+    assert len(facts[0]["history"]) == 1
+    first.kill()
+    second = start(tmp_path / "run", *beside)
+    second.wait_for_step(80)
+    (validator,) = [one for one in second.family() if "ray::Assessment" in " ".join(one.cmdline())]
+    validator.kill()
+    said = second.finish()
+    assert said.count("validation beside the training was lost; from now on it is done by the first worker") == 1
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    kept = checkpoint.steps(str(tmp_path / "run" / "pretrain"))
+    record = json.loads((tmp_path / "run" / "pretrain" / "record.json").read_text())
+    assert {record["results"]["step"], *record["results"]["best"]} <= set(kept)
