@@ -8,7 +8,7 @@ history are enough for an interrupted run to go on bit by bit as if nothing had 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -228,7 +228,8 @@ class _Training:
         if self.step % LOG_EVERY == 0:
             self._log()
             if not self.saved_for_preemption and self.host.preempted():
-                console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
+                if self.host.rank == 0:
+                    console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
                 due = self.saved_for_preemption = True
         if due:
             self._save()
@@ -368,13 +369,9 @@ class _Training:
         }
 
     def _state(self) -> dict[str, Any]:
-        own = {f"{part}.{name}" for part in ("encoder", "decoder") for name in self._names(part)}
+        own = self.stage.localizer.state_dict()  # is kept as the model directory
         extra = {name: value for name, value in self.module.state_dict().items() if name not in own}
         return {"optimizer": self.optimizer.state_dict(), "module": extra}
-
-    def _names(self, part: str) -> Iterable[str]:
-        module = getattr(self.stage.localizer, part)
-        return module.state_dict() if module is not None else ()
 
     def _facts(self) -> dict[str, Any]:
         return {

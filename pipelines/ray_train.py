@@ -146,7 +146,7 @@ def _last_words(error: TrainingFailedError) -> str:
 def _guilty(failures: dict[int, Exception]) -> str:
     """The failure that the others follow from, in one line: ours, or a worker's death, before broken connections."""
     dead = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
-    order = (MPCError, dead, Exception)
+    order: tuple[Any, ...] = (MPCError, dead, Exception)
     ranked = [next(place for place, kind in enumerate(order) if isinstance(one, kind)) for one in failures.values()]
     rank, error = list(failures.items())[ranked.index(min(ranked))]
     if isinstance(error, dead):

@@ -9,7 +9,7 @@ import torch
 
 from mpc_model.errors import DataError, MPCError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import assess, checkpoint, loop, manifest, recipe, storage, tracking
+from pipelines import assess, checkpoint, lease, loop, manifest, recipe, storage, tracking
 from pipelines.config import Config
 from pipelines.finetune import Finetuning, finetune
 from pipelines.loader import PixelLoader
@@ -84,6 +84,36 @@ def test_a_damaged_checkpoint_is_passed_over(trained: Config, tmp_path: Path, ca
     assert found is not None
     assert found[0]["step"] == older
     assert "damaged (state.pt)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [b'"epoch": 1', b"}"])
+def test_a_damaged_seal_is_as_bad_as_a_damaged_file(
+    trained: Config, tmp_path: Path, capsys: Any, change: bytes
+) -> None:
+    """A cursor of another epoch, and no JSON at all."""
+    config = at(trained, tmp_path, "train.checkpoint_every=1")
+    loop.run(config, Pretraining, tracking.start_run(config, "pretrain"), loop.Host(), stop_after=2)
+    older, newer = checkpoint.steps(str(config.pretrain.output))
+    seal = Path(str(config.pretrain.output), "checkpoints", f"step-{newer:09d}", "checkpoint.json")
+    seal.write_bytes(seal.read_bytes().replace(b'"epoch": 0', change, 1))
+    found = checkpoint.latest(str(config.pretrain.output))
+    assert found is not None
+    assert found[0]["step"] == older
+    assert "damaged (checkpoint.json)" in capsys.readouterr().err
+
+
+def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, tmp_path: Path) -> None:
+    """A worker whose job's place was taken: neither a checkpoint nor a figure follows."""
+    config = at(trained, tmp_path, "train.checkpoint_every=1")
+    output, run_id = str(config.pretrain.output), tracking.start_run(config, "pretrain")
+    with lease.held(output, "pretrain"):
+        loop.run(config, Pretraining, run_id, loop.Host(check=lambda: lease.check(output, lease.me())), stop_after=1)
+        assert checkpoint.steps(output) == [1]
+        orphan = loop.Host(check=lambda: lease.check(output, ("another machine", 1)))
+        with pytest.raises(MPCError, match=r"another job took over .*leave the rest to it"):
+            loop.run(config, Pretraining, run_id, orphan)
+    assert checkpoint.steps(output) == [1]
+    assert tracking.last_steps(config, run_id) == {}
 
 
 def test_a_checkpoint_without_its_seal_does_not_exist(trained: Config, tmp_path: Path) -> None:
@@ -189,6 +219,8 @@ def test_the_loader_gives_each_sample_once_over_two_ranks_and_goes_on_from_a_cur
     assert len(batches[0]) == len(batches[1])
     ids = sorted(name for rank in batches for batch in rank for name in batch.ids)
     assert len(ids) == len(set(ids)) == found["splits"]["train"]["samples"]
+    alone = PixelLoader(dataset, found, "train", **made | {"world": 1})
+    assert sorted(name for batch in alone.epoch(Cursor()) for name in batch.ids) == ids
     assert batches[0][-1].progress == 1.0
     rest = list(ranks[1].epoch(Cursor().advanced(2, 4, 1)))
     assert [batch.ids for batch in rest] == [batch.ids for batch in batches[1][1:]]
