@@ -4,11 +4,12 @@ With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on 
 """
 
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.heads import HEADS
 from pipelines import checkpoint, console, lease, loop, manifest, outputs, storage, tracking
 from pipelines.config import Config
@@ -62,7 +63,8 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
         try:
             result = _start(config, stage, run_id, output, held)
         except BaseException as error:
-            tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            with suppress(InfrastructureError):  # the failure itself is what has to be told
+                tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         held.check()
         best = result["best"][0]

@@ -41,13 +41,14 @@ class Lease:
             raise InfrastructureError(_taken(self._uri))
 
     def release(self) -> None:
-        """Give the place free."""
+        """Give the place free. Where storage refuses, the lease is left to grow stale: that must not hide a failure."""
         self._over.set()
         self._thread.join()
         if not self._lost.is_set():
-            for number in _numbers(self._uri):
-                storage.delete(_where(self._uri, number))
-            storage.delete_if_empty(storage.join(self._uri, "lease"))
+            with suppress(MPCError):
+                for number in _numbers(self._uri):
+                    storage.delete(_where(self._uri, number))
+                storage.delete_if_empty(storage.join(self._uri, "lease"))
 
     def _touch(self) -> None:
         beat = 0

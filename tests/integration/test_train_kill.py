@@ -84,7 +84,7 @@ class Driver:
             for one in found:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
-            self.process.poll()
+        self.process.wait(timeout=60)
 
     def finish(self, code: int = 0) -> str:
         self.process.wait(timeout=PATIENCE)
@@ -180,7 +180,6 @@ def start(the_recipe: Path) -> Iterator[Callable[..., Driver]]:
     yield one
     for driver in started:
         driver.kill()
-        driver.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -382,10 +381,10 @@ def test_a_refused_upload_is_said_and_training_goes_on(
         more = (f"pretrain.output={swift}/run", "pretrain.epochs=1", "train.sync_batchnorm=true")
         said = start(tmp_path / "run", *more).finish()
         assert proxy.counts["refused"] == 2
+        assert checkpoint.steps(f"{swift}/run") == [32]
     for count in (1, 2):
         assert re.search(rf"could not be written: S3 refused .*going on \({count} of 3 before training stops\)", said)
     assert statuses(tmp_path / "run") == ["FINISHED"]
-    assert checkpoint.steps(f"{swift}/run") == [32]
 
 
 def test_a_bucket_that_refuses_for_good_stops_training_with_a_word(
