@@ -21,6 +21,7 @@ from pipelines.build import build
 from pipelines.config import Config
 from pipelines.finetune import Finetuning
 from pipelines.loader import Inputs
+from pipelines.order import Cursor
 from pipelines.pretrain import Pretraining, pretrain
 from pipelines.recipe import revised
 
@@ -72,9 +73,7 @@ def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]
     encoder = str(folder / "encoder")
     Localizer(ModelSpec(config.model.backbone, None, side)).save(encoder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = next(
-        assess.open_split(revised(config, f"train.batch_size={batch}"), "train", turns=False).epoch(loop.Cursor())
-    )
+    inputs = next(assess.open_split(revised(config, f"train.batch_size={batch}"), "train", turns=False).epoch(Cursor()))
     variants = {
         "unfrozen": ["finetune.unfreeze=all"],
         "frozen": [],

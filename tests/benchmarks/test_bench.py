@@ -131,3 +131,19 @@ def test_watching_sees_what_descendants_hold() -> None:
     _, small = measure.watched(_hold_in_child, 1)
     _, large = measure.watched(_hold_in_child, 200)
     assert 180 * MIB < sum(large.values()) - sum(small.values()) < 240 * MIB
+
+
+@pytest.mark.slow
+def test_the_group_of_training_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "pipelines.cli", "bench", "--group", "train", "--quick", "--output", str(output)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=550)
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(output.read_text())["figures"]
+    assert set(figures) == {"contrast", "hrformer", "stage_2", "ray", "data"}
+    step = figures["stage_2"]
+    assert step["cached_ratio"] == pytest.approx(step["unfrozen_seconds"] / step["cached_seconds"])
+    assert figures["ray"]["ratio"] == pytest.approx(
+        figures["ray"]["epoch_seconds"] / figures["ray"]["epoch_seconds_on_ray"]
+    )
+    assert 0 <= figures["data"]["data_wait"] < 1

@@ -9,11 +9,14 @@ import pytest
 
 from mpc_model.forging import ForgeSettings
 from mpc_model.images import MASK_RULES
+from mpc_model.sampling import SAMPLERS
 from pipelines import plan, validation
 from pipelines.config import ForgeConfig, SourceConfig
 from pipelines.sources import LAYOUTS
+from pipelines.train_config import FinetuneConfig, PretrainConfig, TrainConfig
 
-DATASETS = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+DATASETS, TRAINING = ((DOCS / name).read_text() for name in ("datasets.md", "training.md"))
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,14 @@ DATASETS = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
 )
 def test_every_name_is_documented(names: Iterable[str]) -> None:
     assert [name for name in names if not {f"`{name}`", f"{name}:"} & set(re.findall(r"`\w+`|\w+:", DATASETS))] == []
+
+
+@pytest.mark.parametrize(
+    "names", [TrainConfig.model_fields, PretrainConfig.model_fields, FinetuneConfig.model_fields, SAMPLERS]
+)
+def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
+    told = set(re.findall(r"`(\w+)`", TRAINING))
+    assert [name for name in names if name not in told | {"dataset", "output"}] == []
 
 
 def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
