@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?=
+GROUP  ?= build
 
 .PHONY: install s3 demo test test-all bench lint format lock clean
 
@@ -51,7 +52,7 @@ s3: .venv-s3/.installed
 
 # Figures of this machine; takes many minutes.
 bench: install
-	$(BIN)/mpc bench
+	$(BIN)/mpc bench --group $(GROUP)
 
 clean:
 	rm -rf $(VENV) .venv-s3 runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
