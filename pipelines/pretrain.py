@@ -32,6 +32,7 @@ class _Contrast(nn.Module):
     """Two passes of a batch through the encoder, and the contrast between them.
 
     What makes the passes differ is stochastic depth, and with `second_pass: view` another view of the same samples.
+    The cross-modality loss alone looks at the second pass: where it weighs nothing there is one pass, at half the cost.
     """
 
     def __init__(self, encoder: nn.Module, config: Config) -> None:
@@ -44,9 +45,12 @@ class _Contrast(nn.Module):
     def forward(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
         """Losses of a batch; `seed` draws the pixels."""
         settings = self.settings
-        again = inputs.images if inputs.second_images is None else inputs.second_images
-        maps = self.encoder(torch.cat([inputs.images, again]))
-        first, second = zip(*(level.chunk(2) for level in maps), strict=True)
+        if settings.weights[2]:
+            again = inputs.images if inputs.second_images is None else inputs.second_images
+            maps = self.encoder(torch.cat([inputs.images, again]))
+            first, second = zip(*(level.chunk(2) for level in maps), strict=True)
+        else:
+            first = second = self.encoder(inputs.images)
         temperature = (
             self.log_temperature.exp().clamp_min(LEAST_TEMPERATURE)
             if settings.learn_temperature
@@ -110,6 +114,11 @@ class Pretraining:
             raise UserError(
                 "pretrain.second_pass is view, but the dataset stores one view a sample; build it with"
                 " build.views.count of 1 or more, or use second_pass=depth"
+            )
+        if settings.second_pass == "view" and not settings.weights[2]:
+            raise UserError(
+                "pretrain.second_pass is view, but the cross-modality loss, which alone looks at it, has weight 0; give"
+                " it one (the third of pretrain.weights), or use second_pass=depth"
             )
         if settings.negatives == "ranks" and config.train.worker_range[1] < 2:
             raise UserError(

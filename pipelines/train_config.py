@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from pipelines.schema import Location, Positive, Section
 
 
+Weight = Annotated[float, Field(ge=0)]
+
+
 class ModelConfig(Section):
     """The network. `input_size` is the side that images are resized to; null keeps their own size."""
 
@@ -131,8 +134,14 @@ class PretrainConfig(OptimConfig):
     """Whether a lent pixel's image learns from the anchors that it was lent to."""
     second_pass: Literal["depth", "view"] = "depth"
     """What makes the second pass differ: stochastic depth alone (the paper), or also another stored view."""
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of the within-image, cross-scale and cross-modality losses."""
+    weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
+    """Of the within-image, cross-scale and cross-modality losses. Without the last there is no second pass."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> "PretrainConfig":
+        if not any(self.weights):
+            raise ValueError("weights are all 0: nothing would be learnt; give one of the losses a weight")
+        return self
 
 
 class FinetuneConfig(OptimConfig):
