@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from pipelines.schema import Location, Positive, Section
 
-
 Weight = Annotated[float, Field(ge=0)]
 
 
