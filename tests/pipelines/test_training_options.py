@@ -292,6 +292,21 @@ def test_training_on_two_views_is_resumed_bit_by_bit(with_views: Config, tmp_pat
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(whole.pretrain.output).items())
 
 
+@pytest.mark.parametrize(("weights", "passes"), [("[1.0, 1.0, 1.0]", 2), ("[1.0, 1.0, 0.0]", 1)])
+def test_there_is_no_second_pass_for_a_loss_that_weighs_nothing(
+    trained: Config, tmp_path: Path, weights: str, passes: int
+) -> None:
+    state = training(at(trained, tmp_path, f"pretrain.weights={weights}"), Pretraining)
+    batch = next(state.loader.epoch(Cursor()))
+    seen: list[int] = []
+    state.stage.localizer.encoder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    values = state._step([batch])
+    assert seen == [passes * len(batch.ids)]
+    assert values["total"] == pytest.approx(
+        values["within_image"] + values["cross_scale"] + (values["cross_modality"] if passes == 2 else 0), rel=1e-5
+    )
+
+
 # A learned temperature.
 
 
@@ -320,6 +335,8 @@ def test_a_learned_temperature_moves_and_survives_an_interruption(trained: Confi
         ("finetune={cache: /tmp/x, unfreeze: all}", r"cache keeps frozen features"),
         ("pretrain.floor=1.0", r"floor must not be above learning_rate"),
         ("pretrain.anchors=forged", r"pretrain\.anchors"),
+        ("pretrain.weights=[0.0, 0.0, 0.0]", r"weights are all 0"),
+        ("pretrain.weights=[1.0, -1.0, 0.0]", r"pretrain\.weights"),
         ("train.precision=fp16", r"train\.precision"),
     ],
 )
@@ -333,6 +350,7 @@ def test_settings_that_contradict_each_other_are_refused(trained: Config, overri
     [
         ("pretrain.negatives=ranks", r"negatives is ranks, but train\.workers is at most one"),
         ("pretrain.second_pass=view", r"second_pass is view, but the dataset stores one view.*build\.views\.count"),
+        ("pretrain={second_pass: view, weights: [1.0, 1.0, 0.0]}", r"second_pass is view.*(one view|weight 0)"),
         ("pretrain.sampler=borderline", r"unknown sampler 'borderline'.*boundary"),
     ],
 )
