@@ -193,8 +193,9 @@ def whole(the_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome
     return outcome(driver.folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def hosts() -> Iterator[TwoHosts]:
+    """A cluster of its own: what Ray remembers of hosts and runs that were lost outlives them by seconds to minutes."""
     if not TwoHosts.possible():
         pytest.skip("network namespaces need root")
     with TwoHosts() as cluster:
@@ -283,19 +284,22 @@ def ids_of(loader: Any, step: int) -> list[str]:
 def test_elastic_training_takes_what_there_is_and_a_standing_cluster_outlives_its_driver(
     tmp_path: Path, hosts: TwoHosts, start: Callable[..., Driver]
 ) -> None:
-    """One host alone, [1, 2] workers; the driver is killed while Ray goes on, and its workers with it."""
-    more = ("train.workers=[1,2]", "pretrain.epochs=1")
+    """One host alone, [1, 2] workers. Then one worker, whose driver is killed while Ray goes on, and the same command.
+
+    (Ray holds what an elastic run had reserved for three minutes after its driver was killed: too long for a test.)
+    """
+    start(tmp_path / "elastic", "train.workers=[1,2]", "pretrain.epochs=1", hosts=hosts).finish()
+    more = ("train.workers=1", "pretrain.epochs=1")
     first = start(tmp_path / "run", *more, hosts=hosts)
-    first.wait_for_line(r"worker 0 of 1 is process")
     first.wait_for_step(20)
-    worker = first.worker(0)
+    worker = psutil.Process(first.worker(0))
     first.process.kill()
     first.process.wait()
     second = start(tmp_path / "run", *more, hosts=hosts)
-    second.wait_for_line("worker 0 of 1 is process")
-    assert not psutil.pid_exists(worker)
+    second.wait_for_line("resuming from step")
+    assert not environment_of(worker)  # it is gone, and whoever may have its number now is no worker of ours
     second.finish()
-    assert outcome(tmp_path / "run").losses[-1][0] == 64
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "elastic")
 
 
 def test_a_lost_host_leaves_the_other_with_the_rest_of_the_epoch(
@@ -349,6 +353,11 @@ def drawn(config: Config, cursor: order.Cursor) -> list[int]:
     return found + [int(row) for lane in left(cursor.segments, 1) for batch in lane for row in batch]
 
 
+def sealed(output: Path) -> list[int]:
+    """Steps of the finished checkpoints of a run that goes on meanwhile."""
+    return sorted(int(file.parent.name[5:]) for file in output.glob("checkpoints/step-*/checkpoint.json"))
+
+
 def test_a_preemption_notice_keeps_a_checkpoint_at_once(
     tmp_path: Path, hosts: TwoHosts, start: Callable[..., Driver]
 ) -> None:
@@ -359,10 +368,9 @@ def test_a_preemption_notice_keeps_a_checkpoint_at_once(
     driver.wait_for_step(10)
     hosts.announce(seconds=15)
     driver.wait_for_line("a machine is about to be taken away; keeping a checkpoint now")
-    kept = driver.wait(lambda: [s for s in checkpoint.steps(str(tmp_path / "run" / "pretrain")) if s % 32])
+    kept = driver.wait(lambda: [s for s in sealed(tmp_path / "run" / "pretrain") if s % 32])
     hosts.lose()
-    driver.wait_for_line(r"worker 0 of 1 is process")
-    step = int(driver.wait_for_line(r"resuming from step (\d+)")[1])
+    step = int(driver.wait_for_line(r"keeping a checkpoint now[^$]*worker 0 of 1 is [^$]*resuming from step (\d+)")[1])
     assert step >= kept[0]
     assert kept[0] % 10 == 0
     driver.process.terminate()
