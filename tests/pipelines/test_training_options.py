@@ -332,7 +332,7 @@ def test_a_learned_temperature_moves_and_survives_an_interruption(trained: Confi
         ("train.async_validation=true", r"async_validation runs beside Ray workers"),
         ("train.workers=[3, 2]", r"workers must be \[least, most\]"),
         ("finetune.start=scratch", r"set unfreeze to all"),
-        ("finetune={cache: /tmp/x, unfreeze: all}", r"cache keeps frozen features"),
+        ("finetune={cache: features, unfreeze: all}", r"cache keeps frozen features"),
         ("pretrain.floor=1.0", r"floor must not be above learning_rate"),
         ("pretrain.anchors=forged", r"pretrain\.anchors"),
         ("pretrain.weights=[0.0, 0.0, 0.0]", r"weights are all 0"),
