@@ -50,7 +50,7 @@ class FeatureStore:
                 stored[keys[place]] = [level[index].contiguous() for level in computed]
                 self._save(keys[place], stored[keys[place]])
         levels = zip(*(stored[key] for key in keys), strict=True)
-        return [torch.stack(level).to(images.device).float() for level in levels]
+        return [torch.stack([one.float() for one in level]).to(images.device) for level in levels]
 
     def _load(self, key: str) -> list[Tensor] | None:
         where = self._where(key)

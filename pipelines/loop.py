@@ -354,7 +354,7 @@ class _Training:
             )
             return
         self.failed_saves, self.unsaved = 0, [step for step in self.unsaved if step != self.step]
-        finished = checkpoint.steps(self.output)
+        finished = [step for step in checkpoint.steps(self.output) if step <= self.step]  # later ones are damaged
         checkpoint.prune(self.output, {*finished[-2:], *self.epoch_steps[-1:], *self._result()["best"]})
 
     def _card(self) -> dict[str, Any]:

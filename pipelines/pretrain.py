@@ -54,7 +54,7 @@ class _Contrast(nn.Module):
         temperature = (
             self.log_temperature.exp().clamp_min(LEAST_TEMPERATURE)
             if settings.learn_temperature
-            else torch.tensor(settings.temperature)
+            else torch.tensor(settings.temperature, device=inputs.images.device)
         )
         losses = multi_view_contrast(
             first,

@@ -18,4 +18,4 @@ Quality = Annotated[int, Field(ge=1, le=100)]
 class Section(BaseModel):
     """A part of the config: unknown keys are errors, and values are not silently converted between kinds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)

@@ -15,7 +15,7 @@ from torch import nn
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
-from pipelines import assess, checkpoint, compiling, loop, manifest, recipe, tracking
+from pipelines import assess, checkpoint, compiling, loop, manifest, recipe, storage, tracking
 from pipelines.config import Config
 from pipelines.features import FeatureStore
 from pipelines.finetune import Finetuning, finetune
@@ -476,3 +476,23 @@ def test_twenty_steps_give_the_losses_they_always_gave(trained: Config, tmp_path
             for batch in state.loader.epoch(Cursor(epoch)):
                 losses.append(state._step([batch])["total"])
         assert losses == pytest.approx(golden[stage.verb], rel=2e-3)
+
+
+def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, "train.checkpoint_every=1", verb="finetune")
+    output = str(config.finetune.output)
+    run(config, Finetuning, stop_after=2)
+    for step in (8, 9):
+        storage.write_bytes(storage.join(checkpoint.folder(output, step), "checkpoint.json"), b"{}")
+    state = training(config, Finetuning)
+    state.step = 3
+    state._save()
+    found = checkpoint.latest(output)
+    assert found is not None
+    assert found[0]["step"] == 3
+    assert checkpoint.steps(output) == [2, 3]
+
+
+def test_a_cache_goes_with_bf16(trained: Config, tmp_path: Path) -> None:
+    more = [f"finetune.cache={tmp_path / 'cache'}", "train.precision=bf16"]
+    assert run(at(trained, tmp_path, *more, verb="finetune"), Finetuning)["step"] > 0
