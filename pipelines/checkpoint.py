@@ -13,6 +13,7 @@ Random states and the schedule's state are not among them: both are functions of
 import hashlib
 import io
 import json
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -92,7 +93,8 @@ def steps(run: str) -> list[int]:
     if not storage.folder_exists(root):
         return []
     seals = [file.split("/")[-2:] for file in storage.list_files(root, (".json",))]
-    return sorted(int(parent.removeprefix("step-")) for parent, name in seals if name == _SEAL)
+    found = (re.fullmatch(r"step-(\d{9,})", parent) for parent, name in seals if name == _SEAL)
+    return sorted(int(match[1]) for match in found if match)
 
 
 def prune(run: str, keep: set[int]) -> None:

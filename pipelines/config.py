@@ -192,7 +192,7 @@ class DemoConfig(Section):
 class Config(Section):
     """All of it. `workspace` is where every output goes that names no place of its own."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     workspace: Location = "runs/mpc"
     build: BuildConfig = BuildConfig()
     model: ModelConfig = ModelConfig()

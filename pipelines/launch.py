@@ -38,6 +38,8 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
     verb, settings = stage.verb, getattr(config, stage.verb)
     dataset, output = str(config.train.dataset), str(settings.output)
     described = manifest.read(dataset)
+    if storage.exists(storage.join(output, "manifest.json")):
+        raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
     _check(config, described, dataset)
     stage.check(config, described)
     tracking.client(config)
@@ -54,6 +56,8 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
         record = outputs.claim(output, verb, shape | identity, config)
         if record.finished:
             console.say(f"{verb}: reusing the finished run at {output}")
+            if not storage.exists(storage.join(output, "model", "model.json")):
+                checkpoint.export(output, record.results["best"][0], storage.join(output, "model"))
             return record.results
         if record.resumed:
             console.say(f"{verb}: an unfinished run is at {output}; going on from its last checkpoint")

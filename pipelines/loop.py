@@ -199,6 +199,7 @@ class _Training:
 
     def _epoch(self, stop_after: int | None) -> bool:
         """What is left of the current epoch; False when `stop_after` cut it short."""
+        self.window.restart()
         steps = _in_steps(self.loader.epoch(self.cursor), self.config.train.accumulate)
         while self.step != stop_after:
             asked = time.monotonic()

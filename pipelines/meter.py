@@ -22,9 +22,10 @@ class Window:
         stored = stored or {"sums": {}, "steps": 0}
         self._device = device
         self._sums, self.steps = Counter[str](stored["sums"]), int(stored["steps"])
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Pace and waiting are counted from now on: what was between (validation, say) is not training."""
         self._samples, self._waited, self._started = 0, 0.0, time.monotonic()
 
     def add(self, values: dict[str, float], samples: int, waited: float) -> None:
@@ -51,7 +52,7 @@ class Window:
         if self._device.type == "cuda":
             found["device_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
         self._sums, self.steps = Counter(), 0
-        self._restart()
+        self.restart()
         return found
 
     def to_json(self) -> dict[str, Any]:

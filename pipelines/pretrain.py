@@ -120,6 +120,10 @@ class Pretraining:
                 "pretrain.second_pass is view, but the cross-modality loss, which alone looks at it, has weight 0; give"
                 " it one (the third of pretrain.weights), or use second_pass=depth"
             )
+        if settings.negatives == "batch" and config.train.batch_size < 2:
+            raise UserError(
+                "pretrain.negatives is batch, but train.batch_size is 1: no other image; raise it, or use image"
+            )
         if settings.negatives == "ranks" and config.train.worker_range[1] < 2:
             raise UserError(
                 "pretrain.negatives is ranks, but train.workers is at most one; use negatives=batch, or more workers"

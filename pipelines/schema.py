@@ -9,8 +9,12 @@ from pipelines import storage
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # Workers run in other folders and on other machines: locations are made absolute as soon as they are read.
-Location = Annotated[str, AfterValidator(storage.absolute)]
-ModelLocation = Annotated[str, AfterValidator(lambda uri: uri if uri.startswith("models:/") else storage.absolute(uri))]
+Location = Annotated[str, Field(min_length=1), AfterValidator(storage.absolute)]
+ModelLocation = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(lambda uri: uri if uri.startswith("models:/") else storage.absolute(uri)),
+]
 SplitName = Literal["train", "validation", "test"]
 Quality = Annotated[int, Field(ge=1, le=100)]
 

@@ -6,10 +6,10 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -21,13 +21,38 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError
 from pipelines import storage
 from pipelines.config import Config
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """What MLflow, or the database behind it, fails with becomes one line of ours."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        said = " ".join(str(error).split())[:400]
+        raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} does not answer: {said}")) from error
+
+
+def _told(call: Callable[P, T]) -> Callable[P, T]:
+    """Decorator of what speaks to MLflow; its first argument is the config."""
+
+    @functools.wraps(call)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _answering(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
+            return call(*args, **kwargs)
+
+    return inner
 
 
 def client(config: Config) -> MlflowClient:
@@ -39,12 +64,9 @@ def client(config: Config) -> MlflowClient:
 def _client(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")), exist_ok=True)
-    try:
+    with _answering(uri):
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
-    except MlflowException as error:
-        shown = storage.without_secrets(f"MLflow at {uri} does not answer: {' '.join(str(error).split())}")
-        raise InfrastructureError(shown) from error
     return found
 
 
@@ -59,6 +81,7 @@ def fluent(config: Config) -> Iterator[None]:
         mlflow.set_tracking_uri(before)
 
 
+@_told
 def start_run(
     config: Config, verb: str, run_id: str | None = None, dataset: tuple[str, dict[str, Any]] | None = None
 ) -> str:
@@ -90,6 +113,7 @@ def start_run(
     return str(run.info.run_id)
 
 
+@_told
 def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) -> None:
     """Write metrics of one step in one request."""
     now = int(time.time() * 1000)
@@ -97,6 +121,7 @@ def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) ->
     client(config).log_batch(run_id, metrics=batch)
 
 
+@_told
 def last_steps(config: Config, run_id: str) -> dict[str, int]:
     """The last step that each kind of metric (train, validation) was written for, by kind."""
     store, found = client(config), dict[str, int]()
@@ -107,6 +132,7 @@ def last_steps(config: Config, run_id: str) -> dict[str, int]:
     return found
 
 
+@_told
 def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
     """Keep a picture (an encoded image file) as the artifact `name` of a run."""
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from test_training import at, weights
 from torch import nn
 
-from mpc_model.errors import UserError
+from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.localizer import Localizer
 from pipelines import assess, checkpoint, compiling, loop, manifest, recipe, storage, tracking
 from pipelines.config import Config
@@ -496,3 +497,34 @@ def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_pat
 def test_a_cache_goes_with_bf16(trained: Config, tmp_path: Path) -> None:
     more = [f"finetune.cache={tmp_path / 'cache'}", "train.precision=bf16"]
     assert run(at(trained, tmp_path, *more, verb="finetune"), Finetuning)["step"] > 0
+
+
+def test_mlflow_failing_in_mid_run_ends_training_with_one_line(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = at(trained, tmp_path, verb="finetune")
+    run_id = tracking.start_run(config, "finetune")
+    Path(str(config.tracking.uri).removeprefix("sqlite:///")).write_bytes(b"no database any more")
+    with pytest.raises(InfrastructureError, match=r"MLflow at sqlite:.* does not answer: .*database"):
+        tracking.log(config, run_id, {"train/total": 1.0}, 1)
+
+
+def test_a_finished_run_whose_model_was_deleted_gives_it_back(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, verb="finetune")
+    finetune(config)
+    model = Path(str(config.finetune.output), "model")
+    before = (model / "model.safetensors").read_bytes()
+    shutil.rmtree(model)
+    finetune(config)
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_a_dataset_is_no_place_for_a_run(trained: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a pixel dataset, which is never changed; name another pretrain\.output"):
+        pretrain(at(trained, tmp_path, f"pretrain.output={trained.train.dataset}"))
+
+
+@pytest.mark.parametrize("override", ['pretrain.output=""', "pretrain.temperature=.inf", "seed=99999999999999999999"])
+def test_values_that_could_only_fail_later_are_refused(override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):
+        recipe.load(None, [override])
