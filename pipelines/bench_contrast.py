@@ -13,7 +13,6 @@ The floor of the memory: the gradients of both factors, 10 MB, and a block of si
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from mpc_model.contrast import mean_positive_nce, multi_view_contrast
 from mpc_model.sampling import uniform
-from pipelines import measure
+from pipelines import measure, meter
 
 TEMPERATURE = 0.1
 PAIRINGS = 5  # within X1; X1 and X2..X4, both ways; X1 and the second pass, both ways
@@ -192,9 +191,9 @@ def _cpu_step(name: str, side: str, quick: bool) -> int:
     small = CASES[name]("cpu", True)
     _step(getattr(small, side), small.inputs)
     case = CASES[name]("cpu", quick)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = meter.resident_bytes()
     _step(getattr(case, side), case.inputs)
-    return pages * 4096
+    return before
 
 
 def _cuda_step(name: str, side: str, quick: bool) -> int:

@@ -161,14 +161,8 @@ def _pretrain(config: Config, output: Path, workers: int, epochs: int) -> None:
 
 def measure_data(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     """Share of a stage-1 step that is spent waiting for data: HRFormer-base at 512 pixels, as the loop reports it."""
-    side, steps = (64, 10) if quick else (512, 10)
-    config = revised(
-        config,
-        f"model.input_size={side}",
-        "train.batch_size=1",
-        f"pretrain.output={folder / 'data'}",
-        "train.precision=fp32",
-    )
+    side, steps = 64 if quick else 512, loop.LOG_EVERY
+    config = revised(config, f"model.input_size={side}", "train.batch_size=1", f"pretrain.output={folder / 'data'}")
     run_id = tracking.start_run(config, "pretrain")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()

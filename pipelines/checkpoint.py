@@ -98,17 +98,21 @@ def steps(run: str) -> list[int]:
 
 
 def prune(run: str, keep: set[int]) -> None:
-    """Delete the finished checkpoints of other steps; the seal goes first, so that none is ever half there."""
+    """Delete the finished checkpoints of other steps."""
     for step in set(steps(run)) - keep:
-        storage.delete(storage.join(folder(run, step), _SEAL))
-        storage.delete(folder(run, step))
+        _delete(run, step)
 
 
 def discard(run: str, step: int) -> None:
     """Delete what is there of a checkpoint that could not be finished, as far as storage lets us."""
     with suppress(MPCError):
-        storage.delete(storage.join(folder(run, step), _SEAL))
-        storage.delete(folder(run, step))
+        _delete(run, step)
+
+
+def _delete(run: str, step: int) -> None:
+    """The seal goes first, so that no checkpoint is ever half there."""
+    storage.delete(storage.join(folder(run, step), _SEAL))
+    storage.delete(folder(run, step))
 
 
 def export(run: str, step: int, target: str) -> None:

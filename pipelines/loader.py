@@ -58,15 +58,15 @@ class Batch:
         """
         pictures, masks = self.second or (None, None)
         return Inputs(
-            _scaled(self.images, device),
+            scaled(self.images, device),
             self.masks.to(device),
-            None if pictures is None else _scaled(pictures, device),
+            None if pictures is None else scaled(pictures, device),
             None if masks is None else masks.to(device),
             self.keys,
         )
 
 
-def _scaled(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+def scaled(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1] on a device."""
     return images.to(device).permute(0, 3, 1, 2).float() / 255
 

@@ -218,15 +218,14 @@ class _Training:
 
     def _after_step(self, progress: float, loss: float) -> None:
         """Everything that is due at this step besides training: progress, reports, pictures, checkpoints."""
-        train = self.config.train
         if self.host.rank == 0:
             done = round((self.cursor.epoch + progress) * len(self.loader))
             note = f"epoch {self.cursor.epoch + 1}, loss {loss:.4f}, waiting for data {self.window.waiting:.0%}"
             self.progress.advance(done - self.progress.done, note)
-            if train.pictures_every and self.step % train.pictures_every == 0:
+            if self._is_due(self.config.train.pictures_every):
                 self.pictures.draw(self.stage.localizer, self.run_id, self.step)
-        due = bool(train.checkpoint_every) and self.step % (train.checkpoint_every or 1) == 0
-        if self.step % LOG_EVERY == 0:
+        due = self._is_due(self.config.train.checkpoint_every)
+        if self._is_due(LOG_EVERY):
             self._log()
             if not self.saved_for_preemption and self.host.preempted():
                 if self.host.rank == 0:
@@ -234,6 +233,9 @@ class _Training:
                 due = self.saved_for_preemption = True
         if due:
             self._save()
+
+    def _is_due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         """One step of the optimizer; the means over all ranks of what the module tells."""

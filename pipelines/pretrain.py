@@ -51,17 +51,15 @@ class _Contrast(nn.Module):
             first, second = zip(*(level.chunk(2) for level in maps), strict=True)
         else:
             first = second = self.encoder(inputs.images)
-        temperature = (
-            self.log_temperature.exp().clamp_min(LEAST_TEMPERATURE)
-            if settings.learn_temperature
-            else torch.tensor(settings.temperature, device=inputs.images.device)
-        )
+        temperature: float | Tensor = settings.temperature
+        if settings.learn_temperature:
+            temperature = self.log_temperature.exp().clamp_min(LEAST_TEMPERATURE)
         losses = multi_view_contrast(
             first,
             second,
             _shrunk(inputs.masks, first[0]),
             second_mask=None if inputs.second_masks is None else _shrunk(inputs.second_masks, first[0]),
-            temperature=temperature if settings.learn_temperature else settings.temperature,
+            temperature=temperature,
             anchors_per_class=settings.anchors_per_class,
             generator=torch.Generator().manual_seed(seed),
             form=settings.objective,
@@ -75,8 +73,9 @@ class _Contrast(nn.Module):
             weights=settings.weights,
         )
         # Where no image has both classes nothing else reaches the temperature, and ranks would fall out of step.
-        losses["total"] = losses["total"] + 0 * temperature
-        return losses | {"temperature": temperature.detach()}
+        used = torch.as_tensor(temperature, device=inputs.images.device)
+        losses["total"] = losses["total"] + 0 * used
+        return losses | {"temperature": used.detach()}
 
 
 def _shrunk(masks: Tensor, finest: Tensor) -> Tensor:

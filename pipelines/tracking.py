@@ -141,13 +141,10 @@ def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
         client(config).log_artifact(run_id, str(file), name.rpartition("/")[0])
 
 
+@_told
 def finish(config: Config, run_id: str, status: str = "FINISHED") -> None:
     """End a run: FINISHED, FAILED or KILLED. InfrastructureError when the store does not take it."""
-    try:
-        client(config).set_terminated(run_id, status)
-    except MlflowException as error:
-        shown = storage.without_secrets(" ".join(str(error).split()))
-        raise InfrastructureError(f"MLflow does not take the end of the run: {shown}") from error
+    client(config).set_terminated(run_id, status)
 
 
 def _experiment(store: MlflowClient, config: Config) -> str:

@@ -13,6 +13,7 @@ from mpc_model.localizer import Localizer, to_probabilities
 from mpc_model.readings import kmeans_reading, stack_levels
 from pipelines import assess, pictures, storage, tracking
 from pipelines.config import Config
+from pipelines.loader import scaled
 
 IMAGES = 5
 PLOT = 420
@@ -34,8 +35,7 @@ class Pictures:
         localizer.eval()
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
         for image, mask in self._shown:
-            pixels = torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None].float() / 255
-            maps = localizer.features(pixels)
+            maps = localizer.features(scaled(torch.from_numpy(image)[None], self._device))
             stacked = stack_levels([level[0] for level in maps]).cpu()
             features.append(stacked)
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
