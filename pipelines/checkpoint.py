@@ -14,9 +14,7 @@ import hashlib
 import io
 import json
 import re
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,14 +48,17 @@ def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
 
     A damaged one is reported and passed over for the one before.
     """
-    for step in reversed(steps(run)):
+    found = steps(run)
+    for step in reversed(found):
         where = folder(run, step)
         facts = _unsealed(where)
         damaged = [name for name, sha256 in facts["files"].items() if _sha256(storage.join(where, name)) != sha256]
         if damaged:
-            console.say(f"checkpoint {where} is damaged ({', '.join(damaged)}); using the one before")
+            console.say(f"checkpoint {where} is damaged ({', '.join(damaged)}); looking at the one before")
             continue
         return facts, _state(where), where
+    if found:
+        console.say(f"no checkpoint of {run} is sound; starting from the beginning")
     return None
 
 
@@ -119,14 +120,6 @@ def export(run: str, step: int, target: str) -> None:
     """Copy the model directory of a checkpoint to `target`; model.json, which makes it one, comes last."""
     for name in ("model.safetensors", "model.json"):
         storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(folder(run, step), name)))
-
-
-def load_weights(localizer: Localizer, location: str) -> None:
-    """Put the weights of a checkpoint into a localizer of the same architecture."""
-    with tempfile.TemporaryDirectory() as local:
-        for name in ("model.safetensors", "model.json"):
-            (Path(local) / name).write_bytes(storage.read_bytes(storage.join(location, name)))
-        localizer.load_state_dict(Localizer.load(local).state_dict())
 
 
 def folder(run: str, step: int) -> str:

@@ -19,6 +19,7 @@ def compile_encoder(localizer: Localizer, config: Config, device: torch.device) 
     before = copy.deepcopy(encoder.state_dict())
     side = config.model.input_size
     blank = torch.zeros(config.train.batch_size, 3, side, side, device=device)  # type: ignore[arg-type]
+    console.say("compiling the backbone; this takes minutes")
     encoder.compile()
     try:
         with torch.autocast(device.type, torch.bfloat16, config.train.precision == "bf16"):

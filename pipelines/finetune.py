@@ -11,7 +11,7 @@ from mpc_model.errors import UserError
 from mpc_model.focal import focal_loss
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.metrics import pixel_scores, summarize
-from pipelines import launch
+from pipelines import launch, storage
 from pipelines.config import Config
 from pipelines.features import FeatureStore
 from pipelines.loader import Batch, Inputs
@@ -105,7 +105,11 @@ class Finetuning:
 
     @staticmethod
     def check(config: Config, described: dict[str, Any]) -> None:
-        """Nothing here depends on the dataset."""
+        """UserError or InfrastructureError where the cache cannot be written."""
+        if config.finetune.cache:
+            probe = storage.join(config.finetune.cache, ".writable")
+            storage.write_bytes(probe, b"")
+            storage.delete(probe)
 
     @staticmethod
     def read(

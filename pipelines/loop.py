@@ -28,7 +28,7 @@ from pipelines.loader import Batch
 from pipelines.meter import Window
 from pipelines.order import Cursor
 from pipelines.schedules import learning_rate
-from pipelines.stages import Stage
+from pipelines.stages import Stage, load_model
 from pipelines.train_config import OptimConfig
 
 LOG_EVERY = 10
@@ -142,7 +142,7 @@ class _Training:
         facts, state, where = found or checkpoint.read(chosen)
         if facts["fingerprint"] != self.manifest["fingerprint"]:
             raise UserError(f"{where} was trained on another dataset; name another {self.verb}.output")
-        checkpoint.load_weights(self.stage.localizer, where)
+        self.stage.localizer.load_state_dict(load_model(where).state_dict())
         self.module.load_state_dict(state["module"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.cursor, self.step = Cursor.from_json(facts["cursor"]), facts["step"]

@@ -93,6 +93,10 @@ class Pretraining:
         spec = ModelSpec(config.model.backbone, None, config.model.input_size)
         self.localizer = Localizer(spec)
         if config.pretrain.initial:
+            if storage.folder_exists(config.pretrain.initial):
+                raise UserError(
+                    f"pretrain.initial {config.pretrain.initial} is a folder; name a published checkpoint, one file"
+                )
             with tempfile.NamedTemporaryFile(suffix=".pth") as file:
                 file.write(storage.read_bytes(config.pretrain.initial))
                 file.flush()

@@ -134,21 +134,30 @@ def _one_line(error: ValidationError) -> str:
     """
     telling = {"extra_forbidden": 0, "value_error": 1}
     first = min(error.errors(), key=lambda found: telling.get(found["type"], 2))
-    key = ".".join(map(str, _named(first["loc"])))
+    key = _key(first["loc"])
     if first["type"] == "extra_forbidden":
         valid = _keys_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
         return f"unknown key {key!r}: {hint}"
-    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a tuple
+        key, _, place = key.rpartition(".")
+        return f"config key {key}: the list is too short, it holds {place} values"
+    # What is of none of the kinds a key may have gets a complaint for each kind.
+    same = [found for found in error.errors() if _key(found["loc"]) == key]
+    message = ", or: ".join(found["msg"].removeprefix("Value error, ") for found in same)
     shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
-    more = len(error.errors()) - 1
+    more = len(error.errors()) - len(same)
     return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, _named(location)))
 
 
 def _named(location: tuple[int | str, ...]) -> list[int | str]:
     """The parts of a pydantic error location that stand in a config, without those that name its own validators."""
-    own = ("constrained", "list[", "function-", "literal[")
+    own = ("constrained", "list[", "tuple[", "function-", "literal[")
     return [part for part in location if not str(part).startswith(own)]
 
 

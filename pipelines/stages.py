@@ -7,13 +7,14 @@ pipelines/pretrain.py and pipelines/finetune.py.
 import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from mpc_model.errors import UserError
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import DOCUMENT, TENSORS, Localizer
 from pipelines import storage
 from pipelines.config import Config
 from pipelines.loader import Batch
@@ -51,9 +52,17 @@ class Stage(Protocol):
 
 
 def load_model(uri: str, device: str = "cpu", name: str | None = None) -> Localizer:
-    """`Localizer.load` from any location; errors speak of `name`, or of the location, never of a temporary copy."""
+    """`Localizer.load` from any location; errors speak of `name`, or of the location, never of a temporary copy.
+
+    Of a checkpoint on S3 only the files of its model directory are fetched.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        local = str(storage.download_folder(uri, folder)) if storage.is_remote(uri) else storage.local_path(uri)
+        local = storage.local_path(uri) if not storage.is_remote(uri) else folder
+        if storage.is_remote(uri):
+            for file in (TENSORS, DOCUMENT):
+                where = storage.join(uri, file)
+                if storage.exists(where):  # where it does not, Localizer.load says what is missing
+                    (Path(folder) / file).write_bytes(storage.read_bytes(where))
         try:
             return Localizer.load(local, device)
         except UserError as error:

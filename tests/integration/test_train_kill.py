@@ -235,7 +235,7 @@ def test_a_killed_driver_and_a_killed_machine_are_succeeded(
     file.write_bytes(data)
     third = start(tmp_path / "run")
     said = third.finish()
-    assert said.count("is damaged (state.pt); using the one before") == 1
+    assert said.count("is damaged (state.pt); looking at the one before") == 1
     assert f"resuming from step {older}" in said
     assert outcome(tmp_path / "run") == whole
 

@@ -23,6 +23,8 @@ def test_every_recipe_that_ships_is_valid(recipe: str) -> None:
         ("train.batch_size=2.5", ("train.batch_size", "integer")),
         ("build.split={train: 0.9, validation: 0.9}", ("build.split", "must be 1")),
         ("build.views.policy", ("section.key=value",)),
+        ("pretrain.weights=[1, 1]", ("config key pretrain.weights: ", "too short", "2 values")),
+        ("train.workers=[1, 2, 3]", ("integer, or: ", "at most 2 items")),
         ("seed.deep=1", ("below a int",)),
         ("pretrain.schedule=cosin", ("pretrain.schedule", "'cosine'")),
         ("workspace=gs://bucket/x", ("gs://", "s3://")),

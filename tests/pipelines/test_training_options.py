@@ -494,6 +494,31 @@ def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_pat
     assert checkpoint.steps(output) == [2, 3]
 
 
+def test_when_no_checkpoint_is_sound_it_is_said(
+    trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = at(trained, tmp_path, "train.checkpoint_every=1", verb="finetune")
+    output = str(config.finetune.output)
+    run(config, Finetuning, stop_after=2)
+    for step in checkpoint.steps(output):
+        storage.write_bytes(storage.join(checkpoint.folder(output, step), "state.pt"), b"")
+    assert checkpoint.latest(output) is None
+    assert f"no checkpoint of {output} is sound; starting from the beginning" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_starts(trained: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = at(trained, tmp_path, f"finetune.cache={tmp_path / 'file' / 'cache'}", verb="finetune")
+    with pytest.raises(UserError, match="file/cache"):
+        finetune(config)
+    assert not storage.folder_exists(str(config.finetune.output))
+
+
+def test_a_folder_is_no_published_checkpoint(trained: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pretrain\.initial .* is a folder"):
+        pretrain(at(trained, tmp_path, f"pretrain.initial={tmp_path}", verb="pretrain"))
+
+
 def test_a_cache_goes_with_bf16(trained: Config, tmp_path: Path) -> None:
     more = [f"finetune.cache={tmp_path / 'cache'}", "train.precision=bf16"]
     assert run(at(trained, tmp_path, *more, verb="finetune"), Finetuning)["step"] > 0
