@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -21,6 +22,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError
@@ -83,18 +85,27 @@ def fluent(config: Config) -> Iterator[None]:
 
 @_told
 def start_run(
-    config: Config, verb: str, run_id: str | None = None, dataset: tuple[str, dict[str, Any]] | None = None
+    config: Config,
+    verb: str,
+    run_id: str | None = None,
+    dataset: tuple[str, dict[str, Any]] | None = None,
+    *,
+    parent: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Make a run, or take up `run_id` again, and return its id.
 
     `dataset` is (location, manifest): it is logged as an input under its fingerprint. Parameters are the resolved
-    config of the verb and of what training shares.
+    config of the verb and of what training shares. `parent` is the run that this one is shown below; `name` is what
+    people see (the verb, when left out).
     """
     store = client(config)
     if run_id:
         store.update_run(run_id, status="RUNNING")
         return run_id
-    run = store.create_run(_experiment(store, config), run_name=verb, tags={"mpc.verb": verb})
+    marks = {"mpc.verb": verb, **tags, **({MLFLOW_PARENT_RUN_ID: parent} if parent else {})}
+    run = store.create_run(_experiment(store, config), run_name=name or verb, tags=marks)
     described = config.dump()
     params = {"seed": config.seed, "workspace": config.workspace}
     for section in {"model", "train", verb}:
