@@ -19,6 +19,7 @@ VERBS = {
     "inspect": "what is in a pixel dataset, whether it is whole, what it shares with another",
     "pretrain": "stage 1: the backbone, by multi-view pixel contrast",
     "finetune": "stage 2: a small head on the frozen features of stage 1",
+    "tune": "a search over config values: temperature, sampling, learning rate, views",
     "evaluate": "a model on a test split, beside two baselines, with pictures",
     "register": "a model directory, with figures and lineage, into the MLflow registry",
     "predict": "a folder or s3:// prefix of images to probability maps and scores",

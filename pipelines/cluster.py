@@ -21,11 +21,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import cv2
 import ray
 import ray.data
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, describe, revive
-from pipelines import console
 
 _RETRIES = 10
 """Times that a piece is done again after its worker was lost."""
@@ -114,6 +115,17 @@ def model_pool(tasks: int) -> dict[str, Any]:
     return {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": 1 if gpus else 0}
 
 
+def own_group() -> str:
+    """The placement group that holds the resources of this process, for `free_group`; empty where there is none."""
+    group = get_current_placement_group()
+    return group.id.hex() if group else ""
+
+
+def free_group(group: str) -> None:
+    """End what runs in a placement group and give its resources back."""
+    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+
+
 def queue_here() -> Queue:
     """A queue that any worker can reach and that lives on this machine: others may be lost."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -121,15 +133,15 @@ def queue_here() -> Queue:
 
 
 @contextmanager
-def listening() -> Iterator[Any]:
-    """A queue for workers' lines (`console.relay(lines.put)`), said here for as long as the block runs."""
+def listening(hear: Callable[[Any], None]) -> Iterator[Any]:
+    """A queue for workers, whose items are given to `hear` here, in a thread, for as long as the block runs."""
     lines = queue_here()
     done = threading.Event()
 
     def listen() -> None:
         while not (done.is_set() and lines.empty()):
             try:
-                console.say(lines.get(timeout=0.5))
+                hear(lines.get(timeout=0.5))
             except queue.Empty:
                 continue
 

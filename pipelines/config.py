@@ -17,6 +17,7 @@ from mpc_model.forging import ForgeSettings
 from pipelines import storage
 from pipelines.schema import Fraction, Location, ModelLocation, Positive, Quality, Section, SplitName
 from pipelines.train_config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
+from pipelines.tune_config import TuneConfig
 
 _FORGE = ForgeSettings()
 
@@ -199,6 +200,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
     predict: PredictConfig = PredictConfig()
@@ -213,6 +215,7 @@ class Config(Section):
             "build": {"output": at("dataset")},
             "train": {"dataset": self.build.output or at("dataset")},
             "pretrain": {"output": at("pretrain")},
+            "tune": {"output": at("tune")},
             "finetune": {
                 "output": at("finetune"),
                 "encoder": storage.join(self.pretrain.output or at("pretrain"), "model"),

@@ -4,7 +4,9 @@ With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on 
 """
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from pipelines.config import Config
 from pipelines.stages import Stage
 
 # What may differ between a run and its continuation, since it does not change what is learnt.
-_NOT_IDENTITY = {
+NOT_IDENTITY = {
     "dataset",
     "workers",
     "cpus_per_worker",
@@ -29,7 +31,16 @@ _NOT_IDENTITY = {
 }
 
 
-def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Watch:
+    """What a larger command wants of a stage that it runs: the MLflow run it is shown below, and word of every epoch
+    (its figures, `epoch`, `step`, and as `figure` the one that is maximised)."""
+
+    parent: str | None = None
+    on_epoch: Callable[[dict[str, float]], None] = lambda figures: None
+
+
+def train(config: Config, stage: type[Stage], watch: Watch, **identity: Any) -> dict[str, Any]:
     """Run a stage to its end and return its results; finished output is reused, unfinished output is resumed.
 
     `identity` adds to what tells one run from another (the digest of the encoder, say). Raises UserError and DataError
@@ -48,7 +59,7 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
         "seed": config.seed,
         "dataset": described["fingerprint"],
         "model": dataclasses.asdict(made.localizer.spec),
-        "train": config.train.model_dump(mode="json", exclude=_NOT_IDENTITY),
+        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
         verb: settings.model_dump(mode="json", exclude={"output", "encoder", "cache"})
         | {"cached": bool(getattr(settings, "cache", None))},
     }
@@ -61,11 +72,13 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
             return record.results
         if record.resumed:
             console.say(f"{verb}: an unfinished run is at {output}; going on from its last checkpoint")
-        run_id = tracking.start_run(config, verb, record.results.get("run_id"), (dataset, described))
+        run_id = tracking.start_run(
+            config, verb, record.results.get("run_id"), (dataset, described), parent=watch.parent
+        )
         record.results["run_id"] = run_id
         record.save()
         try:
-            result = _start(config, stage, run_id, output, held)
+            result = _start(config, stage, run_id, output, held, watch)
         except BaseException as error:
             with suppress(InfrastructureError):  # the failure itself is what has to be told
                 tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -96,11 +109,13 @@ def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
         raise UserError("train.accelerator is gpu, but this machine has none; use auto or cpu")
 
 
-def _start(config: Config, stage: type[Stage], run_id: str, output: str, held: lease.Lease) -> dict[str, Any]:
+def _start(
+    config: Config, stage: type[Stage], run_id: str, output: str, held: lease.Lease, watch: Watch
+) -> dict[str, Any]:
     if config.train.worker_range[1] == 0:
         use_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if use_gpu else "cpu")
-        return loop.run(config, stage, run_id, loop.Host(device=device, check=held.check))
+        return loop.run(config, stage, run_id, loop.Host(device=device, report=watch.on_epoch, check=held.check))
     from pipelines import ray_train
 
-    return ray_train.run(config, stage, run_id, output)
+    return ray_train.run(config, stage, run_id, output, watch.on_epoch)

@@ -314,7 +314,8 @@ class _Training:
         self._save()
         if self.beside and self.step not in self.unsaved:
             self.beside.submit(checkpoint.folder(self.output, self.step))
-        self.host.report({**self.history[-1], "epoch": float(self.cursor.epoch), "step": float(self.step)})
+        known = {"figure": self._figures()[-1]} if not self._pending else {}
+        self.host.report({**self.history[-1], **known, "epoch": self.cursor.epoch, "step": self.step})
 
     def _settle(self) -> None:
         """Add the figures of the last epoch to the history, on all ranks."""

@@ -23,9 +23,9 @@ LEAST_TEMPERATURE = 0.01
 """A learned temperature stays above: a smaller one makes the loss of a single pixel outweigh a batch."""
 
 
-def pretrain(config: Config) -> dict[str, Any]:
+def pretrain(config: Config, watch: launch.Watch = launch.Watch()) -> dict[str, Any]:  # noqa: B008  # frozen
     """Train the encoder of `config.model` and leave its model directory at `<pretrain.output>/model`."""
-    return launch.train(config, Pretraining)
+    return launch.train(config, Pretraining, watch)
 
 
 class _Contrast(nn.Module):

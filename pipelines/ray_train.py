@@ -10,8 +10,9 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -32,10 +33,13 @@ BESIDE_PATIENCE_SECONDS = 120.0
 """How long the validation beside the training may take to start before it is done by a worker after all."""
 
 
-def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[str, Any]:
+def run(
+    config: Config, stage: type[Stage], run_id: str, output: str, on_epoch: Callable[[dict[str, float]], None]
+) -> dict[str, Any]:
     """Train a stage on the cluster's workers, to its end. Raises what stopped it, as the loop raised it.
 
-    Workers write only while this process holds the lease of `output`.
+    `on_epoch` is told the figures of each epoch, in a thread of its own. Workers write only while this process holds
+    the lease of `output`.
     """
     cluster.connect()
     least, most = config.train.worker_range
@@ -49,7 +53,7 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
     failures = config.train.max_failures
     told = {"config": config, "stage": stage, "run_id": run_id, "output": output, "job": lease.me(), "final": final}
     try:
-        with cluster.listening() as lines, _own_interrupts():
+        with cluster.listening(partial(_hear, on_epoch)) as lines, _own_interrupts():
             trainer = TorchTrainer(
                 _worker,
                 train_loop_config=told | {"say": lines},
@@ -64,7 +68,7 @@ def run(config: Config, stage: type[Stage], run_id: str, output: str) -> dict[st
                     storage_path=path,
                     storage_filesystem=filesystem,
                     failure_config=FailureConfig(max_failures=failures),
-                    callbacks=[_Losses(stage.verb, lines)],
+                    callbacks=[_Losses(stage.verb, lines), _Epochs(lines)],
                 ),
             )
             _fit(trainer, failures, stage.verb)
@@ -135,6 +139,25 @@ class _Losses(UserCallback):
             self._lines.put(f"{self._verb}: {_guilty(lost)}; going back to the last checkpoint")
 
 
+def _hear(on_epoch: Callable[[dict[str, float]], None], item: str | dict[str, float]) -> None:
+    """What workers say is said here, what they report of an epoch is handed on."""
+    if isinstance(item, str):
+        console.say(item)
+    else:
+        on_epoch(item)
+
+
+class _Epochs(UserCallback):
+    """Hands on what the first worker reports of an epoch; runs where Ray Train is steered."""
+
+    def __init__(self, epochs: Any) -> None:
+        self._epochs = epochs
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Called by Ray Train when all workers have reported."""
+        self._epochs.put(metrics[0])
+
+
 def _last_words(error: TrainingFailedError) -> str:
     """What ended a worker group, in one line."""
     if isinstance(error, WorkerGroupError):
@@ -185,7 +208,7 @@ def _worker(settings: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=get_device(),
-        report=lambda metrics: ray.train.report(metrics),
+        report=lambda metrics: ray.train.report({**metrics, "group": cluster.own_group()}),
         preempted=lambda: ray.train.get_preemption_info() is not None,
         beside=lambda: _Beside(config, stage),
         check=lambda: lease.check(settings["output"], settings["job"]),

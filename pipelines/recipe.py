@@ -5,6 +5,7 @@ as `train.batch_size=8`.
 """
 
 import difflib
+import json
 import re
 import types
 import typing
@@ -40,7 +41,7 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
 
 def revised(config: Config, *overrides: str) -> Config:
     """A config with overrides applied to what it was resolved to. Raises UserError as `load` does."""
-    return _settled(config.dump(), overrides)
+    return _settled(json.loads(config.model_dump_json(by_alias=True)), overrides)
 
 
 def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:

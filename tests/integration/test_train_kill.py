@@ -38,12 +38,18 @@ class Driver:
     """A command that runs, with everything it starts; `more` are overrides of the recipe."""
 
     def __init__(
-        self, recipe: Path, folder: Path, *more: str, hosts: TwoHosts | None = None, mark: str | None = None
+        self,
+        recipe: Path,
+        folder: Path,
+        *more: str,
+        hosts: TwoHosts | None = None,
+        mark: str | None = None,
+        verb: str = "pretrain",
     ) -> None:
         self.folder, self.log = folder, folder / f"said-{uuid.uuid4().hex[:6]}.txt"
         self.mark = mark or uuid.uuid4().hex
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "pipelines.cli", "pretrain", "--config", str(recipe)]
+        command = [sys.executable, "-m", "pipelines.cli", verb, "--config", str(recipe)]
         command += [f"workspace={folder}", *more]
         environment = (hosts.environment if hosts else os.environ) | {"MPC_DRILL": self.mark, "OMP_NUM_THREADS": "1"}
         with self.log.open("w") as said:

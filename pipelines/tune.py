@@ -1,0 +1,141 @@
+"""`mpc tune`: a search over config values; every trial is a training of its own, on Ray Train where it has workers.
+
+    <tune.output>/trials/0007/            a trial: trial.json, and the output of each stage
+    <tune.output>/datasets/<digest>/      datasets of `build` keys in the space
+    <tune.output>/trials.csv, best.yaml   the table, and the config of the best trial
+    <tune.output>/*.png                   what pipelines/tune_report.py draws
+
+It may be killed at any moment: the same command goes on with it (pipelines/search.py).
+"""
+
+import itertools
+from typing import Any
+
+from mpc_model.errors import UserError
+from mpc_model.heads import HEADS
+from mpc_model.hrformer import BACKBONES
+from pipelines import (
+    build,
+    cluster,
+    console,
+    lease,
+    manifest,
+    outputs,
+    ray_tune,
+    recipe,
+    search,
+    storage,
+    tracking,
+    tune_report,
+)
+from pipelines import trial as trials
+from pipelines.config import Config
+from pipelines.launch import NOT_IDENTITY
+from pipelines.pretrain import Pretraining
+
+
+def tune(config: Config) -> dict[str, Any]:
+    """Search `tune.space` and return the best trial's number, parameters and figure, and where the table is.
+
+    Finished trials are never repeated, unfinished ones go on from their checkpoints; with a larger budget a finished
+    search goes on, too. Raises UserError where the space and the config do not go together.
+    """
+    settings, output = config.tune, str(config.tune.output)
+    _check(config)
+    with lease.held(output, "tune") as held:
+        record = outputs.claim(output, "tune", _identity(config), config)
+        budget = settings.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
+        if record.finished and record.results["budget"] == budget:
+            console.say(f"tune: reusing the finished search at {output}")
+            return record.results
+        if record.resumed or record.finished:
+            console.say(f"tune: a search is at {output} already; going on with it")
+        cluster.connect()
+        run_id = tracking.start_run(config, "tune", record.results.get("run_id"))
+        record.results["run_id"], record.finished = run_id, False
+        record.save()
+        try:
+            datasets = _datasets(config)
+            state = ray_tune.Search(config, run_id, datasets, record, held)
+            state.run()
+            results = tune_report.write(config, state.trials, lambda trial: trials.config_of(config, trial, datasets))
+        except BaseException as error:
+            tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        for name in results["pictures"]:
+            tracking.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
+        tracking.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": len(state.trials)}, 0)
+        tracking.finish(config, run_id)
+        record.finish(**results, budget=budget)
+    return record.results
+
+
+def _check(config: Config) -> None:
+    """Refuse what every trial, or some, would fail of."""
+    settings = config.tune
+    if not settings.space:
+        raise UserError(
+            "tune.space is empty; name what to search, for example {pretrain.temperature: {least: 0.03, most: 0.5}}"
+        )
+    builds = any(key.startswith("build.") for key in settings.space)
+    views = None if builds else manifest.read(str(config.train.dataset))["views"]
+    for override in search.corners(settings):
+        key = override.partition("=")[0]
+        if key.split(".")[0] not in ("build", "model", "train", "pretrain", "finetune"):
+            raise UserError(
+                f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, build"
+            )
+        if key in ("pretrain.epochs", "finetune.epochs") and settings.algorithm != "random":
+            raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
+        if key.endswith((".output", ".encoder", ".dataset")) or key == "train.workers":
+            raise UserError(f"tune.space: {key} is set by the search itself")
+        try:
+            one = recipe.revised(config, override)
+            _ = BACKBONES[one.model.backbone], HEADS[one.model.head]
+            Pretraining.check(one, {"views": views or one.build.views.count + 1})
+        except UserError as error:
+            raise UserError(f"tune.space: {error}") from None
+    for key, values in settings.space.items():
+        if key.startswith("build.") and not isinstance(values, list):
+            raise UserError(f"tune.space: {key} makes a dataset for every value; give a list of values")
+        if key.startswith("finetune.") and settings.stages == "pretrain":
+            raise UserError(f"tune.space: {key} plays no part with tune.stages=pretrain; use both")
+    if config.finetune.start != "encoder":
+        raise UserError(
+            f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
+        )
+    if config.train.async_validation:
+        raise UserError("train.async_validation tells an epoch's figure an epoch late; turn it off for a search")
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What makes two searches the same one."""
+    dataset: Any = (
+        config.build.model_dump(mode="json", exclude={"output"})
+        if any(key.startswith("build.") for key in config.tune.space)
+        else manifest.read(str(config.train.dataset))["fingerprint"]
+    )
+    return {
+        "seed": config.seed,
+        "dataset": dataset,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
+        "pretrain": config.pretrain.model_dump(mode="json", exclude={"output"}),
+        "finetune": config.finetune.model_dump(mode="json", exclude={"output", "encoder"}),
+        "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"}),
+    }
+
+
+def _datasets(config: Config) -> dict[str, str]:
+    """Build a dataset for every combination of `build` keys; locations by their overrides."""
+    keys = [key for key in config.tune.space if key.startswith("build.")]
+    if not keys:
+        return {}
+    found = {}
+    for values in itertools.product(*(config.tune.space[key] for key in keys)):  # _check refuses ranges
+        said = search.overrides(dict(zip(keys, values, strict=True)))
+        place = storage.join(str(config.tune.output), "datasets", manifest.digest(said)[:12])
+        console.say(f"tune: the dataset with {', '.join(said)}")
+        build.build(recipe.revised(config, *said, *search.overrides({"build.output": place})))
+        found[" ".join(said)] = place
+    return found

@@ -1,0 +1,109 @@
+"""Searches that are killed, whose trials fail or are stopped: the real command, real trials, real kills."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from test_train_kill import PATIENCE, Driver, rows
+
+from pipelines import cluster, recipe, search, tune
+from pipelines.config import Config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def start(built: Config, tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    """Starts `mpc tune` on a small dataset; whatever it leaves behind is killed at the end."""
+    file = tmp_path / "recipe.yaml"
+    values = recipe.load(None).dump()
+    own = ("model", "train", "pretrain", "finetune")
+    kept = {section: built.dump()[section] for section in own} | {"tracking": values["tracking"] | {"uri": None}}
+    for verb in ("pretrain", "finetune"):
+        kept[verb] |= {"output": None} | ({"encoder": None} if verb == "finetune" else {})
+    file.write_text(json.dumps(kept | {"tune": {"concurrent": 1}}))
+    started: list[Driver] = []
+
+    def one(folder: Path, *more: str) -> Driver:
+        started.append(Driver(file, folder, *more, verb="tune"))
+        return started[-1]
+
+    yield one
+    for driver in started:
+        driver.kill()
+
+
+def trials(folder: Path) -> list[search.Trial]:
+    return search.ledger(str(folder / "tune"))
+
+
+def told(folder: Path) -> list[tuple[str, int, int]]:
+    """(run, step, times) of every figure in MLflow."""
+    return rows(folder, "select run_uuid, step, count(*) from metrics where key = 'figure' group by run_uuid, step")
+
+
+def test_a_search_whose_driver_is_killed_goes_on(tmp_path: Path, start: Callable[..., Driver]) -> None:
+    """Killed in the second trial; the first is not repeated, the second keeps its number, parameters and run."""
+    folder = tmp_path / "run"
+    more = ["tune.space={pretrain.temperature: {least: 0.05, most: 0.5}}", "tune.trials=3", "tune.algorithm=random"]
+    more += ["pretrain.epochs=2", "finetune.epochs=2"]
+    driver = start(folder, *more)
+    driver.wait(lambda: [trial for trial in trials(folder) if trial.number == 1 and trial.curve])
+    os.kill(driver.process.pid, signal.SIGKILL)
+    driver.kill()
+    first, second = trials(folder)
+    assert (first.state, second.state) == ("finished", "open")
+    done = Path(first.folder(str(folder / "tune")), "pretrain", "record.json")
+    written = done.stat().st_mtime_ns
+    again = start(folder, *more)
+    said = again.finish()
+    assert "a search is at" in said
+    assert "trial 0" not in said.split("tune: 1.")[0]
+    after = trials(folder)
+    assert [trial.state for trial in after] == ["finished"] * 3
+    assert after[0] == first
+    assert done.stat().st_mtime_ns == written
+    assert (after[1].parameters, after[1].run_id) == (second.parameters, second.run_id)
+    assert [len(trial.curve) for trial in after] == [4, 4, 4]
+    assert {times for _, _, times in told(folder)} == {1}
+    assert sorted(step for _, step, _ in told(folder)) == sorted([1, 2, 3, 4] * 3)
+    assert {status for (status,) in rows(folder, "select status from runs")} == {"FINISHED"}
+    assert "reusing the finished search" in start(folder, *more).finish()
+
+
+def test_a_trial_that_fails_is_told_and_does_not_end_the_search(tmp_path: Path, start: Callable[..., Driver]) -> None:
+    folder = tmp_path / "run"
+    space = "tune.space={pretrain.learning_rate: [1.0e-3, 1.0e+30]}"
+    driver = start(folder, space, "tune.trials=4", "tune.stages=pretrain", "pretrain.schedule=constant", "seed=1")
+    driver.finish()
+    failed = [trial for trial in trials(folder) if trial.state == "failed"]
+    fine = [trial for trial in trials(folder) if trial.state == "finished"]
+    assert {trial.parameters["pretrain.learning_rate"] for trial in failed} == {1e30}
+    assert {trial.parameters["pretrain.learning_rate"] for trial in fine} == {1e-3}
+    assert all("loss is" in trial.reason or "not finite" in trial.reason for trial in failed)
+    statuses = rows(folder, "select name, status from runs")
+    assert {status for name, status in statuses if name == "tune"} == {"FINISHED"}
+    assert "RUNNING" not in {status for _, status in statuses}
+    assert sum(status == "FAILED" for name, status in statuses if name.startswith("trial")) == len(failed)
+
+
+def test_a_stopped_trial_gives_its_workers_resources_back(built: Config, tmp_path: Path, ray_session: None) -> None:
+    """One trial at a time, on all cores that there are: the next could not start if the one before kept them."""
+    cluster.connect()
+    cores = int(ray.cluster_resources()["CPU"])
+    space = "tune.space={pretrain.learning_rate: {least: 1.0e-4, most: 1.0e-2, log: true}}"
+    more = ["tune.trials=4", "tune.reduction=4", "tune.concurrent=1", "tune.stages=pretrain", "pretrain.epochs=6"]
+    more += ["train.workers=1", f"train.cpus_per_worker={cores}", f"tune.output={tmp_path}/tune", space]
+    config = recipe.revised(built, f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}", *more)
+    found = tune.tune(config)
+    assert found["states"]["stopped"] >= 1
+    assert found["states"]["finished"] + found["states"]["stopped"] == 4
+    deadline = time.monotonic() + PATIENCE
+    while ray.available_resources().get("CPU", 0) < cores:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
