@@ -29,7 +29,7 @@ from pipelines.recipe import revised
 def measure_train(quick: bool) -> dict[str, Any]:
     """All figures of the group, by part; each part has its target beside it."""
     with tempfile.TemporaryDirectory() as folder:
-        config = _dataset(Path(folder), quick)
+        config = dataset(Path(folder), quick)
         return {
             "contrast": bench_contrast.measure_contrast(quick),
             "hrformer": bench_hrformer.measure_hrformer(quick),
@@ -39,7 +39,7 @@ def measure_train(quick: bool) -> dict[str, Any]:
         }
 
 
-def _dataset(folder: Path, quick: bool) -> Config:
+def dataset(folder: Path, quick: bool) -> Config:
     """A dataset of crops of the photographs that installed packages ship, and a config to train on it."""
     source = {
         "name": "photos",
