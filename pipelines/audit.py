@@ -35,6 +35,10 @@ PATIENCE_SECONDS = 300.0
 """A turn that was left for so long has lost its holder: it takes three requests, each tried for a minute or so."""
 
 
+class Refused(MPCError):
+    """The question was right and the answer is no: a gate does not hold, or another promotion came first."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the trail; versions as MLflow writes them, None where the alias pointed nowhere."""
@@ -121,7 +125,7 @@ def turn(registry: MlflowClient, name: str, alias: str) -> Iterator[None]:
     """Be the only one who moves an alias while the block runs; waits for another to be done.
 
     A turn that was left behind (its holder was killed in the moment of the move) is passed over after PATIENCE_SECONDS;
-    should its holder only have slept, both may write. MPCError where another came first.
+    should its holder only have slept, both may write. Refused where another came first.
     """
     prefix = f"{name}.{alias}.turn-"
     left = _wait(registry, prefix)
@@ -133,10 +137,10 @@ def turn(registry: MlflowClient, name: str, alias: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        raise MPCError(busy) from None
+        raise Refused(busy) from None
     try:
         if _turns(registry, prefix) != left | {number: made.creation_timestamp}:
-            raise MPCError(busy)
+            raise Refused(busy)
         yield
     finally:
         with suppress(MlflowException):  # it must not hide a failure; the next one waits, then passes over it

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
 from pipelines import audit, console, gates, leakage, lineage, manifest, tracking
-from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry
+from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.config import Config
 from pipelines.gates import Answer, Figures
 from pipelines.registry_config import PromoteConfig
@@ -22,9 +22,8 @@ from pipelines.registry_config import PromoteConfig
 def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Move `promote.target` and return name, alias, version, and the version before; nothing happens twice.
 
-    `rollback` moves it to the version before, `dry_run` only says what would happen. Raises MPCError (exit code 1: the
-    question was right, the answer is no) where a gate does not hold or another promotion came first, UserError where
-    there is nothing to promote or to go back to.
+    `rollback` moves it to the version before, `dry_run` only says what would happen. Raises Refused (exit code 1) where
+    a gate does not hold or another promotion came first, UserError where there is nothing to promote or to go back to.
     """
     settings, registry = config.promote, _registry(config)
     with tracking.answering(config):
@@ -40,7 +39,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
             _write(registry, settings, entry, answers)
     if entry.action == REFUSE:
         against = "; ".join(f"{answer.gate} {answer.words}" for answer in answers if not answer.holds)
-        raise MPCError(f"version {entry.after} of {settings.name} is not promoted to {settings.target}: {against}")
+        raise Refused(f"version {entry.after} of {settings.name} is not promoted to {settings.target}: {against}")
     done = "would move" if dry_run else "moved"
     came = f"from version {entry.before}" if entry.before else "which pointed nowhere,"
     console.say(f"promote: {settings.target} of {settings.name}, {came} {done} to version {entry.after} ({entry.who})")
@@ -165,11 +164,9 @@ def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answer
         if _at(model, target) != entry.before:
             last = next((one for one in reversed(trail.values()) if one.after == _at(model, target)), None)
             by = f" by {last.who} at {last.when}" if last else ""
-            raise MPCError(
-                f"{target} of {name} was moved to version {_at(model, target)} meanwhile{by}; run this again"
-            )
+            raise Refused(f"{target} of {name} was moved to version {_at(model, target)} meanwhile{by}; run this again")
         if entry.action == PROMOTE and _at(model, settings.source) != entry.after:
-            raise MPCError(f"{settings.source} of {name} was moved to another version meanwhile; run this again")
+            raise Refused(f"{settings.source} of {name} was moved to another version meanwhile; run this again")
         said = [f"{answer.gate} {'holds' if answer.holds else 'refuses'} {answer.words}" for answer in answers]
         audit.write(registry, name, target, max(trail, default=0) + 1, entry, said)
         if entry.action != REFUSE:
