@@ -38,12 +38,13 @@ EXAMPLES = 8
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
+    from pipelines.audit import Refused
     from pipelines.build import build
     from pipelines.evaluate import evaluate
     from pipelines.finetune import finetune
     from pipelines.predict import predict
     from pipelines.pretrain import pretrain
-    from pipelines.promote import Refused, promote
+    from pipelines.promote import promote
     from pipelines.register import register
 
     seconds: dict[str, float] = {}

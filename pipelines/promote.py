@@ -34,11 +34,11 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
             return _result(settings, move, move)
         entry, answers = move
         for answer in answers:
-            console.say(f"promote: {answer.gate} {'holds' if answer.holds else 'REFUSES'} {answer.words}")
+            console.say(f"promote: {answer.gate}: {'holds' if answer.holds else 'REFUSES'}, {answer.words}")
         if not dry_run:
             _write(registry, settings, entry, answers)
     if entry.action == REFUSE:
-        against = "; ".join(f"{answer.gate} {answer.words}" for answer in answers if not answer.holds)
+        against = "; ".join(f"{answer.gate}: {answer.words}" for answer in answers if not answer.holds)
         raise Refused(f"version {entry.after} of {settings.name} is not promoted to {settings.target}: {against}")
     done = "would move" if dry_run else "moved"
     came = f"from version {entry.before}" if entry.before else "which pointed nowhere,"
@@ -167,7 +167,7 @@ def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answer
             raise Refused(f"{target} of {name} was moved to version {_at(model, target)} meanwhile{by}; run this again")
         if entry.action == PROMOTE and _at(model, settings.source) != entry.after:
             raise Refused(f"{settings.source} of {name} was moved to another version meanwhile; run this again")
-        said = [f"{answer.gate} {'holds' if answer.holds else 'refuses'} {answer.words}" for answer in answers]
+        said = [f"{answer.gate}: {'holds' if answer.holds else 'refuses'}, {answer.words}" for answer in answers]
         audit.write(registry, name, target, max(trail, default=0) + 1, entry, said)
         if entry.action != REFUSE:
             registry.set_registered_model_alias(name, target, entry.after)
