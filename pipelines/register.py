@@ -110,7 +110,8 @@ def _describe(
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             storage.write_bytes(storage.join(folder, file), data)
-        registry.log_model_artifacts(entry.model_id, folder)
+        # The version names its entry by its source alone: models:/m-..., the id of MLflow's "logged model".
+        registry.log_model_artifacts(entry.source.removeprefix("models:/"), folder)
 
 
 def _log(config: Config) -> str:

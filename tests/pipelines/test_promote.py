@@ -309,9 +309,9 @@ def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.
     try:
         until = time.monotonic() + 120
         while not all("another one is at it" in log.read_text() for _, log in running):
-            assert time.monotonic() < until and all(one.poll() is None for one, _ in running), [
-                log.read_text() for _, log in running
-            ]
+            told = [log.read_text() for _, log in running]
+            assert time.monotonic() < until, told
+            assert all(process.poll() is None for process, _ in running), told
             time.sleep(0.05)
         store.client.delete_registered_model(held)
         yield running
