@@ -57,10 +57,10 @@ def trace(directory: str, digest: str) -> tuple[list[Link], str]:
             return links, f"{UNKNOWN}: {found}"
         links.append(found)
         told = yaml.safe_load(found.config)
-        if found.name.startswith("pretrain") or told["finetune"]["start"] == "scratch":
+        if found.name.startswith("pretrain") or told["finetune"].get("start") == "scratch":
             return links, COMPLETE
         record = outputs.read(_run(directory)[0])
-        directory, digest = told["finetune"]["encoder"], record.identity["encoder"]
+        directory, digest = told["finetune"]["encoder"], record.identity.get("encoder", "")
 
 
 def _link(directory: str, digest: str, later: list[Link]) -> Link | str:
@@ -75,7 +75,10 @@ def _link(directory: str, digest: str, later: list[Link]) -> Link | str:
         return f"no record of a training run lies beside {directory}"
     if record.verb not in ("pretrain", "finetune"):
         return f"what lies beside {directory} is no record of a training run"
-    step = record.results["best"][0] if step is None else step
+    if step is None:
+        if not record.finished:
+            return f"the run at {run} is not finished"
+        step = record.results["best"][0]
     kept = checkpoint.folder(run, step)
     there = storage.exists(storage.join(kept, "model.json"))
     if there and model_digest(kept) != digest:

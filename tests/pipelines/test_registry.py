@@ -65,8 +65,8 @@ def version(config: Config, figures: dict[str, Any]) -> Any:
 def entry(config: Config, version: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the entry, fetched as a consumer does."""
     where = f"models:/{version.name}/{version.version}"
-    folder = str(tmp_path_factory.mktemp("entry"))
-    return Path(mlflow.artifacts.download_artifacts(where, dst_path=folder, tracking_uri=str(config.tracking.uri)))
+    with tracking.fluent(config):
+        return Path(mlflow.artifacts.download_artifacts(where, dst_path=str(tmp_path_factory.mktemp("entry"))))
 
 
 def test_robustness_is_the_f1_of_degraded_images(config: Config, figures: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Confi
     client = tracking.client(config)
     fingerprint = manifest.read(str(config.build.output))["fingerprint"]
     client.delete_model_version_tag(version.name, version.version, f"mpc.figures.{fingerprint[:12]}.validation")
-    assert promote(recipe.revised(config, floor))["version"] == version.version
+    assert promote(recipe.revised(config, floor))["version"] == str(version.version)
     register(config)  # which brings the figures back
 
 
