@@ -19,6 +19,8 @@ from torch import Tensor
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec, load_tensors
 
+PUBLISHED = "published"
+"""In a model's card: the public checkpoint that its weights are, or began as."""
 INPUT_SIZE = 512  # pixels a side: what the published weights were trained on
 
 # What torch.load was seen to raise on damaged, truncated and foreign files, besides UnpicklingError.
@@ -57,7 +59,7 @@ def load_published(path: str | Path, backbone: str = "hrformer_base", device: st
         tensors |= {name: own[name] for name in fresh}
     load_tensors(model, tensors, str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    model.card = {"published": {"file": path.name, "sha256": digest, "kind": kind, "fresh": fresh, "ignored": ignored}}
+    model.card = {PUBLISHED: {"file": path.name, "sha256": digest, "kind": kind, "fresh": fresh, "ignored": ignored}}
     return model.to(device).eval()
 
 

@@ -22,6 +22,7 @@ VERBS = {
     "tune": "a search over config values: temperature, sampling, learning rate, views",
     "evaluate": "a model on a test split, beside two baselines, with pictures",
     "register": "a model directory, with figures and lineage, into the MLflow registry",
+    "promote": "an alias of the registry, such as champion, to the candidate if the gates hold; or back",
     "predict": "a folder or s3:// prefix of images to probability maps and scores",
     "bench": "how fast and how large: measured here, written as JSON",
     "demo": "the whole pipeline on real photographs, in minutes",
@@ -61,6 +62,12 @@ def _job_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
 
 
+def _promote_arguments(one: argparse.ArgumentParser) -> None:
+    _job_arguments(one)
+    one.add_argument("--rollback", action="store_true", help="back to the version before; asks no gates")
+    one.add_argument("--dry-run", action="store_true", help="say what would happen, and why; change nothing")
+
+
 def _inspect_arguments(one: argparse.ArgumentParser) -> None:
     one.epilog = _S3
     one.add_argument("uri", metavar="URI", help="a pixel dataset: a folder or s3:// prefix")
@@ -79,11 +86,12 @@ def _bench_arguments(one: argparse.ArgumentParser) -> None:
 
 
 _OWN: dict[str, Callable[[Any, argparse.Namespace], None]] = {
+    "promote": lambda module, told: module.promote(_config(told), rollback=told.rollback, dry_run=told.dry_run),
     "demo": lambda module, told: module.demo(told.config, told.overrides),
     "inspect": lambda module, told: module.inspect(told.uri, verify=told.verify, against=told.against, page=told.page),
     "bench": lambda module, told: module.bench(told.group, told.output, quick=told.quick),
 }
-_ARGUMENTS = {"inspect": _inspect_arguments, "bench": _bench_arguments}
+_ARGUMENTS = {"promote": _promote_arguments, "inspect": _inspect_arguments, "bench": _bench_arguments}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.verb in _OWN:
             _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
         else:
-            config = importlib.import_module("pipelines.recipe").load(parsed.config, parsed.overrides)
-            getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)(config)
+            getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)(_config(parsed))
     except KeyboardInterrupt:
         print(f"mpc {parsed.verb}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -116,6 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _config(parsed: argparse.Namespace) -> Any:
+    return importlib.import_module("pipelines.recipe").load(parsed.config, parsed.overrides)
 
 
 def _ours(error: BaseException | None) -> MPCError | None:

@@ -1,8 +1,8 @@
 """What a run can be told: a section for what is shared, one for each verb, and their defaults.
 
 Every section is a pydantic model that refuses unknown and ill-typed keys; locations that are left open are filled from
-`workspace`. The sections of training are in pipelines/train_config.py; pipelines/recipe.py reads a config from a YAML
-file and dotted overrides.
+`workspace`. The sections of training are in pipelines/train_config.py, those of the registry in
+pipelines/registry_config.py; pipelines/recipe.py reads a config from a YAML file and dotted overrides.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from mpc_model.errors import UserError
 from mpc_model.forging import ForgeSettings
 from pipelines import storage
+from pipelines.registry_config import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.schema import Fraction, Location, ModelLocation, Positive, Quality, Section, SplitName
 from pipelines.train_config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from pipelines.tune_config import TuneConfig
@@ -146,26 +147,6 @@ class BuildConfig(Section):
         return self
 
 
-class EvaluateConfig(Section):
-    """A model on one split of a dataset, beside two baselines."""
-
-    model: Location | None = None
-    dataset: Location | None = None
-    split: SplitName = "test"
-    output: Location | None = None
-    pictures: Annotated[int, Field(ge=0, le=100)] = 6
-
-
-class RegisterConfig(Section):
-    """A model directory into the MLflow registry."""
-
-    model: Location | None = None
-    evaluation: Location | None = None
-    """Folder that `evaluate` wrote; its figures go into the model version."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] = "mpc-localizer"
-    alias: Annotated[str, Field(pattern=r"^[A-Za-uw-z][A-Za-z0-9_-]*$|^v[A-Za-z_-][A-Za-z0-9_-]*$")] = "candidate"
-
-
 class PredictConfig(Section):
     """A folder or prefix of images to probability maps."""
 
@@ -203,6 +184,7 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    promote: PromoteConfig = PromoteConfig()
     predict: PredictConfig = PredictConfig()
     tracking: TrackingConfig = TrackingConfig()
     demo: DemoConfig = DemoConfig()
@@ -229,6 +211,7 @@ class Config(Section):
                 "model": storage.join(self.finetune.output or at("finetune"), "model"),
                 "evaluation": self.evaluate.output or at("evaluate"),
             },
+            "promote": {"name": self.register_.name, "source": self.register_.alias},
             "predict": {"model": f"models:/{self.register_.name}@{self.register_.alias}", "output": at("predict")},
             "tracking": {"uri": f"sqlite:///{_database(self.workspace)}"},
         }

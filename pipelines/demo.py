@@ -38,20 +38,25 @@ EXAMPLES = 8
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
+    from pipelines.audit import Refused
     from pipelines.build import build
     from pipelines.evaluate import evaluate
     from pipelines.finetune import finetune
     from pipelines.predict import predict
     from pipelines.pretrain import pretrain
+    from pipelines.promote import promote
     from pipelines.register import register
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
-    for stage in (build, pretrain, finetune, evaluate, register, _examples, predict):
+    for stage in (build, pretrain, finetune, evaluate, register, promote, _examples, predict):
         name = stage.__name__.strip("_")
         console.say(f"\n== {name}")
         started = time.monotonic()
-        results[name] = stage(config)
+        try:
+            results[name] = stage(config)
+        except Refused as refused:  # a model worse than the one before it, say: that is what gates are for
+            console.say(f"{name}: {refused}")
         seconds[name] = time.monotonic() - started
     print(_table(config, results, seconds), flush=True)
 
@@ -134,10 +139,14 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
     for key, name in names.items():
         lines.append(f"  {name:<52}{figures[key]['f1']:>6.3f}  {figures[key]['iou']:>6.3f}")
     by_kind = ", ".join(f"{kind} {f1:.2f}" for kind, f1 in figures["f1_by_kind"].items())
+    moved = results.get("promote")
+    champion = f"{moved['alias']} is version {moved['version']}" if moved else "not promoted, for the reasons above"
+    degraded = ", ".join(f"{name} {found['f1']:.2f}" for name, found in figures["robustness"].items())
     lines += [
         f"  this model's F1 by kind of forgery: {by_kind}",
+        *([f"  and of degraded images: {degraded}"] if degraded else []),
         "",
-        f"registered {registered['name']} version {registered['version']}, alias {registered['alias']}",
+        f"registered {registered['name']} version {registered['version']}, alias {registered['alias']}; {champion}",
         "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items() if name != "examples"),
         "",
         "look at    " + results["evaluate"]["pictures"][0],

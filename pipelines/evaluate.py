@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from mpc_model import images
+from mpc_model.degradations import DEGRADATIONS
 from mpc_model.errors import DataError, MPCError, describe, revive
 from mpc_model.localizer import Localizer
 from mpc_model.metrics import Scores, pixel_scores, summarize
 from pipelines import console, leakage, manifest, outputs, pictures, storage
 from pipelines.config import Config
+from pipelines.registry_config import EvaluateConfig
 from pipelines.shards import ShardReader
 from pipelines.stages import load_model, model_digest, require_head
 
@@ -27,11 +29,14 @@ METRICS = "metrics.json"
 def evaluate(config: Config) -> dict[str, Any]:
     """Score `evaluate.model` on a split and return {method: summary}, also written as metrics.json.
 
-    Per image, in images.json: id, kind, and F1 and IoU of each method. Raises UserError for a model without a head,
+    `robustness` holds a summary over the forged images under each of `evaluate.robustness`. Per image, in images.json:
+    id, kind, and F1 and IoU of each method. Raises UserError for a model without a head or an unknown degradation,
     DataError for a dataset without forged images in that split.
     """
     settings = config.evaluate
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
+    for name in settings.robustness:
+        _ = DEGRADATIONS[name]
     described = manifest.read(dataset)
     reader = ShardReader(dataset, described, settings.split)
     if not described["splits"][settings.split]["forged"]:
@@ -42,7 +47,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     for doubt in doubts:
         console.say(f"evaluate: WARNING: {doubt}")
     threshold = localizer.spec.threshold
-    identity = {"model": model_digest(model), "dataset": described["fingerprint"], "split": settings.split}
+    identity = {
+        "model": model_digest(model),
+        "dataset": described["fingerprint"],
+        "split": settings.split,
+        "robustness": sorted(settings.robustness),
+    }
     record = outputs.claim(output, "evaluate", identity, config)
     if record.finished:
         console.say(f"evaluate: reusing the finished evaluation at {output}")
@@ -53,7 +63,11 @@ def evaluate(config: Config) -> dict[str, Any]:
     figures = {
         **summaries,
         "f1_by_kind": {kind: _mean_f1([row for row in rows if row["kind"] == kind]) for kind in kinds},
+        "robustness": {
+            name: _summary([row["degraded"][name] for row in rows if row["degraded"]]) for name in settings.robustness
+        },
         "threshold": threshold,
+        "dataset": dataset,
         "split": settings.split,
         "fingerprint": described["fingerprint"],
         "warnings": doubts,
@@ -87,7 +101,7 @@ def _score_all(
     items = ray.data.from_items([{"group": group} for group in range(groups)], override_num_blocks=groups)
     scored = items.map(
         _Scorer,
-        fn_constructor_args=(model, dataset, described, config.evaluate.split, config.seed),
+        fn_constructor_args=(model, dataset, described, config.evaluate, config.seed),
         **cluster.model_pool(groups),
     )
     total = described["splits"][config.evaluate.split]["samples"]
@@ -97,7 +111,14 @@ def _score_all(
         group = json.loads(item["rows"])
         if "failure" in group:
             raise revive(group["failure"])
-        found = [{**row, **{name: Scores(**row[name]) for name in METHODS}} for row in group["rows"]]
+        found = [
+            {
+                **row,
+                **{name: Scores(**row[name]) for name in METHODS},
+                "degraded": {name: Scores(**scores) for name, scores in row["degraded"].items()},
+            }
+            for row in group["rows"]
+        ]
         rows += found
         progress.advance(len(found))
     return sorted(rows, key=lambda row: (row["group"], row["row"]))
@@ -106,12 +127,15 @@ def _score_all(
 class _Scorer:
     """One worker of the pool: the model and its untrained twin."""
 
-    def __init__(self, model: str, dataset: str, described: dict[str, Any], split: str, seed: int) -> None:
+    def __init__(
+        self, model: str, dataset: str, described: dict[str, Any], settings: EvaluateConfig, seed: int
+    ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, device)
         torch.manual_seed(seed)
         self.untrained = Localizer(self.model.spec).to(device)
-        self.reader = ShardReader(dataset, described, split)
+        self.reader = ShardReader(dataset, described, settings.split)
+        self.robustness = settings.robustness
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """One row group's scores as JSON, or a failure as a value: raised here, it would come with a traceback."""
@@ -133,8 +157,19 @@ class _Scorer:
                 name: asdict(pixel_scores(found, mask, threshold=self._threshold(name))) for name, found in maps.items()
             }
             known = {key: row[key] for key in ("id", "key", "kind")}
-            rows.append({**known, "group": group, "row": index, **scores})
+            degraded = {} if row["kind"] == "authentic" else self._degraded(row["id"], image, mask)
+            rows.append({**known, "group": group, "row": index, **scores, "degraded": degraded})
         return rows
+
+    def _degraded(self, sample: str, image: images.Image, mask: images.Mask) -> dict[str, dict[str, Any]]:
+        """The model's scores on each degraded rendering of an image; what is random in it depends on the image alone,
+        so that figures of two evaluations can be compared."""
+        found = {}
+        for name in self.robustness:
+            rng = np.random.default_rng(list(sample.encode()))
+            probability = self.model.predict([DEGRADATIONS[name](image, rng)])[0]
+            found[name] = asdict(pixel_scores(probability, mask, threshold=self._threshold("model")))
+        return found
 
     def _threshold(self, name: str) -> float:
         return self.model.spec.threshold if name == "model" else 0.5

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mpc_model.batchnorm import synchronise
 from mpc_model.errors import InfrastructureError, MPCError, UserError
+from mpc_model.published import PUBLISHED
 from pipelines import assess, checkpoint, compiling, console, leakage, manifest, storage, tracking, training_pictures
 from pipelines.config import Config
 from pipelines.loader import Batch
@@ -96,8 +97,10 @@ class _Training:
         torch.manual_seed(config.seed)
         self.stage: Stage = stage(config)
         seen = {"uri": dataset, "fingerprint": self.manifest["fingerprint"]}
-        before = self.stage.localizer.card.get(leakage.TRAINED_ON, [])
+        start = self.stage.localizer.card
+        before = start.get(leakage.TRAINED_ON, [])
         self.trained_on = [*(one for one in before if one != seen), seen]
+        self.origin = {PUBLISHED: start[PUBLISHED]} if PUBLISHED in start else {}
         self.loader = assess.open_split(
             config,
             "train",
@@ -364,6 +367,7 @@ class _Training:
     def _card(self) -> dict[str, Any]:
         """What the model directory of a checkpoint says of itself."""
         return {
+            **self.origin,
             "stage": self.verb,
             leakage.TRAINED_ON: self.trained_on,
             "dataset_fingerprint": self.manifest["fingerprint"],

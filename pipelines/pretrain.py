@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mpc_model.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
+from mpc_model.published import PUBLISHED
 from mpc_model.readings import MappedImage, read_features
 from mpc_model.sampling import SAMPLERS
 from pipelines import launch, storage
@@ -105,6 +106,8 @@ class Pretraining:
                 except UserError as error:
                     raise UserError(str(error).replace(file.name, config.pretrain.initial)) from None
             self.localizer.encoder.load_state_dict(start.encoder.state_dict())
+            named = {"file": config.pretrain.initial.rsplit("/", 1)[-1]}  # and not the temporary copy
+            self.localizer.card = {PUBLISHED: start.card[PUBLISHED] | named}
         self.module: nn.Module = _Contrast(self.localizer.encoder, config)
         self.rates: Rates = [(self.module.parameters(), 1.0)]
 

@@ -12,63 +12,106 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 import mpc_model
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
-from pipelines import console, outputs, storage, tracking
+from pipelines import console, gates, lineage, model_card, outputs, storage, tracking
 from pipelines.config import Config
 from pipelines.evaluate import METRICS
+from pipelines.model_card import LICENCE
 from pipelines.stages import load_model, model_digest, require_head
 
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
 )
-_TAG = "mpc.model_sha256"
 
 
 def register(config: Config) -> dict[str, Any]:
     """Register `register.model` and return name, version, alias and uri; the same weights are not registered twice.
 
-    Raises UserError for a stage-1 encoder, and for an evaluation that was made of another model.
+    The version's tags hold its lineage (pipelines/lineage.py), its licence and the figures of each evaluation
+    (pipelines/gates.py), its description is the model card (pipelines/model_card.py); the entry holds the card as a
+    file, the configs that led to the model and each evaluation's metrics.json. Figures may come after the first time.
+    Raises UserError for a stage-1 encoder, and for an evaluation that is unfinished or of another model.
     """
     settings = config.register_
     directory = str(settings.model)
     model, digest = load_model(directory), model_digest(directory)
     require_head(model, directory)
-    figures = _figures(str(settings.evaluation), digest)
+    metrics = _metrics(settings.evaluation, digest)
     registry = tracking.client(config)
-    same = [item for item in _versions(registry, settings.name) if item.tags.get(_TAG) == digest]
-    if same:
-        number = str(same[0].version)
-        console.say(f"register: these weights are already version {number} of {settings.name}")
-    else:
-        number = _log(config)
-        console.say(f"register: {settings.name} version {number}")
-    for key, value in _tags(model, directory, digest, figures).items():  # figures may come after the first time
-        registry.set_model_version_tag(settings.name, number, key, value)
-    registry.set_registered_model_alias(settings.name, settings.alias, number)
+    with tracking.answering(config):
+        found = registry.search_model_versions(f"name = '{settings.name}'")
+        same = [item for item in found if item.tags.get(lineage.MODEL) == digest]
+        if same:
+            number = str(same[0].version)
+            console.say(f"register: these weights are already version {number} of {settings.name}")
+        else:
+            number = _log(config)
+            console.say(f"register: {settings.name} version {number}")
+        _describe(config, number, model, digest, metrics)
+        registry.set_registered_model_alias(settings.name, settings.alias, number)
     uri = f"models:/{settings.name}@{settings.alias}"
     return {"name": settings.name, "version": number, "alias": settings.alias, "uri": uri}
 
 
-def _versions(registry: MlflowClient, name: str) -> list[Any]:
-    return list(registry.search_model_versions(f"name = '{name}'"))
+def _metrics(evaluations: str | list[str] | None, digest: str) -> list[tuple[gates.Figures, bytes]]:
+    """The figures of each evaluation of this very model, with the metrics.json that they are from."""
+    found: list[tuple[gates.Figures, bytes]] = []
+    for where in [evaluations] if isinstance(evaluations, str) else evaluations or []:
+        if not storage.exists(storage.join(where, outputs.RECORD)):
+            console.say(f"register: no evaluation at {where}; the version will carry no figures from there")
+            continue
+        record = outputs.read(where)
+        if record.verb != "evaluate" or record.identity.get("model") != digest:
+            raise UserError(f"{where} evaluates another model; run `mpc evaluate` for this one first")
+        if not record.finished:
+            raise UserError(f"the evaluation at {where} is not finished; run `mpc evaluate` again, it goes on")
+        data = storage.read_bytes(storage.join(where, METRICS))
+        try:
+            figures = gates.from_metrics(json.loads(data), digest)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{where} is of an earlier version; delete it and run `mpc evaluate` again") from None
+        if figures.key in [one.key for one, _ in found]:
+            raise UserError(f"register.evaluation: {where} is a second one on {figures.name}; leave one of them out")
+        found.append((figures, data))
+    return found
 
 
-def _figures(evaluation: str, digest: str) -> dict[str, Any]:
-    """The evaluation of this very model, or nothing when it was not evaluated."""
-    if not storage.exists(storage.join(evaluation, outputs.RECORD)):
-        console.say(f"register: no evaluation at {evaluation}; the version will carry no figures")
-        return {}
-    record = outputs.read(evaluation)
-    if record.identity.get("model") != digest:
-        raise UserError(f"{evaluation} evaluates another model; run `mpc evaluate` for this one first")
-    return dict(json.loads(storage.read_bytes(storage.join(evaluation, METRICS))))
+def _describe(
+    config: Config, number: str, model: Localizer, digest: str, metrics: list[tuple[gates.Figures, bytes]]
+) -> None:
+    """Write what a version says of itself: tags, card, and the files that they speak of.
+
+    What a version knows is never replaced by less: the same weights may be registered again from a bare copy.
+    """
+    registry, settings = tracking.client(config), config.register_
+    known = registry.get_model_version(settings.name, number).tags
+    links, status = lineage.trace(str(settings.model), digest)
+    tags: dict[str, str] = {}
+    if status == lineage.COMPLETE or known.get(lineage.STATUS) != lineage.COMPLETE:
+        tags |= lineage.tags(str(settings.model), digest, model, links, status)
+    if settings.licence or LICENCE not in known:
+        tags[LICENCE] = model_card.licence(model, settings.licence)
+    for figures, _ in metrics:
+        tags |= gates.to_tag(figures)
+    for key, value in tags.items():
+        registry.set_model_version_tag(settings.name, number, key, value)
+    entry = registry.get_model_version(settings.name, number)
+    card = model_card.write(model, entry.tags, list(gates.from_tags(entry.tags).values()))
+    registry.update_model_version(settings.name, number, model_card.description(card))
+    files = {model_card.FILE: card.encode()}
+    files |= {f"lineage/{link.name}.yaml": link.config for link in links}
+    files |= {f"evaluations/{one.fingerprint[:12]}.{one.split}.json": data for one, data in metrics}
+    with tempfile.TemporaryDirectory() as folder:
+        for file, data in files.items():
+            storage.write_bytes(storage.join(folder, file), data)
+        # The version names its entry by its source alone: models:/m-..., the id of MLflow's "logged model".
+        registry.log_model_artifacts(entry.source.removeprefix("models:/"), folder)
 
 
 def _log(config: Config) -> str:
@@ -90,19 +133,6 @@ def _log(config: Config) -> str:
             registered_model_name=config.register_.name,
         )
     return str(logged.registered_model_version)
-
-
-def _tags(model: Localizer, directory: str, digest: str, figures: dict[str, Any]) -> dict[str, str]:
-    """What leads from a version back to its weights, its training data and its test."""
-    tags = {
-        _TAG: digest,
-        "mpc.model_directory": directory,
-        "mpc.training_dataset": str(model.card.get("dataset_fingerprint", "unknown")),
-    }
-    if figures:
-        tags["mpc.test_dataset"] = f"{figures['fingerprint']} ({figures['split']})"
-        tags |= {f"mpc.test_{key}": f"{figures['model'][key]:.4f}" for key in ("f1", "iou")}
-    return tags
 
 
 def _example() -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -15,12 +15,14 @@ MPC = Path(sys.executable).with_name("mpc")
 
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
-    jobs = ["build", "pretrain", "finetune", "evaluate", "register", "predict", "demo"]
+    jobs = ["build", "pretrain", "finetune", "evaluate", "register", "promote", "predict", "demo"]
     assert set(cli.VERBS) == {*jobs, "inspect", "bench"}
     for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
         assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
     assert cli.parser().parse_args(["demo"]).config == "demo"
+    told = cli.parser().parse_args(["promote", "--config", "x.yaml", "--rollback", "--dry-run"])
+    assert (told.rollback, told.dry_run) == (True, True)
     told = cli.parser().parse_args(["inspect", "s3://b/d", "--verify", "--against", "e", "--page", "p.html"])
     assert (told.uri, told.verify, told.against, told.page) == ("s3://b/d", True, "e", "p.html")
     told = cli.parser().parse_args(["bench", "--group", "build", "--output", "b.json", "--quick"])
@@ -49,6 +51,7 @@ def test_help_names_every_verb_quickly() -> None:
         (["finetune", "--config", "demo", "finetune.encoder=/no/such"], "no model directory at /no/such"),
         (["evaluate", "--config", "demo", "evaluate.dataset=/no/such"], "no pixel dataset at /no/such"),
         (["register", "--config", "demo", "register.model=/no/such"], "/no/such"),
+        (["promote", "--config", "demo"], "mpc register"),
         (["predict", "--config", "demo", "predict.input=/no/such"], "nothing found at /no/such"),
     ],
 )

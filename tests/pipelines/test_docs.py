@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from mpc_model.degradations import DEGRADATIONS
 from mpc_model.forging import ForgeSettings
 from mpc_model.images import MASK_RULES
 from mpc_model.sampling import SAMPLERS
 from pipelines import plan, validation
 from pipelines.config import ForgeConfig, SourceConfig
+from pipelines.registry_config import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.sources import LAYOUTS
 from pipelines.train_config import FinetuneConfig, PretrainConfig, TrainConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
-DATASETS, TRAINING = ((DOCS / name).read_text() for name in ("datasets.md", "training.md"))
+DATASETS, TRAINING, REGISTRY = ((DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry"))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,15 @@ def test_every_name_is_documented(names: Iterable[str]) -> None:
 )
 def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
     told = set(re.findall(r"`(\w+)`", TRAINING))
+    assert [name for name in names if name not in told | {"dataset", "output"}] == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [EvaluateConfig.model_fields, RegisterConfig.model_fields, PromoteConfig.model_fields, DEGRADATIONS],
+)
+def test_every_setting_of_the_registry_is_documented(names: Iterable[str]) -> None:
+    told = set(re.findall(r"`(\w+)`", REGISTRY))
     assert [name for name in names if name not in told | {"dataset", "output"}] == []
 
 

@@ -1,0 +1,173 @@
+"""`mpc promote`: an alias (`champion`) moves to the version of another (`candidate`) if the gates hold; or back.
+
+Every move, and every refusal, is written to the alias's audit trail (pipelines/audit.py). A rollback asks no gates:
+going back must always be possible.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from mpc_model.errors import MPCError, UserError
+from pipelines import audit, console, gates, leakage, lineage, manifest, tracking
+from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
+from pipelines.config import Config
+from pipelines.gates import Answer, Figures
+from pipelines.registry_config import PromoteConfig
+
+
+def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Move `promote.target` and return name, alias, version, and the version before; nothing happens twice.
+
+    `rollback` moves it to the version before, `dry_run` only says what would happen. Raises Refused (exit code 1) where
+    a gate does not hold or another promotion came first, UserError where there is nothing to promote or to go back to.
+    """
+    settings, registry = config.promote, _registry(config)
+    with tracking.answering(config):
+        model = _model(registry, config)
+        move = _back(registry, settings, model) if rollback else _forward(registry, settings, model)
+        if isinstance(move, str):
+            console.say(f"promote: {settings.target} of {settings.name} is already version {move}; nothing to do")
+            return _result(settings, move, move)
+        entry, answers = move
+        for answer in answers:
+            console.say(f"promote: {answer.gate}: {'holds' if answer.holds else 'REFUSES'}, {answer.words}")
+        if not dry_run:
+            _write(registry, settings, entry, answers)
+    if entry.action == REFUSE:
+        against = "; ".join(f"{answer.gate}: {answer.words}" for answer in answers if not answer.holds)
+        raise Refused(f"version {entry.after} of {settings.name} is not promoted to {settings.target}: {against}")
+    done = "would move" if dry_run else "moved"
+    came = f"from version {entry.before}" if entry.before else "which pointed nowhere,"
+    console.say(f"promote: {settings.target} of {settings.name}, {came} {done} to version {entry.after} ({entry.who})")
+    return _result(settings, entry.after, entry.before)
+
+
+def _result(settings: PromoteConfig, version: str, before: str | None) -> dict[str, Any]:
+    return {"name": settings.name, "alias": settings.target, "version": version, "before": before}
+
+
+def _registry(config: Config) -> MlflowClient:
+    """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
+    database = str(config.tracking.uri).removeprefix("sqlite:///")
+    if database != config.tracking.uri and not Path(database).exists():
+        raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
+    return tracking.client(config)
+
+
+def _model(registry: MlflowClient, config: Config) -> RegisteredModel:
+    try:
+        return registry.get_registered_model(config.promote.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        name = config.promote.name
+        raise UserError(f"there is no registered model {name}; run `mpc register`, or set promote.name") from None
+
+
+def _forward(
+    registry: MlflowClient, settings: PromoteConfig, model: RegisteredModel
+) -> tuple[Entry, list[Answer]] | str:
+    """The move that is asked for, or its refusal, and the gates' answers; the version where it is there already."""
+    new, old = (_at(model, alias) for alias in (settings.source, settings.target))
+    if new is None:
+        raise UserError(
+            f"no version of {settings.name} has the alias {settings.source}; run `mpc register`, or set promote.source"
+        )
+    if new == old:
+        return new
+    candidate = registry.get_model_version(settings.name, new)
+    console.say(f"promote: {settings.source} of {settings.name} is version {new}")
+    for line in lineage.walk(candidate.tags):
+        console.say(f"promote:   {line}")
+    answers = _ask(settings, candidate, registry.get_model_version(settings.name, old) if old else None)
+    gone = audit.rolled_back(list(audit.trail(model.tags, settings.target).values()), new)
+    if gone and not settings.reason:
+        words = f"version {new} was rolled back by {gone.who} at {gone.when} ({gone.why}); to promote it all the same,"
+        answers.append(Answer("history", False, f"{words} say why in promote.reason"))
+    action = PROMOTE if all(answer.holds for answer in answers) else REFUSE
+    why = settings.reason or ("the gates hold" if action == PROMOTE else "a gate refuses")
+    return Entry(action, old, new, audit.who(), audit.now(), why), answers
+
+
+def _back(registry: MlflowClient, settings: PromoteConfig, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
+    """The move back."""
+    current = _at(model, settings.target)
+    if current is None:
+        raise UserError(f"{settings.target} of {settings.name} points nowhere; there is nothing to roll back")
+    before = audit.before(list(audit.trail(model.tags, settings.target).values()), current)
+    if before is None:
+        raise UserError(
+            f"the audit trail knows of no version that {settings.target} of {settings.name} pointed to before version"
+            f" {current}; promote another one instead"
+        )
+    try:
+        registry.get_model_version(settings.name, before)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"version {before} of {settings.name} was deleted; promote another one instead") from None
+    return Entry(ROLLBACK, current, before, audit.who(), audit.now(), settings.reason or "no reason given"), []
+
+
+def _at(model: RegisteredModel, alias: str | None) -> str | None:
+    """The version that an alias points to."""
+    found = model.aliases.get(alias)
+    return None if found is None else str(found)
+
+
+def _ask(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
+    """What every gate answers."""
+    own = gates.from_tags(candidate.tags)
+    other = None if champion is None else gates.from_tags(champion.tags)
+    looked_at, answers = gates.figures(own, other, settings.datasets, settings.margin)
+    for one in looked_at:
+        if one.model != candidate.tags.get(lineage.MODEL):
+            words = f"on {one.name} are of another model; run `mpc evaluate` for this one, and `mpc register` again"
+            answers.append(Answer("figures", False, words))
+    answers += gates.leakage(looked_at, {one.key: _leaks(candidate, one) for one in looked_at})
+    return answers + gates.robustness(looked_at, settings.robustness_floor)
+
+
+def _leaks(candidate: ModelVersion, one: Figures) -> list[str]:
+    """What speaks against figures now, from the datasets that can be read from here."""
+    seen = lineage.trained_on(candidate.tags)
+    if seen is None:
+        return leakage.warnings({}, one.dataset, {}, one.split)
+    described = _reached(one.dataset, one.fingerprint)
+    near = [
+        data for data in seen if one.fingerprint == data["fingerprint"] or _reached(data["uri"], data["fingerprint"])
+    ]
+    if described is None or len(near) < len(seen):
+        console.say(f"promote: not all data is in reach from here; for leakage on {one.name} see what `evaluate` found")
+    return leakage.warnings({leakage.TRAINED_ON: near}, one.dataset, described, one.split) if described else []
+
+
+def _reached(uri: str, fingerprint: str) -> dict[str, Any] | None:
+    """The manifest of a dataset, if it can be read and is still the same."""
+    try:
+        described = manifest.read(uri)
+    except MPCError:
+        return None
+    return described if described["fingerprint"] == fingerprint else None
+
+
+def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answers: list[Answer]) -> None:
+    """Add the entry and move the alias, unless either of the aliases moved since it was decided."""
+    name, target = str(settings.name), settings.target
+    with audit.turn(registry, name, target):
+        model = registry.get_registered_model(name)
+        trail = audit.trail(model.tags, target)
+        if _at(model, target) != entry.before:
+            last = next((one for one in reversed(trail.values()) if one.after == _at(model, target)), None)
+            by = f" by {last.who} at {last.when}" if last else ""
+            raise Refused(f"{target} of {name} was moved to version {_at(model, target)} meanwhile{by}; run this again")
+        if entry.action == PROMOTE and _at(model, settings.source) != entry.after:
+            raise Refused(f"{settings.source} of {name} was moved to another version meanwhile; run this again")
+        said = [f"{answer.gate}: {'holds' if answer.holds else 'refuses'}, {answer.words}" for answer in answers]
+        audit.write(registry, name, target, max(trail, default=0) + 1, entry, said)
+        if entry.action != REFUSE:
+            registry.set_registered_model_alias(name, target, entry.after)

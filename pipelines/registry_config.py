@@ -1,0 +1,57 @@
+"""The config sections on the way to the registry: evaluation, registration and promotion."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipelines.schema import Fraction, Location, Section, SplitName
+
+RegisteredName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+Alias = Annotated[str, Field(pattern=r"^[A-Za-uw-z][A-Za-z0-9_-]*$|^v[A-Za-z_-][A-Za-z0-9_-]*$")]
+"""What MLflow takes for an alias; v1, v2 and so on are its own."""
+
+
+class EvaluateConfig(Section):
+    """A model on one split of a dataset, beside two baselines."""
+
+    model: Location | None = None
+    dataset: Location | None = None
+    split: SplitName = "test"
+    output: Location | None = None
+    pictures: Annotated[int, Field(ge=0, le=100)] = 6
+    robustness: list[str] = Field(default=["jpeg70", "half_size"])
+    """Degradations (mpc_model/degradations.py) under which the forged images are scored once more. Each costs a pass
+    over them with the model alone, at most half of what the evaluation costs without; the default, what nearly every
+    image meets on its way, at most doubles it."""
+
+
+class RegisterConfig(Section):
+    """A model directory into the MLflow registry."""
+
+    model: Location | None = None
+    evaluation: Location | list[Location] | None = None
+    """Folders that `evaluate` wrote, one for each test set; their figures go into the model version."""
+    name: RegisteredName = "mpc-localizer"
+    alias: Alias = "candidate"
+    licence: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Of the weights; left out, it is not stated. What published weights carry is always said beside it."""
+
+
+class PromoteConfig(Section):
+    """Move an alias of a registered model to another version, if the gates hold (pipelines/gates.py)."""
+
+    name: RegisteredName | None = None
+    """The registered model; left out, `register.name`."""
+    source: Alias | None = None
+    """The alias of the version to promote; left out, `register.alias`."""
+    target: Alias = "champion"
+    datasets: list[Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")]] = Field(default=[])
+    """Fingerprints of evaluation datasets, or how they begin; left out, all that the target's version has figures on.
+    """
+    margin: Fraction = 0.0
+    """How much worse than the target's version each figure may be."""
+    robustness_floor: Fraction | None = 0.5
+    """Least share of its F1 that the model must keep under every degradation that `evaluate` measured; null asks for
+    none."""
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    """Why, in your own words, for the audit trail."""

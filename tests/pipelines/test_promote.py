@@ -1,0 +1,334 @@
+"""`mpc promote` against a real MLflow store: moves, refusals for each gate, ways back, and two at once."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines import audit, cli, gates, lineage, recipe, tracking
+from pipelines.audit import Refused
+from pipelines.config import Config
+from pipelines.gates import Figures
+from pipelines.promote import promote
+
+ROOT = Path(__file__).parents[2]
+SET, OTHER = "a" * 64, "b" * 64
+TRAINED = [{"uri": "/no/longer/there", "fingerprint": "f" * 64}]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+class Store:
+    """One registered model of the store, and its versions."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.name, self.uri = name, uri
+        self.client: MlflowClient = tracking.client(self.config())
+        self.client.create_registered_model(name)
+
+    def config(self, *overrides: str) -> Config:
+        return recipe.load(None, [f"tracking.uri={self.uri}", f"register.name={self.name}", *overrides])
+
+    def add(self, *figures: Figures, alias: str = "candidate", **tags: str) -> str:
+        """A version with these figures, that the alias moves to."""
+        version = self.client.create_model_version(self.name, "/somewhere").version
+        digest = f"{version}" * 64
+        told = {
+            lineage.MODEL: digest,
+            lineage.TRAINED_ON: json.dumps(TRAINED),
+            lineage.STATUS: lineage.COMPLETE,
+            **tags,
+        }
+        for one in figures:
+            told |= gates.to_tag(dataclasses.replace(one, model=one.model or digest))
+        for key, value in told.items():
+            self.client.set_model_version_tag(self.name, version, key, value)
+        self.client.set_registered_model_alias(self.name, alias, version)
+        return str(version)
+
+    def champion(self) -> str | None:
+        found = self.client.get_registered_model(self.name).aliases.get("champion")
+        return None if found is None else str(found)
+
+    def trail(self) -> list[tuple[str, str | None, str]]:
+        entries = audit.trail(self.client.get_registered_model(self.name).tags, "champion")
+        assert list(entries) == list(range(1, len(entries) + 1))
+        return [(entry.action, entry.before, entry.after) for entry in entries.values()]
+
+
+@pytest.fixture
+def store(uri: str, request: pytest.FixtureRequest) -> Store:
+    return Store(uri, f"m{abs(hash(request.node.name))}")
+
+
+def figures(fingerprint: str = SET, **changed: Any) -> Figures:
+    values: dict[str, Any] = {
+        "model": "",
+        "fingerprint": fingerprint,
+        "split": "test",
+        "dataset": "/no/longer/there/either",
+        "f1": 0.5,
+        "iou": 0.4,
+        "false_alarm_rate": 0.1,
+        "forged_images": 9,
+        "authentic_images": 3,
+        "untrained": 0.2,
+        "threshold": 0.5,
+        "robustness": {"jpeg70": 0.4},
+        "warnings": [],
+    }
+    return Figures(**{**values, **changed})
+
+
+def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
+    store: Store, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    first = store.add(figures())
+    assert promote(store.config())["version"] == first
+    second = store.add(figures(f1=0.6))
+    done = promote(store.config("promote.reason=nightly run 7"))
+    assert done == {"name": store.name, "alias": "champion", "version": second, "before": first}
+    assert store.champion() == second
+    assert store.trail() == [("promote", None, first), ("promote", first, second)]
+    last = audit.trail(store.client.get_registered_model(store.name).tags, "champion")[2]
+    assert last.who.startswith("ann@")
+    assert last.why == "nightly run 7"
+    assert last.when[:2] == "20"
+    on_version = store.client.get_model_version(store.name, second).tags["mpc.audit.champion.000002"]
+    assert "F1 0.6000 against 0.5000" in on_version
+    said = capsys.readouterr().err
+    assert "figures: holds, on aaaaaaaaaaaa test: F1 0.6000 against 0.5000" in said
+    assert f"trained on {'f' * 64} at /no/longer/there" in said  # the way back from the version
+    assert "not all data is in reach" in said
+
+
+@pytest.mark.parametrize(
+    ("worse", "settings", "words"),
+    [
+        ({"f1": 0.45}, [], r"figures: on aaaaaaaaaaaa test: F1 0\.4500 against 0\.5000 is too far off"),
+        ({"warnings": ["5 of 12 images are in the data"]}, [], "leakage: on aaaaaaaaaaaa test: 5 of 12 images"),
+        (
+            {"robustness": {"jpeg70": 0.2}},
+            [],
+            r"robustness: on .*too low under jpeg70 \(floor 0\.5 of 0\.5000 is 0\.25",
+        ),
+        ({"robustness": {}}, [], r"robustness: on .*was not measured; evaluate with evaluate\.robustness"),
+        ({"fingerprint": OTHER}, [], r"figures: none on aaaaaaaaaaaa test \(/no/longer/there/either\); evaluate"),
+        (
+            {},
+            ["promote.datasets=[cccccc]"],
+            r"figures: the version that it would replace has none on cccccc \(promote\.datasets\)",
+        ),
+        ({"model": "e" * 64}, [], "figures: on aaaaaaaaaaaa test are of another model; run `mpc evaluate`"),
+    ],
+)
+def test_each_gate_refuses_and_says_why(
+    store: Store, worse: dict[str, Any], settings: list[str], words: str, capsys: Any
+) -> None:
+    first = store.add(figures())
+    promote(store.config())
+    second = store.add(figures(**worse))
+    with pytest.raises(Refused, match=f"version {second} of {store.name} is not promoted to champion: {words}") as told:
+        promote(store.config(*settings))
+    assert told.value.exit_code == 1
+    assert store.champion() == first
+    assert store.trail() == [("promote", None, first), ("refuse", first, second)]
+    assert "REFUSES" in capsys.readouterr().err
+
+
+def test_margin_datasets_and_floor_are_the_users(store: Store) -> None:
+    store.add(figures(), figures(OTHER))
+    promote(store.config())
+    second = store.add(figures(f1=0.45, robustness={"jpeg70": 0.1}), figures(OTHER, f1=0.1))
+    settings = ["promote.margin=0.05", "promote.datasets=[aaaaaaaa]", "promote.robustness_floor=null"]
+    for missing in range(3):
+        with pytest.raises(Refused):
+            promote(store.config(*settings[:missing], *settings[missing + 1 :]))
+    promote(store.config(*settings))
+    assert store.champion() == second
+
+
+def test_a_model_of_unknown_training_is_refused(store: Store) -> None:
+    store.add(figures(), **{lineage.TRAINED_ON: lineage.UNKNOWN})
+    with pytest.raises(Refused, match=r"leakage: .*does not say what it was trained on"):
+        promote(store.config())
+    assert store.champion() is None
+
+
+def test_an_unevaluated_candidate_is_refused(store: Store) -> None:
+    store.add()
+    with pytest.raises(Refused, match="the candidate has none; run `mpc evaluate` for it, and `mpc register` again"):
+        promote(store.config())
+
+
+def test_a_dry_run_answers_and_writes_nothing(store: Store, capsys: Any) -> None:
+    first = store.add(figures())
+    assert promote(store.config(), dry_run=True)["version"] == first
+    assert "would move to version 1" in capsys.readouterr().err
+    store.add(figures(warnings=["doubt"]))
+    with pytest.raises(Refused, match="doubt"):
+        promote(store.config(), dry_run=True)
+    assert (store.champion(), store.trail()) == (None, [])
+
+
+def test_a_version_that_is_champion_already_stays_without_an_entry(store: Store, capsys: Any) -> None:
+    store.add(figures())
+    promote(store.config())
+    assert promote(store.config())["version"] == "1"
+    assert "is already version 1; nothing to do" in capsys.readouterr().err
+    assert len(store.trail()) == 1
+
+
+def test_rollbacks_go_back_one_by_one_and_then_say_that_there_is_no_more(store: Store) -> None:
+    for _ in range(3):
+        store.add(figures())
+        promote(store.config())
+    assert promote(store.config("promote.reason=false alarms"), rollback=True)["version"] == "2"
+    assert promote(store.config(), rollback=True, dry_run=True)["version"] == "1"
+    assert store.champion() == "2"
+    assert promote(store.config(), rollback=True)["version"] == store.champion() == "1"
+    with pytest.raises(UserError, match=r"knows of no version that champion .* before version 1"):
+        promote(store.config(), rollback=True)
+    assert store.trail()[3:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
+    entries = audit.trail(store.client.get_registered_model(store.name).tags, "champion")
+    assert [entry.why for entry in entries.values()][3:] == ["false alarms", "no reason given"]
+
+
+def test_what_was_rolled_back_comes_back_only_with_a_reason(store: Store) -> None:
+    for _ in range(2):
+        store.add(figures())
+        promote(store.config())
+    promote(store.config("promote.reason=blind to screenshots"), rollback=True)
+    with pytest.raises(Refused, match=r"was rolled back by .*blind to screenshots.*promote\.reason"):
+        promote(store.config())
+    promote(store.config("promote.reason=it was the decoder"))
+    assert store.champion() == "2"
+
+
+def test_a_promotion_that_died_before_it_moved_does_not_mislead_a_rollback(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        store.add(figures())
+        promote(store.config())
+    store.add(figures())
+
+    def dies(*_: object) -> None:
+        raise InfrastructureError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "set_registered_model_alias", dies)
+        with pytest.raises(InfrastructureError):
+            promote(store.config())
+    assert store.trail()[-1] == ("promote", "2", "3")
+    assert promote(store.config(), rollback=True)["version"] == "1"
+
+
+def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no registered model nobody.*promote\.name"):
+        promote(store.config("promote.name=nobody"))
+    with pytest.raises(UserError, match=r"has the alias candidate; run `mpc register`, or set promote\.source"):
+        promote(store.config())
+    with pytest.raises(UserError, match=r"champion of .* points nowhere"):
+        promote(store.config(), rollback=True)
+    with pytest.raises(UserError, match=r"no MLflow database at .*mpc register"):
+        promote(store.config(f"tracking.uri=sqlite:///{tmp_path}/none.db"))
+    assert list(tmp_path.iterdir()) == []
+    store.add(figures())
+    promote(store.config())
+    store.add(figures())
+    promote(store.config())
+    store.client.delete_model_version(store.name, "1")
+    with pytest.raises(UserError, match=r"version 1 of .* was deleted"):
+        promote(store.config(), rollback=True)
+
+
+def test_a_move_between_decision_and_turn_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add(figures())
+    promote(store.config())
+    second = store.add(figures())
+    third = store.add(figures(), alias="other")
+    turn = audit.turn
+
+    def late(*arguments: Any) -> Any:
+        store.client.set_registered_model_alias(store.name, "champion", third)
+        return turn(*arguments)
+
+    monkeypatch.setattr(audit, "turn", late)
+    with pytest.raises(Refused, match=f"champion of .* was moved to version {third} meanwhile; run this again"):
+        promote(store.config())
+    assert store.trail()[-1] != ("promote", "1", second)
+
+
+def test_the_command_line_promotes_refuses_and_goes_back(store: Store, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"tracking: {{uri: '{store.uri}'}}\nregister: {{name: {store.name}}}\n")
+    command = ["promote", "--config", str(file)]
+    store.add(figures())
+    assert cli.main(command) == 0
+    store.add(figures(f1=0.1))
+    assert cli.main(command) == 1
+    refused = capsys.readouterr().err.splitlines()[-1]
+    assert refused.startswith("mpc promote: version 2 of")
+    assert cli.main([*command, "--dry-run", "promote.margin=0.5"]) == 0
+    assert cli.main([*command, "promote.margin=0.5"]) == 0
+    assert cli.main([*command, "--rollback", "promote.reason=worse"]) == 0
+    assert cli.main([*command, "--rollback"]) == 2
+    assert store.champion() == "1"
+
+
+@pytest.fixture
+def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.Popen[str]", Path]]]:
+    """Two commands for two candidates, which both found that they may promote and wait for the turn."""
+    store.add(figures())
+    promote(store.config())
+    for alias in ("candidate", "other"):
+        store.add(figures(), alias=alias)
+    held = f"{store.name}.champion.turn-000001"
+    store.client.create_registered_model(held)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"tracking: {{uri: '{store.uri}'}}\nregister: {{name: {store.name}}}\n")
+    running = []
+    for alias in ("candidate", "other"):
+        log = tmp_path / alias
+        command = [sys.executable, "-m", "pipelines.cli", "promote", "--config", file, f"promote.source={alias}"]
+        with log.open("w") as stream:
+            running.append((subprocess.Popen(command, stderr=stream, text=True, cwd=ROOT), log))
+    try:
+        until = time.monotonic() + 120
+        while not all("another one is at it" in log.read_text() for _, log in running):
+            told = [log.read_text() for _, log in running]
+            assert time.monotonic() < until, told
+            assert all(process.poll() is None for process, _ in running), told
+            time.sleep(0.05)
+        store.client.delete_registered_model(held)
+        yield running
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.wait()
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(
+    store: Store, promotions: list[tuple["subprocess.Popen[str]", Path]]
+) -> None:
+    codes = [process.wait(timeout=120) for process, _ in promotions]
+    assert sorted(codes) == [0, 1], [log.read_text() for _, log in promotions]
+    winner = str(2 + codes.index(0))
+    assert store.champion() == winner
+    assert store.trail() == [("promote", None, "1"), ("promote", "1", winner)]
+    lost = promotions[codes.index(1)][1].read_text().splitlines()[-1]
+    assert f"was moved to version {winner} meanwhile by" in lost or "another promotion moves champion" in lost
+    assert not [model for model in store.client.search_registered_models() if "turn-" in model.name]
