@@ -258,10 +258,11 @@ class HRFormer(nn.Module):
     The maps are non-negative and not L2-normalised. Any size from 32 pixels a side is accepted.
     In train mode stochastic depth (0 at the first block depth, linearly up to 0.2 at the last) draws from torch's
     global generator, which the training loop seeds; two passes over one image then differ. In eval mode nothing is
-    random. A tile of a larger image comes with its frame there, its origin a multiple of 32 pixels, and gives its part of
-    the image's maps, but for what it does not see around it. Initialisation draws from the same generator: truncated normal (std 0.02) and zero biases for the linear
+    random. Initialisation draws from the same generator: truncated normal (std 0.02) and zero biases for the linear
     layers, convolutions and position biases of the blocks, He normal (fan out) for the ReLU convolutions outside them,
     1 and 0 for every norm.
+    A tile of a larger image comes with its frame there, its origin a multiple of 32 pixels, and gives its part of the
+    image's maps, as far as it sees what they depend on.
     """
 
     def __init__(self, spec: HRFormerSpec) -> None:

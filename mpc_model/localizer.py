@@ -101,7 +101,7 @@ class Localizer(nn.Module):
 
     @property
     def default_tile(self) -> int:
-        """The tile of `predict` where none is given: TILE where images keep their own size, 0 where they are resized."""
+        """The tile of `predict` where none is given: TILE for images of their own size, 0 for resized ones."""
         return tiling.TILE if self.spec.input_size is None else 0
 
     @torch.inference_mode()
@@ -112,11 +112,11 @@ class Localizer(nn.Module):
 
         Input rule of the published weights: plain bilinear resize to the spec's square, values / 255, no mean or
         standard deviation. With a `tile`, images are not resized, and those of more than tile + 768 pixels a side go
-        through the network in tiles (mpc_model/tiling.py), so that memory is bounded; 0 is the spec's rule and no tiles.
+        through the network in tiles (mpc_model/tiling.py), so that memory is bounded; 0 is the spec's rule, no tiles.
         None is `default_tile`.
-        Runs in eval mode and leaves every module in the mode it was in; of a model in eval mode, as a loaded one is,
-        several threads may call it at once. Images that share a network size share a batch, as far as memory is bounded;
-        what else is in the batch does not matter. UserError for anything but uint8 RGB arrays.
+        Runs in eval mode and leaves every module in the mode it was in. Several threads may call it at once for a model
+        that is in eval mode, as a loaded one is. Images of the same network size share a batch, of BATCH_PIXELS at
+        most; what else is in the batch does not matter. UserError for anything but uint8 RGB arrays.
         """
         for index, image in enumerate(images):
             check_image(image, f"image {index}")

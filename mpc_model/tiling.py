@@ -54,9 +54,7 @@ def tiled_logits(model: "Localizer", image: npt.NDArray[np.uint8], tile: int, ha
     device = next(model.parameters()).device
     height, width = image.shape[:2]
     logits = torch.empty(1, 1, -(-height // STRIDE), -(-width // STRIDE))
-    for (top, y0, y1, bottom), (left, x0, x1, right) in product(
-        _spans(height, tile, halo), _spans(width, tile, halo)
-    ):
+    for (top, y0, y1, bottom), (left, x0, x1, right) in product(_spans(height, tile, halo), _spans(width, tile, halo)):
         pixels = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).to(device)
         found = model(pixels.permute(2, 0, 1)[None].float() / 255, Frame(top, left, height, width))
         rows, columns = (slice(a // STRIDE, -(-b // STRIDE)) for a, b in ((y0 - top, y1 - top), (x0 - left, x1 - left)))
@@ -65,7 +63,7 @@ def tiled_logits(model: "Localizer", image: npt.NDArray[np.uint8], tile: int, ha
 
 
 def _spans(side: int, tile: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
-    """Along a side of an image: (first pixel seen, first of the core, after the core, after the last seen) of each tile.
+    """Along a side of an image, of each tile: first pixel seen, first of the core, end of the core, end of the seen.
 
     The cores are alike, but for the last one, and together they are the side.
     """

@@ -16,11 +16,11 @@ import pytest
 from mpc_model import images
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
-from mpc_model.metrics import pixel_scores
+from mpc_model.metrics import image_score, pixel_scores
 from pipelines import manifest, tracking
 from pipelines.config import Config
 from pipelines.evaluate import evaluate
-from pipelines.predict import image_score, predict
+from pipelines.predict import predict
 from pipelines.register import register
 from pipelines.shards import ShardReader
 
