@@ -148,8 +148,11 @@ def _fetch_s3(uri: str, name: str) -> bytes:
         from pyarrow import fs
     except ImportError as error:
         raise DataError(f"{name}: s3:// needs pyarrow (pip install pyarrow)") from error
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
     try:
-        with fs.S3FileSystem().open_input_stream(uri.removeprefix("s3://")) as stream:
+        bucket = fs.S3FileSystem(endpoint_override=endpoint, region=region)
+        with bucket.open_input_stream(uri.removeprefix("s3://")) as stream:
             return bytes(stream.read())
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}") from error
