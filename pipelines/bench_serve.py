@@ -26,7 +26,7 @@ from mpc_model import images
 from mpc_model.errors import InfrastructureError
 from mpc_model.images import Image
 from mpc_model.localizer import Localizer, ModelSpec
-from pipelines import demo, measure, recipe, register
+from pipelines import demo, measure, recipe, register, tracking
 
 
 def measure_serve(quick: bool) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def _entry(folder: Path, backbone: str, side: int) -> str:
     Localizer(ModelSpec(backbone, "mlp4", side)).save(folder / "model")
     config = recipe.load(None, [f"workspace={folder / 'mpc'}", f"register.model={folder / 'model'}"])
     registered = register.register(config)
-    return str(mlflow.artifacts.download_artifacts(registered["uri"], tracking_uri=str(config.tracking.uri)))
+    with tracking.fluent(config):
+        return str(mlflow.artifacts.download_artifacts(registered["uri"]))
 
 
 def _pictures(count: int, side: int) -> list[Image]:

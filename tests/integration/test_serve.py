@@ -22,7 +22,7 @@ from support import tiny
 
 from mpc_model import images
 from mpc_model.localizer import Localizer
-from pipelines import recipe, register
+from pipelines import recipe, register, tracking
 
 MODEL = "models:/mpc-localizer@candidate"
 LOCAL = ("--env-manager", "local")
@@ -30,13 +30,16 @@ LOCAL = ("--env-manager", "local")
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a consumer: where the registry is."""
+    """The environment of a consumer: where the registry is; and the folders of the model and of its entry."""
     folder = tmp_path_factory.mktemp("serve")
     tiny(None).save(folder / "model")
     config = recipe.load(None, [f"workspace={folder / 'workspace'}", f"register.model={folder / 'model'}"])
     register.register(config)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "MLFLOW_TRACKING_URI": str(config.tracking.uri), "PATH": path, "MODEL": str(folder / "model")}
+    with tracking.fluent(config):
+        entry = mlflow.artifacts.download_artifacts(MODEL)
+    places = {"MLFLOW_TRACKING_URI": str(config.tracking.uri), "MODEL": str(folder / "model"), "ENTRY": str(entry)}
+    return {**os.environ, "PATH": path, **places}
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +156,9 @@ def test_a_fresh_environment_with_the_entrys_requirements_loads_it(
     registry: dict[str, str], picture: np.ndarray, tmp_path: Path
 ) -> None:
     """Nothing but requirements.txt of the entry is installed: no Ray, no package of ours."""
-    entry = mlflow.artifacts.download_artifacts(MODEL, tracking_uri=registry["MLFLOW_TRACKING_URI"])
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
     python = str(tmp_path / "venv" / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "-r", f"{entry}/requirements.txt"]
+    install = [python, "-m", "pip", "install", "--quiet", "-r", f"{registry['ENTRY']}/requirements.txt"]
     done = subprocess.run(install, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr
     np.save(tmp_path / "image.npy", picture)

@@ -6,17 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from support import tiny
 
 from mpc_model.forging import ForgeSettings
 from mpc_model.images import MASK_RULES
 from mpc_model.sampling import SAMPLERS
 from pipelines import plan, validation
 from pipelines.config import ForgeConfig, SourceConfig
+from pipelines.register import signature
 from pipelines.sources import LAYOUTS
 from pipelines.train_config import FinetuneConfig, PretrainConfig, TrainConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
-DATASETS, TRAINING = ((DOCS / name).read_text() for name in ("datasets.md", "training.md"))
+DATASETS, TRAINING, SERVING = ((DOCS / name).read_text() for name in ("datasets.md", "training.md", "serving.md"))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,12 @@ def test_every_name_is_documented(names: Iterable[str]) -> None:
 def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
     told = set(re.findall(r"`(\w+)`", TRAINING))
     assert [name for name in names if name not in told | {"dataset", "output"}] == []
+
+
+def test_every_parameter_and_column_of_the_registered_model_is_documented() -> None:
+    found = signature(tiny())
+    names = [one.name for one in (*found.params.params, *found.outputs.inputs)]
+    assert [name for name in names if name not in set(re.findall(r"`(\w+)`", SERVING))] == []
 
 
 def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:

@@ -21,7 +21,7 @@ from support import tiny
 from mpc_model import images
 from mpc_model.localizer import Localizer
 from mpc_model.metrics import image_score
-from pipelines import recipe, register
+from pipelines import recipe, register, tracking
 from pipelines.config import Config
 
 EXACT = {"encoding": "array"}
@@ -40,14 +40,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def entry(config: Config) -> str:
     """The folder of the registered entry."""
-    uri = "models:/mpc-localizer@candidate"
-    return str(mlflow.artifacts.download_artifacts(uri, tracking_uri=str(config.tracking.uri)))
+    with tracking.fluent(config):
+        return str(mlflow.artifacts.download_artifacts("models:/mpc-localizer@candidate"))
 
 
 @pytest.fixture(scope="module")
 def served(config: Config) -> PyFuncModel:
-    mlflow.set_tracking_uri(str(config.tracking.uri))
-    return mlflow.pyfunc.load_model("models:/mpc-localizer@candidate")
+    with tracking.fluent(config):
+        return mlflow.pyfunc.load_model("models:/mpc-localizer@candidate")
 
 
 @pytest.fixture(scope="module")
