@@ -84,8 +84,8 @@ class WindowAttention(nn.Module):
 
     def forward(self, tokens: Tensor, frame: Frame | None = None) -> Tensor:
         b, height, width, channels = tokens.shape
-        frame = frame or Frame(0, 0, height, width)
-        top, left = padding_before(frame.top, frame.height, WINDOW), padding_before(frame.left, frame.width, WINDOW)
+        y, x, whole_y, whole_x = (frame.top, frame.left, frame.height, frame.width) if frame else (0, 0, height, width)
+        top, left = padding_before(y, whole_y, WINDOW), padding_before(x, whole_x, WINDOW)
         bottom, right = -(top + height) % WINDOW, -(left + width) % WINDOW
         rows, columns = (top + height + bottom) // WINDOW, (left + width + right) // WINDOW
         d = channels // self.heads
