@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.frame import Frame, resized
+from mpc_model.hrformer import STRIDE
 from mpc_model.registry import Registry
 
 
@@ -17,7 +19,7 @@ class PixelMLP(nn.Module):
     """Maps, four of (B, width, H_k, W_k) with the finest first -> logits (B, 1, H_1, W_1), positive = forged.
 
     `hidden` are the widths between the concatenated 4 * width channels and the one logit. Coarser maps are brought to
-    the finest one's size bilinearly with aligned corners, as in the published weights.
+    the finest one's size bilinearly with aligned corners, as in the published weights. A tile comes with its frame.
     """
 
     def __init__(self, width: int, hidden: Sequence[int]) -> None:
@@ -28,9 +30,13 @@ class PixelMLP(nn.Module):
             layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, outputs, 1)]
         self.classifier = nn.Sequential(*layers)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        size = maps[0].shape[2:]
-        raised = [F.interpolate(m, size, mode="bilinear", align_corners=True) for m in maps[1:]]
+    def forward(self, maps: Sequence[Tensor], frame: Frame | None = None) -> Tensor:
+        size = (maps[0].shape[2], maps[0].shape[3])
+        if frame is None:
+            raised = [F.interpolate(m, size, mode="bilinear", align_corners=True) for m in maps[1:]]
+        else:
+            finest, *coarser = (frame.at(STRIDE << index) for index in range(len(maps)))
+            raised = [resized(m, source, finest, size) for m, source in zip(maps[1:], coarser, strict=True)]
         return self.classifier(torch.cat([maps[0], *raised], dim=1))
 
 

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.frame import Frame, padding_before, resized
 from mpc_model.registry import Registry
 
+STRIDE = 4  # of the finest maps; each branch doubles it
 WINDOW = 7  # side of an attention window, in pixels of the map
 MLP_RATIO = 4  # hidden width of a block's MLP over its channels
 DROP_PATH = 0.2  # stochastic-depth rate of the last block depth; the first has 0
@@ -65,6 +67,7 @@ class WindowAttention(nn.Module):
     masked: they take part with the projections' biases as their keys and values, as in the published weights. What they
     would attend to is cut off, so nothing is projected for them: softmax does not see a bias that all keys share, and
     its weights sum to 1, so that the bias of all values passes through it; without these, padded keys and values are 0.
+    A tile is given its frame in this map, so that its windows are those of the whole map.
     """
 
     relative_position_index: Tensor
@@ -79,14 +82,15 @@ class WindowAttention(nn.Module):
         self.q_proj = nn.Linear(channels, channels)
         self.out_proj = nn.Linear(channels, channels)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, frame: Frame | None = None) -> Tensor:
         b, height, width, channels = tokens.shape
-        extra_y, extra_x = -height % WINDOW, -width % WINDOW
-        top, left = extra_y // 2, extra_x // 2
-        rows, columns = (height + extra_y) // WINDOW, (width + extra_x) // WINDOW
+        y, x, whole_y, whole_x = (frame.top, frame.left, frame.height, frame.width) if frame else (0, 0, height, width)
+        top, left = padding_before(y, whole_y, WINDOW), padding_before(x, whole_x, WINDOW)
+        bottom, right = -(top + height) % WINDOW, -(left + width) % WINDOW
+        rows, columns = (top + height + bottom) // WINDOW, (left + width + right) // WINDOW
         d = channels // self.heads
 
-        padded = F.pad(self._qkv(tokens), (0, 0, left, extra_x - left, top, extra_y - top))
+        padded = F.pad(self._qkv(tokens), (0, 0, left, right, top, bottom))
         grid = padded.view(b, rows, WINDOW, columns, WINDOW, 3, self.heads, d)
         windows = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.heads, WINDOW**2, d)
         q, k, v = windows.unbind()
@@ -120,8 +124,8 @@ class LocalAttention(nn.Module):
         super().__init__()
         self.attn = WindowAttention(channels, heads)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.attn(tokens)
+    def forward(self, tokens: Tensor, frame: Frame | None = None) -> Tensor:
+        return self.attn(tokens, frame)
 
 
 class ConvMLP(nn.Module):
@@ -154,9 +158,9 @@ class Block(nn.Module):
         self.mlp = ConvMLP(channels)
         self.drop_path = StochasticDepth(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame | None = None) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), frame))
         x = tokens.permute(0, 3, 1, 2)
         return x + self.drop_path(self.mlp(self.norm2(tokens).permute(0, 3, 1, 2)))
 
@@ -197,17 +201,18 @@ def fuse_layer(channels: Sequence[int], source: int, target: int) -> nn.Module:
     return nn.Sequential(*steps, nn.Sequential(*conv_bn(c, c, 3, stride=2, groups=c), *conv_bn(c, out, 1)))
 
 
-def _resized(x: Tensor, target: Tensor) -> Tensor:
-    """Where a finer side is odd, doubling the coarser one overshoots it by a pixel or more."""
-    if x.shape[2:] == target.shape[2:]:
-        return x
-    return F.interpolate(x, target.shape[2:], mode="bilinear", align_corners=True)
+def _fitted(x: Tensor, finer: Tensor, source: Frame | None, target: Frame | None, steps: int) -> Tensor:
+    """A map doubled `steps` times, at the size of a finer one. Where that is odd, doubling overshoots it by pixels."""
+    size = (finer.shape[2], finer.shape[3])
+    if source is not None and target is not None:
+        return resized(x, source.raised(1 << steps, target), target, size)
+    return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 class MultiScaleModule(nn.Module):
     """Blocks on every branch, then every branch becomes ReLU of the sum of all branches: list of maps -> same shapes.
 
-    `drop_path` holds the stochastic-depth rates, one a block, the same on all branches.
+    `drop_path` holds the stochastic-depth rates, one a block, the same on all branches. A tile comes with its frame.
     """
 
     def __init__(self, channels: Sequence[int], heads: Sequence[int], drop_path: Sequence[float]) -> None:
@@ -220,11 +225,17 @@ class MultiScaleModule(nn.Module):
             nn.ModuleList(fuse_layer(channels, source, target) for source in indices) for target in indices
         )
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+    def forward(self, maps: list[Tensor], frame: Frame | None = None) -> list[Tensor]:
+        frames = [frame and frame.at(STRIDE << index) for index in range(len(maps))]
+        maps = list(maps)
+        for branch, blocks in enumerate(self.branches):
+            for block in blocks:  # type: ignore[attr-defined]
+                maps[branch] = block(maps[branch], frames[branch])
         fused = []
-        for target, layers in zip(maps, self.fuse_layers, strict=True):
-            terms = [_resized(layer(x), target) for layer, x in zip(layers, maps, strict=True)]  # type: ignore[call-overload]
+        for target, layers in enumerate(self.fuse_layers):
+            terms = [layer(x) for layer, x in zip(layers, maps, strict=True)]  # type: ignore[call-overload]
+            for source in range(target + 1, len(terms)):
+                terms[source] = _fitted(terms[source], maps[target], frames[source], frames[target], source - target)
             fused.append(F.relu(sum(terms[1:], start=terms[0])))
         return fused
 
@@ -250,6 +261,8 @@ class HRFormer(nn.Module):
     random. Initialisation draws from the same generator: truncated normal (std 0.02) and zero biases for the linear
     layers, convolutions and position biases of the blocks, He normal (fan out) for the ReLU convolutions outside them,
     1 and 0 for every norm.
+    A tile of a larger image comes with its frame there, its origin a multiple of 32 pixels, and gives its part of the
+    image's maps, as far as it sees what they depend on.
     """
 
     def __init__(self, spec: HRFormerSpec) -> None:
@@ -295,15 +308,19 @@ class HRFormer(nn.Module):
 
         self.apply(_initialise)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, frame: Frame | None = None) -> list[Tensor]:
         # Attention and LayerNorm want channels last; convolutions that already are spare a copy at every block.
         images = images.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.layer1(x)
-        maps = self.stage2([transition(x) for transition in self.transition1])
+        maps = [transition(x) for transition in self.transition1]
+        for module in self.stage2:
+            maps = module(maps, frame)
         for transitions, stage in ((self.transition2, self.stage3), (self.transition3, self.stage4)):
-            maps = stage([t(m) for t, m in zip(transitions, [*maps, maps[-1]], strict=True)])
+            maps = [t(m) for t, m in zip(transitions, [*maps, maps[-1]], strict=True)]
+            for module in stage:
+                maps = module(maps, frame)
         return [project(m) for project, m in zip(self.convs, maps, strict=True)]
 
 

@@ -30,13 +30,16 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mpc_model import tiling
 from mpc_model.errors import UserError
+from mpc_model.frame import Frame
 from mpc_model.heads import HEADS
 from mpc_model.hrformer import BACKBONES
 
 FORMAT = 1
 ARCHITECTURE = "mpc-localizer"
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
+BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # the most that go through the network at once
 SHOWN = 5  # how many differing tensor names an error lists
 
 
@@ -77,48 +80,67 @@ class Localizer(nn.Module):
         self.encoder = BACKBONES[spec.backbone]()
         self.decoder = None if spec.head is None else HEADS[spec.head](self.encoder.projection_width)
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor, frame: Frame | None = None) -> list[Tensor]:
         """(B, 3, H, W) float in [0, 1] -> four maps at strides 4, 8, 16, 32, before L2 normalisation (see HRFormer)."""
-        return self.encoder(images)
+        return self.encoder(images, frame)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, frame: Frame | None = None) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> logits (B, 1, ceil(H/4), ceil(W/4)), positive = forged.
 
-        UserError where there is no head.
+        A tile of a larger image comes with its frame there. UserError where there is no head.
         """
         if self.decoder is None:
             raise UserError(
                 "this localizer has no head (a stage-1 encoder): fine-tune it first, or load stage-2 weights"
             )
-        return self.decoder(self.features(images))
+        return self.decoder(self.features(images, frame), frame)
 
     def probabilities(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> probability of forgery (B, *size) float32. See `to_probabilities`."""
         return to_probabilities(self(images), size)
 
+    @property
+    def default_tile(self) -> int:
+        """The tile of `predict` where none is given: TILE for images of their own size, 0 for resized ones."""
+        return tiling.TILE if self.spec.input_size is None else 0
+
     @torch.inference_mode()
-    def predict(self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 8) -> list[npt.NDArray[np.float32]]:
+    def predict(
+        self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 8, tile: int | None = None
+    ) -> list[npt.NDArray[np.float32]]:
         """Probability of forgery of each pixel: uint8 RGB (H, W, 3), any sizes -> float32 (H, W) in [0, 1], same sizes.
 
         Input rule of the published weights: plain bilinear resize to the spec's square, values / 255, no mean or
-        standard deviation. Runs in eval mode and leaves every module in the mode it was in. Images that share a network
-        size share a batch; what else is in the batch does not matter. UserError for anything but uint8 RGB arrays.
+        standard deviation. With a `tile`, images are not resized, and those of more than tile + 768 pixels a side go
+        through the network in tiles (mpc_model/tiling.py), so that memory is bounded; 0 is the spec's rule, no tiles.
+        None is `default_tile`.
+        Runs in eval mode and leaves every module in the mode it was in. Several threads may call it at once for a model
+        that is in eval mode, as a loaded one is. Images of the same network size share a batch, of BATCH_PIXELS at
+        most; what else is in the batch does not matter. UserError for anything but uint8 RGB arrays.
         """
         for index, image in enumerate(images):
-            _check_image(image, index)
+            check_image(image, f"image {index}")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: give at least 1")
-        side = self.spec.input_size
+        tile = self.default_tile if tile is None else tile
+        tiling.check_tile(tile)
+        side = None if tile else self.spec.input_size
+        large = {index for index, image in enumerate(images) if tile and not tiling.fits(image, tile)}
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
-            groups.setdefault(image.shape[:2] if side is None else (side, side), []).append(index)
+            if index not in large:
+                groups.setdefault(image.shape[:2] if side is None else (side, side), []).append(index)
 
         device = next(self.parameters()).device
         maps: dict[int, npt.NDArray[np.float32]] = {}
         with _eval_mode(self):
+            for index in large:
+                logits = tiling.tiled_logits(self, images[index], tile)
+                maps[index] = to_probabilities(logits, images[index].shape[:2])[0].numpy()
             for (height, width), members in groups.items():
-                for start in range(0, len(members), batch_size):
-                    batch = members[start : start + batch_size]
+                step = max(1, min(batch_size, BATCH_PIXELS // (height * width)))
+                for start in range(0, len(members), step):
+                    batch = members[start : start + step]
                     pixels = np.stack([cv2.resize(images[i], (width, height)) for i in batch])  # INTER_LINEAR
                     logits = self(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255)
                     for i, one in zip(batch, logits, strict=True):
@@ -216,24 +238,26 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each submodule is as it was (a frozen encoder may differ from its head)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    training = [part for part in module.modules() if part.training]
+    for part in training:  # none in a loaded model: threads that share it write nothing
+        part.training = False
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part in training:
+            part.training = True
 
 
 def _size_rule(input_size: int | None) -> str:
     return "native size" if input_size is None else f"bilinear resize to {input_size} x {input_size}"
 
 
-def _check_image(image: object, index: int) -> None:
+def check_image(image: object, name: str) -> None:
+    """UserError, beginning with `name`, for anything but a uint8 RGB array (H, W, 3)."""
     if not isinstance(image, np.ndarray):
-        raise UserError(f"image {index} is a {type(image).__name__}: give a numpy array, uint8 RGB (H, W, 3)")
+        raise UserError(f"{name} is a {type(image).__name__}: give a numpy array, uint8 RGB (H, W, 3)")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise UserError(f"image {index} is {image.dtype} {image.shape}: give uint8 RGB (H, W, 3)")
+        raise UserError(f"{name} is {image.dtype} {image.shape}: give uint8 RGB (H, W, 3)")
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

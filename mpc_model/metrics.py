@@ -14,6 +14,16 @@ import numpy.typing as npt
 
 from mpc_model.errors import DataError
 
+TOP_SHARE = 0.01
+"""An image's score is the mean of this share of its pixels, the most suspicious ones: one pixel alone decides nothing,
+and a small forgery is not averaged away."""
+
+
+def image_score(probability: npt.NDArray[np.float32]) -> float:
+    """Mean of the TOP_SHARE highest pixel probabilities of a map, at least one pixel."""
+    count = max(1, round(TOP_SHARE * probability.size))
+    return float(np.partition(probability, -count, axis=None)[-count:].mean())
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -156,6 +156,9 @@ class PredictConfig(Section):
     output: Location | None = None
     overlays: bool = True
     """Also draw each map over its image."""
+    tile: Annotated[int, Field(ge=32)] | Literal[0] | None = None
+    """Images at their own size, in tiles of about so many pixels a side where they are large; 0 never. Left out: tiles
+    for a model that takes images at their own size, none for one that resizes them."""
 
 
 class TrackingConfig(Section):

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import mlflow
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
@@ -20,14 +19,11 @@ from mlflow.exceptions import MlflowException
 from mpc_model import images
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
+from mpc_model.metrics import image_score
 from pipelines import console, manifest, outputs, pictures, storage, tracking
-from pipelines.config import Config
+from pipelines.config import Config, PredictConfig
 from pipelines.sources import IMAGE_SUFFIXES
 from pipelines.stages import load_model, model_digest, require_head
-
-TOP_SHARE = 0.01
-"""An image's score is the mean of this share of its pixels, the most suspicious ones: one pixel alone decides nothing,
-and a small forgery is not averaged away."""
 
 
 def predict(config: Config) -> dict[str, Any]:
@@ -50,11 +46,11 @@ def predict(config: Config) -> dict[str, Any]:
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
     record = outputs.claim(output, "predict", {"model": digest, "input": source}, config)
-    seen = manifest.digest([sorted(files.items()), settings.overlays])
+    seen = manifest.digest([sorted(files.items()), settings.overlays, settings.tile])
     if record.finished and record.results["seen"] == seen and not record.results["failed"]:
         console.say(f"predict: reusing the finished maps at {output}")
         return record.results
-    rows = _map_all(model, names, output, settings.overlays)
+    rows = _map_all(model, names, output, settings)
     failed = [row["error"] for row in rows if pd.notna(row["error"])]
     _write(rows, output)
     record.finish(images=len(rows), failed=len(failed), seen=seen, scores=storage.join(output, "scores.csv"))
@@ -94,13 +90,7 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
         return load_model(directory, name=model), model_digest(directory, name=model)
 
 
-def image_score(probability: npt.NDArray[np.float32]) -> float:
-    """Mean of the TOP_SHARE highest pixel probabilities of a map, at least one pixel."""
-    count = max(1, round(TOP_SHARE * probability.size))
-    return float(np.partition(probability, -count, axis=None)[-count:].mean())
-
-
-def _map_all(model: Localizer, names: dict[str, str], output: str, overlays: bool) -> list[dict[str, Any]]:
+def _map_all(model: Localizer, names: dict[str, str], output: str, settings: PredictConfig) -> list[dict[str, Any]]:
     from pipelines import cluster
 
     cluster.connect()
@@ -109,7 +99,7 @@ def _map_all(model: Localizer, names: dict[str, str], output: str, overlays: boo
     items = ray.data.from_items([{"image": uri, "name": name} for uri, name in names.items()])
     mapped = items.map_batches(
         _Mapper,
-        fn_constructor_args=(ray.put(model), output, overlays),
+        fn_constructor_args=(ray.put(model), output, settings.overlays, settings.tile),
         batch_size=8,
         batch_format="pandas",
         **cluster.model_pool(len(names)),
@@ -125,11 +115,11 @@ def _map_all(model: Localizer, names: dict[str, str], output: str, overlays: boo
 class _Mapper:
     """One worker of the pool."""
 
-    def __init__(self, model: Any, output: str, overlays: bool) -> None:
+    def __init__(self, model: Any, output: str, overlays: bool, tile: int | None) -> None:
         import ray
 
         self.model: Localizer = ray.get(model).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.output, self.overlays = output, overlays
+        self.output, self.overlays, self.tile = output, overlays, tile
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame([self._row(uri, name) for uri, name in zip(batch["image"], batch["name"], strict=True)])
@@ -140,7 +130,7 @@ class _Mapper:
             image = images.decode_image(storage.read_bytes(uri), uri)
         except DataError as error:
             return {"image": uri, **empty, "error": str(error)}
-        probability = self.model.predict([image])[0]
+        probability = self.model.predict([image], tile=self.tile)[0]
         levels = np.rint(probability * 255).astype(np.uint8)
         where = storage.join(self.output, "maps", f"{name}.png")
         storage.write_bytes(where, cv2.imencode(".png", levels)[1].tobytes())

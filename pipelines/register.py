@@ -1,8 +1,9 @@
 """`mpc register`: a model directory, with its figures and its lineage, as a new version in the MLflow registry.
 
-The entry holds code, safetensors and a signature with free height and width; the alias (`candidate`) moves to it.
+The entry holds code, safetensors and a signature; the alias (`candidate`) moves to it.
 """
 
+import base64
 import json
 import os
 import tempfile
@@ -12,10 +13,13 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
 
 import mpc_model
+from mpc_model import images
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
 from pipelines import console, gates, lineage, model_card, outputs, storage, tracking
@@ -23,11 +27,6 @@ from pipelines.config import Config
 from pipelines.evaluate import METRICS
 from pipelines.model_card import LICENCE
 from pipelines.stages import load_model, model_digest, require_head
-
-SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
-)
 
 
 def register(config: Config) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def _log(config: Config) -> str:
             python_model=str(Path(__file__).with_name("registry_model.py")),
             artifacts={"model": str(local)},
             code_paths=[os.path.dirname(mpc_model.__file__)],
-            signature=SIGNATURE,
+            signature=signature(Localizer.load(local)),
             input_example=_example(),
             pip_requirements=[
                 f"{name}=={version(name).partition('+')[0]}"
@@ -135,7 +134,35 @@ def _log(config: Config) -> str:
     return str(logged.registered_model_version)
 
 
-def _example() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One image, deterministic: a colour ramp."""
-    ramp = np.linspace(0, 255, 64).astype(np.uint8)
-    return np.stack([np.tile(ramp, (48, 1)), np.tile(ramp[::-1], (48, 1)), np.full((48, 64), 96, np.uint8)], -1)[None]
+def signature(model: Localizer) -> ModelSignature:
+    """What the entry gives, and the parameters it takes, with this model's own defaults.
+
+    No schema of inputs: MLflow's would put the images into a DataFrame, which fails for arrays, and refuse what it does
+    not foresee; the entry takes bytes, arrays and paths mixed, and answers for each by itself.
+    """
+    columns: dict[str, Any] = {
+        "score": DataType.double,
+        "forged_fraction": DataType.double,
+        "height": DataType.long,
+        "width": DataType.long,
+        "map": AnyType(),
+        "mask": AnyType(),
+        "error": DataType.string,
+    }
+    return ModelSignature(
+        outputs=Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()]),
+        params=ParamSchema(
+            [
+                ParamSpec("threshold", DataType.double, float(model.spec.threshold)),
+                ParamSpec("tile", DataType.long, model.default_tile),
+                ParamSpec("encoding", DataType.string, "auto"),
+            ]
+        ),
+    )
+
+
+def _example() -> pd.DataFrame:
+    """One image in base64, as a server takes it; deterministic: a colour ramp."""
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
+    picture = np.stack([ramp, ramp[:, ::-1], np.full_like(ramp, 96)], -1)
+    return pd.DataFrame({"image": [base64.b64encode(images.encode_png(picture)).decode()]})

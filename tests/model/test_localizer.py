@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support import tiny
 from torch import Tensor
 
 from mpc_model.errors import UserError
@@ -21,20 +23,6 @@ from mpc_model.heads import HEADS
 from mpc_model.localizer import Localizer, ModelSpec, load_tensors, to_probabilities
 
 SIZES = [(64, 64), (100, 75), (33, 47), (224, 160), (100, 75)]
-
-
-def tiny(input_size: int | None = 64, head: str | None = "mlp4", seed: int = 0) -> Localizer:
-    """An untrained tiny localizer in eval mode, its norms set by one batch so that its maps are not flat."""
-    torch.manual_seed(seed)
-    model = Localizer(ModelSpec("hrformer_tiny", head, input_size))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the plain average over batches: here, over one
-    with torch.no_grad():
-        maps = model.features(torch.rand(2, 3, 64, 64))
-        if model.decoder is not None:
-            model.decoder(maps)
-    return model.eval()
 
 
 def photos(sizes: list[tuple[int, int]], seed: int = 0) -> list[np.ndarray]:
@@ -165,6 +153,25 @@ def test_predict_leaves_every_module_in_its_mode_even_when_it_fails(monkeypatch:
     with pytest.raises(RuntimeError):
         model.predict(photos([(64, 64)]))
     assert (model.training, model.encoder.training, model.decoder.training) == (True, False, True)
+
+
+def test_predict_writes_nothing_to_a_model_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = tiny(), photos(SIZES)
+
+    def refuse(module: torch.nn.Module, name: str, value: object) -> None:
+        raise AssertionError(f"{type(module).__name__}.{name} is written: another thread may be predicting")
+
+    monkeypatch.setattr(torch.nn.Module, "__setattr__", refuse)
+    assert len(model.predict(images)) == len(SIZES)
+
+
+def test_threads_that_share_a_model_get_the_maps_of_one() -> None:
+    model, images = tiny(None), photos(SIZES)
+    expected = model.predict(images)
+    with ThreadPoolExecutor(8) as pool:
+        for maps in pool.map(lambda _: model.predict(images), range(24)):
+            for got, map_ in zip(maps, expected, strict=True):
+                np.testing.assert_array_equal(got, map_)
 
 
 def test_predict_ignores_train_mode() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from support import tiny
 
 from mpc_model.degradations import DEGRADATIONS
 from mpc_model.forging import ForgeSettings
@@ -13,12 +14,16 @@ from mpc_model.images import MASK_RULES
 from mpc_model.sampling import SAMPLERS
 from pipelines import plan, validation
 from pipelines.config import ForgeConfig, SourceConfig
+from pipelines.register import signature
 from pipelines.registry_config import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.sources import LAYOUTS
 from pipelines.train_config import FinetuneConfig, PretrainConfig, TrainConfig
+from pipelines.tune_config import Range, TuneConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
-DATASETS, TRAINING, REGISTRY = ((DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry"))
+DATASETS, TRAINING, REGISTRY, SERVING, SEARCH = (
+    (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "search")
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,12 @@ def test_every_setting_of_the_registry_is_documented(names: Iterable[str]) -> No
     assert [name for name in names if name not in told | {"dataset", "output"}] == []
 
 
+def test_every_parameter_and_column_of_the_registered_model_is_documented() -> None:
+    found = signature(tiny())
+    names = [one.name for one in (*found.params.params, *found.outputs.inputs)]
+    assert [name for name in names if name not in set(re.findall(r"`(\w+)`", SERVING))] == []
+
+
 def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+ \| [^|]+) \|", DATASETS, re.MULTILINE))
     for setting in dataclasses.fields(ForgeSettings):
@@ -56,3 +67,8 @@ def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
         )
         bounds = f"{setting.metadata['least']:g} to {setting.metadata['most']:g}"
         assert rows[setting.name] == f"{default} | {bounds}", setting.name
+
+
+def test_every_setting_of_a_search_is_documented() -> None:
+    told = set(re.findall(r"`(\w+)`", SEARCH)) | {"least", "most", "log"}
+    assert [name for name in (*TuneConfig.model_fields, *Range.model_fields) if name not in told] == []

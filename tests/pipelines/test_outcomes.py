@@ -1,10 +1,7 @@
 """Evaluate, register and predict on a trained model: figures, what the registry serves, maps, and refusals."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,11 +13,11 @@ import pytest
 from mpc_model import images
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
-from mpc_model.metrics import pixel_scores
+from mpc_model.metrics import image_score, pixel_scores
 from pipelines import gates, manifest, tracking
 from pipelines.config import Config
 from pipelines.evaluate import evaluate
-from pipelines.predict import image_score, predict
+from pipelines.predict import predict
 from pipelines.register import register
 from pipelines.shards import ShardReader
 
@@ -100,42 +97,15 @@ def test_a_damaged_shard_is_named_and_not_a_traceback(trained: Config, tmp_path:
         evaluate(trained.model_copy(update={"evaluate": update}))
 
 
-def test_the_registry_serves_the_same_maps_for_any_size(trained: Config, registered: dict[str, str]) -> None:
+def test_the_registry_serves_the_maps_of_the_trained_model(trained: Config, registered: dict[str, str]) -> None:
     mlflow.set_tracking_uri(str(trained.tracking.uri))
     loaded = mlflow.pyfunc.load_model(registered["uri"])
     direct = Localizer.load(Path(str(trained.finetune.output), "model"))
     generator = np.random.default_rng(0)
     for shape in ((2, 48, 64, 3), (1, 71, 53, 3)):
         batch = generator.integers(0, 256, shape, dtype=np.uint8)
-        maps = loaded.predict(batch)
-        assert maps.dtype == np.float32
-        np.testing.assert_allclose(maps, np.stack(direct.predict(list(batch))), atol=1e-6)
-    with pytest.raises(mlflow.exceptions.MlflowException, match="uint8"):
-        loaded.predict(np.zeros((1, 48, 64, 3), np.float32))
-
-
-def test_the_entry_loads_without_ray_or_pickle(trained: Config, registered: dict[str, str], tmp_path: Path) -> None:
-    """In another process, with Ray and this repository's pipelines out of reach and pickle switched off."""
-    script = f"""
-import sys
-for name in ("ray", "pipelines"):
-    sys.modules[name] = None
-import mlflow, numpy as np
-mlflow.set_tracking_uri({str(trained.tracking.uri)!r})
-model = mlflow.pyfunc.load_model({registered["uri"]!r})
-print(model.predict(np.zeros((1, 40, 50, 3), np.uint8)).shape)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-    )
-    assert done.stdout.strip().endswith("(1, 40, 50)"), done.stderr
-    where = mlflow.artifacts.download_artifacts(registered["uri"], tracking_uri=str(trained.tracking.uri))
-    assert not [path for path in Path(where).rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
+        for found, expected in zip(loaded.predict(batch)["map"], direct.predict(list(batch)), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_predict_writes_a_map_and_a_row_for_each_image(
@@ -193,6 +163,17 @@ def test_an_unreadable_image_gets_a_row_and_the_others_their_maps(
     assert (tmp_path / "out" / "maps" / "good.png.png").exists()
     (tmp_path / "in" / "bad.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes())
     assert predict(config)["failed"] == 0  # mended, it is mapped
+
+
+def test_predict_takes_a_tile(trained: Config, registered: dict[str, str], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    data = (photos / "coffee.png").read_bytes()
+    (tmp_path / "in" / "one.png").write_bytes(data)
+    predict(with_predict(trained, tmp_path, tile=1024))
+    model = Localizer.load(Path(str(trained.finetune.output), "model"))
+    expected = model.predict([images.decode_image(data, "one")], tile=1024)[0]
+    stored = cv2.imread(str(tmp_path / "out" / "maps" / "one.png.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(stored, np.rint(expected * 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize(
