@@ -4,14 +4,13 @@ With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on 
 """
 
 import dataclasses
-from contextlib import suppress
 from typing import Any
 
 import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.heads import HEADS
-from pipelines import checkpoint, console, lease, loop, manifest, outputs, storage, tracking
+from pipelines import checkpoint, console, lease, loop, manifest, outputs, spool, storage, tracking
 from pipelines.config import Config
 from pipelines.stages import Stage
 
@@ -42,7 +41,9 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
         raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
     _check(config, described, dataset)
     stage.check(config, described)
-    tracking.client(config)
+    known = outputs.run_of(output)
+    if not known:  # a run that is to be begun needs MLflow, and nothing is lost yet
+        tracking.client(config)
     made = stage(config)  # a model that cannot be made is refused here, before any worker starts
     shape = {
         "seed": config.seed,
@@ -58,25 +59,44 @@ def train(config: Config, stage: type[Stage], **identity: Any) -> dict[str, Any]
             console.say(f"{verb}: reusing the finished run at {output}")
             if not storage.exists(storage.join(output, "model", "model.json")):
                 checkpoint.export(output, record.results["best"][0], storage.join(output, "model"))
+            if known:
+                spool.finish(config, verb, known[1])
             return record.results
         if record.resumed:
             console.say(f"{verb}: an unfinished run is at {output}; going on from its last checkpoint")
-        run_id = tracking.start_run(config, verb, record.results.get("run_id"), (dataset, described))
-        record.results["run_id"] = run_id
-        record.save()
+        run_id = record.results.get("run_id")
         try:
+            with tracking.unbroken():
+                run_id = record.results["run_id"] = _run(config, verb, run_id, (dataset, described))
+                record.save()
             result = _start(config, stage, run_id, output, held)
+            held.check()
+            checkpoint.export(output, result["best"][0], storage.join(output, "model"))
+            spool.finish(config, verb, run_id, "FINISHED", held.check)
         except BaseException as error:
-            with suppress(InfrastructureError):  # the failure itself is what has to be told
-                tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            if run_id:
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                spool.finish(config, verb, run_id, status, held.check)
             raise
-        held.check()
-        best = result["best"][0]
-        checkpoint.export(output, best, storage.join(output, "model"))
-        tracking.finish(config, run_id)
         record.finish(**result)
     console.say(f"{verb}: done, {result['step']} steps; the best epoch's model is at {storage.join(output, 'model')}")
     return record.results
+
+
+def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, dict[str, Any]]) -> str:
+    """The MLflow run to report to. One that is known needs no MLflow now: its reports wait until it is back."""
+    tags = {"mpc.output": str(getattr(config, verb).output), "mpc.dataset": dataset[1]["fingerprint"]}
+    if verb == "finetune" and config.finetune.start != "scratch":
+        before = outputs.run_of(str(config.finetune.encoder).rstrip("/").rpartition("/")[0])
+        if before:
+            tags[f"mpc.{before[0]}_run"] = before[1]
+    try:
+        return tracking.start_run(config, verb, known, dataset, tags=tags)
+    except InfrastructureError as error:
+        if not known:
+            raise
+        console.say(f"{verb}: {error}; the run goes on, its reports are kept and sent later")
+        return known
 
 
 def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
