@@ -20,7 +20,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -70,11 +71,11 @@ class Servers:
         self.running.append((name, child, stop))
         return child
 
-    def wait_for(self, name: str, ready: object) -> None:
+    def wait_for(self, name: str, ready: Callable[[], bool]) -> None:
         child = next(one for called, one, _ in self.running if called == name)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and child.poll() is None:
-            if ready():  # type: ignore[operator]
+            if ready():
                 return
             time.sleep(0.05)
         raise SystemExit(f"{name} did not start; see {self.data / name}.log")
@@ -92,19 +93,15 @@ class Servers:
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave a child behind
         for _, child, how in reversed(self.running):
             child.send_signal(how)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 child.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
             _kill_group(child)
 
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:
     """End what a server left of its own children, too."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

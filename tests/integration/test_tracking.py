@@ -1,4 +1,4 @@
-"""Training that is tracked by real MLflow servers: one on PostgreSQL and S3, and ones that are killed, hang or are late."""
+"""Training that is tracked by real MLflow servers: one on PostgreSQL and S3, and ones that are killed or hang."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ PATIENCE = 120
 
 
 class Server:
-    """`mlflow server` on an SQLite file, at one port for its whole life; what it is asked while it is dead is refused."""
+    """`mlflow server` on an SQLite file, at one port however often it is killed and started."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -83,6 +83,7 @@ def short(built: Config, folder: Path, uri: str, *more: str) -> Config:
         f"finetune.output={folder / 'finetune'}",
         f"tracking.uri={uri}",
         "finetune.start=scratch",
+        "finetune.unfreeze=all",
         "train.checkpoint_every=2",
         *more,
     )
