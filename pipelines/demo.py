@@ -38,6 +38,7 @@ EXAMPLES = 8
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
+    from pipelines import recorded, tracking
     from pipelines.build import build
     from pipelines.evaluate import evaluate
     from pipelines.finetune import finetune
@@ -47,12 +48,13 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
-    for stage in (build, pretrain, finetune, evaluate, register, _examples, predict):
-        name = stage.__name__.strip("_")
-        console.say(f"\n== {name}")
-        started = time.monotonic()
-        results[name] = stage(config)
-        seconds[name] = time.monotonic() - started
+    with tracking.running(config, "demo"):
+        for stage in (build, pretrain, finetune, evaluate, register, _examples, predict):
+            name = stage.__name__.strip("_")
+            console.say(f"\n== {name}")
+            started = time.monotonic()
+            results[name] = recorded.run(config, stage)
+            seconds[name] = time.monotonic() - started
     print(_table(config, results, seconds), flush=True)
 
 

@@ -98,7 +98,7 @@ def client(config: Config) -> MlflowClient:
 def _client(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")), exist_ok=True)
-    with _answering(uri):
+    with unbroken(), _answering(uri):
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     return found
@@ -198,6 +198,49 @@ def below(run_id: str) -> Iterator[None]:
         yield
     finally:
         _above.reset(token)
+
+
+@contextmanager
+def running(config: Config, verb: str) -> Iterator[str]:
+    """The run of a command that consists of others, whose runs are shown below it; it ends as the block ends.
+
+    The same command in the same workspace goes on with its run.
+    """
+    run_id = None
+    try:
+        with unbroken():
+            run_id = start_run(
+                config, verb, find(config, verb, config.workspace), tags={"mpc.output": config.workspace}
+            )
+        with below(run_id):
+            yield run_id
+        finish(config, run_id)
+    except BaseException as error:
+        if run_id:
+            with suppress(InfrastructureError):  # the failure itself is what has to be told
+                finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    try:
+        finish(config, run_id)
+    except InfrastructureError as error:
+        console.say(f"{verb}: {error}; all is done, but its run there is not ended")
+
+
+@_told
+def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
+    """The newest run of a verb for an output, with more tags that it must have."""
+    store = client(config)
+    wanted = {"verb": verb, "output": output, **tags}
+    found = store.search_runs(
+        [_experiment(store, config)],
+        " and ".join(f"tags.`mpc.{key}` = {_quoted(value)}" for key, value in wanted.items()),
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) -> None:
