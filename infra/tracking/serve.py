@@ -144,9 +144,9 @@ def _accepts(tools: Path, port: int) -> bool:
     return not subprocess.run([tools / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode
 
 
-def start_s3(servers: Servers) -> dict[str, str]:
-    """The variables that reach the S3 server: those of the environment, or those of one that is started here."""
-    if "AWS_ENDPOINT_URL" in os.environ:
+def start_s3(servers: Servers, bucket: str) -> dict[str, str]:
+    """The variables that reach the S3 server that is started here; none where another one was named."""
+    if "AWS_ENDPOINT_URL" in os.environ or bucket != BUCKET:
         return {}
     child = servers.start("s3", [sys.executable, S3, "--data", servers.data / "s3"], stdout=subprocess.PIPE)
     assert child.stdout
@@ -161,14 +161,20 @@ def start_s3(servers: Servers) -> dict[str, str]:
 
 
 def make_bucket(bucket: str) -> None:
+    """Make it where it is new; SystemExit where it cannot be used."""
     import boto3
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     store, name = boto3.client("s3"), bucket.removeprefix("s3://").partition("/")[0]
     try:
-        store.head_bucket(Bucket=name)
-    except ClientError:
-        store.create_bucket(Bucket=name)
+        try:
+            store.head_bucket(Bucket=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "404":
+                raise
+            store.create_bucket(Bucket=name)
+    except (BotoCoreError, ClientError) as error:
+        raise SystemExit(f"the bucket {bucket} cannot be used: {error}") from None
 
 
 def serve(data: Path, host: str, port: int, bucket: str) -> None:
@@ -177,7 +183,7 @@ def serve(data: Path, host: str, port: int, bucket: str) -> None:
     servers = Servers(data)
     try:
         database = start_postgres(servers)
-        os.environ |= start_s3(servers)
+        os.environ |= start_s3(servers, bucket)
         make_bucket(bucket)
         command = [Path(sys.executable).with_name("mlflow"), "server", "--host", host, "--port", str(port)]
         command += ["--workers", "2", "--serve-artifacts", "--artifacts-destination", bucket]
