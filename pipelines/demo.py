@@ -38,6 +38,7 @@ EXAMPLES = 8
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
+    from pipelines import recorded, tracking
     from pipelines.audit import Refused
     from pipelines.build import build
     from pipelines.evaluate import evaluate
@@ -49,15 +50,16 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
-    for stage in (build, pretrain, finetune, evaluate, register, promote, _examples, predict):
-        name = stage.__name__.strip("_")
-        console.say(f"\n== {name}")
-        started = time.monotonic()
-        try:
-            results[name] = stage(config)
-        except Refused as refused:  # a model worse than the one before it, say: that is what gates are for
-            console.say(f"{name}: {refused}")
-        seconds[name] = time.monotonic() - started
+    with tracking.running(config, "demo"):
+        for stage in (build, pretrain, finetune, evaluate, register, promote, _examples, predict):
+            name = stage.__name__.strip("_")
+            console.say(f"\n== {name}")
+            started = time.monotonic()
+            try:
+                results[name] = recorded.run(config, stage)
+            except Refused as refused:  # a model worse than the one before it, say: that is what gates are for
+                console.say(f"{name}: {refused}")
+            seconds[name] = time.monotonic() - started
     print(_table(config, results, seconds), flush=True)
 
 

@@ -18,10 +18,10 @@ from pipelines.loader import Batch, Inputs
 from pipelines.stages import Rates, load_model, model_digest, require_head
 
 
-def finetune(config: Config, watch: launch.Watch = launch.Watch()) -> dict[str, Any]:  # noqa: B008  # frozen
+def finetune(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:
     """Train the head of `config.model` and leave the localizer at `<finetune.output>/model`."""
     started = {} if config.finetune.start == "scratch" else {"encoder": model_digest(str(config.finetune.encoder))}
-    return launch.train(config, Finetuning, watch, **started)
+    return launch.train(config, Finetuning, on_epoch, **started)
 
 
 class _Focal(nn.Module):

@@ -5,15 +5,13 @@ With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on 
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.heads import HEADS
-from pipelines import checkpoint, console, lease, loop, manifest, outputs, storage, tracking
+from pipelines import checkpoint, console, lease, loop, manifest, outputs, spool, storage, tracking
 from pipelines.config import Config
 from pipelines.stages import Stage
 
@@ -31,16 +29,15 @@ NOT_IDENTITY = {
 }
 
 
-@dataclass(frozen=True)
-class Watch:
-    """What a larger command wants of a stage that it runs: the MLflow run it is shown below, and word of every epoch
-    (its figures, `epoch`, `step`, and as `figure` the one that is maximised)."""
-
-    parent: str | None = None
-    on_epoch: Callable[[dict[str, float]], None] = lambda figures: None
+OnEpoch = Callable[[dict[str, float]], None]
+"""Is told the figures of every epoch, with `epoch`, `step`, and as `figure` the one that is maximised."""
 
 
-def train(config: Config, stage: type[Stage], watch: Watch, **identity: Any) -> dict[str, Any]:
+def unheard(figures: dict[str, float]) -> None:
+    """Nobody asked."""
+
+
+def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any) -> dict[str, Any]:
     """Run a stage to its end and return its results; finished output is reused, unfinished output is resumed.
 
     `identity` adds to what tells one run from another (the digest of the encoder, say). Raises UserError and DataError
@@ -53,7 +50,9 @@ def train(config: Config, stage: type[Stage], watch: Watch, **identity: Any) -> 
         raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
     _check(config, described, dataset)
     stage.check(config, described)
-    tracking.client(config)
+    known = outputs.run_of(output)
+    if not known:  # a run that is to be begun needs MLflow, and nothing is lost yet
+        tracking.client(config)
     made = stage(config)  # a model that cannot be made is refused here, before any worker starts
     shape = {
         "seed": config.seed,
@@ -69,27 +68,44 @@ def train(config: Config, stage: type[Stage], watch: Watch, **identity: Any) -> 
             console.say(f"{verb}: reusing the finished run at {output}")
             if not storage.exists(storage.join(output, "model", "model.json")):
                 checkpoint.export(output, record.results["best"][0], storage.join(output, "model"))
+            if known:
+                spool.finish(config, verb, known[1])
             return record.results
         if record.resumed:
             console.say(f"{verb}: an unfinished run is at {output}; going on from its last checkpoint")
-        run_id = tracking.start_run(
-            config, verb, record.results.get("run_id"), (dataset, described), parent=watch.parent
-        )
-        record.results["run_id"] = run_id
-        record.save()
+        run_id = record.results.get("run_id")
         try:
-            result = _start(config, stage, run_id, output, held, watch)
+            with tracking.unbroken():
+                run_id = record.results["run_id"] = _run(config, verb, run_id, (dataset, described))
+                record.save()
+            result = _start(config, stage, run_id, output, held, on_epoch)
+            held.check()
+            checkpoint.export(output, result["best"][0], storage.join(output, "model"))
+            spool.finish(config, verb, run_id, "FINISHED", held.check)
         except BaseException as error:
-            with suppress(InfrastructureError):  # the failure itself is what has to be told
-                tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            if run_id:
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                spool.finish(config, verb, run_id, status, held.check)
             raise
-        held.check()
-        best = result["best"][0]
-        checkpoint.export(output, best, storage.join(output, "model"))
-        tracking.finish(config, run_id)
         record.finish(**result)
     console.say(f"{verb}: done, {result['step']} steps; the best epoch's model is at {storage.join(output, 'model')}")
     return record.results
+
+
+def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, dict[str, Any]]) -> str:
+    """The MLflow run to report to. One that is known needs no MLflow now: its reports wait until it is back."""
+    tags = {"mpc.output": str(getattr(config, verb).output), "mpc.dataset": dataset[1]["fingerprint"]}
+    if verb == "finetune" and config.finetune.start != "scratch":
+        before = outputs.run_of(str(config.finetune.encoder).rstrip("/").rpartition("/")[0])
+        if before:
+            tags[f"mpc.{before[0]}_run"] = before[1]
+    try:
+        return tracking.start_run(config, verb, known, dataset, tags=tags)
+    except InfrastructureError as error:
+        if not known:
+            raise
+        console.say(f"{verb}: {error}; the run goes on, its reports are kept and sent later")
+        return known
 
 
 def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
@@ -110,12 +126,12 @@ def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
 
 
 def _start(
-    config: Config, stage: type[Stage], run_id: str, output: str, held: lease.Lease, watch: Watch
+    config: Config, stage: type[Stage], run_id: str, output: str, held: lease.Lease, on_epoch: OnEpoch
 ) -> dict[str, Any]:
     if config.train.worker_range[1] == 0:
         use_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if use_gpu else "cpu")
-        return loop.run(config, stage, run_id, loop.Host(device=device, report=watch.on_epoch, check=held.check))
+        return loop.run(config, stage, run_id, loop.Host(device=device, report=on_epoch, check=held.check))
     from pipelines import ray_train
 
-    return ray_train.run(config, stage, run_id, output, watch.on_epoch)
+    return ray_train.run(config, stage, run_id, output, on_epoch)

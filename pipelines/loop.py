@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -23,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from mpc_model.batchnorm import synchronise
 from mpc_model.errors import InfrastructureError, MPCError, UserError
 from mpc_model.published import PUBLISHED
-from pipelines import assess, checkpoint, compiling, console, leakage, manifest, storage, tracking, training_pictures
+from pipelines import assess, checkpoint, compiling, console, leakage, manifest, spool, storage, training_pictures
 from pipelines.config import Config
 from pipelines.loader import Batch
 from pipelines.meter import Window
-from pipelines.order import Cursor
+from pipelines.order import Cursor, step_seed
 from pipelines.schedules import learning_rate
 from pipelines.stages import Stage, load_model
 from pipelines.train_config import OptimConfig
@@ -63,12 +62,9 @@ def run(config: Config, stage: type[Stage], run_id: str, host: Host, stop_after:
     Raises MPCError when loss or gradient stop being finite, naming the samples of the batch, and when UNSAVED_LIMIT
     checkpoints in a row could not be written: neither is mended by trying again.
     """
-    return _Training(config, stage, run_id, host).run(stop_after)
-
-
-def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """The seed of everything random in one forward pass of a step of one rank: nothing to save, nothing to restore."""
-    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0] >> 1)
+    told = spool.opened(config, stage.verb, run_id, host.check) if host.rank == 0 else nullcontext()
+    with told as reports:
+        return _Training(config, stage, host, reports).run(stop_after)
 
 
 def result(facts: dict[str, Any], monitor: str) -> dict[str, Any]:
@@ -85,11 +81,11 @@ def result(facts: dict[str, Any], monitor: str) -> dict[str, Any]:
 
 
 class _Training:
-    """The state of one worker's run."""
+    """The state of one worker's run; rank 0 has `reports` and does all that is done once."""
 
-    def __init__(self, config: Config, stage: type[Stage], run_id: str, host: Host) -> None:
+    def __init__(self, config: Config, stage: type[Stage], host: Host, reports: spool.Spool | None) -> None:
         verb = stage.verb
-        self.config, self.verb, self.run_id, self.host = config, verb, run_id, host
+        self.config, self.verb, self.host, self.reports = config, verb, host, reports
         self.settings: OptimConfig = getattr(config, verb)
         self.output = str(getattr(config, verb).output)
         dataset = str(config.train.dataset)
@@ -123,7 +119,6 @@ class _Training:
         self.window = Window(host.device)
         self.failed_saves, self.saved_for_preemption = 0, False
         self._restore()
-        self.logged = tracking.last_steps(config, run_id) if host.rank == 0 else {}
         if config.train.compile:
             compiling.compile_encoder(self.stage.localizer, config, host.device)
         self.parallel: nn.Module = DistributedDataParallel(self.module) if host.world > 1 else self.module
@@ -221,12 +216,12 @@ class _Training:
 
     def _after_step(self, progress: float, loss: float) -> None:
         """Everything that is due at this step besides training: progress, reports, pictures, checkpoints."""
-        if self.host.rank == 0:
+        if self.reports:
             done = round((self.cursor.epoch + progress) * len(self.loader))
             note = f"epoch {self.cursor.epoch + 1}, loss {loss:.4f}, waiting for data {self.window.waiting:.0%}"
             self.progress.advance(done - self.progress.done, note)
             if self._is_due(self.config.train.pictures_every):
-                self.pictures.draw(self.stage.localizer, self.run_id, self.step)
+                self.reports.picture(self.pictures.draw(self.stage.localizer, self.step))
         due = self._is_due(self.config.train.checkpoint_every)
         if self._is_due(LOG_EVERY):
             self._log()
@@ -296,13 +291,13 @@ class _Training:
         )
 
     def _log(self) -> None:
-        """Report the window that ends here, unless this run reported it before it was interrupted."""
+        """Report the window that ends here."""
         if not self.window.steps:
             return
         found = {f"train/{key}": value for key, value in self.window.take().items()}
-        if self.host.rank == 0 and self.step > self.logged.get("train", -1):
+        if self.reports:
             self.host.check()
-            tracking.log(self.config, self.run_id, found, self.step)
+            self.reports.log(found, self.step)
 
     def _close_epoch(self) -> None:
         """Assess, move the cursor to the next epoch, and keep a checkpoint."""
@@ -324,7 +319,7 @@ class _Training:
         """Add the figures of the last epoch to the history, on all ranks."""
         figures: dict[str, float] = {}
         step = self.epoch_steps[-1]
-        if self.host.rank == 0:
+        if self.reports:
             if not self.beside:
                 figures = self.assessment.figures(self.stage.localizer)
             elif step not in self.unsaved:
@@ -332,19 +327,18 @@ class _Training:
             shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
             console.say(f"{self.verb}: epoch {len(self.history)}/{self.settings.epochs}: {shown}")
             self.host.check()
-            if step > self.logged.get("validation", -1):
-                tracking.log(self.config, self.run_id, {f"validation/{k}": v for k, v in figures.items()}, step)
+            self.reports.log({f"validation/{key}": value for key, value in figures.items()}, step)
         self.history[-1] |= self._shared(figures)
         self.assessed = len(self.history)
 
     def _save(self, final: bool = False) -> None:
-        """Keep a checkpoint. One that cannot be written is said, and training goes on: UNSAVED_LIMIT times in a row at
-        most, and not at the end."""
-        if self.host.rank != 0:
+        """Keep a checkpoint. One that cannot be written, UNSAVED_LIMIT in a row at most and not the last, is said."""
+        if not self.reports:
             return
         self.host.check()
         self.stage.localizer.card = self._card()
         try:
+            self.reports.keep()
             checkpoint.save(self.output, self.step, self.stage.localizer, self._state(), self._facts())
         except (InfrastructureError, UserError) as error:
             self.failed_saves += 1

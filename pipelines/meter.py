@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pipelines import environment
+
 GIB = 2**30
 
 
@@ -42,12 +44,13 @@ class Window:
 
     def take(self) -> dict[str, float]:
         """The means of the window, `images_per_second`, `data_wait` (a share of time), `memory_gib` and, on an
-        accelerator, `device_memory_gib` (the most so far); a new window begins."""
+        accelerator, `device_memory_gib` (the most so far), and how busy the machine is; a new window begins."""
         found = {name: total / self.steps for name, total in self._sums.items()}
         found |= {
             "images_per_second": self._samples / max(time.monotonic() - self._started, 1e-9),
             "data_wait": self.waiting,
             "memory_gib": resident_bytes() / GIB,
+            **environment.load(),
         }
         if self._device.type == "cuda":
             found["device_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB

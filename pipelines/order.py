@@ -106,3 +106,8 @@ def _deal(
         mixed = lane[np.lexsort((generator.random(len(lane)), position // WINDOW))]
         lanes.append(np.array_split(mixed, steps))
     return lanes
+
+
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """The seed of everything random in one forward pass of a step of one rank: nothing to save, nothing to restore."""
+    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -78,6 +78,14 @@ def read(uri: str) -> Record:
         raise UserError(f"{where} is damaged; delete {uri} and run the command again") from None
 
 
+def run_of(uri: str) -> tuple[str, str] | None:
+    """Verb and id of the MLflow run that made an output, where that is known."""
+    if not storage.exists(storage.join(uri, RECORD)):
+        return None
+    found = read(uri)
+    return (found.verb, found.results["run_id"]) if "run_id" in found.results else None
+
+
 def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
     """Dotted name of the first value that differs, or an empty string."""
     if isinstance(found, dict) and isinstance(wanted, dict):

@@ -24,9 +24,9 @@ LEAST_TEMPERATURE = 0.01
 """A learned temperature stays above: a smaller one makes the loss of a single pixel outweigh a batch."""
 
 
-def pretrain(config: Config, watch: launch.Watch = launch.Watch()) -> dict[str, Any]:  # noqa: B008  # frozen
+def pretrain(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:
     """Train the encoder of `config.model` and leave its model directory at `<pretrain.output>/model`."""
-    return launch.train(config, Pretraining, watch)
+    return launch.train(config, Pretraining, on_epoch)
 
 
 class _Contrast(nn.Module):

@@ -23,10 +23,11 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from mpc_model.errors import MPCError, UserError
-from pipelines import cluster, console, lease, outputs, search, storage, tracking, tune_report
+from pipelines import cluster, console, lease, outputs, search, storage, tune_report
 from pipelines import trial as trials
 from pipelines.config import Config
 from pipelines.search import Trial
+from pipelines.trial_runs import TrialRuns
 
 RETRIES = 1
 """Times that a trial is taken up again after the process that steers it was lost."""
@@ -38,7 +39,8 @@ class Search:
     def __init__(
         self, config: Config, run_id: str, datasets: dict[str, str], record: outputs.Record, held: lease.Lease
     ) -> None:
-        self.config, self.settings, self.run_id = config, config.tune, run_id
+        self.config, self.settings = config, config.tune
+        self.runs = TrialRuns(config, run_id, datasets)
         self.datasets, self.record, self.held = datasets, record, held
         self.output = str(config.tune.output)
         self.trials = search.ledger(self.output)
@@ -95,9 +97,7 @@ class Search:
             tuner.fit()
         finally:
             storage.delete(scratch)
-            for trial in self.trials:
-                if trial.state == "open":
-                    self.end_runs(trial, "KILLED")
+            self.runs.settle(self.trials)
             self.prune()
         if any(trial.state == "open" for trial in self.trials) and not self.spent:
             raise KeyboardInterrupt
@@ -153,18 +153,7 @@ class Search:
             number = len(self.trials)
             trial = Trial(number, search.draw(self.settings, self.config.seed, number, self.trials))
             self.trials.append(trial)
-        tags = {
-            f"mpc.tune.{key}": value
-            for key, _, value in (one.partition("=") for one in search.overrides(trial.parameters))
-        }
-        trial.run_id = tracking.start_run(
-            trials.config_of(self.config, trial, self.datasets),
-            "trial",
-            trial.run_id or None,
-            parent=self.run_id,
-            name=f"trial {trial.number}",
-            tags=tags,
-        )
+        self.runs.begin(trial)
         trial.save(self.output)
         self.by_id[trial_id] = trial
         return trial
@@ -181,12 +170,7 @@ class Search:
         trial.save(self.output)
         self.record.results["seconds"] = self.seconds
         self.record.save()
-        tracking.log(
-            self.config,
-            trial.run_id,
-            {"figure": result["figure"], "train_loss": result["train_loss"]},
-            len(trial.curve),
-        )
+        self.runs.report(trial)
         self.progress.advance(
             0, f"trial {trial.number}: {result['stage']} epoch {result['epoch']}, {result['figure']:.3f}"
         )
@@ -198,22 +182,11 @@ class Search:
             # Ray Train frees them, too, but not where several clusters are on a machine: it asks which one is meant.
             cluster.free_group(self.groups[trial.number])
         trial.save(self.output)
-        self.end_runs(trial, {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
+        self.runs.end(trial)
         self.prune()
         told = f"{trial.figure:.3f} after {len(trial.curve)} epochs" if trial.figure is not None else "no epoch"
         console.say(f"tune: trial {trial.number} {state}: {told}{': ' if reason else ''}{reason}")
         self.progress.advance(1)
-
-    def end_runs(self, trial: Trial, status: str) -> None:
-        """End the MLflow runs of a trial: a process that was stopped could not."""
-        for verb in trials.STAGES:
-            place = storage.join(trial.folder(self.output), verb)
-            if storage.exists(storage.join(place, outputs.RECORD)):
-                record = outputs.read(place)
-                if not record.finished and "run_id" in record.results:
-                    tracking.finish(self.config, record.results["run_id"], status)
-        if trial.run_id:
-            tracking.finish(self.config, trial.run_id, status)
 
     def prune(self) -> None:
         """Delete the weights of all closed trials but the best."""

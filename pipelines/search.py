@@ -35,6 +35,8 @@ class Trial:
     reason: str = ""
     run_id: str = ""
     seconds: float = 0.0
+    told: int = 0  # epochs that MLflow knows of
+    closed: bool = False  # whether its MLflow runs were ended
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -61,7 +61,7 @@ def absolute(uri: str) -> str:
 
 def without_secrets(text: str) -> str:
     """The text with the user part of every URI in it struck out: what may be printed, saved or tracked."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"""://[^/\s"']+@""", "://***@", text)
 
 
 def join(uri: str, *parts: str) -> str:

@@ -1,15 +1,19 @@
 """MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
 import functools
+import getpass
 import json
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -19,18 +23,21 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError
-from pipelines import storage
+from pipelines import console, environment, storage
 from pipelines.config import Config
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_above: ContextVar[str | None] = ContextVar("above", default=None)
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -41,9 +48,34 @@ def _answering(uri: str) -> Iterator[None]:
     """What MLflow, or the database behind it, fails with becomes one line of ours."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
         said = " ".join(str(error).split())[:400]
         raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} does not answer: {said}")) from error
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Let Ctrl-C, and what ends a job like it, wait until the block is done; a second one does not wait.
+
+    Raised within a commit of SQLite it would leave a run that nobody ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _told(call: Callable[P, T]) -> Callable[P, T]:
@@ -51,7 +83,7 @@ def _told(call: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(call)
     def inner(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _answering(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
+        with unbroken(), _answering(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
             return call(*args, **kwargs)
 
     return inner
@@ -66,7 +98,7 @@ def client(config: Config) -> MlflowClient:
 def _client(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")), exist_ok=True)
-    with _answering(uri):
+    with unbroken(), _answering(uri):
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     return found
@@ -106,17 +138,46 @@ def start_run(
     people see (the verb, when left out).
     """
     store = client(config)
-    if run_id:
-        store.update_run(run_id, status="RUNNING")
+    if run_id and _is_there(store, config, verb, run_id):
         return run_id
-    marks = {"mpc.verb": verb, **tags, **({MLFLOW_PARENT_RUN_ID: parent} if parent else {})}
+    marks = {"mpc.verb": verb, "mlflow.source.name": f"mpc {verb}", "mlflow.user": _user()}
+    marks |= environment.software() | environment.hardware() | dict(tags)
+    above = parent or _above.get()
+    if above:
+        marks[MLFLOW_PARENT_RUN_ID] = above
     run = store.create_run(_experiment(store, config), run_name=name or verb, tags=marks)
+    try:
+        _describe(store, run.info.run_id, config, verb, dataset)
+    except BaseException:
+        with suppress(MlflowException, SQLAlchemyError):
+            store.set_terminated(run.info.run_id, "FAILED")
+        raise
+    return str(run.info.run_id)
+
+
+def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bool:
+    """Set a run to RUNNING again. False, which is said, when it was deleted, or is of another server."""
+    try:
+        store.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        shown = storage.without_secrets(str(config.tracking.uri))
+        console.say(f"{verb}: its run {run_id} is no longer in MLflow at {shown}; what follows goes into a new one")
+        return False
+    return True
+
+
+def _describe(
+    store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, dict[str, Any]] | None
+) -> None:
     described = config.dump()
     params = {"seed": config.seed, "workspace": config.workspace}
     for section in {"model", "train", verb}:
         params |= {f"{section}.{key}": value for key, value in described.get(section, {}).items()}
-    store.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
-    store.log_dict(run.info.run_id, described, "config.yaml")
+    listed = [Param(key, storage.without_secrets(str(value))[:6000]) for key, value in params.items()]
+    store.log_batch(run_id, params=listed)
+    store.log_dict(run_id, described, "config.yaml")
     if dataset:
         location, manifest = dataset
         entity = Dataset(
@@ -125,27 +186,97 @@ def start_run(
             source_type="mpc_pixel_dataset",
             source=json.dumps({"uri": location, "fingerprint": manifest["fingerprint"]}),
         )
-        store.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
-    return str(run.info.run_id)
+        store.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
+
+
+def _user() -> str:
+    with suppress(KeyError, OSError):  # a container may run as a number that has no name
+        return getpass.getuser()
+    return "unknown"
+
+
+@contextmanager
+def below(run_id: str) -> Iterator[None]:
+    """Runs that are started in this block, by this thread, are shown below a run."""
+    token = _above.set(run_id)
+    try:
+        yield
+    finally:
+        _above.reset(token)
+
+
+@contextmanager
+def running(config: Config, verb: str) -> Iterator[str]:
+    """The run of a command that consists of others, whose runs are shown below it; it ends as the block ends.
+
+    The same command in the same workspace goes on with its run.
+    """
+    run_id = None
+    try:
+        with unbroken():
+            run_id = start_run(
+                config, verb, find(config, verb, config.workspace), tags={"mpc.output": config.workspace}
+            )
+        with below(run_id):
+            yield run_id
+        finish(config, run_id)
+    except BaseException as error:
+        if run_id:
+            with suppress(InfrastructureError):  # the failure itself is what has to be told
+                finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    try:
+        finish(config, run_id)
+    except InfrastructureError as error:
+        console.say(f"{verb}: {error}; all is done, but its run there is not ended")
 
 
 @_told
+def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
+    """The newest run of a verb for an output, with more tags that it must have."""
+    store = client(config)
+    wanted = {"verb": verb, "output": output, **tags}
+    found = store.search_runs(
+        [_experiment(store, config)],
+        " and ".join(f"tags.`mpc.{key}` = {_quoted(value)}" for key, value in wanted.items()),
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
 def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) -> None:
     """Write metrics of one step in one request."""
-    now = int(time.time() * 1000)
-    batch = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-    client(config).log_batch(run_id, metrics=batch)
+    log_points(config, run_id, [(step, int(time.time() * 1000), metrics)])
+
+
+@_told
+def log_points(config: Config, run_id: str, points: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+    """Write (step, time in ms, metrics) in one request: all of them, or none. MLflow takes 1000 values at most."""
+    batch = [Metric(key, float(value), when, step) for step, when, metrics in points for key, value in metrics.items()]
+    if batch:
+        client(config).log_batch(run_id, metrics=batch)
 
 
 @_told
 def last_steps(config: Config, run_id: str) -> dict[str, int]:
     """The last step that each kind of metric (train, validation) was written for, by kind."""
-    store, found = client(config), dict[str, int]()
-    for key in store.get_run(run_id).data.metrics:
-        kind = key.partition("/")[0]
-        if kind not in found:  # all of a kind are written together
-            found[kind] = max(point.step for point in store.get_metric_history(run_id, key))
+    found = dict[str, int]()
+    for point in (
+        client(config).get_run(run_id).data._metric_objs
+    ):  # the newest point of each; the public view lacks steps
+        kind = point.key.partition("/")[0]
+        found[kind] = max(point.step, found.get(kind, -1))
     return found
+
+
+@_told
+def tag(config: Config, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run in one request."""
+    client(config).log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 @_told
@@ -158,9 +289,9 @@ def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
 
 
 @_told
-def finish(config: Config, run_id: str, status: str = "FINISHED") -> None:
-    """End a run: FINISHED, FAILED or KILLED. InfrastructureError when the store does not take it."""
-    client(config).set_terminated(run_id, status)
+def finish(config: Config, run_id: str, status: str = "FINISHED", when: int | None = None) -> None:
+    """End a run: FINISHED, FAILED or KILLED, now or at a time (ms). InfrastructureError when the store fails."""
+    client(config).set_terminated(run_id, status, when)
 
 
 def _experiment(store: MlflowClient, config: Config) -> str:

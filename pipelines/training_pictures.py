@@ -1,6 +1,6 @@
 """What training looks like: the feature space and the predictions on fixed validation images, one sheet a time.
 
-<output>/pictures/step-000001000.jpg, and the same file as an artifact of the MLflow run
+<output>/pictures/step-000001000.jpg, which is an artifact of the MLflow run, too
 """
 
 import cv2
@@ -11,7 +11,7 @@ import torch
 from mpc_model import images
 from mpc_model.localizer import Localizer, to_probabilities
 from mpc_model.readings import kmeans_reading, stack_levels
-from pipelines import assess, pictures, storage, tracking
+from pipelines import assess, pictures, storage
 from pipelines.config import Config
 from pipelines.loader import scaled
 
@@ -29,8 +29,8 @@ class Pictures:
         self._shown: list[tuple[images.Image, images.Mask]] = []
 
     @torch.no_grad()
-    def draw(self, localizer: Localizer, run_id: str, step: int) -> str:
-        """Write the sheet of a step and return its location. The localizer is left in eval mode."""
+    def draw(self, localizer: Localizer, step: int) -> str:
+        """Write the sheet of a step and return its name below the output. The localizer is left in eval mode."""
         self._shown = self._shown or self._read()
         localizer.eval()
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
@@ -52,10 +52,8 @@ class Pictures:
         plot = _scatter(points[:, :2], np.concatenate([one.ravel() for one in labels]), f"{self._verb}, step {step}")
         name = f"pictures/step-{step:09d}.jpg"
         data = images.encode_jpeg(_beside(sheet, plot), 90)
-        where = storage.join(str(getattr(self._config, self._verb).output), name)
-        storage.write_bytes(where, data)
-        tracking.log_picture(self._config, run_id, name, data)
-        return where
+        storage.write_bytes(storage.join(str(getattr(self._config, self._verb).output), name), data)
+        return name
 
     def _read(self) -> list[tuple[images.Image, images.Mask]]:
         batches = assess.fixed(self._config, "validation", 2 * IMAGES)  # half of them are forged

@@ -8,9 +8,8 @@ import ray.tune
 import torch
 
 from mpc_model.errors import MPCError
-from pipelines import finetune, pretrain, recipe, search, storage
+from pipelines import finetune, pretrain, recipe, search, storage, tracking
 from pipelines.config import Config
-from pipelines.launch import Watch
 from pipelines.search import Trial
 
 STAGES: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
@@ -54,7 +53,8 @@ def train(told: dict[str, Any], base: Config, datasets: dict[str, str]) -> None:
             tell(point["stage"], point)
         for stage in stages(base):
             work, monitor = STAGES[stage]
-            result = work(config, Watch(trial.run_id, partial(tell, stage)))
+            with tracking.below(trial.run_id):
+                result = work(config, partial(tell, stage))
             for number, figures in enumerate(result["history"], 1):
                 tell(stage, {**figures, "epoch": number, "figure": figures[monitor]})
     except MPCError as error:

@@ -9,9 +9,10 @@ It may be killed at any moment: the same command goes on with it (pipelines/sear
 """
 
 import itertools
+from contextlib import suppress
 from typing import Any
 
-from mpc_model.errors import UserError
+from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.heads import HEADS
 from mpc_model.hrformer import BACKBONES
 from pipelines import (
@@ -51,21 +52,27 @@ def tune(config: Config) -> dict[str, Any]:
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
         cluster.connect()
-        run_id = tracking.start_run(config, "tune", record.results.get("run_id"))
-        record.results["run_id"], record.finished = run_id, False
-        record.save()
+        with tracking.unbroken():
+            run_id = tracking.start_run(config, "tune", record.results.get("run_id"))
+            record.results["run_id"], record.finished = run_id, False
+            record.save()
         try:
-            datasets = _datasets(config)
+            with tracking.below(run_id):
+                datasets = _datasets(config)
             state = ray_tune.Search(config, run_id, datasets, record, held)
             state.run()
             results = tune_report.write(config, state.trials, lambda trial: trials.config_of(config, trial, datasets))
         except BaseException as error:
-            tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            with suppress(InfrastructureError):  # the failure itself is what has to be told
+                tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        for name in results["pictures"]:
-            tracking.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
-        tracking.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": len(state.trials)}, 0)
-        tracking.finish(config, run_id)
+        try:
+            for name in results["pictures"]:
+                tracking.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
+            tracking.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": len(state.trials)}, 0)
+            tracking.finish(config, run_id)
+        except InfrastructureError as error:
+            console.say(f"tune: {error}; all is done, but its run there is not ended")
         record.finish(**results, budget=budget)
     return record.results
 

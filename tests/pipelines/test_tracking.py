@@ -1,9 +1,21 @@
 """MLflow runs: what is written of them, and how they hang together."""
 
+import json
+import os
+import signal
+import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
-from pipelines import recipe, tracking
+import pytest
+from mlflow import MlflowClient
+
+from mpc_model.errors import InfrastructureError
+from pipelines import environment, manifest, recipe, recorded, spool, storage, tracking
+from pipelines.build import build
 from pipelines.config import Config
+from pipelines.finetune import finetune
 
 
 def at(folder: Path, *more: str) -> Config:
@@ -19,3 +31,177 @@ def test_a_run_below_another_carries_its_parent_its_name_and_its_tags(tmp_path: 
     assert run.data.tags["mlflow.parentRunId"] == above
     assert run.data.tags | {"mpc.trial": "3", "mpc.verb": "pretrain"} == run.data.tags
     assert "mlflow.parentRunId" not in tracking.client(config).get_run(above).data.tags
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def short(built: Config, folder: Path, *more: str) -> Config:
+    """Stage 2 alone, from scratch, tracked in a database of its own."""
+    overrides = [f"finetune.output={folder / 'finetune'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
+    return recipe.revised(built, *overrides, "finetune.start=scratch", "finetune.unfreeze=all", *more)
+
+
+def statuses(config: Config) -> list[str]:
+    store = tracking.client(config)
+    everywhere = [one.experiment_id for one in store.search_experiments()]
+    return [run.info.status for run in store.search_runs(everywhere)]
+
+
+def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not() -> None:
+    done = list[Any]()
+
+    def write(name: str, times: int) -> None:
+        with tracking.unbroken():
+            for _ in range(times):
+                interrupt()
+            done.append(name)
+
+    for name, times in (("first", 1), ("second", 2)):
+        with pytest.raises(KeyboardInterrupt):
+            write(name, times)
+    assert done == ["first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    elsewhere = threading.Thread(target=lambda: done.append(tracking.unbroken().__enter__()))
+    elsewhere.start()  # only the main thread may set handlers, and only it is interrupted
+    elsewhere.join()
+    assert done == ["first", None]
+
+
+@pytest.mark.parametrize("moment", ["create_run", "log_inputs", "set_terminated"])
+def test_no_run_is_left_running_whenever_the_interrupt_comes(
+    built: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """In the middle of a write: where the run is begun, described, and ended."""
+    config, real = short(built, tmp_path), getattr(MlflowClient, moment)
+
+    def struck(self: MlflowClient, *told: Any, **more: Any) -> Any:
+        monkeypatch.setattr(MlflowClient, moment, real)
+        interrupt()
+        return real(self, *told, **more)
+
+    monkeypatch.setattr(MlflowClient, moment, struck)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config)
+    assert statuses(config) == ["KILLED"]
+    finetune(config)
+    assert statuses(config) == ["FINISHED"]
+
+
+def test_a_run_that_cannot_be_described_is_ended(
+    built: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = short(built, tmp_path)
+
+    def refuse(*told: Any, **more: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(MlflowClient, "log_dict", refuse)
+    with pytest.raises(InfrastructureError, match="does not answer: no space left"):
+        finetune(config)
+    assert statuses(config) == ["FAILED"]
+
+
+def test_a_run_that_was_deleted_is_followed_by_a_new_one(built: Config, tmp_path: Path, capsys: Any) -> None:
+    config = short(built, tmp_path)
+    first = tracking.start_run(config, "finetune")
+    tracking.client(config).delete_run(first)
+    for lost in (first, "0" * 32):
+        again = tracking.start_run(config, "finetune", lost)
+        assert again != lost
+        assert f"its run {lost} is no longer in MLflow" in capsys.readouterr().err
+    assert tracking.start_run(config, "finetune", again) == again
+
+
+def test_what_a_run_was_made_with_is_in_its_tags(tmp_path: Path) -> None:
+    config = at(tmp_path)
+    tags = tracking.client(config).get_run(tracking.start_run(config, "pretrain")).data.tags
+    assert {f"mpc.version.{name}" for name in ("python", "torch", "ray", "mlflow", "numpy")} <= tags.keys()
+    assert any(name.startswith("mpc.version.opencv") for name in tags)
+    assert int(tags["mpc.hardware.cpus"]) >= 1
+    assert float(tags["mpc.hardware.memory_gib"]) > 0.1
+    assert tags["mpc.hardware.host"] == os.uname().nodename
+    assert tags["mlflow.source.name"] == "mpc pretrain"
+
+
+def test_the_commit_is_told_with_whether_files_differ_and_not_where_there_is_none(tmp_path: Path) -> None:
+    def git(*told: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *told], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert environment._git(tmp_path) == {}
+    git("init", "-q")
+    assert environment._git(tmp_path) == {}  # nothing committed
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-q", "-m", "a")
+    (tmp_path / "b").write_text("untracked")
+    commit = git("rev-parse", "HEAD")
+    assert environment._git(tmp_path) == {"mlflow.source.git.commit": commit, "mpc.git_dirty": "false"}
+    (tmp_path / "a").write_text("2")
+    assert environment._git(tmp_path)["mpc.git_dirty"] == "true"
+    (tmp_path / "installed").mkdir()
+    assert environment._git(tmp_path / "installed") == {}
+
+
+def test_stage_2_names_the_run_that_its_encoder_came_from(trained: Config) -> None:
+    ids = {}
+    for verb in ("pretrain", "finetune"):
+        ids[verb] = json.loads(Path(str(getattr(trained, verb).output), "record.json").read_text())["results"]["run_id"]
+    tags = tracking.client(trained).get_run(ids["finetune"]).data.tags
+    assert tags["mpc.pretrain_run"] == ids["pretrain"]
+    assert tags["mpc.output"] == trained.finetune.output
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "hun%2Fter%402", "hun:ter2", "hun@ter2"])
+def test_a_password_of_the_server_is_told_nobody(
+    built: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, secret: str
+) -> None:
+    """Neither by what fails, nor by what is saved or printed."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(spool, "HURRY_SECONDS", 0.5)
+    uri = f"http://mpc:{secret}@127.0.0.1:9"
+    config = short(built, tmp_path).model_copy(update={"tracking": built.tracking.model_copy(update={"uri": uri})})
+    with pytest.raises(InfrastructureError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9 does not answer") as failure:
+        finetune(config)
+    assert secret not in str(failure.value)
+    spool.finish(config, "finetune", "run", "FAILED")
+    assert secret not in storage.read_bytes(spool.unsent(str(config.finetune.output))).decode()
+    said = capsys.readouterr().err
+    assert "they are kept in" in said
+    assert secret not in said
+    for scheme in ("http", "postgresql", "postgresql+pg8000", "mysql+pymysql"):
+        there = tracking.Config.model_validate({"tracking": {"uri": f"{scheme}://mpc:{secret}@host:5432/mlflow"}})
+        assert there.dump()["tracking"]["uri"] == f"{scheme}://***@host:5432/mlflow"
+
+
+def test_the_runs_of_a_block_are_shown_below_its_own_which_ends_as_the_block_does(tmp_path: Path) -> None:
+    config = at(tmp_path)
+    with tracking.running(config, "demo") as above:
+        below = tracking.start_run(config, "pretrain")
+        tracking.finish(config, below)
+    assert tracking.client(config).get_run(below).data.tags["mlflow.parentRunId"] == above
+    assert statuses(config) == ["FINISHED", "FINISHED"]
+    for failure, status in ((KeyboardInterrupt(), "KILLED"), (InfrastructureError("x"), "FAILED")):
+        with pytest.raises(type(failure)), tracking.running(config, "demo") as again:
+            raise failure
+        assert again == above  # the same command goes on with its run
+        assert tracking.client(config).get_run(above).info.status == status
+
+
+def test_a_result_is_recorded_once_with_its_figures_and_its_dataset(built: Config, tmp_path: Path, capsys: Any) -> None:
+    config = short(built, tmp_path)
+    for _ in range(2):
+        assert recorded.run(config, build)["fingerprint"]
+    (run,) = tracking.client(config).search_runs(["1"])
+    described = manifest.read(str(config.build.output))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["build/train_samples"] == described["splits"]["train"]["samples"]
+    assert run.inputs.dataset_inputs[0].dataset.digest == described["fingerprint"][:32]
+    away = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})})
+    assert recorded.run(away, build)["fingerprint"]
+    assert "the result is not in MLflow" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from torch import nn
 
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import assess, checkpoint, compiling, loop, manifest, recipe, storage, tracking
+from pipelines import assess, checkpoint, compiling, loop, manifest, recipe, spool, storage, tracking
 from pipelines.config import Config
 from pipelines.features import FeatureStore
 from pipelines.finetune import Finetuning, finetune
@@ -25,7 +25,8 @@ from pipelines.pretrain import Pretraining, pretrain
 
 
 def training(config: Config, stage: Any) -> loop._Training:
-    return loop._Training(config, stage, tracking.start_run(config, stage.verb), loop.Host())
+    reports = spool.Spool(config, stage.verb, tracking.start_run(config, stage.verb))
+    return loop._Training(config, stage, loop.Host(), reports)
 
 
 def run(config: Config, stage: Any, stop_after: int | None = None) -> dict[str, Any]:

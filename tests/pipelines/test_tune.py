@@ -58,7 +58,7 @@ def test_tpe_looks_where_earlier_trials_did_well(tmp_path: Path) -> None:
 
 def test_the_ledger_gives_back_what_was_saved(tmp_path: Path) -> None:
     output = str(tmp_path)
-    first = Trial(0, {"pretrain.weights": [1, 0, 0]}, "failed", "NaN", "abc", 1.5, curve(0.1, 0.2))
+    first = Trial(0, {"pretrain.weights": [1, 0, 0]}, "failed", "NaN", "abc", 1.5, 2, True, curve(0.1, 0.2))
     second = Trial(1, {"pretrain.weights": [1, 1, 1]})
     for trial in (second, first):
         trial.save(output)
@@ -115,8 +115,8 @@ def made(folder: Path, *closed: Trial, more: tuple[str, ...] = ()) -> ray_tune.S
     config = at(folder, *more)
     for trial in closed:
         trial.save(str(config.tune.output))
-    record = outputs.Record(str(config.tune.output), "tune", {})
     parent = tracking.start_run(config, "tune")
+    record = outputs.Record(str(config.tune.output), "tune", {}, results={"run_id": parent})
     return ray_tune.Search(config, parent, {}, record, SimpleNamespace(check=lambda: None))  # type: ignore[arg-type]
 
 
@@ -174,7 +174,30 @@ def test_an_epoch_that_is_told_twice_is_kept_once_and_a_closed_trial_s_runs_are_
     store = tracking.client(state.config)
     assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1]
     assert {store.get_run(run).info.status for run in (trial.run_id, stage_run)} == {"KILLED"}
-    assert store.get_run(trial.run_id).data.tags["mlflow.parentRunId"] == state.run_id
+    assert store.get_run(trial.run_id).data.tags["mlflow.parentRunId"] == state.record.results["run_id"]
+
+
+def test_figures_that_mlflow_could_not_take_are_sent_when_it_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = made(tmp_path)
+    trial = state.next("a")
+    assert trial is not None
+    database = Path(str(state.config.tracking.uri).removeprefix("sqlite:///"))
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()  # what SQLite cannot open
+    tracking._client.cache_clear()
+    for epoch in (1, 2):
+        state.heard(trial, {"stage": "pretrain", "epoch": epoch, "figure": 0.1 * epoch, "train_loss": 1.0})
+    state.ended(trial, "finished")
+    assert capsys.readouterr().err.count("the search goes on") == 1
+    assert (trial.told, trial.closed) == (0, False)
+    database.rmdir()
+    database.with_suffix(".away").rename(database)
+    state.runs.settle(search.ledger(state.output))
+    store = tracking.client(state.config)
+    assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1, 2]
+    assert store.get_run(trial.run_id).info.status == "FINISHED"
 
 
 def test_only_the_best_keep_their_weights(tmp_path: Path) -> None:
