@@ -1,4 +1,4 @@
-"""Bench group `search`: how much faster a search is with two trials at a time, each held to one core.
+"""Bench group `serve`, a search: how much faster a search is with two trials at a time, each held to one core.
 
 Both sides train the same trials to their end, in processes of their own; Ray is up before either starts.
 """

@@ -78,7 +78,7 @@ def _inspect_arguments(one: argparse.ArgumentParser) -> None:
 
 def _bench_arguments(one: argparse.ArgumentParser) -> None:
     one.epilog = "a whole group takes many minutes, and the machine for itself"
-    one.add_argument("--group", default="build", help="what to measure: build (default) or train")
+    one.add_argument("--group", default="build", help="what to measure: build (default), train or serve")
     one.add_argument(
         "--output", metavar="FILE", default="bench.json", help="where the figures go (default: bench.json)"
     )
