@@ -22,7 +22,14 @@ def demo(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
 def test_the_demo_runs_every_stage_and_then_reuses_them(tmp_path: Path) -> None:
     first = demo(tmp_path)
     assert first.returncode == 0, first.stderr
-    for words in ("everything forged", "untrained", "mpc-localizer-demo version 1", "seconds", "fingerprint"):
+    for words in (
+        "everything forged",
+        "untrained",
+        "mpc-localizer-demo version 1",
+        "champion is version 1",
+        "seconds",
+        "fingerprint",
+    ):
         assert words in first.stdout
     for output in ("evaluate/pictures.png", "dataset/report.html", "predict/scores.csv", "finetune/model/model.json"):
         assert (tmp_path / "runs" / "demo" / output).is_file()
@@ -32,6 +39,7 @@ def test_the_demo_runs_every_stage_and_then_reuses_them(tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     assert second.stderr.count("reusing the finished") == 5
     assert "these weights are already version 1" in second.stderr
+    assert "champion of mpc-localizer-demo is already version 1" in second.stderr
     assert {file: file.stat().st_mtime_ns for file in before} == before
     results = [line for line in first.stdout.splitlines() if not line.startswith(("seconds", "dataset"))]
     assert results == [line for line in second.stdout.splitlines() if not line.startswith(("seconds", "dataset"))]
