@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.verb in _OWN:
             _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
         else:
-            getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)(_config(parsed))
+            stage = getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)
+            importlib.import_module("pipelines.recorded").run(_config(parsed), stage)
     except KeyboardInterrupt:
         print(f"mpc {parsed.verb}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
