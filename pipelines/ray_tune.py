@@ -29,6 +29,8 @@ from pipelines.config import Config
 from pipelines.search import Trial
 from pipelines.trial_runs import TrialRuns
 
+SHOWN = 200
+"""Letters of a failure's reason that are said; trials.csv has all of it."""
 RETRIES = 1
 """Times that a trial is taken up again after the process that steers it was lost."""
 
@@ -102,8 +104,8 @@ class Search:
         if any(trial.state == "open" for trial in self.trials) and not self.spent:
             raise KeyboardInterrupt
         if not tune_report.ranked(self.trials):
-            why = next((trial.reason for trial in reversed(self.trials) if trial.reason), "the budget is too small")
-            raise MPCError(f"no trial has a figure; the last one to fail: {why}")
+            why = next((f"the last to fail: {one.reason}" for one in reversed(self.trials) if one.reason), None)
+            raise MPCError(f"no trial came to a figure; {why or 'raise tune.hours or tune.epochs'}")
 
     def _room(self) -> tuple[int, Any]:
         """Trials that the cluster has room for at a time, and what each asks of Ray Tune."""
@@ -185,7 +187,7 @@ class Search:
         self.runs.end(trial)
         self.prune()
         told = f"{trial.figure:.3f} after {len(trial.curve)} epochs" if trial.figure is not None else "no epoch"
-        console.say(f"tune: trial {trial.number} {state}: {told}{': ' if reason else ''}{reason}")
+        console.say(f"tune: trial {trial.number} {state}: {told}{': ' if reason else ''}{reason[:SHOWN]}")
         self.progress.advance(1)
 
     def prune(self) -> None:

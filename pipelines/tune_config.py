@@ -63,4 +63,6 @@ class TuneConfig(Section):
         for key, values in self.space.items():
             if isinstance(values, list) and not values:
                 raise ValueError(f"space.{key} is an empty list; name at least one value")
+            if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"space.{key} names a value twice")
         return self

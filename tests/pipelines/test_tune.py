@@ -88,6 +88,8 @@ def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path
         ("tune.space={pretrain.temperature: {least: 2, most: 1}}", "least must be below most"),
         ("tune.space={pretrain.temperature: {least: 0, most: 1, log: true}}", "must start above 0"),
         ("tune.space={pretrain.sampler: []}", "empty list"),
+        ("tune.space={pretrain.sampler: [uniform, uniform]}", "names a value twice"),
+        ("tune.space={pretrain: [{temperature: 0.1}]}", "pretrain is a whole section"),
         ("tune.space={pretrain.sampler: [uniform, best]}", "best"),
         ("tune.space={tracking.uri: [a]}", "tracking.uri is nothing a trial trains with"),
         ("tune.space={pretrain.epochs: [1, 2]}", "tune.algorithm=random"),
