@@ -27,6 +27,7 @@ from pipelines.tune_config import Range
 
 PICTURES = ("parallel.png", "parameters.png", "curves.png")
 _COLOURS = matplotlib.colormaps["viridis"]
+_NAMES = {"pretrain": "stage 1: linear-probe F1", "finetune": "stage 2: F1"}
 _SHOWN = 5
 """Rows of the table that are said on the terminal."""
 
@@ -47,7 +48,9 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
         storage.write_bytes(storage.join(output, name), _png(picture))
     for place, trial in enumerate(order[:_SHOWN], 1):
         said = ", ".join(f"{key} {_short(value)}" for key, value in trial.parameters.items())
-        console.say(f"tune: {place}. trial {trial.number}, {_reading(best)} {trial.figure:.4f} ({trial.state}): {said}")
+        console.say(
+            f"tune: {place}. trial {trial.number}, {_reading(trial)} {trial.figure:.4f} ({trial.state}): {said}"
+        )
     if weights:
         said = ", ".join(f"{key} {share:.0%}" for key, share in weights.items())
         console.say(f"tune: share of the differences after {epoch} epochs that a parameter explains: {said}")
@@ -179,15 +182,21 @@ def _parallel(config: Config, order: Sequence[Trial]) -> Figure:
 
 
 def _parameters(config: Config, order: Sequence[Trial]) -> Figure:
-    """What was reached against each parameter, a panel each; trials without such a figure are on the lower edge."""
+    """What was reached against each parameter, a panel each: at the end where all trials came to it, otherwise after
+    the last epoch that all of them reached, since nothing later compares."""
     space = config.tune.space
     columns = min(3, len(space))
     rows = -(-len(space) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.3 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 3.3 * rows + 0.3), layout="constrained")
+    epoch = min(len(trial.curve) for trial in order)
+    whole = all(trial.state == "finished" for trial in order)
+    reading = _reading(order[0]) if whole else _NAMES[order[0].curve[epoch - 1]["stage"]]
+    figure.suptitle(
+        "At the end of each trial" if whole else f"After epoch {epoch}, which every trial reached", fontsize=10
+    )
     kinds = (
         ("trained to its end", "o", "#2b6cb0", [trial for trial in order if trial.state == "finished"]),
-        ("stopped", "x", "#dd9a27", [t for t in order if t.state != "finished" and _compares(t, order[0])]),
-        ("stopped in stage 1", "|", "#64748b", [trial for trial in order if not _compares(trial, order[0])]),
+        ("stopped later", "x", "#dd9a27", [trial for trial in order if trial.state != "finished"]),
     )
     for place, (key, values) in enumerate(space.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
@@ -196,11 +205,9 @@ def _parameters(config: Config, order: Sequence[Trial]) -> Figure:
                 values.index(trial.parameters[key]) if isinstance(values, list) else trial.parameters[key]
                 for trial in shown
             ]
-            edge = marker == "|"
-            up = [0.02 if edge else trial.figure or 0.0 for trial in shown]
-            transform = axes.get_xaxis_transform() if edge else axes.transData
+            up = [trial.figure or 0.0 if whole else trial.curve[epoch - 1]["figure"] for trial in shown]
             if shown:
-                axes.scatter(across, up, marker=marker, color=colour, transform=transform, label=label)
+                axes.scatter(across, up, marker=marker, color=colour, label=label)
         if isinstance(values, list):
             axes.set_xticks(range(len(values)), [_short(value) for value in values], fontsize=8)
             axes.margins(x=0.3)
@@ -211,7 +218,7 @@ def _parameters(config: Config, order: Sequence[Trial]) -> Figure:
             axes.set_xticks(ticks, [_short(float(f"{tick:.2g}")) for tick in ticks], fontsize=8)
             axes.set_xlim(values.least * 0.9, values.most * 1.1)
         axes.set_xlabel(key, fontsize=9)
-        axes.set_ylabel(_reading(order[0]), fontsize=9)
+        axes.set_ylabel(reading, fontsize=9)
         axes.grid(alpha=0.3)
         if place == 1:
             axes.legend(fontsize=8)
@@ -227,7 +234,6 @@ def _curves(order: Sequence[Trial]) -> Figure:
     """Figures after each epoch, a panel for each stage: they read different things."""
     stages = [stage for stage in ("pretrain", "finetune") if any(p["stage"] == stage for t in order for p in t.curve)]
     figure = Figure(figsize=(5.2 * len(stages), 3.6), layout="constrained")
-    named = {"pretrain": "stage 1: linear-probe F1", "finetune": "stage 2: F1"}
     for place, stage in enumerate(stages, 1):
         axes = figure.add_subplot(1, len(stages), place)
         for rank, trial in reversed(list(enumerate(order))):
@@ -242,7 +248,7 @@ def _curves(order: Sequence[Trial]) -> Figure:
                     label=f"trial {trial.number}, the best" if best else None,
                 )
         axes.set_xlabel("epoch", fontsize=9)
-        axes.set_ylabel(named[stage], fontsize=9)
+        axes.set_ylabel(_NAMES[stage], fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
