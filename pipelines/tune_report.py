@@ -271,7 +271,7 @@ def _ticks(values: Range | list[Any]) -> list[tuple[str, float]]:
 
 def _short(value: Any) -> str:
     return (
-        f"{value:.3g}"
+        f"{value:.4g}"
         if isinstance(value, float)
         else ", ".join(map(_short, value))
         if isinstance(value, list)
