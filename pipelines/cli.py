@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 from mpc_model.errors import MPCError
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     # What Kubernetes sends before it takes a machine away ends a job as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if parsed.verb in _OWN:
             _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
@@ -124,6 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does, also where that is ignored, as it is in what a script starts in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _config(parsed: argparse.Namespace) -> Any:

@@ -75,6 +75,8 @@ def unbroken() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        if came and before is signal.SIG_IGN:  # then it was SIGTERM, which a job in the background obeys, too
+            raise KeyboardInterrupt
         if came:
             signal.raise_signal(signal.SIGINT)
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MPC = Path(sys.executable).with_name("mpc")
 SHORT = (
     "build.sources.0.samples_per_photo=8",
@@ -45,6 +47,7 @@ def test_the_demo_runs_every_stage_and_then_reuses_them(tmp_path: Path) -> None:
     assert results == [line for line in second.stdout.splitlines() if not line.startswith(("seconds", "dataset"))]
 
 
+@pytest.mark.slow
 def test_photographs_of_ones_own_get_a_workspace_of_their_own(tmp_path: Path, photos: Path) -> None:
     done = demo(tmp_path, f"demo.photos={photos}")
     assert done.returncode == 0, done.stderr

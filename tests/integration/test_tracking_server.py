@@ -197,6 +197,7 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(
     assert found(config, run_id) == expected(config, 3)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_begun_without_mlflow_but_one_that_is_begun_goes_on(
     built: Config, server: Server, tmp_path: Path, capsys: Any
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError
-from pipelines import environment, manifest, recipe, recorded, spool, storage, tracking
+from pipelines import cli, environment, manifest, recipe, recorded, spool, storage, tracking
 from pipelines.build import build
 from pipelines.config import Config
 from pipelines.finetune import finetune
@@ -49,7 +50,32 @@ def statuses(config: Config) -> list[str]:
     return [run.info.status for run in store.search_runs(everywhere)]
 
 
-def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not() -> None:
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    done = list[str]()
+
+    def write() -> None:
+        with tracking.unbroken():
+            cli._interrupt(signal.SIGTERM, None)
+            done.append("written")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done == ["written"]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(KeyboardInterrupt):
+        cli._interrupt(signal.SIGTERM, None)
+
+
+def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctrl_c: None) -> None:
     done = list[Any]()
 
     def write(name: str, times: int) -> None:
@@ -71,7 +97,7 @@ def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not() -
 
 @pytest.mark.parametrize("moment", ["create_run", "log_inputs", "set_terminated"])
 def test_no_run_is_left_running_whenever_the_interrupt_comes(
-    built: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    built: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, ctrl_c: None
 ) -> None:
     """In the middle of a write: where the run is begun, described, and ended."""
     config, real = short(built, tmp_path), getattr(MlflowClient, moment)
