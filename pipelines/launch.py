@@ -84,7 +84,9 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
             spool.finish(config, verb, run_id, "FINISHED", held.check)
         except BaseException as error:
             if run_id:
-                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                status = (
+                    "FAILED" if isinstance(error, Exception) else "KILLED"
+                )  # Ctrl-C, or a search that has seen enough
                 spool.finish(config, verb, run_id, status, held.check)
             raise
         record.finish(**result)

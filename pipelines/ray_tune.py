@@ -22,7 +22,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from mpc_model.errors import MPCError, UserError
+from mpc_model.errors import UserError
 from pipelines import cluster, console, lease, outputs, search, storage, tune_report
 from pipelines import trial as trials
 from pipelines.config import Config
@@ -103,9 +103,6 @@ class Search:
             self.prune()
         if any(trial.state == "open" for trial in self.trials) and not self.spent:
             raise KeyboardInterrupt
-        if not tune_report.ranked(self.trials):
-            why = next((f"the last to fail: {one.reason}" for one in reversed(self.trials) if one.reason), None)
-            raise MPCError(f"no trial came to a figure; {why or 'raise tune.hours or tune.epochs'}")
 
     def _room(self) -> tuple[int, Any]:
         """Trials that the cluster has room for at a time, and what each asks of Ray Tune."""

@@ -9,7 +9,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +166,15 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the section at a pydantic error location."""
     model: Any = Config
     for part in _named(location):
-        if isinstance(part, int):
-            continue
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        annotation = fields[str(part)].annotation
-        candidates = [annotation, *typing.get_args(annotation)]
-        model = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
+        if part in fields:  # anything else is a place in a list, or a key of a mapping
+            model = next(_sections(fields[str(part)].annotation), model)
     return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a type may hold, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _sections(inner)

@@ -105,6 +105,8 @@ def _check(config: Config) -> None:
         except UserError as error:
             raise UserError(f"tune.space: {error}") from None
     for key, values in settings.space.items():
+        if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+            raise UserError(f"tune.space: {key} is given mappings; name the keys below it, each with its values")
         if key.startswith("build.") and not isinstance(values, list):
             raise UserError(f"tune.space: {key} makes a dataset for every value; give a list of values")
         if key.startswith("finetune.") and settings.stages == "pretrain":
@@ -113,6 +115,12 @@ def _check(config: Config) -> None:
         raise UserError(
             f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
         )
+    output = str(settings.output)
+    if not storage.exists(storage.join(output, outputs.RECORD)) and storage.folder_exists(output):
+        ours = (outputs.RECORD, "config.yaml", "lease/")
+        strange = [file for file in storage.list_files(output) if not file[len(output) + 1 :].startswith(ours)]
+        if strange:
+            raise UserError(f"tune.output {output} holds {strange[0]}, which is not of a search; name an empty folder")
     if config.train.async_validation:
         raise UserError("train.async_validation tells an epoch's figure an epoch late; turn it off for a search")
 

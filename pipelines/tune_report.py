@@ -20,6 +20,7 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from mpc_model.errors import MPCError
 from pipelines import console, search, storage
 from pipelines.config import Config
 from pipelines.search import Trial
@@ -35,12 +36,15 @@ _SHOWN = 5
 def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], Config]) -> dict[str, Any]:
     """Write all of it below `tune.output`; returns the best trial, the importances and the names of the files.
 
-    `config_of` gives a trial's config. There must be a trial with a figure.
+    `config_of` gives a trial's config. MPCError, once the table is written, when no trial came to a figure.
     """
     output = str(config.tune.output)
     order = ranked(trials)
-    best = order[0]
     storage.write_bytes(storage.join(output, "trials.csv"), table(order, trials).to_csv(index=False).encode())
+    if not order:
+        why = next((f"the last to fail: {one.reason}" for one in reversed(trials) if one.reason), None)
+        raise MPCError(f"no trial came to a figure; {why or 'raise tune.hours or tune.epochs'}")
+    best = order[0]
     storage.write_bytes(storage.join(output, "best.yaml"), _recipe(config, best, config_of(best)))
     weights, epoch = importances(config, trials)
     drawn = (_parallel(config, order), _parameters(config, order), _curves(order))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpc_model.errors import UserError
+from mpc_model.errors import MPCError, UserError
 from pipelines import lease, outputs, ray_tune, recipe, search, storage, tracking, tune_report
 from pipelines import trial as trials
 from pipelines import tune as command
@@ -90,6 +90,8 @@ def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path
         ("tune.space={pretrain.sampler: []}", "empty list"),
         ("tune.space={pretrain.sampler: [uniform, uniform]}", "names a value twice"),
         ("tune.space={pretrain: [{temperature: 0.1}]}", "pretrain is a whole section"),
+        ("tune.space={build.views: [{count: 1}, {count: 2}]}", "name the keys below it"),
+        ("tune.space={pretrain.temperature: {min: 0.5, max: 1.0}}", "unknown key 'tune.space.pretrain.temperature"),
         ("tune.space={pretrain.sampler: [uniform, best]}", "best"),
         ("tune.space={tracking.uri: [a]}", "tracking.uri is nothing a trial trains with"),
         ("tune.space={pretrain.epochs: [1, 2]}", "tune.algorithm=random"),
@@ -246,6 +248,21 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
     assert again.finetune.encoder == f"{config.tune.output}/best/pretrain/model"
     for name in found["pictures"]:
         assert storage.read_bytes(storage.join(str(config.tune.output), name)).startswith(b"\x89PNG")
+
+
+def test_a_folder_of_other_files_is_no_place_for_a_search(tmp_path: Path, built: Config) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    config = recipe.revised(built, f"tune.output={tmp_path}", "tune.space={pretrain.temperature: [0.1, 0.2]}")
+    with pytest.raises(UserError, match=r"holiday\.jpg, which is not of a search"):
+        command.tune(config)
+    assert [file.name for file in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_when_all_trials_fail_their_reasons_are_in_the_table(tmp_path: Path) -> None:
+    config = at(tmp_path)
+    with pytest.raises(MPCError, match="no trial came to a figure; the last to fail: the loss is nan"):
+        tune_report.write(config, [Trial(0, parameters(), "failed", "the loss is nan")], lambda trial: config)
+    assert pd.read_csv(tmp_path / "tune" / "trials.csv")["reason"].tolist() == ["the loss is nan"]
 
 
 def test_two_searches_do_not_share_an_output(tmp_path: Path, built: Config) -> None:
