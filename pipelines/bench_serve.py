@@ -40,7 +40,7 @@ def measure_serve(quick: bool) -> dict[str, Any]:
         shared = {"backbone": backbone, "input_size": side}
         return {
             "batch": shared | measure_batch(entry, Path(folder), pictures, rounds),
-            "request": shared | measure_request(entry, Path(folder), pictures, 20 if quick else 300),
+            "request": shared | measure_request(entry, Path(folder), pictures, 20 if quick else 100),
         }
 
 
