@@ -4,7 +4,6 @@ Every move, and every refusal, is written to the alias's audit trail (pipelines/
 going back must always be possible.
 """
 
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -52,8 +51,7 @@ def _result(settings: PromoteConfig, version: str, before: str | None) -> dict[s
 
 def _registry(config: Config) -> MlflowClient:
     """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
-    database = str(config.tracking.uri).removeprefix("sqlite:///")
-    if database != config.tracking.uri and not Path(database).exists():
+    if database := tracking.absent_database(config):
         raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
     return tracking.client(config)
 

@@ -61,8 +61,14 @@ def ledger(output: str) -> list[Trial]:
     if not storage.folder_exists(root):
         return []
     files = [file for file in storage.list_files(root, (".json",)) if file.endswith("/trial.json")]
-    found = [Trial(**json.loads(storage.read_bytes(file))) for file in files if file.count("/") == root.count("/") + 2]
-    return sorted(found, key=lambda trial: trial.number)
+    numbers = [int(file.split("/")[-2]) for file in files if file.count("/") == root.count("/") + 2]
+    return [read(output, number) for number in sorted(numbers)]
+
+
+def read(output: str, number: int) -> Trial:
+    """One trial of the ledger."""
+    file = storage.join(Trial(number, {}).folder(output), "trial.json")
+    return Trial(**json.loads(storage.read_bytes(file)))
 
 
 def draw(settings: TuneConfig, seed: int, number: int, before: list[Trial]) -> dict[str, Any]:

@@ -60,7 +60,11 @@ class Spool:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Report the metrics of a step (`<kind>/<name>`), unless a kind among them was reported that far before."""
-        report = {"step": step, "time": _now(), "metrics": {key: float(value) for key, value in metrics.items()}}
+        report = {
+            "step": step,
+            "time": tracking.now(),
+            "metrics": {key: float(value) for key, value in metrics.items()},
+        }
         marks = _marks(report)
         if all(step > self._last.get(kind, -1) for kind, _ in marks):
             self._last.update(marks)
@@ -76,7 +80,7 @@ class Spool:
 
     def end(self, status: str) -> None:
         """Report how the run ended: FINISHED, FAILED or KILLED."""
-        self._put({"status": status, "time": _now()})
+        self._put({"status": status, "time": tracking.now()})
 
     def keep(self) -> None:
         """Store what waits, so that it outlives this process; a file that is no longer needed is deleted."""
@@ -238,7 +242,3 @@ def _read(file: str) -> list[Report]:
 def _marks(report: Report) -> list[tuple[str, int]]:
     """The kinds of metrics (train, validation) in a report, each with its step."""
     return [(kind, report["step"]) for kind in sorted({key.partition("/")[0] for key in report.get("metrics", ())})]
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

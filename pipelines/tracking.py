@@ -97,6 +97,12 @@ def client(config: Config) -> MlflowClient:
     return _client(str(config.tracking.uri))
 
 
+def absent_database(config: Config) -> str | None:
+    """The SQLite file of the store, where it is not there: whoever only reads must not make one."""
+    database = str(config.tracking.uri).removeprefix("sqlite:///")
+    return database if database != config.tracking.uri and not os.path.exists(database) else None
+
+
 @functools.cache
 def _client(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
@@ -251,9 +257,14 @@ def _quoted(value: str) -> str:
     return f'"{value}"' if "'" in value else f"'{value}'"
 
 
+def now() -> int:
+    """The time of a point, in ms since 1970."""
+    return int(time.time() * 1000)
+
+
 def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) -> None:
     """Write metrics of one step in one request."""
-    log_points(config, run_id, [(step, int(time.time() * 1000), metrics)])
+    log_points(config, run_id, [(step, now(), metrics)])
 
 
 @_told

@@ -38,7 +38,7 @@ def config_of(base: Config, trial: Trial, datasets: dict[str, str]) -> Config:
 
 def train(told: dict[str, Any], base: Config, datasets: dict[str, str]) -> None:
     """What runs in a trial's own process: its stages, one after the other. A failure is a result: no retry mends it."""
-    trial = next(one for one in search.ledger(str(base.tune.output)) if one.number == told["number"])
+    trial = search.read(str(base.tune.output), told["number"])
     config = config_of(base, trial, datasets)
     torch.set_num_threads(config.train.cpus_per_worker)
     known = set[tuple[str, int]]()

@@ -50,9 +50,8 @@ class TrialRuns:
 
     def report(self, trial: Trial) -> None:
         """Send the figures that MLflow does not have yet, at steps that count the epochs of both stages."""
-        now = int(time.time() * 1000)
         points = [
-            (step, now, {"figure": point["figure"], "train_loss": point["train_loss"]})
+            (step, tracking.now(), {"figure": point["figure"], "train_loss": point["train_loss"]})
             for step, point in enumerate(trial.curve, 1)
             if step > trial.told
         ]

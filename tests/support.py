@@ -1,7 +1,11 @@
 """What tests of several folders compare by."""
 
 import hashlib
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,3 +36,12 @@ def tiny(
         if model.decoder is not None:
             model.decoder(maps)
     return model.eval()
+
+
+def quick_figures(group: str, folder: Path) -> dict[str, Any]:
+    """The figures that `mpc bench --quick` writes of a group."""
+    output = folder / "bench.json"
+    command = [sys.executable, "-m", "pipelines.cli", "bench", "--group", group, "--quick", "--output", str(output)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=550)
+    assert run.returncode == 0, run.stderr
+    return dict(json.loads(output.read_text())["figures"])

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from support import quick_figures
 
 from mpc_model import images
 from mpc_model.errors import UserError
@@ -135,11 +136,7 @@ def test_watching_sees_what_descendants_hold() -> None:
 
 @pytest.mark.slow
 def test_the_group_of_training_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    output = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "pipelines.cli", "bench", "--group", "train", "--quick", "--output", str(output)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=550)
-    assert run.returncode == 0, run.stderr
-    figures = json.loads(output.read_text())["figures"]
+    figures = quick_figures("train", tmp_path)
     assert set(figures) == {"contrast", "hrformer", "stage_2", "ray", "data"}
     step = figures["stage_2"]
     assert step["cached_ratio"] == pytest.approx(step["unfrozen_seconds"] / step["cached_seconds"])

@@ -1,20 +1,14 @@
 """The group `serve` measures what it says, on a real server."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import quick_figures
 
 
 @pytest.mark.slow
 def test_the_serve_group_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    output = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "pipelines.cli", "bench", "--group", "serve", "--quick", "--output", str(output)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert run.returncode == 0, run.stderr
-    figures = json.loads(output.read_text())["figures"]
+    figures = quick_figures("serve", tmp_path)
     batch, request = figures["batch"], figures["request"]
     for kind, ratio in (("", "ratio"), ("_from_bytes", "ratio_from_bytes")):
         speeds = [batch[f"{side}{kind}_images_per_second"] for side in ("entry", "bare")]
