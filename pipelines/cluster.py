@@ -18,6 +18,10 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "RAY_ADDRESS" not in os.environ:
+    # SIGTERM to a process group ends our own Ray, too, and then this process waits for it: Ray's 60 seconds outlast the
+    # patience of who ended it. A head of others may come back, and is waited for.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
 import cv2
 import ray
 import ray.data
@@ -44,6 +48,8 @@ def connect() -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
+    except SystemExit:  # how Ray answers SIGTERM while it starts
+        raise KeyboardInterrupt from None
     except (ConnectionError, ray.exceptions.RayError) as error:
         words = " ".join(str(error.__cause__ or error).split())
         raise InfrastructureError(f"Ray cannot be started or joined: {words[-300:]}") from error

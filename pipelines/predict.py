@@ -75,7 +75,7 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
     """A localizer and its digest, from a model directory or the registry (models:/name@alias, models:/name/version)."""
     if not model.startswith("models:/"):
         return load_model(model), model_digest(model)
-    if database := tracking.absent_database(config):
+    if database := tracking.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -51,7 +51,7 @@ def _result(settings: PromoteConfig, version: str, before: str | None) -> dict[s
 
 def _registry(config: Config) -> MlflowClient:
     """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
-    if database := tracking.absent_database(config):
+    if database := tracking.absent_database(str(config.tracking.uri)):
         raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
     return tracking.client(config)
 

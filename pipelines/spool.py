@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from pipelines import console, environment, storage, tracking
+from pipelines import console, environment, guard, storage, tracking
 from pipelines.config import Config
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -223,6 +223,7 @@ def finish(
         if status:
             spool.end(status)
         left = spool.close(END_SECONDS if status in (None, "FINISHED") else HURRY_SECONDS)
+        guard.leave(str(config.tracking.uri), run_id)
         if left:
             console.say(
                 f"{verb}: MLflow at {storage.without_secrets(str(config.tracking.uri))} has not taken {left} reports;"

@@ -33,11 +33,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError
-from pipelines import console, environment, storage
+from pipelines import console, environment, guard, storage
 from pipelines.config import Config
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_PROCESS = "mpc.process"
 _above: ContextVar[str | None] = ContextVar("above", default=None)
 
 for _name in ("mlflow", "alembic"):
@@ -97,10 +98,10 @@ def client(config: Config) -> MlflowClient:
     return _client(str(config.tracking.uri))
 
 
-def absent_database(config: Config) -> str | None:
-    """The SQLite file of the store, where it is not there: whoever only reads must not make one."""
-    database = str(config.tracking.uri).removeprefix("sqlite:///")
-    return database if database != config.tracking.uri and not os.path.exists(database) else None
+def absent_database(uri: str) -> str | None:
+    """The SQLite file of a store, where it is not there: whoever only reads must not make one."""
+    database = uri.removeprefix("sqlite:///")
+    return database if database != uri and not os.path.exists(database) else None
 
 
 @functools.cache
@@ -148,18 +149,21 @@ def start_run(
     """
     store = client(config)
     if run_id and _is_there(store, config, verb, run_id):
+        guard.watch(str(config.tracking.uri), run_id)
         return run_id
-    marks = {"mpc.verb": verb, "mlflow.source.name": f"mpc {verb}", "mlflow.user": _user()}
+    marks = {"mpc.verb": verb, "mlflow.source.name": f"mpc {verb}", "mlflow.user": _user(), _PROCESS: guard.PROCESS}
     marks |= environment.software() | environment.hardware() | dict(tags)
     above = parent or _above.get()
     if above:
         marks[MLFLOW_PARENT_RUN_ID] = above
     run = store.create_run(_experiment(store, config), run_name=name or verb, tags=marks)
+    guard.watch(str(config.tracking.uri), run.info.run_id)
     try:
         _describe(store, run.info.run_id, config, verb, dataset)
     except BaseException:
         with suppress(MlflowException, SQLAlchemyError):
             store.set_terminated(run.info.run_id, "FAILED")
+            guard.leave(str(config.tracking.uri), run.info.run_id)
         raise
     return str(run.info.run_id)
 
@@ -167,6 +171,7 @@ def start_run(
 def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bool:
     """Set a run to RUNNING again. False, which is said, when it was deleted, or is of another server."""
     try:
+        store.set_tag(run_id, _PROCESS, guard.PROCESS)  # before the status, which a guard looks at first
         store.update_run(run_id, status="RUNNING")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -228,7 +233,6 @@ def running(config: Config, verb: str) -> Iterator[str]:
             )
         with below(run_id):
             yield run_id
-        finish(config, run_id)
     except BaseException as error:
         if run_id:
             with suppress(InfrastructureError):  # the failure itself is what has to be told
@@ -306,6 +310,23 @@ def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
 def finish(config: Config, run_id: str, status: str = "FINISHED", when: int | None = None) -> None:
     """End a run: FINISHED, FAILED or KILLED, now or at a time (ms). InfrastructureError when the store fails."""
     client(config).set_terminated(run_id, status, when)
+    guard.leave(str(config.tracking.uri), run_id)
+
+
+def end_left(uri: str, run_id: str, process: str) -> bool:
+    """Set the run of a process that is gone to KILLED, unless another goes on with it. False when MLflow is away."""
+    if absent_database(uri):
+        return True
+    try:
+        store = _client(uri)
+        run = store.get_run(run_id)
+        if run.info.status == "RUNNING" and run.data.tags.get(_PROCESS) == process:
+            store.set_terminated(run_id, "KILLED")
+    except MlflowException as error:
+        return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    except (InfrastructureError, SQLAlchemyError, OSError):
+        return False
+    return True
 
 
 def _experiment(store: MlflowClient, config: Config) -> str:

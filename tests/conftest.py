@@ -16,8 +16,10 @@ import skimage.data
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pipelines import recipe
+from pipelines import guard, recipe
 from pipelines.config import Config
+
+guard.PATIENCE_SECONDS = 1.0  # of this process: what it started ends with it, also where its MLflow is gone
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
 

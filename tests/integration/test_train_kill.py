@@ -263,6 +263,25 @@ def test_a_second_command_is_told_and_sigterm_ends_the_first_as_an_interrupt(
     assert outcome(tmp_path / "run") == whole
 
 
+def test_sigterm_to_every_process_at_once_leaves_no_run_running(
+    tmp_path: Path, whole: Outcome, start: Callable[..., Driver]
+) -> None:
+    """As Slurm and systemd do: Ray is ended together with the driver, which then cannot stop its workers in order."""
+    first = start(tmp_path / "run")
+    first.wait_for_step(20)
+    for one in first.family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.terminate()
+    first.process.wait(timeout=30)
+    deadline = time.monotonic() + PATIENCE
+    while first.family():
+        assert time.monotonic() < deadline, first.family()
+        time.sleep(0.1)
+    assert statuses(tmp_path / "run") == ["KILLED"]
+    start(tmp_path / "run").finish()
+    assert outcome(tmp_path / "run") == whole
+
+
 def test_a_loss_that_is_not_finite_on_two_workers_ends_the_run_at_once(
     tmp_path: Path, start: Callable[..., Driver], the_recipe: Path
 ) -> None:
