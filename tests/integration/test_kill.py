@@ -47,7 +47,8 @@ def disturb(process: "subprocess.Popen[str]", victim: str, draw: random.Random) 
         family = driver.children(recursive=True)
     except psutil.NoSuchProcess:
         return []  # the build was quicker
-    workers = [one for one in family if "ray::" in name(one)]
+    # Ray's agents have such names, too; without them it ends itself, with the driver.
+    workers = [one for one in family if "ray::" in name(one) and "Agent" not in name(one)]
     doomed = {
         "driver": [driver],
         "worker": draw.sample(workers, min(1, len(workers))),
