@@ -17,6 +17,7 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import mpc_model
 from mpc_model import images
@@ -50,7 +51,7 @@ def register(config: Config) -> dict[str, Any]:
             number = str(same[0].version)
             console.say(f"register: these weights are already version {number} of {settings.name}")
         else:
-            number = _log(config)
+            number = _log(config, digest)
             console.say(f"register: {settings.name} version {number}")
         _describe(config, number, model, digest, metrics)
         registry.set_registered_model_alias(settings.name, settings.alias, number)
@@ -113,9 +114,9 @@ def _describe(
         registry.log_model_artifacts(entry.source.removeprefix("models:/"), folder)
 
 
-def _log(config: Config) -> str:
+def _log(config: Config, digest: str) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
-    run_id = tracking.start_run(config, "register")
+    run_id, name = tracking.start_run(config, "register"), str(config.register_.name)
     with tempfile.TemporaryDirectory() as folder, tracking.fluent(config), mlflow.start_run(run_id=run_id):
         local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
         logged = mlflow.pyfunc.log_model(
@@ -129,9 +130,19 @@ def _log(config: Config) -> str:
                 f"{name}=={version(name).partition('+')[0]}"
                 for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
             ],
-            registered_model_name=config.register_.name,
         )
-    return str(logged.registered_model_version)
+        registry = tracking.client(config)
+        if not registry.search_registered_models(f"name = '{name}'"):
+            registry.create_registered_model(name)
+        # With its digest from the first moment: what is killed before the rest is found and goes on in this version.
+        made = registry.create_model_version(
+            name, logged.model_uri, run_id, tags={lineage.MODEL: digest}, model_id=logged.model_id
+        )
+        # By which MLflow's pages lead from the logged model to its versions.
+        link = json.dumps([{"name": name, "version": made.version}])
+        registry.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
+    tracking.finish(config, run_id)
+    return str(made.version)
 
 
 def signature(model: Localizer) -> ModelSignature:
