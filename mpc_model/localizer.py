@@ -64,7 +64,7 @@ class ModelSpec:
                 f"input_size is {size!r}: give a whole number of pixels from 32 up, or None for native size"
             )
         if not isinstance(threshold, int | float) or not 0 < threshold < 1:
-            raise UserError(f"threshold is {threshold!r}: give a probability between 0 and 1")
+            raise UserError(f"threshold is {threshold!r}: give a probability above 0 and below 1")
 
 
 class Localizer(nn.Module):

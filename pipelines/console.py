@@ -29,9 +29,12 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts work done out of a total: one line that is rewritten on a terminal, a line every few seconds elsewhere."""
+    """Counts work done, out of a total where there is one.
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0, every_seconds: float = 10.0) -> None:
+    One line that is rewritten on a terminal, a line every few seconds elsewhere.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str, done: int = 0, every_seconds: float = 10.0) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._first, self._started = done, time.monotonic()
         self._terminal = _relay is None and sys.stderr.isatty()
@@ -41,14 +44,17 @@ class Progress:
     def advance(self, count: int = 1, note: str = "") -> None:
         """Add finished work; `note` follows the figures (a loss, say)."""
         self.done += count
-        now, finished = time.monotonic(), self.done >= self.total
+        now, finished = time.monotonic(), self.total is not None and self.done >= self.total
         if now - self._shown < self._every and not finished:
             return
         self._shown = now
         rate = (self.done - self._first) / max(now - self._started, 1e-9)
-        left = duration((self.total - self.done) / rate) if rate else "?"
-        tail = f"in {duration(now - self._started)}" if finished else f"about {left} left"
-        line = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {tail}{'  ' + note if note else ''}"
+        if self.total is None or finished:
+            tail = f"in {duration(now - self._started)}"
+        else:
+            tail = f"about {duration((self.total - self.done) / rate) if rate else '?'} left"
+        of = "" if self.total is None else f"/{self.total}"
+        line = f"{self.what}: {self.done}{of} {self.unit}, {rate:.3g}/s, {tail}{'  ' + note if note else ''}"
         if self._terminal:
             print(f"\r\x1b[2K{line}", end="\n" if finished else "", file=sys.stderr, flush=True)
         else:

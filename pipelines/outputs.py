@@ -46,7 +46,8 @@ class Record:
 def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Record:
     """Open an output folder for a command, with the resolved config saved beside the record.
 
-    Raises UserError, naming the first setting that differs, when the folder holds the output of something else.
+    Raises UserError, naming the first setting that differs, when the folder holds the output of something else, or
+    naming a file of it where it is of no command of ours.
     """
     identity = json.loads(json.dumps(identity))
     if storage.exists(storage.join(uri, RECORD)):
@@ -59,6 +60,10 @@ def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Reco
             )
         found.resumed = not found.finished
         return found
+    ours = ("config.yaml", "lease/")  # of a command that died before its record was there
+    held = storage.list_files(uri) if storage.folder_exists(uri) else []
+    if strange := [file for file in held if not file[len(uri) :].lstrip("/").startswith(ours)]:
+        raise UserError(f"{uri} holds {strange[0]}, which is not of {verb}; set {verb}.output to an empty folder")
     record = Record(uri, verb, identity)
     text = yaml.safe_dump(config.dump(), sort_keys=False)
     storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())

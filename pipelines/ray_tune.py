@@ -50,13 +50,16 @@ class Search:
         self.by_id: dict[str, Trial] = {}
         self.groups: dict[int, str] = {}  # what holds the workers of a trial, by its number
         self.spent_before, self.started = float(record.results.get("seconds", 0.0)), time.monotonic()
-        self.progress = console.Progress(
-            "tune", self.settings.trials or 0, "trials", done=len(self.trials) - len(self.waiting)
-        )
+        self.progress = console.Progress("tune", self.settings.trials, "trials", done=self.closed)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray Tune keeps a copy of what it was given, for a kind of resuming that is not used here: an empty one."""
         return (object, ())
+
+    @property
+    def closed(self) -> int:
+        """Trials that are done."""
+        return sum(trial.state != "open" for trial in self.trials)
 
     @property
     def spent(self) -> bool:
@@ -185,7 +188,7 @@ class Search:
         self.prune()
         told = f"{trial.figure:.3f} after {len(trial.curve)} epochs" if trial.figure is not None else "no epoch"
         console.say(f"tune: trial {trial.number} {state}: {told}{': ' if reason else ''}{reason[:SHOWN]}")
-        self.progress.advance(1)
+        self.progress.advance(self.closed - self.progress.done)
 
     def prune(self) -> None:
         """Delete the weights of all closed trials but the best."""

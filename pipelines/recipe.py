@@ -159,7 +159,7 @@ def _key(location: tuple[int | str, ...]) -> str:
 def _named(location: tuple[int | str, ...]) -> list[int | str]:
     """The parts of a pydantic error location that stand in a config, without those that name its own validators."""
     own = ("constrained", "list[", "tuple[", "function-", "literal[")
-    return [part for part in location if not str(part).startswith(own)]
+    return [part for part in location if not str(part).startswith(own) and part not in ("int", "float")]
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

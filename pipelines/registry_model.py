@@ -191,7 +191,7 @@ def _described(probability: npt.NDArray[np.float32], threshold: float, png: bool
 def _check(threshold: float, tile: int, encoding: str) -> None:
     """UserError for parameters that cannot be."""
     if not math.isfinite(threshold) or not 0 < threshold < 1:
-        raise UserError(f"threshold is {threshold}: give a probability between 0 and 1")
+        raise UserError(f"threshold is {threshold}: give a probability above 0 and below 1")
     tiling.check_tile(tile)
     if encoding not in ENCODINGS:
         raise UserError(f"encoding is {encoding!r}: give one of {', '.join(ENCODINGS)}")

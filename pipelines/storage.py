@@ -152,7 +152,10 @@ def create(uri: str, data: bytes) -> bool:
 @contextmanager
 def _beside(path: str, data: bytes) -> Iterator[str]:
     """A temporary file with the data in the folder of `path`, safe on the disk; removed afterwards."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # in /proc, say; as a missing file it would be told of wrongly
+        raise UserError(f"cannot write {path}: no folder can be made there") from None
     temporary = f"{path}.{secrets.token_hex(4)}.part"
     try:
         with open(temporary, "wb") as file:

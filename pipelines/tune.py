@@ -115,12 +115,6 @@ def _check(config: Config) -> None:
         raise UserError(
             f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
         )
-    output = str(settings.output)
-    if not storage.exists(storage.join(output, outputs.RECORD)) and storage.folder_exists(output):
-        ours = (outputs.RECORD, "config.yaml", "lease/")
-        strange = [file for file in storage.list_files(output) if not file[len(output) + 1 :].startswith(ours)]
-        if strange:
-            raise UserError(f"tune.output {output} holds {strange[0]}, which is not of a search; name an empty folder")
     if config.train.async_validation:
         raise UserError("train.async_validation tells an epoch's figure an epoch late; turn it off for a search")
 

@@ -253,6 +253,8 @@ def _curves(order: Sequence[Trial]) -> Figure:
                 )
         axes.set_xlabel("epoch", fontsize=9)
         axes.set_ylabel(_NAMES[stage], fontsize=9)
+        last = max(point["epoch"] for trial in order for point in trial.curve if point["stage"] == stage)
+        axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:

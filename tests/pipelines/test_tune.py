@@ -253,7 +253,7 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
 def test_a_folder_of_other_files_is_no_place_for_a_search(tmp_path: Path, built: Config) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     config = recipe.revised(built, f"tune.output={tmp_path}", "tune.space={pretrain.temperature: [0.1, 0.2]}")
-    with pytest.raises(UserError, match=r"holiday\.jpg, which is not of a search"):
+    with pytest.raises(UserError, match=r"holiday\.jpg, which is not of tune; set tune.output to an empty folder"):
         command.tune(config)
     assert [file.name for file in tmp_path.iterdir()] == ["holiday.jpg"]
 
