@@ -29,7 +29,7 @@ INFRA = ROOT / "infra"
 KUBERAY = INFRA / "kuberay"
 SCHEMA = json.loads(Path(__file__).with_name("kuberay_schema.json").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-VERBS = ("build", "pretrain", "finetune", "evaluate", "register", "predict")
+VERBS = ("build", "tune", "pretrain", "finetune", "evaluate", "register", "promote", "predict")
 OLDEST_KUBERNETES = "1.30"
 
 Manifest = dict[str, Any]
@@ -226,6 +226,8 @@ def test_jobs_share_one_workspace_so_that_each_finds_what_the_last_one_left() ->
     assert configs["evaluate"].evaluate.model == f"{configs['finetune'].finetune.output}/model"
     assert configs["register"].register_.evaluation == configs["evaluate"].evaluate.output
     registered = configs["register"].register_
+    assert configs["promote"].promote.name == registered.name
+    assert configs["promote"].promote.source == registered.alias
     assert configs["predict"].predict.model == f"models:/{registered.name}@{registered.alias}"
 
 
@@ -238,12 +240,13 @@ def test_config_is_mounted_where_the_entrypoints_read_it() -> None:
     assert {entrypoint(verb).config for verb in VERBS} == {f"{mount['mountPath']}/{file}"}
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+@pytest.mark.parametrize("verb", ["tune", "pretrain", "finetune"])
 def test_training_fits_the_gpu_workers(verb: str) -> None:
-    train, group = config_of(verb).train, groups(read("cluster.yaml")["spec"])["gpu"]
+    config, group = config_of(verb), groups(read("cluster.yaml")["spec"])["gpu"]
+    train, trials = config.train, (config.tune.concurrent or 1) if verb == "tune" else 1
     limits = container(group)["resources"]["limits"]
     assert train.accelerator == "gpu", "auto counts the GPUs that are there, and at the start there are none"
-    assert 1 <= train.workers <= group["maxReplicas"] * int(limits["nvidia.com/gpu"])
+    assert 1 <= trials * train.workers <= group["maxReplicas"] * int(limits["nvidia.com/gpu"])
     assert train.cpus_per_worker <= int(limits["cpu"])
 
 

@@ -139,27 +139,35 @@ def test_a_run_is_kept_by_postgresql_and_its_pictures_by_s3(
     assert any(name.endswith(f"{run_id}/artifacts/config.yaml") for name in kept)
 
 
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(60.0, marks=pytest.mark.slow)])
 def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once(
-    built: Config, server: Server, tmp_path: Path, capsys: Any
+    built: Config, server: Server, tmp_path: Path, capsys: Any, seconds: float
 ) -> None:
-    """Killed after the first epoch, there again after the fourth, when its absence was noticed."""
-    config = short(built, tmp_path, server.uri, "finetune.epochs=6")
+    """Killed after the first epoch, there again after the fourth, when its absence was noticed, or later.
+
+    So that training lasts as long, an epoch without the server takes a second.
+    """
+    config = short(built, tmp_path, server.uri, f"finetune.epochs={6 + int(seconds)}")
     run_id = tracking.start_run(config, "finetune")
-    epochs = 0
+    epochs, died, dead = 0, 0.0, False
 
     def report(_: dict[str, float]) -> None:
-        nonlocal epochs
+        nonlocal epochs, died, dead
         epochs += 1
         if epochs == 1:
             server.kill()
-        if epochs == 4:
+            died, dead = time.monotonic(), True
+        elif dead and epochs >= 4 and time.monotonic() - died >= seconds:
             assert "does not answer" in said_until(capsys, "its reports are kept and sent later")
             assert json.loads(Path(spool.unsent(str(config.finetune.output))).read_text())
             server.start()
+            dead = False
+        elif dead and seconds:
+            time.sleep(1)
 
     loop.run(config, Finetuning, run_id, loop.Host(report=report))
-    assert epochs == 6
-    assert found(config, run_id) == expected(config, 6)
+    assert not dead
+    assert found(config, run_id) == expected(config, config.finetune.epochs)
     assert not Path(spool.unsent(str(config.finetune.output))).exists()
 
 
