@@ -43,7 +43,8 @@ def _tell(told: dict[str, str | bool]) -> None:
 @functools.cache
 def _pipe(process: int) -> IO[bytes]:
     """The guard's pipe. A process that was forked from this one starts its own."""
-    command = [sys.executable, "-m", "pipelines.guard", PROCESS, str(PATIENCE_SECONDS)]
+    # -P: not what is called pipelines in the working directory.
+    command = [sys.executable, "-P", "-m", "pipelines.guard", PROCESS, str(PATIENCE_SECONDS)]
     silent = subprocess.DEVNULL  # whoever reads what we print until its end must not wait for the guard's
     guard = subprocess.Popen(
         command, bufsize=0, stdin=subprocess.PIPE, stdout=silent, stderr=silent, start_new_session=True

@@ -11,7 +11,7 @@ import pytest
 import ray
 from test_train_kill import PATIENCE, Driver, rows
 
-from pipelines import cluster, recipe, search, tune
+from pipelines import cluster, recipe, search, storage, tune
 from pipelines.config import Config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -38,8 +38,15 @@ def start(built: Config, tmp_path: Path) -> Iterator[Callable[..., Driver]]:
         driver.kill()
 
 
-def trials(folder: Path) -> list[search.Trial]:
-    return search.ledger(str(folder / "tune"))
+def trials(output: Path | str) -> list[search.Trial]:
+    return search.ledger(str(output))
+
+
+def saved(uri: str, folder: Path) -> Path:
+    """A file of any place, on this disk."""
+    file = folder / uri.rsplit("/", 1)[-1]
+    file.write_bytes(storage.read_bytes(uri))
+    return file
 
 
 def told(folder: Path) -> list[tuple[str, int, int]]:
@@ -47,32 +54,37 @@ def told(folder: Path) -> list[tuple[str, int, int]]:
     return rows(folder, "select run_uuid, step, count(*) from metrics where key = 'figure' group by run_uuid, step")
 
 
-def test_a_search_whose_driver_is_killed_goes_on(tmp_path: Path, start: Callable[..., Driver]) -> None:
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_search_whose_driver_is_killed_goes_on(
+    tmp_path: Path, start: Callable[..., Driver], place: str, request: pytest.FixtureRequest
+) -> None:
     """Killed in the second trial; the first is not repeated, the second keeps its number, parameters and run."""
     folder = tmp_path / "run"
+    output = str(folder / "tune") if place == "disk" else f"{request.getfixturevalue('swift')}/search"
     more = ["tune.space={pretrain.temperature: {least: 0.05, most: 0.5}}", "tune.trials=3", "tune.algorithm=random"]
-    more += ["pretrain.epochs=2", "finetune.epochs=2"]
+    more += ["pretrain.epochs=2", "finetune.epochs=2", f"tune.output={output}"]
     driver = start(folder, *more)
-    driver.wait(lambda: [trial for trial in trials(folder) if trial.number == 1 and trial.curve])
+    driver.wait(lambda: [trial for trial in trials(output) if trial.number == 1 and trial.curve])
     os.kill(driver.process.pid, signal.SIGKILL)
     driver.kill()
-    first, second = trials(folder)
+    first, second = trials(output)
     assert (first.state, second.state) == ("finished", "open")
-    done = Path(first.folder(str(folder / "tune")), "pretrain", "record.json")
-    written = done.stat().st_mtime_ns
+    done = storage.list_stamps(first.folder(output))
     again = start(folder, *more)
     said = again.finish()
     assert "a search is at" in said
     assert "trial 0" not in said.split("tune: 1.")[0]
-    after = trials(folder)
+    after = trials(output)
     assert [trial.state for trial in after] == ["finished"] * 3
     assert after[0] == first
-    assert done.stat().st_mtime_ns == written
+    assert storage.list_stamps(first.folder(output)) == done  # nothing was written anew
     assert (after[1].parameters, after[1].run_id) == (second.parameters, second.run_id)
     assert [len(trial.curve) for trial in after] == [4, 4, 4]
     assert {times for _, _, times in told(folder)} == {1}
     assert sorted(step for _, step, _ in told(folder)) == sorted([1, 2, 3, 4] * 3)
     assert {status for (status,) in rows(folder, "select status from runs")} == {"FINISHED"}
+    best = recipe.load(str(saved(storage.join(output, "best.yaml"), tmp_path)))
+    assert str(best.pretrain.output).startswith(output)
     assert "reusing the finished search" in start(folder, *more).finish()
 
 
@@ -81,8 +93,8 @@ def test_a_trial_that_fails_is_told_and_does_not_end_the_search(tmp_path: Path, 
     space = "tune.space={pretrain.learning_rate: [1.0e-3, 1.0e+30]}"
     driver = start(folder, space, "tune.trials=4", "tune.stages=pretrain", "pretrain.schedule=constant", "seed=1")
     driver.finish()
-    failed = [trial for trial in trials(folder) if trial.state == "failed"]
-    fine = [trial for trial in trials(folder) if trial.state == "finished"]
+    failed = [trial for trial in trials(folder / "tune") if trial.state == "failed"]
+    fine = [trial for trial in trials(folder / "tune") if trial.state == "finished"]
     assert {trial.parameters["pretrain.learning_rate"] for trial in failed} == {1e30}
     assert {trial.parameters["pretrain.learning_rate"] for trial in fine} == {1e-3}
     assert all("loss is" in trial.reason or "not finite" in trial.reason for trial in failed)

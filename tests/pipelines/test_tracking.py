@@ -110,7 +110,8 @@ def test_no_run_is_left_running_whenever_the_interrupt_comes(
     monkeypatch.setattr(MlflowClient, moment, struck)
     with pytest.raises(KeyboardInterrupt):
         finetune(config)
-    assert statuses(config) == ["KILLED"]
+    # The end is written by a thread, which may get to it after all, when everything else is done.
+    assert statuses(config) in ([["KILLED"], ["FINISHED"]] if moment == "set_terminated" else [["KILLED"]])
     finetune(config)
     assert statuses(config) == ["FINISHED"]
 
