@@ -15,6 +15,7 @@ from pathlib import Path
 import boto3
 import psutil
 import pytest
+from two_hosts import TwoHosts
 
 INFRA = Path(__file__).parents[2] / "infra"
 SERVE = INFRA / "s3" / "serve.py"
@@ -94,3 +95,12 @@ def _command_line(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.Error):
         return process.cmdline()
     return []
+
+
+@pytest.fixture
+def hosts() -> Iterator[TwoHosts]:
+    """A cluster of its own: what Ray remembers of hosts and runs that were lost outlives them by seconds to minutes."""
+    if not TwoHosts.possible():
+        pytest.skip("network namespaces need root")
+    with TwoHosts() as cluster:
+        yield cluster

@@ -199,15 +199,6 @@ def whole(the_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome
     return outcome(driver.folder)
 
 
-@pytest.fixture
-def hosts() -> Iterator[TwoHosts]:
-    """A cluster of its own: what Ray remembers of hosts and runs that were lost outlives them by seconds to minutes."""
-    if not TwoHosts.possible():
-        pytest.skip("network namespaces need root")
-    with TwoHosts() as cluster:
-        yield cluster
-
-
 def test_workers_that_are_killed_are_replaced(tmp_path: Path, whole: Outcome, start: Callable[..., Driver]) -> None:
     """Rank 1 in the first epoch, rank 0 in the second, each some steps past the last checkpoint."""
     driver = start(tmp_path / "run")

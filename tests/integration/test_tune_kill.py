@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 from test_train_kill import PATIENCE, Driver, rows
+from two_hosts import TwoHosts
 
 from pipelines import cluster, recipe, search, storage, tune
 from pipelines.config import Config
@@ -29,8 +30,8 @@ def start(built: Config, tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     file.write_text(json.dumps(kept | {"tune": {"concurrent": 1}}))
     started: list[Driver] = []
 
-    def one(folder: Path, *more: str) -> Driver:
-        started.append(Driver(file, folder, *more, verb="tune"))
+    def one(folder: Path, *more: str, hosts: TwoHosts | None = None) -> Driver:
+        started.append(Driver(file, folder, *more, verb="tune", hosts=hosts))
         return started[-1]
 
     yield one
@@ -86,6 +87,24 @@ def test_a_search_whose_driver_is_killed_goes_on(
     best = recipe.load(str(saved(storage.join(output, "best.yaml"), tmp_path)))
     assert str(best.pretrain.output).startswith(output)
     assert "reusing the finished search" in start(folder, *more).finish()
+
+
+def test_a_search_over_two_hosts_outlives_one_of_them(
+    tmp_path: Path, start: Callable[..., Driver], hosts: TwoHosts
+) -> None:
+    """A core a host and a worker a trial; when both hosts have one, the second host is lost."""
+    hosts.join()
+    folder = tmp_path / "run"
+    more = ["tune.space={pretrain.temperature: {least: 0.05, most: 0.5}}", "tune.trials=3", "tune.algorithm=random"]
+    more += ["tune.concurrent=2", "tune.stages=pretrain", "pretrain.epochs=20", "train.workers=1"]
+    driver = start(folder, *more, "train.cpus_per_worker=1", "train.checkpoint_every=5", hosts=hosts)
+    driver.wait(lambda: len([trial for trial in trials(folder / "tune") if len(trial.curve) > 1]) == 2)
+    assert len([trial for trial in trials(folder / "tune") if trial.state == "open"]) == 2
+    hosts.lose()
+    driver.finish()
+    after = trials(folder / "tune")
+    assert [(trial.state, len(trial.curve)) for trial in after] == [("finished", 20)] * 3
+    assert {status for (status,) in rows(folder, "select status from runs")} == {"FINISHED"}
 
 
 def test_a_trial_that_fails_is_told_and_does_not_end_the_search(tmp_path: Path, start: Callable[..., Driver]) -> None:
