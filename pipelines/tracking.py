@@ -1,5 +1,6 @@
 """MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
+import fcntl
 import functools
 import getpass
 import json
@@ -25,6 +26,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
+from alembic.util.exc import CommandError
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow import MlflowClient
@@ -51,7 +53,7 @@ def _answering(uri: str) -> Iterator[None]:
     """What MLflow, or the database behind it, fails with becomes one line of ours."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
+    except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
         said = " ".join(str(error).split())[:400]
         raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} does not answer: {said}")) from error
 
@@ -105,11 +107,24 @@ def absent_database(uri: str) -> str | None:
     return database if database != uri and not os.path.exists(database) else None
 
 
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Nobody else makes the tables of an SQLite file meanwhile: two who did would leave half of them for ever."""
+    database = uri.removeprefix("sqlite:///")
+    folder = os.path.dirname(database)
+    if uri.startswith("sqlite:///"):
+        os.makedirs(folder, exist_ok=True)
+    if database == uri or not os.access(folder, os.W_OK):  # who may only read makes no tables
+        yield
+        return
+    with open(f"{database}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
+
+
 @functools.cache
 def _client(uri: str) -> MlflowClient:
-    if uri.startswith("sqlite:///"):
-        os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")), exist_ok=True)
-    with unbroken(), _answering(uri):
+    with unbroken(), _answering(uri), _alone(uri):
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     return found
@@ -338,4 +353,10 @@ def _experiment(store: MlflowClient, config: Config) -> str:
         return str(found.experiment_id)
     local_store = str(config.tracking.uri).startswith("sqlite:")
     where = storage.join(storage.absolute(config.workspace), "mlflow-artifacts") if local_store else None
-    return str(store.create_experiment(name, artifact_location=where))
+    try:
+        return str(store.create_experiment(name, artifact_location=where))
+    except MlflowException as error:  # another process was quicker
+        found = store.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or not found:
+            raise
+        return str(found.experiment_id)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,3 +233,15 @@ def test_a_result_is_recorded_once_with_its_figures_and_its_dataset(built: Confi
     away = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})})
     assert recorded.run(away, build)["fingerprint"]
     assert "the result is not in MLflow" in capsys.readouterr().err
+
+
+def test_processes_that_make_the_store_at_once_do_not_break_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pipelines import recipe, tracking\nconfig = recipe.load(None, [f'workspace={sys.argv[1]}'])\n"
+    )
+    code += "run_id = tracking.start_run(config, 'pretrain')\ntracking.finish(config, run_id)"
+    command = [sys.executable, "-c", code, str(tmp_path / "new")]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * 3, said
+    assert statuses(at(tmp_path / "new")) == ["FINISHED"] * 3
