@@ -97,7 +97,7 @@ _ARGUMENTS = {"promote": _promote_arguments, "inspect": _inspect_arguments, "ben
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    parsed = parser().parse_args(arguments)
+    parsed = _parsed(arguments)
     if find_spec("ray") is None or find_spec("mlflow") is None:
         print(
             f"mpc {parsed.verb}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'", file=sys.stderr
@@ -125,6 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command. Overrides may stand before and after options, which argparse alone does not take."""
+    top = parser()
+    parsed, more = top.parse_known_args(arguments)
+    if more and (not hasattr(parsed, "overrides") or any(one.startswith("-") for one in more)):
+        top.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        parsed.overrides += more
+    return parsed
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

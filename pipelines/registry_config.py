@@ -1,14 +1,25 @@
 """The config sections on the way to the registry: evaluation, registration and promotion."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipelines.schema import Fraction, Location, Section, SplitName
 
 RegisteredName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
-Alias = Annotated[str, Field(pattern=r"^[A-Za-uw-z][A-Za-z0-9_-]*$|^v[A-Za-z_-][A-Za-z0-9_-]*$")]
-"""What MLflow takes for an alias; v1, v2 and so on are its own."""
+
+
+def _is_an_alias(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError(f"an alias is letters, digits, _ and -, a letter first, not {name!r}")
+    if name.lower() == "latest" or re.fullmatch(r"[vV]\d+", name):
+        raise ValueError(f"{name!r} is MLflow's own; take a word such as candidate or champion")
+    return name
+
+
+Alias = Annotated[str, AfterValidator(_is_an_alias)]
+"""What MLflow takes for an alias, but for the names that it keeps to itself (latest, v1, v2)."""
 
 
 class EvaluateConfig(Section):

@@ -29,6 +29,16 @@ def test_the_verbs_and_their_arguments_are_frozen() -> None:
     assert (told.group, told.output, told.quick) == ("build", "b.json", True)
 
 
+def test_overrides_may_stand_anywhere(capsys: Any) -> None:
+    told = cli._parsed(["promote", "a.b=1", "--config", "x.yaml", "c=2", "--dry-run", "d=3", "e=4"])
+    assert (told.config, told.dry_run, told.overrides) == ("x.yaml", True, ["a.b=1", "c=2", "d=3", "e=4"])
+    for wrong in (["promote", "--config", "x.yaml", "--bogus"], ["inspect", "a", "b=1"]):
+        with pytest.raises(SystemExit) as ended:
+            cli._parsed(wrong)
+        assert ended.value.code == 2
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_help_names_every_verb_quickly() -> None:
     done = subprocess.run([MPC, "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0

@@ -54,7 +54,10 @@ def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
     assert load(str(path)).train == load(None).train
 
 
-@pytest.mark.parametrize("override", ["register.name=a/b", "register.alias=v1", "workspace=S3://b/x"])
+@pytest.mark.parametrize(
+    "override",
+    ["register.name=a/b", "register.alias=v1", "promote.target=Latest", "promote.target=9a", "workspace=S3://b/x"],
+)
 def test_names_that_the_stores_would_refuse_are_refused_here(override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0].replace(".", r"\.") + "|not supported"):
         load(None, [override])
