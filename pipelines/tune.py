@@ -88,12 +88,12 @@ def _check(config: Config) -> None:
     views = None if builds else manifest.read(str(config.train.dataset))["views"]
     for override in search.corners(settings):
         key = override.partition("=")[0]
-        if "." not in key:
-            raise UserError(f"tune.space: {key} is a whole section; name its keys, such as {key}.<key>")
         if key.split(".")[0] not in ("build", "model", "train", "pretrain", "finetune"):
             raise UserError(
                 f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, build"
             )
+        if "." not in key:
+            raise UserError(f"tune.space: {key} is a whole section; name its keys, such as {key}.<key>")
         if key in ("pretrain.epochs", "finetune.epochs") and settings.algorithm != "random":
             raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
         if key.endswith((".output", ".encoder", ".dataset")) or key == "train.workers":
