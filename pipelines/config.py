@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mpc_model.errors import UserError
 from mpc_model.forging import ForgeSettings
-from pipelines import storage
+from pipelines import storage, stores
 from pipelines.registry_config import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.schema import Fraction, Location, ModelLocation, Positive, Quality, Section, SplitName
 from pipelines.train_config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
@@ -164,7 +164,8 @@ class PredictConfig(Section):
 class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str | None = None
+    uri: Annotated[str, AfterValidator(stores.checked)] | None = None
+    """A server (http://...), or an SQLite file (sqlite:///path); left out, a file in the workspace."""
     experiment: str = "mpc"
 
 

@@ -14,35 +14,47 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections import deque
 from typing import IO
 
+from pipelines import stores
+
 PROCESS = uuid.uuid4().hex
-"""Tells this process from all others: the tag `mpc.process` of the runs that it writes."""
+"""Tells this process from all others: the value of the tag TAG of the runs that it writes."""
+TAG = "mpc.process"
 PATIENCE_SECONDS = 120.0
 """How long an MLflow that does not answer is asked again."""
 PAUSE_SECONDS = 5.0
-_writing = threading.Lock()
+_open = dict[str, str]()  # runs of this process that are not ended, with the store that each is in
+_telling = threading.Lock()
 
 
 def watch(uri: str, run_id: str) -> None:
     """From now on, a run is ended as KILLED should this process die. A run that it already watches is watched once."""
-    _tell({"uri": uri, "run": run_id, "open": True})
+    with _telling:
+        _open[run_id] = uri
+        _tell()
 
 
-def leave(uri: str, run_id: str) -> None:
+def leave(run_id: str) -> None:
     """The run was ended, or what waits for MLflow will end it."""
-    _tell({"uri": uri, "run": run_id, "open": False})
+    with _telling:
+        if _open.pop(run_id, None):
+            _tell()
 
 
-def _tell(told: dict[str, str | bool]) -> None:
-    with _writing, suppress(OSError):  # a guard that somebody killed is missed by nobody
-        _pipe(os.getpid()).write(json.dumps(told).encode() + b"\n")
+def _tell() -> None:
+    """All runs that are open, in a line. A guard that somebody killed is followed by another."""
+    for _ in range(2):
+        try:
+            _pipe().write(json.dumps(_open).encode() + b"\n")
+            return
+        except OSError:  # twice, and the job goes on without
+            _pipe.cache_clear()
 
 
 @functools.cache
-def _pipe(process: int) -> IO[bytes]:
-    """The guard's pipe. A process that was forked from this one starts its own."""
+def _pipe() -> IO[bytes]:
     # -P: not what is called pipelines in the working directory.
     command = [sys.executable, "-P", "-m", "pipelines.guard", PROCESS, str(PATIENCE_SECONDS)]
     silent = subprocess.DEVNULL  # whoever reads what we print until its end must not wait for the guard's
@@ -60,17 +72,36 @@ def _main(process: str, patience: float) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a batch system sends to all there is: our part comes after
     left = dict[str, str]()
     for line in sys.stdin:
-        told = json.loads(line)
-        if told["open"]:
-            left[told["run"]] = told["uri"]
-        else:
-            left.pop(told["run"], None)
-    until = time.monotonic() + patience
-    while left and time.monotonic() < until:
-        from pipelines import tracking  # not before it is needed: this process should be small
+        left = json.loads(line) if line.endswith("\n") else left
+    waiting, until = deque(left.items()), time.monotonic() + patience
+    while waiting and time.monotonic() < until:
+        run_id, uri = waiting.popleft()
+        if not _ended(uri, run_id, process):
+            waiting.append((run_id, uri))
+            time.sleep(PAUSE_SECONDS)
 
-        left = {run_id: uri for run_id, uri in left.items() if not tracking.end_left(uri, run_id, process)}
-        time.sleep(PAUSE_SECONDS if left else 0)
+
+def _ended(uri: str, run_id: str, process: str) -> bool:
+    """Set the run of a process that is gone to KILLED, unless another goes on with it. False when MLflow is away."""
+    # Not before it is needed, and not pipelines.tracking, which is twice as large: this process should be small.
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if stores.absent_database(uri):
+        return True
+    try:
+        store = MlflowClient(tracking_uri=uri)
+        run = store.get_run(run_id)
+        if run.info.status == "RUNNING" and run.data.tags.get(TAG) == process:
+            store.set_terminated(run_id, "KILLED")
+            if store.get_run(run_id).data.tags.get(TAG) != process:  # it was taken up in this very moment
+                store.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    except (SQLAlchemyError, OSError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

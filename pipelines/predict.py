@@ -20,7 +20,7 @@ from mpc_model import images
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
 from mpc_model.metrics import image_score
-from pipelines import console, manifest, outputs, pictures, storage, tracking
+from pipelines import console, manifest, outputs, pictures, storage, stores, tracking
 from pipelines.config import Config, PredictConfig
 from pipelines.sources import IMAGE_SUFFIXES
 from pipelines.stages import load_model, model_digest, require_head
@@ -75,8 +75,9 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
     """A localizer and its digest, from a model directory or the registry (models:/name@alias, models:/name/version)."""
     if not model.startswith("models:/"):
         return load_model(model), model_digest(model)
-    if database := tracking.absent_database(str(config.tracking.uri)):
+    if database := stores.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
+    tracking.client(config)  # a store that does not answer is told so
     with tempfile.TemporaryDirectory() as folder:
         try:
             with tracking.fluent(config):

@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
-from pipelines import audit, console, gates, leakage, lineage, manifest, tracking
+from pipelines import audit, console, gates, leakage, lineage, manifest, stores, tracking
 from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.config import Config
 from pipelines.gates import Answer, Figures
@@ -51,7 +51,7 @@ def _result(settings: PromoteConfig, version: str, before: str | None) -> dict[s
 
 def _registry(config: Config) -> MlflowClient:
     """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
-    if database := tracking.absent_database(str(config.tracking.uri)):
+    if database := stores.absent_database(str(config.tracking.uri)):
         raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
     return tracking.client(config)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from mpc_model.errors import InfrastructureError, MPCError, UserError
+from mpc_model.errors import MPCError, UserError
 from pipelines import console, environment, guard, storage, tracking
 from pipelines.config import Config
 
@@ -99,14 +99,21 @@ class Spool:
             self._changed.notify_all()
         try:
             self._thread.join(seconds)
+        except KeyboardInterrupt:  # what is under way should not arrive after what is said next: that it was killed
+            self._over()
+            self._thread.join(HURRY_SECONDS)
+            raise
         finally:
-            with self._changed:  # a request that hangs may still come back: it changes nothing any more
-                self._closed = True
-                self._changed.notify_all()
+            self._over()
             with suppress(MPCError):  # storage that fails is told of by what else is written
                 self._check()
                 self.keep()
         return len(self._waiting)
+
+    def _over(self) -> None:
+        with self._changed:  # a request that hangs may still come back: it changes nothing any more
+            self._closed = True
+            self._changed.notify_all()
 
     def _put(self, report: Report) -> None:
         with self._changed:
@@ -128,7 +135,7 @@ class Spool:
                 return
             try:
                 self._send(batch)
-            except InfrastructureError as error:
+            except MPCError as error:
                 if not self.failing and not self._closed:
                     console.say(f"{self._verb}: {error}; its reports are kept and sent later")
                 self.failing = True
@@ -223,7 +230,7 @@ def finish(
         if status:
             spool.end(status)
         left = spool.close(END_SECONDS if status in (None, "FINISHED") else HURRY_SECONDS)
-        guard.leave(str(config.tracking.uri), run_id)
+        guard.leave(run_id)
         if left:
             console.say(
                 f"{verb}: MLflow at {storage.without_secrets(str(config.tracking.uri))} has not taken {left} reports;"

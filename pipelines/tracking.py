@@ -1,5 +1,6 @@
 """MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
+import errno
 import fcntl
 import functools
 import getpass
@@ -15,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -35,13 +36,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from mpc_model.errors import InfrastructureError
-from pipelines import console, environment, guard, storage
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines import console, environment, guard, storage, stores
 from pipelines.config import Config
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_PROCESS = "mpc.process"
 _above: ContextVar[str | None] = ContextVar("above", default=None)
 
 for _name in ("mlflow", "alembic"):
@@ -53,6 +53,10 @@ def _answering(uri: str) -> Iterator[None]:
     """What MLflow, or the database behind it, fails with becomes one line of ours."""
     try:
         yield
+    except ImportError as error:
+        raise UserError(
+            storage.without_secrets(f"tracking.uri: {uri} needs the package {error.name}; install it, or name a server")
+        ) from error
     except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
         said = " ".join(str(error).split())[:400]
         raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} does not answer: {said}")) from error
@@ -101,25 +105,40 @@ def client(config: Config) -> MlflowClient:
     return _client(str(config.tracking.uri))
 
 
-def absent_database(uri: str) -> str | None:
-    """The SQLite file of a store, where it is not there: whoever only reads must not make one."""
-    database = uri.removeprefix("sqlite:///")
-    return database if database != uri and not os.path.exists(database) else None
-
-
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Nobody else makes the tables of an SQLite file meanwhile: two who did would leave half of them for ever."""
-    database = uri.removeprefix("sqlite:///")
-    folder = os.path.dirname(database)
-    if uri.startswith("sqlite:///"):
-        os.makedirs(folder, exist_ok=True)
-    if database == uri or not os.access(folder, os.W_OK):  # who may only read makes no tables
+    """Nobody else makes the tables of an SQLite file meanwhile: two who did would leave half of them for ever.
+
+    UserError where there can be no such file.
+    """
+    database = stores.database(uri)
+    if database is None:
         yield
         return
-    with open(f"{database}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+    try:
+        lock = _lock_file(database)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise UserError(
+            f"tracking.uri: there can be no database at {database} ({error.strerror}); name another file"
+        ) from None
+    with lock:
+        if lock.writable():
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
         yield
+
+
+def _lock_file(database: str) -> IO[str]:
+    folder = os.path.dirname(database)
+    os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(database):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if os.path.exists(database):  # MLflow would try for minutes
+        with open(database, "rb") as file:
+            if file.read(16) not in (b"", b"SQLite format 3\0"):
+                raise FileExistsError(errno.EEXIST, "it is another kind of file")
+    if os.path.exists(database) and not os.access(folder, os.W_OK):
+        return open(database)  # who may only read makes no tables
+    return open(f"{database}.lock", "w")
 
 
 @functools.cache
@@ -167,7 +186,7 @@ def start_run(
     if run_id and _is_there(store, config, verb, run_id):
         guard.watch(str(config.tracking.uri), run_id)
         return run_id
-    marks = {"mpc.verb": verb, "mlflow.source.name": f"mpc {verb}", "mlflow.user": _user(), _PROCESS: guard.PROCESS}
+    marks = {"mpc.verb": verb, "mlflow.source.name": f"mpc {verb}", "mlflow.user": _user(), guard.TAG: guard.PROCESS}
     marks |= environment.software() | environment.hardware() | dict(tags)
     above = parent or _above.get()
     if above:
@@ -177,9 +196,8 @@ def start_run(
     try:
         _describe(store, run.info.run_id, config, verb, dataset)
     except BaseException:
-        with suppress(MlflowException, SQLAlchemyError):
-            store.set_terminated(run.info.run_id, "FAILED")
-            guard.leave(str(config.tracking.uri), run.info.run_id)
+        with suppress(InfrastructureError):  # the failure itself is what has to be told
+            finish(config, run.info.run_id, "FAILED")
         raise
     return str(run.info.run_id)
 
@@ -187,7 +205,7 @@ def start_run(
 def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bool:
     """Set a run to RUNNING again. False, which is said, when it was deleted, or is of another server."""
     try:
-        store.set_tag(run_id, _PROCESS, guard.PROCESS)  # before the status, which a guard looks at first
+        store.set_tag(run_id, guard.TAG, guard.PROCESS)  # before the status, which a guard looks at first
         store.update_run(run_id, status="RUNNING")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -326,23 +344,7 @@ def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
 def finish(config: Config, run_id: str, status: str = "FINISHED", when: int | None = None) -> None:
     """End a run: FINISHED, FAILED or KILLED, now or at a time (ms). InfrastructureError when the store fails."""
     client(config).set_terminated(run_id, status, when)
-    guard.leave(str(config.tracking.uri), run_id)
-
-
-def end_left(uri: str, run_id: str, process: str) -> bool:
-    """Set the run of a process that is gone to KILLED, unless another goes on with it. False when MLflow is away."""
-    if absent_database(uri):
-        return True
-    try:
-        store = _client(uri)
-        run = store.get_run(run_id)
-        if run.info.status == "RUNNING" and run.data.tags.get(_PROCESS) == process:
-            store.set_terminated(run_id, "KILLED")
-    except MlflowException as error:
-        return error.error_code == "RESOURCE_DOES_NOT_EXIST"
-    except (InfrastructureError, SQLAlchemyError, OSError):
-        return False
-    return True
+    guard.leave(run_id)
 
 
 def _experiment(store: MlflowClient, config: Config) -> str:
@@ -351,7 +353,7 @@ def _experiment(store: MlflowClient, config: Config) -> str:
     found = store.get_experiment_by_name(name)
     if found:
         return str(found.experiment_id)
-    local_store = str(config.tracking.uri).startswith("sqlite:")
+    local_store = stores.database(str(config.tracking.uri)) is not None
     where = storage.join(storage.absolute(config.workspace), "mlflow-artifacts") if local_store else None
     try:
         return str(store.create_experiment(name, artifact_location=where))

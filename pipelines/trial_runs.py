@@ -7,7 +7,7 @@ Only a new trial waits for it, since its stages need a run to be below.
 import time
 from collections.abc import Iterable
 
-from mpc_model.errors import InfrastructureError
+from mpc_model.errors import InfrastructureError, MPCError
 from pipelines import console, outputs, search, spool, storage, tracking
 from pipelines import trial as trials
 from pipelines.config import Config
@@ -58,7 +58,7 @@ class TrialRuns:
         if points and trial.run_id:
             try:
                 tracking.log_points(self._config, trial.run_id, points)
-            except InfrastructureError as error:
+            except MPCError as error:
                 self._away(error)
             else:
                 self._silent = False
@@ -78,7 +78,7 @@ class TrialRuns:
                     spool.finish(config, verb, record.results["run_id"], STATUS[trial.state])
         try:
             tracking.finish(self._config, trial.run_id, STATUS[trial.state])
-        except InfrastructureError as error:
+        except MPCError as error:
             self._away(error)
         else:
             trial.closed = trial.state != "open"
@@ -90,7 +90,7 @@ class TrialRuns:
             self.report(trial)
             self.end(trial)
 
-    def _away(self, error: InfrastructureError) -> None:
+    def _away(self, error: MPCError) -> None:
         if not self._silent:
             console.say(f"tune: {error}; the search goes on, figures are kept and sent later, a new trial waits")
         self._silent = True
