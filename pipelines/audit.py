@@ -1,4 +1,4 @@
-"""The trail of an alias: who moved it, when and why, never changed afterwards; and whose turn it is to move it.
+"""The trail of an alias: who moved it, when and why, never changed afterwards.
 
 Each move is a tag of the registered model, with a number of its own, written just before the alias moves:
 
@@ -7,32 +7,22 @@ Each move is a tag of the registered model, with a number of its own, written ju
 `after` is the version that the alias was moved to; an entry with the action "refuse" moved nothing, `after` is the
 version that was refused. The same tag, with what the gates said, is on that version. Should a promotion die between
 the tag and the move, the alias itself says so: it does not point where the trail ends.
-
-MLflow moves an alias without asking where it pointed. What it does do once only, whoever asks and through whichever
-server, is to make a registered model of one name: so a model named <name>.<alias>.turn-000001, which exists for the
-moment of the move, is the turn (`turn`). Whoever has it looks once more at what was decided upon before writing.
 """
 
-import getpass
 import json
 import os
 import re
 import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError
-from pipelines import console
+from pipelines import environment
 
 PROMOTE, ROLLBACK, REFUSE = "promote", "rollback", "refuse"
-PATIENCE_SECONDS = 300.0
-"""A turn that was left for so long has lost its holder: it takes three requests, each tried for a minute or so."""
 
 
 class Refused(MPCError):
@@ -53,12 +43,7 @@ class Entry:
 
 def who() -> str:
     """user@host: the name that this process shows to the MLflow server (MLFLOW_TRACKING_USERNAME), or the system's."""
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if not user:
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # containers may run as a number without a name
-            user = f"uid {os.getuid()}"
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or environment.user()
     return f"{user}@{socket.gethostname()}"
 
 
@@ -118,55 +103,3 @@ def rolled_back(entries: Sequence[Entry], version: str) -> Entry | None:
         or (entry.action == ROLLBACK and entry.before == version)
     ]
     return about[-1] if about and about[-1].action == ROLLBACK else None
-
-
-@contextmanager
-def turn(registry: MlflowClient, name: str, alias: str) -> Iterator[None]:
-    """Be the only one who moves an alias while the block runs; waits for another to be done.
-
-    A turn that was left behind (its holder was killed in the moment of the move) is passed over after PATIENCE_SECONDS;
-    should its holder only have slept, both may write. Refused where another came first.
-    """
-    prefix = f"{name}.{alias}.turn-"
-    left = _wait(registry, prefix)
-    number = max(left, default=0) + 1
-    said = f"{who()} is moving {alias} of {name}. If nobody is, delete this entry."
-    busy = f"another promotion moves {alias} of {name} at this moment; look at what it did, and run this again"
-    try:
-        made = registry.create_registered_model(f"{prefix}{number:06d}", description=said)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        raise Refused(busy) from None
-    try:
-        if _turns(registry, prefix) != left | {number: made.creation_timestamp}:
-            raise Refused(busy)
-        yield
-    finally:
-        with suppress(MlflowException):  # it must not hide a failure; the next one waits, then passes over it
-            for old in [*left, number]:
-                registry.delete_registered_model(f"{prefix}{old:06d}")
-
-
-def _wait(registry: MlflowClient, prefix: str) -> dict[int, int]:
-    """Return when nobody has the turn, with those that were left behind."""
-    seen, until = dict[int, int](), 0.0
-    while turns := _turns(registry, prefix):
-        if turns != seen:
-            if not seen:
-                console.say(f"promote: another one is at it ({prefix}{max(turns):06d}); waiting for it to be done")
-            seen, until = turns, time.monotonic() + PATIENCE_SECONDS
-        elif time.monotonic() > until:
-            return turns
-        time.sleep(0.2)
-    return {}
-
-
-def _turns(registry: MlflowClient, prefix: str) -> dict[int, int]:
-    """The turns that are there: number to time of creation, which tells a new one from an old one of that number."""
-    found = registry.search_registered_models(f"name LIKE '{prefix}%'")
-    return {
-        int(model.name.removeprefix(prefix)): model.creation_timestamp
-        for model in found
-        if model.name.startswith(prefix)
-    }

@@ -1,5 +1,6 @@
 """What a run was made with: the commit, the packages, the machine. Facts that cannot be found out are left out."""
 
+import getpass
 import os
 import platform
 import socket
@@ -33,6 +34,14 @@ def hardware() -> dict[str, str]:
     if torch.cuda.is_available():
         found["gpus"] = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return {f"mpc.hardware.{key}": value for key, value in found.items() if value}
+
+
+def user() -> str:
+    """The system's name of whoever runs this: a container may run as a number that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def load() -> dict[str, float]:

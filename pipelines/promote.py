@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
-from pipelines import audit, console, gates, leakage, lineage, manifest, stores, tracking
+from pipelines import audit, console, gates, leakage, lineage, manifest, stores, tracking, turn
 from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.config import Config
 from pipelines.gates import Answer, Figures
@@ -156,7 +156,7 @@ def _reached(uri: str, fingerprint: str) -> dict[str, Any] | None:
 def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answers: list[Answer]) -> None:
     """Add the entry and move the alias, unless either of the aliases moved since it was decided."""
     name, target = str(settings.name), settings.target
-    with audit.turn(registry, name, target):
+    with turn.held(registry, f"{name}.{target}", "promote"):
         model = registry.get_registered_model(name)
         trail = audit.trail(model.tags, target)
         if _at(model, target) != entry.before:

@@ -14,7 +14,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -23,7 +25,7 @@ import mpc_model
 from mpc_model import images
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
-from pipelines import console, gates, lineage, model_card, outputs, storage, tracking
+from pipelines import console, gates, guard, lineage, model_card, outputs, storage, tracking, turn
 from pipelines.config import Config
 from pipelines.evaluate import METRICS
 from pipelines.model_card import LICENCE
@@ -45,10 +47,8 @@ def register(config: Config) -> dict[str, Any]:
     metrics = _metrics(settings.evaluation, digest)
     registry = tracking.client(config)
     with tracking.answering(config):
-        found = registry.search_model_versions(f"name = '{settings.name}'")
-        same = [item for item in found if item.tags.get(lineage.MODEL) == digest]
-        if same:
-            number = str(same[0].version)
+        number = _known(registry, settings.name, digest)
+        if number:
             console.say(f"register: these weights are already version {number} of {settings.name}")
         else:
             number = _log(config, digest)
@@ -116,7 +116,7 @@ def _describe(
 
 def _log(config: Config, digest: str) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
-    run_id, name = tracking.start_run(config, "register"), str(config.register_.name)
+    run_id = tracking.start_run(config, "register")
     with tempfile.TemporaryDirectory() as folder, tracking.fluent(config), mlflow.start_run(run_id=run_id):
         local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
         logged = mlflow.pyfunc.log_model(
@@ -131,18 +131,35 @@ def _log(config: Config, digest: str) -> str:
                 for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
             ],
         )
-        registry = tracking.client(config)
+        number = _add(config, digest, logged)
+    guard.leave(run_id)  # MLflow has ended it
+    return number
+
+
+def _add(config: Config, digest: str, logged: ModelInfo) -> str:
+    """Make a logged model a version. Of two who do so with the same weights at once, the second finds the first's.
+
+    With its digest from the first moment: what is killed before the rest is found and goes on in this version.
+    """
+    registry, name = tracking.client(config), str(config.register_.name)
+    with turn.held(registry, name, "register"):
         if not registry.search_registered_models(f"name = '{name}'"):
             registry.create_registered_model(name)
-        # With its digest from the first moment: what is killed before the rest is found and goes on in this version.
-        made = registry.create_model_version(
-            name, logged.model_uri, run_id, tags={lineage.MODEL: digest}, model_id=logged.model_id
-        )
-        # By which MLflow's pages lead from the logged model to its versions.
-        link = json.dumps([{"name": name, "version": made.version}])
-        registry.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
-    tracking.finish(config, run_id)
+        if number := _known(registry, name, digest):
+            registry.delete_logged_model(logged.model_id)
+            return number
+        tags = {lineage.MODEL: digest}
+        made = registry.create_model_version(name, logged.model_uri, logged.run_id, tags=tags, model_id=logged.model_id)
+    # By which MLflow's pages lead from the logged model to its versions.
+    link = json.dumps([{"name": name, "version": made.version}])
+    registry.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
     return str(made.version)
+
+
+def _known(registry: MlflowClient, name: str, digest: str) -> str | None:
+    """The version that holds these weights already."""
+    found = registry.search_model_versions(f"name = '{name}'")
+    return next((str(one.version) for one in found if one.tags.get(lineage.MODEL) == digest), None)
 
 
 def signature(model: Localizer) -> ModelSignature:

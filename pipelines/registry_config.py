@@ -7,7 +7,16 @@ from pydantic import AfterValidator, Field
 
 from pipelines.schema import Fraction, Location, Section, SplitName
 
-RegisteredName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+
+def _is_no_turn(name: str) -> str:
+    if re.search(r"\.turn-\d+$", name):
+        raise ValueError(
+            f"{name!r} is how turns at writing to the registry are named (pipelines/turn.py); take another"
+        )
+    return name
+
+
+RegisteredName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"), AfterValidator(_is_no_turn)]
 
 
 def _is_an_alias(name: str) -> str:

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import functools
-import getpass
 import json
 import logging
 import os
@@ -186,7 +185,12 @@ def start_run(
     if run_id and _is_there(store, config, verb, run_id):
         guard.watch(str(config.tracking.uri), run_id)
         return run_id
-    marks = {"mpc.verb": verb, "mlflow.source.name": f"mpc {verb}", "mlflow.user": _user(), guard.TAG: guard.PROCESS}
+    marks = {
+        "mpc.verb": verb,
+        "mlflow.source.name": f"mpc {verb}",
+        "mlflow.user": environment.user(),
+        guard.TAG: guard.PROCESS,
+    }
     marks |= environment.software() | environment.hardware() | dict(tags)
     above = parent or _above.get()
     if above:
@@ -235,12 +239,6 @@ def _describe(
             source=json.dumps({"uri": location, "fingerprint": manifest["fingerprint"]}),
         )
         store.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
-
-
-def _user() -> str:
-    with suppress(KeyError, OSError):  # a container may run as a number that has no name
-        return getpass.getuser()
-    return "unknown"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The trail leads back through promotions and rollbacks, whatever happened between; the turn is had by one alone."""
+"""The trail leads back through promotions and rollbacks, whatever happened between."""
 
 import json
 from pathlib import Path
@@ -82,47 +82,3 @@ def test_entries_are_tags_of_the_model_and_of_the_version(registry: MlflowClient
     assert audit.trail(tags, "champ") == {}
     on_version = json.loads(registry.get_model_version("m", "1").tags["mpc.audit.champion.000007"])
     assert (on_version["who"], on_version["why"], on_version["gates"]) == ("ann@host", "because", ["figures holds"])
-
-
-def turns(registry: MlflowClient) -> list[str]:
-    return [model.name for model in registry.search_registered_models() if "turn-" in model.name]
-
-
-def test_the_turn_is_given_back_whatever_happens(registry: MlflowClient) -> None:
-    with audit.turn(registry, "m", "champion"):
-        assert turns(registry) == ["m.champion.turn-000001"]
-        with audit.turn(registry, "m", "other"):  # of another alias
-            assert len(turns(registry)) == 2
-    with pytest.raises(RuntimeError), audit.turn(registry, "m", "champion"):
-        raise RuntimeError
-    assert turns(registry) == []
-
-
-def test_a_turn_that_was_left_behind_is_passed_over(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.create_registered_model("m.champion.turn-000001")
-    monkeypatch.setattr(audit, "PATIENCE_SECONDS", 0.3)
-    with audit.turn(registry, "m", "champion"):
-        assert "m.champion.turn-000002" in turns(registry)
-    assert turns(registry) == []
-
-
-def test_of_two_who_find_no_turn_one_is_refused(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both looked before either took it."""
-    monkeypatch.setattr(audit, "_wait", lambda registry, prefix: {})
-    with (
-        audit.turn(registry, "m", "champion"),
-        pytest.raises(audit.Refused, match="another promotion moves champion of m at this moment"),
-        audit.turn(registry, "m", "champion"),
-    ):
-        pass
-    assert turns(registry) == []
-
-
-def test_a_turn_that_appears_beside_ones_own_is_seen(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another passed over a turn that was left behind, while this one found none there any more."""
-    registry.create_registered_model("m.champion.turn-000002")
-    monkeypatch.setattr(audit, "_wait", lambda registry, prefix: {})
-    with pytest.raises(audit.Refused), audit.turn(registry, "m", "champion"):
-        pass
-    assert turns(registry) == ["m.champion.turn-000002"]
-    registry.delete_registered_model("m.champion.turn-000002")

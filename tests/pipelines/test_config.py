@@ -56,7 +56,14 @@ def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["register.name=a/b", "register.alias=v1", "promote.target=Latest", "promote.target=9a", "workspace=S3://b/x"],
+    [
+        "register.name=a/b",
+        "register.name=m.champion.turn-000001",
+        "register.alias=v1",
+        "promote.target=Latest",
+        "promote.target=9a",
+        "workspace=S3://b/x",
+    ],
 )
 def test_names_that_the_stores_would_refuse_are_refused_here(override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0].replace(".", r"\.") + "|not supported"):

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines import audit, cli, gates, lineage, recipe, tracking
+from pipelines import audit, cli, gates, lineage, recipe, tracking, turn
 from pipelines.audit import Refused
 from pipelines.config import Config
 from pipelines.gates import Figures
@@ -260,13 +260,13 @@ def test_a_move_between_decision_and_turn_is_noticed(store: Store, monkeypatch: 
     promote(store.config())
     second = store.add(figures())
     third = store.add(figures(), alias="other")
-    turn = audit.turn
+    held = turn.held
 
     def late(*arguments: Any) -> Any:
         store.client.set_registered_model_alias(store.name, "champion", third)
-        return turn(*arguments)
+        return held(*arguments)
 
-    monkeypatch.setattr(audit, "turn", late)
+    monkeypatch.setattr(turn, "held", late)
     with pytest.raises(Refused, match=f"champion of .* was moved to version {third} meanwhile; run this again"):
         promote(store.config())
     assert store.trail()[-1] != ("promote", "1", second)
@@ -297,7 +297,7 @@ def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.
     for alias in ("candidate", "other"):
         store.add(figures(), alias=alias)
     held = f"{store.name}.champion.turn-000001"
-    store.client.create_registered_model(held)
+    store.client.create_registered_model(held, {turn._MARK: "promote"})
     file = tmp_path / "recipe.yaml"
     file.write_text(f"tracking: {{uri: '{store.uri}'}}\nregister: {{name: {store.name}}}\n")
     running = []

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,24 @@ def test_a_bare_copy_registers_with_what_it_knows(config: Config, tmp_path: Path
     assert whole["version"] == done["version"]
     register(bare)  # what is known meanwhile is not forgotten
     assert tracking.client(bare).get_model_version("bare", done["version"]).tags["mpc.lineage"] == "complete"
+
+
+def test_of_two_who_register_the_same_weights_at_once_the_second_finds_the_first_s_version(
+    trained: Config, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    where = f"tracking: {{uri: 'sqlite:///{tmp_path}/mlflow.db'}}\nworkspace: {tmp_path}\n"
+    file.write_text(f"{where}register: {{model: {trained.finetune.output}/model, name: twice}}\n")
+    command = [sys.executable, "-m", "pipelines.cli", "register", "--config", str(file)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=200)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    client = tracking.client(recipe.load(str(file)))
+    assert [version.version for version in client.search_model_versions("name = 'twice'")] == [1], said
+    assert client.get_registered_model("twice").aliases == {"candidate": 1}
+    assert [model.name for model in client.search_registered_models()] == ["twice"]
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_a_run_whose_model_was_replaced_is_no_lineage(config: Config, tmp_path: Path) -> None:
