@@ -78,15 +78,15 @@ class RegisteredLocalizer(Server, PythonModel):
 
 
 def entries(model_input: Any) -> list[Any]:
-    """The images one by one: of a DataFrame, dict or dicts with the column `image` (or one column), a sequence, an
-    array (B, H, W, 3) or (H, W, 3), or a single image. UserError where there are several columns and none is `image`.
+    """The images one by one: of a DataFrame or dict with the column `image` (or one column), a sequence, an array
+    (B, H, W, 3) or (H, W, 3), or a single image. UserError where it is not clear which column holds them.
     """
-    if isinstance(model_input, list) and model_input and all(isinstance(row, dict) for row in model_input):
-        return [entry for row in model_input for entry in entries({key: [value] for key, value in row.items()})]
     if isinstance(model_input, pd.DataFrame | dict):
         names = list(model_input)
-        if COLUMN not in names and len(names) != 1:
-            raise UserError(f"the columns are {', '.join(map(str, names)) or 'none'}: give the images as `{COLUMN}`")
+        if names.count(COLUMN) != 1 and len(names) != 1:
+            raise UserError(
+                f"the columns are {', '.join(map(str, names)) or 'none'}: give the images as one `{COLUMN}`"
+            )
         return entries(model_input[COLUMN if COLUMN in names else names[0]])
     if isinstance(model_input, np.ndarray):
         if model_input.dtype.kind in "OSU":
@@ -100,9 +100,15 @@ def entries(model_input: Any) -> list[Any]:
 def read_image(entry: Any, name: str) -> Image:
     """uint8 RGB (H, W, 3) of an image file's bytes, an array, a path or URI, or the bytes in base64.
 
-    An array, or nested lists, holds whole numbers of 0 to 255. A server takes no path or URI: its clients would read
-    its files. Raises DataError, beginning with `name`, for what is no image.
+    A dict is a row of a table, with its image as `image` or alone. An array, or nested lists, holds whole numbers of 0
+    to 255. A server takes no path or URI: its clients would read its files. Raises DataError, beginning with `name`,
+    for what is no image.
     """
+    if isinstance(entry, dict):
+        if COLUMN not in entry and len(entry) != 1:
+            keys = ", ".join(map(str, entry)) or "none"
+            raise DataError(f"{name} has the keys {keys}: give the image as `{COLUMN}`")
+        (entry,) = [entry[COLUMN]] if COLUMN in entry else entry.values()
     if isinstance(entry, str | os.PathLike):
         text = os.fspath(entry)
         name = f"{name} ({text if len(text) <= SHOWN else text[:SHOWN] + '...'})"

@@ -173,8 +173,25 @@ def test_odd_files_are_read_as_everywhere_else(served: PyFuncModel, direct: Loca
 
 
 def test_a_table_without_the_column_is_refused(served: PyFuncModel) -> None:
-    with pytest.raises(MlflowException, match="the columns are a, b: give the images as `image`"):
-        served.predict(pd.DataFrame({"a": [b""], "b": [b""]}))
+    for names in (["a", "b"], ["image", "image"]):
+        with pytest.raises(
+            MlflowException, match=f"the columns are {', '.join(names)}: give the images as one `image`"
+        ):
+            served.predict(pd.DataFrame([[b"", b""]], columns=names))
+
+
+def test_a_row_without_an_image_is_an_error_of_that_row(
+    served: PyFuncModel, direct: Localizer, pictures: list[np.ndarray]
+) -> None:
+    png = images.encode_png(pictures[0])
+    rows = [{"image": png, "name": "a"}, {"picture": png, "name": "b"}, {}, png, {"only": png}, {"image": None}]
+    table = served.predict(rows)
+    for index, expected in zip((0, 3, 4), direct.predict([pictures[0]] * 3), strict=True):
+        assert table["error"][index] is None
+        np.testing.assert_allclose(table["map"][index], expected, atol=1e-6)
+    assert table["error"][1] == "image 1 has the keys picture, name: give the image as `image`"
+    assert table["error"][2] == "image 2 has the keys none: give the image as `image`"
+    assert table["error"][5].startswith("image 5 is a NoneType")
 
 
 def test_objects_of_s3_are_read(served: PyFuncModel, pictures: list[np.ndarray], s3: str) -> None:
