@@ -49,12 +49,14 @@ class Progress:
             return
         self._shown = now
         rate = (self.done - self._first) / max(now - self._started, 1e-9)
+        line = f"{self.what}: {self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}"
+        if rate:
+            line += f", {rate:.3g}/s" if rate >= 0.1 else f", {duration(1 / rate)} each"
         if self.total is None or finished:
-            tail = f"in {duration(now - self._started)}"
-        else:
-            tail = f"about {duration((self.total - self.done) / rate) if rate else '?'} left"
-        of = "" if self.total is None else f"/{self.total}"
-        line = f"{self.what}: {self.done}{of} {self.unit}, {rate:.3g}/s, {tail}{'  ' + note if note else ''}"
+            line += f", in {duration(now - self._started)}"
+        elif rate:
+            line += f", about {duration((self.total - self.done) / rate)} left"
+        line += f"  {note}" if note else ""
         if self._terminal:
             print(f"\r\x1b[2K{line}", end="\n" if finished else "", file=sys.stderr, flush=True)
         else:

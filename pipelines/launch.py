@@ -48,7 +48,7 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
     described = manifest.read(dataset)
     if storage.exists(storage.join(output, "manifest.json")):
         raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
-    _check(config, described, dataset)
+    check(config, described)
     stage.check(config, described)
     known = outputs.run_of(output)
     if not known:  # a run that is to be begun needs MLflow, and nothing is lost yet
@@ -110,8 +110,9 @@ def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, dict[
         return known
 
 
-def _check(config: Config, described: dict[str, Any], dataset: str) -> None:
-    """Refuse what would fail, or mean nothing, after hours."""
+def check(config: Config, described: dict[str, Any]) -> None:
+    """Refuse what would fail, or mean nothing, after hours (UserError, DataError); `described` is a manifest."""
+    dataset = str(config.train.dataset)
     _ = HEADS[config.model.head]
     if config.model.input_size is None:
         raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")

@@ -72,7 +72,11 @@ def held(uri: str, what: str) -> Iterator[Lease]:
     found = max(_numbers(uri), default=0)
     if found:
         _wait_for_end(uri, found, what)
-    if not storage.create(_where(uri, found + 1), _content(0)):
+    try:
+        made = storage.create(_where(uri, found + 1), _content(0))
+    except UserError as error:  # whoever reads it knows the key, not the file
+        raise UserError(f"{what}.output: {error}") from None
+    if not made:
         raise UserError(_busy(uri, _read(uri, found + 1), what))
     lease = Lease(uri, found + 1)
     try:

@@ -55,7 +55,7 @@ def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Reco
         differing = _first_difference(found.identity, identity) if found.verb == verb else "verb"
         if differing:
             raise UserError(
-                f"{uri} holds the output of a {found.verb} with other settings ({differing} differs);"
+                f"{uri} holds the output of `mpc {found.verb}` with other settings ({differing} differs);"
                 f" name another {verb}.output, or delete it"
             )
         found.resumed = not found.finished

@@ -35,6 +35,28 @@ RETRIES = 1
 """Times that a trial is taken up again after the process that steers it was lost."""
 
 
+def room_for(config: Config) -> tuple[int, dict[str, int]]:
+    """Trials that the cluster has room for at a time, at least one, and what each needs of CPU and GPU.
+
+    UserError where a cluster on this machine can never give that; a larger one may still grow.
+    """
+    cluster.connect()
+    train, there = config.train, ray.cluster_resources()
+    workers = max(1, train.worker_range[1])
+    gpu = train.accelerator == "gpu" or (train.accelerator == "auto" and there.get("GPU", 0) >= workers)
+    needed = {"CPU": workers * train.cpus_per_worker} | ({"GPU": workers} if gpu else {})
+    room = min(int(there.get(name, 0) // count) for name, count in needed.items())
+    if room < 1 and "RAY_ADDRESS" not in os.environ:
+        wanted, found = (
+            " and ".join(f"{amounts.get(name, 0):g} {name}" for name in needed) for amounts in (needed, there)
+        )
+        raise UserError(
+            f"a trial needs {wanted}, there are {found}; lower train.workers or train.cpus_per_worker, or set"
+            " RAY_ADDRESS to a larger cluster"
+        )
+    return max(1, room), needed
+
+
 class Search:
     """One call's part of a search: the ledger, what Ray Tune asks for, and what it tells."""
 
@@ -77,16 +99,20 @@ class Search:
         """All trials that are left. KeyboardInterrupt when the search was interrupted."""
         scratch = storage.join(self.output, "ray")
         filesystem, path = storage.resolve(scratch)
-        concurrent, resources = self._room()
+        room, needed = room_for(self.config)
+        concurrent = self.settings.concurrent or room
+        # With workers, it is they who take the resources, and what steers them none: a byte, since Ray wants something.
+        own = needed if self.config.train.worker_range[1] == 0 else {"memory": 1}
+        console.say(f"tune: {self.settings.algorithm}, {concurrent} trial{'s'[: concurrent > 1]} at a time")
         trainable = ray.tune.with_parameters(trials.train, base=self.config, datasets=self.datasets)
         try:
             tuner = Tuner(
-                ray.tune.with_resources(trainable, resources),
+                ray.tune.with_resources(trainable, ray.tune.PlacementGroupFactory([own])),
                 tune_config=TuneConfig(
                     search_alg=_Asked(self),
                     scheduler=self._scheduler(),
                     num_samples=-1,
-                    max_concurrent_trials=self.settings.concurrent or concurrent,
+                    max_concurrent_trials=concurrent,
                     trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
                 ),
                 run_config=RunConfig(
@@ -106,22 +132,6 @@ class Search:
             self.prune()
         if any(trial.state == "open" for trial in self.trials) and not self.spent:
             raise KeyboardInterrupt
-
-    def _room(self) -> tuple[int, Any]:
-        """Trials that the cluster has room for at a time, and what each asks of Ray Tune."""
-        train, there = self.config.train, ray.cluster_resources()
-        workers = train.worker_range[1]
-        gpu = train.accelerator == "gpu" or (train.accelerator == "auto" and there.get("GPU", 0) >= max(1, workers))
-        needed = {"CPU": max(1, workers) * train.cpus_per_worker, **({"GPU": max(1, workers)} if gpu else {})}
-        room = min(int(there.get(name, 0) // count) for name, count in needed.items())
-        if room < 1 and "RAY_ADDRESS" not in os.environ:
-            raise UserError(
-                f"a trial needs {needed}, there are {there.get('CPU', 0):g} CPU and {there.get('GPU', 0):g} GPU; lower"
-                " train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster"
-            )
-        # With workers, it is they who take the resources, and what steers them none: a byte, since Ray wants something.
-        own = needed if workers == 0 else {"memory": 1}
-        return max(1, room), ray.tune.PlacementGroupFactory([own])
 
     def _scheduler(self) -> TrialScheduler:
         if self.settings.algorithm == "random":
@@ -152,11 +162,13 @@ class Search:
         elif self.spent or (self.settings.trials is not None and len(self.trials) >= self.settings.trials):
             return None
         else:
-            number = len(self.trials)
+            number = search.free(self.trials)
             trial = Trial(number, search.draw(self.settings, self.config.seed, number, self.trials))
             self.trials.append(trial)
         self.runs.begin(trial)
         trial.save(self.output)
+        said = ", ".join(f"{key} {tune_report.short(value)}" for key, value in trial.parameters.items())
+        console.say(f"tune: trial {trial.number} {'goes on' if trial.curve else 'begins'}: {said}")
         self.by_id[trial_id] = trial
         return trial
 

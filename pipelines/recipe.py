@@ -19,6 +19,18 @@ from pydantic import BaseModel, ValidationError
 from mpc_model.errors import UserError
 from pipelines.config import Config
 
+_KINDS = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a number that is finite",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What pydantic misses, in words of YAML."""
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -134,7 +146,8 @@ def _one_line(error: ValidationError) -> str:
     it is of none of the kinds it may be.
     """
     telling = {"extra_forbidden": 0, "value_error": 1}
-    first = min(error.errors(), key=lambda found: telling.get(found["type"], 2))
+    errors = [found for found in error.errors() if not _meant_otherwise(found)] or error.errors()
+    first = min(errors, key=lambda found: telling.get(found["type"], 2))
     key = _key(first["loc"])
     if first["type"] == "extra_forbidden":
         valid = _keys_at(first["loc"][:-1])
@@ -144,12 +157,22 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a tuple
         key, _, place = key.rpartition(".")
         return f"config key {key}: the list is too short, it holds {place} values"
-    # What is of none of the kinds a key may have gets a complaint for each kind.
-    same = [found for found in error.errors() if _key(found["loc"]) == key]
-    message = ", or: ".join(found["msg"].removeprefix("Value error, ") for found in same)
+    same = [found for found in errors if _key(found["loc"]) == key]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in _KINDS:  # what is of none of the kinds that a key may have gets a complaint for each
+        kinds = list(dict.fromkeys(_KINDS[found["type"]] for found in same if found["type"] in _KINDS))
+        message = f"give {' or '.join(kinds)}".replace("a whole number or a number", "a number")
     shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
-    more = len(error.errors()) - len(same)
+    more = len(errors) - len(same)
     return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
+
+
+def _meant_otherwise(found: Any) -> bool:
+    """Whether it only says that a list, or a mapping, is no value of another kind that the key may have."""
+    kind, value = _KINDS.get(found["type"]), found["input"]
+    return (isinstance(value, list | tuple) and kind not in (None, "a list")) or (
+        isinstance(value, dict) and kind not in (None, "a mapping")
+    )
 
 
 def _key(location: tuple[int | str, ...]) -> str:

@@ -6,8 +6,10 @@ A trial's parameters are a pure function of the seed, its number and (for TPE) t
 killed goes on as if it had not been: unfinished trials first, from their own checkpoints.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from mpc_model.errors import UserError
 from pipelines import storage
 from pipelines.tune_config import Range, TuneConfig
 
@@ -60,15 +63,25 @@ def ledger(output: str) -> list[Trial]:
     root = storage.join(output, "trials")
     if not storage.folder_exists(root):
         return []
-    files = [file for file in storage.list_files(root, (".json",)) if file.endswith("/trial.json")]
-    numbers = [int(file.split("/")[-2]) for file in files if file.count("/") == root.count("/") + 2]
-    return [read(output, number) for number in sorted(numbers)]
+    pattern = re.compile(re.escape(root) + r"/(\d{4,})/trial\.json")
+    found = (pattern.fullmatch(file) for file in storage.list_files(root, (".json",)))
+    return [read(output, number) for number in sorted(int(match[1]) for match in found if match)]
 
 
 def read(output: str, number: int) -> Trial:
-    """One trial of the ledger."""
-    file = storage.join(Trial(number, {}).folder(output), "trial.json")
-    return Trial(**json.loads(storage.read_bytes(file)))
+    """One trial of the ledger. UserError when its record is damaged."""
+    folder = Trial(number, {}).folder(output)
+    file = storage.join(folder, "trial.json")
+    try:
+        return Trial(**json.loads(storage.read_bytes(file)))
+    except (ValueError, TypeError):
+        raise UserError(f"{file} is damaged; delete {folder}, and the same command begins that trial anew") from None
+
+
+def free(trials: Sequence[Trial]) -> int:
+    """The number of the next trial: the first that none has."""
+    taken = {trial.number for trial in trials}
+    return next(number for number in itertools.count() if number not in taken)
 
 
 def draw(settings: TuneConfig, seed: int, number: int, before: list[Trial]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import itertools
 from contextlib import suppress
 from typing import Any
 
-from mpc_model.errors import InfrastructureError, UserError
+from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.heads import HEADS
-from mpc_model.hrformer import BACKBONES
 from pipelines import (
     build,
     cluster,
@@ -31,7 +30,7 @@ from pipelines import (
 )
 from pipelines import trial as trials
 from pipelines.config import Config
-from pipelines.launch import NOT_IDENTITY
+from pipelines.launch import NOT_IDENTITY, check
 from pipelines.pretrain import Pretraining
 
 
@@ -44,6 +43,9 @@ def tune(config: Config) -> dict[str, Any]:
     settings, output = config.tune, str(config.tune.output)
     _check(config)
     with lease.held(output, "tune") as held:
+        if not storage.exists(storage.join(output, outputs.RECORD)):  # what a new search needs, before it is one
+            tracking.client(config)
+            ray_tune.room_for(config)
         record = outputs.claim(output, "tune", _identity(config), config)
         budget = settings.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
         if record.finished and record.results["budget"] == budget:
@@ -85,7 +87,9 @@ def _check(config: Config) -> None:
             "tune.space is empty; name what to search, for example {pretrain.temperature: {least: 0.03, most: 0.5}}"
         )
     builds = any(key.startswith("build.") for key in settings.space)
-    views = None if builds else manifest.read(str(config.train.dataset))["views"]
+    described = None if builds else manifest.read(str(config.train.dataset))
+    tried = set[str]()
+    _try(config, described, tried)
     for override in search.corners(settings):
         key = override.partition("=")[0]
         if key.split(".")[0] not in ("build", "model", "train", "pretrain", "finetune"):
@@ -96,13 +100,13 @@ def _check(config: Config) -> None:
             raise UserError(f"tune.space: {key} is a whole section; name its keys, such as {key}.<key>")
         if key in ("pretrain.epochs", "finetune.epochs") and settings.algorithm != "random":
             raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
-        if key.endswith((".output", ".encoder", ".dataset")) or key == "train.workers":
+        if key.endswith((".output", ".encoder", ".dataset")):
             raise UserError(f"tune.space: {key} is set by the search itself")
+        if key.startswith("train.") and key.partition(".")[2] in NOT_IDENTITY:
+            raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
         try:
-            one = recipe.revised(config, override)
-            _ = BACKBONES[one.model.backbone], HEADS[one.model.head]
-            Pretraining.check(one, {"views": views or one.build.views.count + 1})
-        except UserError as error:
+            _try(recipe.revised(config, override), described, tried)
+        except (UserError, DataError) as error:
             raise UserError(f"tune.space: {error}") from None
     for key, values in settings.space.items():
         if isinstance(values, list) and any(isinstance(value, dict) for value in values):
@@ -117,6 +121,21 @@ def _check(config: Config) -> None:
         )
     if config.train.async_validation:
         raise UserError("train.async_validation tells an epoch's figure an epoch late; turn it off for a search")
+
+
+def _try(config: Config, described: dict[str, Any] | None, tried: set[str]) -> None:
+    """What every trial does before it trains; `described` is the manifest of its dataset, where that is there already.
+
+    Networks are made once each: `tried` holds those that were.
+    """
+    _ = HEADS[config.model.head]
+    if described:
+        check(config, described)
+    Pretraining.check(config, described or {"views": config.build.views.count + 1})
+    start = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
+    if start not in tried:
+        Pretraining(config)
+        tried.add(start)
 
 
 def _identity(config: Config) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The config section of `mpc tune`: what is searched, how, and for how long."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -61,6 +62,8 @@ class TuneConfig(Section):
         if self.trials is None and self.epochs is None and self.hours is None:
             raise ValueError("the search would never end; set trials, epochs or hours")
         for key, values in self.space.items():
+            if not re.fullmatch(r"[\w.]+", key):
+                raise ValueError(f"space: {key!r} is no config key")
             if isinstance(values, list) and not values:
                 raise ValueError(f"space.{key} is an empty list; name at least one value")
             if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):

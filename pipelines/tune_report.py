@@ -40,7 +40,7 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     """
     output = str(config.tune.output)
     order = ranked(trials)
-    storage.write_bytes(storage.join(output, "trials.csv"), table(order, trials).to_csv(index=False).encode())
+    storage.write_bytes(storage.join(output, "trials.csv"), table(config, order, trials).to_csv(index=False).encode())
     if not order:
         why = next((f"the last to fail: {one.reason}" for one in reversed(trials) if one.reason), None)
         raise MPCError(f"no trial came to a figure; {why or 'raise tune.hours or tune.epochs'}")
@@ -51,7 +51,7 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     for name, picture in zip(PICTURES, drawn, strict=True):
         storage.write_bytes(storage.join(output, name), _png(picture))
     for place, trial in enumerate(order[:_SHOWN], 1):
-        said = ", ".join(f"{key} {_short(value)}" for key, value in trial.parameters.items())
+        said = ", ".join(f"{key} {short(value)}" for key, value in trial.parameters.items())
         console.say(
             f"tune: {place}. trial {trial.number}, {_reading(trial)} {trial.figure:.4f} ({trial.state}): {said}"
         )
@@ -82,7 +82,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     )
 
 
-def table(order: Sequence[Trial], trials: Sequence[Trial]) -> pd.DataFrame:
+def table(config: Config, order: Sequence[Trial], trials: Sequence[Trial]) -> pd.DataFrame:
     """One row a trial: number, state, figure, epochs, seconds, a column for each parameter, reason."""
     rest = [trial for trial in trials if trial not in order]
     rows = [
@@ -98,7 +98,8 @@ def table(order: Sequence[Trial], trials: Sequence[Trial]) -> pd.DataFrame:
         }
         for trial in [*order, *rest]
     ]
-    return pd.DataFrame(rows)
+    columns = ["trial", "state", "figure", "stage", "epochs", "seconds", *config.tune.space, "reason"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def importances(config: Config, trials: Sequence[Trial]) -> tuple[dict[str, float], int]:
@@ -163,7 +164,7 @@ def _parallel(config: Config, order: Sequence[Trial]) -> Figure:
             whole = trial.state == "finished"
             axes.plot([*heights, height], color=_COLOURS(height), linewidth=2.0, linestyle="-" if whole else "--")
         else:
-            axes.plot(heights, color="#b6bfcd", linewidth=1.0, linestyle="--")
+            axes.plot(heights, color="#b6bfcd", linewidth=1.0, linestyle="--", marker="." if len(space) == 1 else None)
     ends = [(f"{high:.3f}", 1.0), *([(f"{low:.3f}", 0.0)] if high > low else [])]
     for place, ticks in enumerate([*(_ticks(values) for values in space.values()), ends]):
         axes.axvline(place, color="#8892a6", linewidth=0.8)
@@ -180,7 +181,8 @@ def _parallel(config: Config, order: Sequence[Trial]) -> Figure:
     names = [key.replace(".", ".\n", 1) for key in space]
     axes.set_xticks(range(len(names) + 1), [*names, _reading(order[0])], fontsize=9)
     axes.set_yticks([])
-    axes.set_title("Every trial as a line; dashed: stopped before its end", fontsize=10)
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_title("Every trial as a line; grey or dashed: stopped before its end", fontsize=10)
     axes.spines[:].set_visible(False)
     return figure
 
@@ -213,13 +215,13 @@ def _parameters(config: Config, order: Sequence[Trial]) -> Figure:
             if shown:
                 axes.scatter(across, up, marker=marker, color=colour, label=label)
         if isinstance(values, list):
-            axes.set_xticks(range(len(values)), [_short(value) for value in values], fontsize=8)
+            axes.set_xticks(range(len(values)), [short(value) for value in values], fontsize=8)
             axes.margins(x=0.3)
         elif values.log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
             ticks = np.geomspace(values.least, values.most, 4)
-            axes.set_xticks(ticks, [_short(float(f"{tick:.2g}")) for tick in ticks], fontsize=8)
+            axes.set_xticks(ticks, [short(float(f"{tick:.2g}")) for tick in ticks], fontsize=8)
             axes.set_xlim(values.least * 0.9, values.most * 1.1)
         axes.set_xlabel(key, fontsize=9)
         axes.set_ylabel(reading, fontsize=9)
@@ -255,7 +257,7 @@ def _curves(order: Sequence[Trial]) -> Figure:
         axes.set_ylabel(_NAMES[stage], fontsize=9)
         last = max(point["epoch"] for trial in order for point in trial.curve if point["stage"] == stage)
         axes.set_xlim(0.5, last + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
@@ -272,14 +274,15 @@ def _height(values: Range | list[Any], value: Any) -> float:
 
 def _ticks(values: Range | list[Any]) -> list[tuple[str, float]]:
     shown = values if isinstance(values, list) else [values.least, values.most]
-    return [(_short(value), _height(values, value)) for value in shown]
+    return [(short(value), _height(values, value)) for value in shown]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A parameter's value as people read it."""
     return (
         f"{value:.4g}"
         if isinstance(value, float)
-        else ", ".join(map(_short, value))
+        else ", ".join(map(short, value))
         if isinstance(value, list)
         else str(value)
     )

@@ -66,6 +66,24 @@ def test_the_ledger_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert search.ledger(output) == [first, second]
 
 
+def test_a_record_that_is_damaged_is_told_and_its_number_is_given_again(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    listed = [Trial(number, {"pretrain.temperature": 0.1}) for number in range(3)]
+    for trial in listed:
+        trial.save(output)
+    folder = tmp_path / "trials" / "0001"
+    for content in (b'{"number": 1', b'{"number": 1, "parameters": {}, "colour": "red"}', b'{"number": 1}'):
+        (folder / "trial.json").write_bytes(content)
+        with pytest.raises(UserError, match=rf"{folder}/trial\.json is damaged; delete {folder}, and the same command"):
+            search.ledger(output)
+    folder.joinpath("trial.json").unlink()
+    (tmp_path / "trials" / "notes").mkdir()
+    (tmp_path / "trials" / "notes" / "trial.json").write_text("not of the ledger")
+    assert search.ledger(output) == [listed[0], listed[2]]
+    assert search.free(search.ledger(output)) == 1
+    assert search.free(listed) == 3
+
+
 def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path: Path) -> None:
     space = "tune.space={pretrain.weights: [[1, 0, 0]], build.views.policy: [light, release]}"
     config = recipe.load(None, [f"workspace={tmp_path}", space, "tracking.uri=postgresql://me:secret@host/mlflow"])
@@ -95,7 +113,15 @@ def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path
         ("tune.space={pretrain.sampler: [uniform, best]}", "best"),
         ("tune.space={tracking.uri: [a]}", "tracking.uri is nothing a trial trains with"),
         ("tune.space={pretrain.epochs: [1, 2]}", "tune.algorithm=random"),
-        ("tune.space={train.workers: [1, 2]}", "train.workers is set by the search itself"),
+        ("tune.space={train.workers: [1, 2]}", "train.workers changes nothing that is learnt"),
+        ("tune.space={train.cpus_per_worker: [1, 64]}", "train.cpus_per_worker changes nothing that is learnt"),
+        ("tune.space={train.dataset: [a, b]}", "train.dataset is set by the search itself"),
+        ("tune.space={pretrain.temperature=0.1 x: [0.1]}", "'pretrain.temperature=0.1 x' is no config key"),
+        ("tune.space={pretrain.initial: [null, /gone.pth]}", "tune.space: .*/gone.pth"),
+        ("pretrain.initial=/gone.pth", "/gone.pth"),
+        ("tune.space={model.backbone: [hrformer_tiny, hrformer_huge]}", "tune.space: .*hrformer_huge"),
+        ("tune.space={model.input_size: [64, null]}", "tune.space: training needs model.input_size"),
+        ("train.workers=1000", "train.workers is 1000, but there are only"),
         ("tune.space={build.views.count: {least: 1, most: 3}}", "give a list of values"),
         ("finetune={start: scratch, unfreeze: all}", "use encoder"),
         ("train.async_validation=true", "turn it off"),
@@ -263,6 +289,32 @@ def test_when_all_trials_fail_their_reasons_are_in_the_table(tmp_path: Path) -> 
     with pytest.raises(MPCError, match="no trial came to a figure; the last to fail: the loss is nan"):
         tune_report.write(config, [Trial(0, parameters(), "failed", "the loss is nan")], lambda trial: config)
     assert pd.read_csv(tmp_path / "tune" / "trials.csv")["reason"].tolist() == ["the loss is nan"]
+
+
+def test_a_search_without_any_trial_has_a_table_with_its_columns(tmp_path: Path) -> None:
+    config = at(tmp_path)
+    with pytest.raises(MPCError, match=r"raise tune\.hours or tune\.epochs"):
+        tune_report.write(config, [], lambda trial: config)
+    table = pd.read_csv(tmp_path / "tune" / "trials.csv")
+    assert len(table) == 0
+    assert {"trial", "state", "figure", *config.tune.space, "reason"} <= set(table.columns)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tracking.uri=http://127.0.0.1:9", "MLflow at http://127.0.0.1:9 does not answer"),
+        ("train.cpus_per_worker=1000", "a trial needs 1000 CPU, there are .* CPU; lower train.workers"),
+    ],
+)
+def test_a_search_that_cannot_begin_leaves_nothing_that_binds_the_next_one(
+    built: Config, tmp_path: Path, override: str, words: str
+) -> None:
+    output = tmp_path / "tune"
+    config = recipe.revised(built, f"tune.output={output}", "tune.space={pretrain.temperature: [0.1]}", override)
+    with pytest.raises(MPCError, match=words):
+        command.tune(config)
+    assert not [file for file in output.rglob("*") if file.is_file()]
 
 
 def test_two_searches_do_not_share_an_output(tmp_path: Path, built: Config) -> None:
