@@ -9,6 +9,7 @@ import queue
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -60,17 +61,34 @@ def connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
+def is_lost(seconds: float) -> bool:
+    """Wait for so long; whether the head of a Ray that this process started is gone then."""
+    time.sleep(seconds)
+    if "RAY_ADDRESS" in os.environ or not ray.is_initialized():
+        return False
+    try:  # its process may hang on when it no longer answers
+        _reach(ray.get_runtime_context().gcs_address)
+    except OSError:
+        return True
+    return False
+
+
 def _check_address(address: str) -> None:
     """Ray tries for minutes to reach a head that is not there: ask first, where the address is host:port."""
     host, _, port = address.rpartition(":")
     if not host or "://" in address or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        _reach(address)
     except OSError as error:
         raise InfrastructureError(
             f"no Ray head answers at RAY_ADDRESS={address} ({error}); start it, or unset it"
         ) from None
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def spread(function: Callable[[Any, int], bytes], shared: Any, pieces: Iterable[int]) -> Iterator[tuple[int, bytes]]:
@@ -150,6 +168,8 @@ def listening(hear: Callable[[Any], None]) -> Iterator[Any]:
                 hear(lines.get(timeout=0.5))
             except queue.Empty:
                 continue
+            except ray.exceptions.RayError:  # the queue went with Ray, which whoever waits for Ray is told
+                return
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,13 @@ def test_it_prints_what_is_in_a_dataset(built: Config, capsys: Any, tmp_path: Pa
 def test_a_whole_dataset_is_verified(built: Config, capsys: Any) -> None:
     inspect(str(built.build.output), verify=True)
     assert f"all {len(manifest.read(str(built.build.output))['shards'])} shards" in capsys.readouterr().out
+
+
+def test_a_command_whose_error_stream_is_closed_does_its_work(built: Config) -> None:
+    command = f"exec {sys.executable} -m pipelines.cli inspect {built.build.output} --verify 2>&-"
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0
+    assert f"all {len(manifest.read(str(built.build.output))['shards'])} shards" in done.stdout
 
 
 def flip(file: Path) -> None:

@@ -65,7 +65,7 @@ def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
 
     def write() -> None:
         with tracking.unbroken():
-            cli._interrupt(signal.SIGTERM, None)
+            cli.interrupt(signal.SIGTERM, None)
             done.append("written")
 
     with pytest.raises(KeyboardInterrupt):
@@ -73,7 +73,7 @@ def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
     assert done == ["written"]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with pytest.raises(KeyboardInterrupt):
-        cli._interrupt(signal.SIGTERM, None)
+        cli.interrupt(signal.SIGTERM, None)
 
 
 def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctrl_c: None) -> None:
