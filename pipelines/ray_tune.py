@@ -103,7 +103,7 @@ class Search:
         concurrent = self.settings.concurrent or room
         # With workers, it is they who take the resources, and what steers them none: a byte, since Ray wants something.
         own = needed if self.config.train.worker_range[1] == 0 else {"memory": 1}
-        console.say(f"tune: {self.settings.algorithm}, {concurrent} trial{'s'[: concurrent > 1]} at a time")
+        console.say(f"tune: {self.settings.algorithm}, {concurrent} trial{'s'[: concurrent != 1]} at a time")
         trainable = ray.tune.with_parameters(trials.train, base=self.config, datasets=self.datasets)
         try:
             tuner = Tuner(
@@ -198,7 +198,8 @@ class Search:
         trial.save(self.output)
         self.runs.end(trial)
         self.prune()
-        told = f"{trial.figure:.3f} after {len(trial.curve)} epochs" if trial.figure is not None else "no epoch"
+        count = len(trial.curve)
+        told = f"{trial.figure:.3f} after {count} epoch{'s'[: count != 1]}" if trial.figure is not None else "no epoch"
         console.say(f"tune: trial {trial.number} {state}: {told}{': ' if reason else ''}{reason[:SHOWN]}")
         self.progress.advance(self.closed - self.progress.done)
 
