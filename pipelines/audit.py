@@ -16,10 +16,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from mlflow import MlflowClient
+from pydantic import TypeAdapter, ValidationError
 
-from mpc_model.errors import MPCError
+from mpc_model.errors import MPCError, UserError
 from pipelines import environment
 
 PROMOTE, ROLLBACK, REFUSE = "promote", "rollback", "refuse"
@@ -55,19 +57,31 @@ def now() -> str:
 def trail(tags: Mapping[str, str], alias: str) -> dict[int, Entry]:
     """All entries of an alias by number, ascending, from the tags of the registered model."""
     pattern = re.compile(rf"mpc\.audit\.{re.escape(alias)}\.(\d{{6,}})")
-    found = {int(match[1]): tags[key] for key in tags if (match := pattern.fullmatch(key))}
-    return {number: Entry(**json.loads(found[number])) for number in sorted(found)}
+    found = {int(match[1]): key for key in tags if (match := pattern.fullmatch(key))}
+    return {number: _read(found[number], tags[found[number]]) for number in sorted(found)}
+
+
+def _read(key: str, value: str) -> Entry:
+    try:
+        return TypeAdapter(Entry).validate_json(value)
+    except ValidationError:
+        raise UserError(f"the tag {key} of the registered model is no entry of ours; delete it in MLflow") from None
 
 
 def write(registry: MlflowClient, name: str, alias: str, number: int, entry: Entry, answers: Sequence[str]) -> None:
     """Add an entry; `answers`, what the gates said, goes onto the version that it is about."""
     key = f"mpc.audit.{alias}.{number:06d}"
-    registry.set_registered_model_tag(name, key, json.dumps(asdict(entry)))
-    registry.set_model_version_tag(name, entry.after, key, json.dumps({**asdict(entry), "gates": list(answers)}))
+    registry.set_registered_model_tag(name, key, _line(asdict(entry)))
+    registry.set_model_version_tag(name, entry.after, key, _line({**asdict(entry), "gates": list(answers)}))
 
 
-def before(entries: Sequence[Entry], current: str) -> str | None:
-    """The version that the alias pointed to before it came to `current`, or None where the trail does not know.
+def _line(value: dict[str, Any]) -> str:
+    """JSON in which a letter stays one letter: MLflow's column takes 5000."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def earlier(entries: Sequence[Entry], current: str) -> list[str]:
+    """The versions that the alias pointed to before it came to `current`, the last one first, as far as is known.
 
     Promotions are piled up and rollbacks taken off. An entry counts only where the alias was found at its version
     afterwards: a move that died did not take place. What the trail did not see (a move by hand) drops what it left.
@@ -83,7 +97,7 @@ def before(entries: Sequence[Entry], current: str) -> str | None:
             else:
                 _drop_to(pile, entry.after)
     _drop_to(pile, current)
-    return pile[-2] if len(pile) > 1 else None
+    return pile[-2::-1]
 
 
 def _drop_to(pile: list[str], version: str | None) -> None:

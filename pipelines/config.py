@@ -166,7 +166,7 @@ class TrackingConfig(Section):
 
     uri: Annotated[str, AfterValidator(stores.checked)] | None = None
     """A server (http://...), or an SQLite file (sqlite:///path); left out, a file in the workspace."""
-    experiment: str = "mpc"
+    experiment: Annotated[str, Field(min_length=1, max_length=200)] = "mpc"
 
 
 class DemoConfig(Section):

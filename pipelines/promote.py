@@ -27,7 +27,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
     settings, registry = config.promote, _registry(config)
     with tracking.answering(config):
         model = _model(registry, config)
-        move = _back(registry, settings, model) if rollback else _forward(registry, settings, model)
+        move = _back(registry, config, model) if rollback else _forward(registry, config, model)
         if isinstance(move, str):
             console.say(f"promote: {settings.target} of {settings.name} is already version {move}; nothing to do")
             return _result(settings, move, move)
@@ -66,10 +66,9 @@ def _model(registry: MlflowClient, config: Config) -> RegisteredModel:
         raise UserError(f"there is no registered model {name}; run `mpc register`, or set promote.name") from None
 
 
-def _forward(
-    registry: MlflowClient, settings: PromoteConfig, model: RegisteredModel
-) -> tuple[Entry, list[Answer]] | str:
+def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]] | str:
     """The move that is asked for, or its refusal, and the gates' answers; the version where it is there already."""
+    settings = config.promote
     new, old = (_at(model, alias) for alias in (settings.source, settings.target))
     if new is None:
         raise UserError(
@@ -77,6 +76,10 @@ def _forward(
         )
     if new == old:
         return new
+    if not tracking.entry_is_there(config, str(settings.name), new):
+        raise UserError(
+            f"the files of version {new} of {settings.name} are gone; run `mpc register`, which makes a new version"
+        )
     candidate = registry.get_model_version(settings.name, new)
     console.say(f"promote: {settings.source} of {settings.name} is version {new}")
     for line in lineage.walk(candidate.tags):
@@ -91,24 +94,23 @@ def _forward(
     return Entry(action, old, new, audit.who(), audit.now(), why), answers
 
 
-def _back(registry: MlflowClient, settings: PromoteConfig, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
-    """The move back."""
+def _back(registry: MlflowClient, config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
+    """The move back, to the last version before that can be loaded; also where the alias went with its version."""
+    settings = config.promote
+    trail = list(audit.trail(model.tags, settings.target).values())
     current = _at(model, settings.target)
-    if current is None:
+    last = current or next((entry.after for entry in reversed(trail) if entry.action != REFUSE), None)
+    if last is None:
         raise UserError(f"{settings.target} of {settings.name} points nowhere; there is nothing to roll back")
-    before = audit.before(list(audit.trail(model.tags, settings.target).values()), current)
-    if before is None:
+    known = audit.earlier(trail, last)
+    there = next((one for one in known if tracking.entry_is_there(config, str(settings.name), one)), None)
+    if there is None:
+        gone = f", but {', '.join(known)}, which was deleted" if known else ""
         raise UserError(
             f"the audit trail knows of no version that {settings.target} of {settings.name} pointed to before version"
-            f" {current}; promote another one instead"
+            f" {last}{gone}; promote another one instead"
         )
-    try:
-        registry.get_model_version(settings.name, before)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UserError(f"version {before} of {settings.name} was deleted; promote another one instead") from None
-    return Entry(ROLLBACK, current, before, audit.who(), audit.now(), settings.reason or "no reason given"), []
+    return Entry(ROLLBACK, current, there, audit.who(), audit.now(), settings.reason or "no reason given"), []
 
 
 def _at(model: RegisteredModel, alias: str | None) -> str | None:

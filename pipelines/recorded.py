@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mpc_model.errors import InfrastructureError
+from mpc_model.errors import MPCError
 from pipelines import console, manifest, tracking
 from pipelines.config import Config
 
@@ -18,7 +18,7 @@ def run(config: Config, stage: Callable[[Config], Any]) -> Any:
     if verb in _TOLD:
         try:
             _record(config, verb, result)
-        except InfrastructureError as error:
+        except MPCError as error:
             console.say(f"{verb}: {error}; the result is not in MLflow")
     return result
 

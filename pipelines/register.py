@@ -14,7 +14,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -47,7 +46,7 @@ def register(config: Config) -> dict[str, Any]:
     metrics = _metrics(settings.evaluation, digest)
     registry = tracking.client(config)
     with tracking.answering(config):
-        number = _known(registry, settings.name, digest)
+        number = _known(config, digest)
         if number:
             console.say(f"register: these weights are already version {number} of {settings.name}")
         else:
@@ -145,7 +144,7 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
     with turn.held(registry, name, "register"):
         if not registry.search_registered_models(f"name = '{name}'"):
             registry.create_registered_model(name)
-        if number := _known(registry, name, digest):
+        if number := _known(config, digest):
             registry.delete_logged_model(logged.model_id)
             return number
         tags = {lineage.MODEL: digest}
@@ -156,10 +155,12 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
     return str(made.version)
 
 
-def _known(registry: MlflowClient, name: str, digest: str) -> str | None:
-    """The version that holds these weights already."""
-    found = registry.search_model_versions(f"name = '{name}'")
-    return next((str(one.version) for one in found if one.tags.get(lineage.MODEL) == digest), None)
+def _known(config: Config, digest: str) -> str | None:
+    """The version that holds these weights already; one whose files were deleted is none."""
+    name = str(config.register_.name)
+    found = tracking.client(config).search_model_versions(f"name = '{name}'")
+    same = (str(one.version) for one in found if one.tags.get(lineage.MODEL) == digest)
+    return next((number for number in same if tracking.entry_is_there(config, name, number)), None)
 
 
 def signature(model: Localizer) -> ModelSignature:

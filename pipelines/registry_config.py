@@ -16,7 +16,9 @@ def _is_no_turn(name: str) -> str:
     return name
 
 
-RegisteredName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"), AfterValidator(_is_no_turn)]
+RegisteredName = Annotated[
+    str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"), AfterValidator(_is_no_turn)
+]
 
 
 def _is_an_alias(name: str) -> str:
@@ -27,8 +29,12 @@ def _is_an_alias(name: str) -> str:
     return name
 
 
-Alias = Annotated[str, AfterValidator(_is_an_alias)]
+Alias = Annotated[str, Field(max_length=200), AfterValidator(_is_an_alias)]
 """What MLflow takes for an alias, but for the names that it keeps to itself (latest, v1, v2)."""
+
+
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Text of one line."""
 
 
 class EvaluateConfig(Section):
@@ -53,7 +59,7 @@ class RegisterConfig(Section):
     """Folders that `evaluate` wrote, one for each test set; their figures go into the model version."""
     name: RegisteredName = "mpc-localizer"
     alias: Alias = "candidate"
-    licence: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    licence: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
     """Of the weights; left out, it is not stated. What published weights carry is always said beside it."""
 
 
@@ -73,5 +79,5 @@ class PromoteConfig(Section):
     robustness_floor: Fraction | None = 0.5
     """Least share of its F1 that the model must keep under every degradation that `evaluate` measured; null asks for
     none."""
-    reason: Annotated[str, Field(max_length=1000)] = ""
+    reason: Annotated[Line, Field(max_length=1000)] = ""
     """Why, in your own words, for the audit trail."""

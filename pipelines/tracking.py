@@ -41,6 +41,13 @@ from pipelines.config import Config
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
 _above: ContextVar[str | None] = ContextVar("above", default=None)
 
 for _name in ("mlflow", "alembic"):
@@ -58,7 +65,8 @@ def _answering(uri: str) -> Iterator[None]:
         ) from error
     except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
         said = " ".join(str(error).split())[:400]
-        raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} does not answer: {said}")) from error
+        answer = "refuses" if getattr(error, "error_code", "") in _REFUSALS else "does not answer"
+        raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} {answer}: {said}")) from error
 
 
 @contextmanager
@@ -162,6 +170,19 @@ def fluent(config: Config) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+
+
+@_told
+def entry_is_there(config: Config, name: str, number: str) -> bool:
+    """Whether a model version can be loaded: its files, or the logged model that they are of, may have been deleted."""
+    with fluent(config):
+        try:
+            files = mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{name}/{number}")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return any(file.path == "MLmodel" for file in files)
 
 
 @_told
@@ -349,6 +370,8 @@ def _experiment(store: MlflowClient, config: Config) -> str:
     """The id of the configured experiment; its artifacts live in the workspace when the store is a local database."""
     name = config.tracking.experiment
     found = store.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(f"tracking.experiment: {name} was deleted in MLflow; restore it there, or name another")
     if found:
         return str(found.experiment_id)
     local_store = stores.database(str(config.tracking.uri)) is not None

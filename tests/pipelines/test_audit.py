@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from mpc_model.errors import UserError
 from pipelines import audit
 from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry
 
@@ -40,7 +41,17 @@ def ways(*moves: tuple[str | None, str] | tuple[str | None, str, str]) -> list[E
     ],
 )
 def test_the_version_before(moves: list[tuple[str | None, str]], current: str, expected: str | None) -> None:
-    assert audit.before(ways(*moves), current) == expected
+    assert next(iter(audit.earlier(ways(*moves), current)), None) == expected
+
+
+def test_all_versions_before() -> None:
+    assert audit.earlier(ways((None, "1"), ("1", "2"), ("2", "3")), "3") == ["2", "1"]
+
+
+@pytest.mark.parametrize("value", ["x", "{}", "[]", "5", "null", '{"action": "promote"}'])
+def test_a_tag_that_is_no_entry_is_named(value: str) -> None:
+    with pytest.raises(UserError, match=r"the tag mpc\.audit\.champion\.000099 .* is no entry of ours; delete it"):
+        audit.trail({"mpc.audit.champion.000099": value}, "champion")
 
 
 def test_a_version_that_was_rolled_back_is_known_until_it_is_promoted_again() -> None:

@@ -42,7 +42,10 @@ class Store:
 
     def add(self, *figures: Figures, alias: str = "candidate", **tags: str) -> str:
         """A version with these figures, that the alias moves to."""
-        version = self.client.create_model_version(self.name, "/somewhere").version
+        entry = Path(self.uri.removeprefix("sqlite:///")).parent / "entry"
+        entry.mkdir(exist_ok=True)
+        (entry / "MLmodel").write_text("")
+        version = self.client.create_model_version(self.name, str(entry)).version
         digest = f"{version}" * 64
         told = {
             lineage.MODEL: digest,
@@ -251,8 +254,29 @@ def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     store.add(figures())
     promote(store.config())
     store.client.delete_model_version(store.name, "1")
-    with pytest.raises(UserError, match=r"version 1 of .* was deleted"):
+    with pytest.raises(UserError, match=r"knows of no version that .*, but 1, which was deleted; promote another one"):
         promote(store.config(), rollback=True)
+
+
+def test_a_rollback_passes_over_deleted_versions_and_undoes_the_loss_of_the_champion(store: Store) -> None:
+    for _ in range(4):
+        store.add(figures())
+        promote(store.config())
+    store.client.delete_model_version(store.name, "3")
+    store.client.delete_model_version(store.name, "4")  # the champion, and its alias with it
+    assert store.champion() is None
+    assert promote(store.config(), rollback=True)["version"] == "2"
+    assert store.champion() == "2"
+
+
+def test_a_version_whose_files_are_gone_is_neither_promoted_nor_gone_back_to(store: Store) -> None:
+    store.add(figures())
+    promote(store.config())
+    gone = store.client.create_model_version(store.name, "/no/such/entry").version
+    store.client.set_registered_model_alias(store.name, "candidate", gone)
+    with pytest.raises(UserError, match=r"the files of version 2 of .* are gone; run `mpc register`, which makes a new"):
+        promote(store.config())
+    assert store.champion() == "1"
 
 
 def test_a_move_between_decision_and_turn_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,14 @@ def test_of_two_who_register_the_same_weights_at_once_the_second_finds_the_first
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+def test_weights_whose_entry_was_deleted_are_registered_anew(config: Config, tmp_path: Path) -> None:
+    own = recipe.revised(config, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"workspace={tmp_path}")
+    assert register(own)["version"] == "1"
+    shutil.rmtree(tmp_path / "mlflow-artifacts")
+    assert register(own)["version"] == "2"
+    assert register(own)["version"] == "2"
+
+
 def test_a_run_whose_model_was_replaced_is_no_lineage(config: Config, tmp_path: Path) -> None:
     shutil.copytree(str(config.finetune.output), tmp_path / "run")
     other = Localizer(ModelSpec("hrformer_tiny", "mlp4", 64))
