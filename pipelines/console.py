@@ -1,5 +1,6 @@
 """What people see while a job runs: plain lines, and progress with a rate and an estimate."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,14 @@ def say(message: str) -> None:
     if _relay:
         _relay(message)
     else:
-        print(message, file=sys.stderr, flush=True)
+        _print(message)
+
+
+def _print(text: str, end: str = "\n") -> None:
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except BrokenPipeError:  # whoever read this has gone (mpc ... 2>&1 | head): the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def duration(seconds: float) -> str:
@@ -58,6 +66,6 @@ class Progress:
             line += f", about {duration((self.total - self.done) / rate)} left"
         line += f"  {note}" if note else ""
         if self._terminal:
-            print(f"\r\x1b[2K{line}", end="\n" if finished else "", file=sys.stderr, flush=True)
+            _print(f"\r\x1b[2K{line}", end="\n" if finished else "")
         else:
             say(line)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from mpc_model.errors import UserError
 
 PREFIX = "mpc.figures."
@@ -50,6 +52,9 @@ class Figures:
         return f"{self.fingerprint[:12]} {self.split}"
 
 
+_FIGURES = TypeAdapter(Figures)
+
+
 def from_metrics(metrics: Mapping[str, Any], digest: str) -> Figures:
     """The figures of a metrics.json, which is of the model with this digest."""
     model = metrics["model"]
@@ -73,8 +78,8 @@ def from_tags(tags: Mapping[str, str]) -> dict[Key, Figures]:
     found: dict[Key, Figures] = {}
     for key in sorted(key for key in tags if key.startswith(PREFIX)):
         try:
-            figures = Figures(**json.loads(tags[key]))
-        except (ValueError, TypeError):
+            figures = _FIGURES.validate_json(tags[key], strict=True)
+        except ValidationError:
             raise UserError(f"the tag {key} holds no figures of ours; run `mpc register` again") from None
         found[figures.key] = figures
     return found

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
@@ -31,6 +33,16 @@ UNKNOWN, COMPLETE = "unknown", "complete"
 MODEL = "mpc.model_sha256"
 TRAINED_ON = "mpc.trained_on"
 STATUS = "mpc.lineage"
+
+
+class _Seen(TypedDict):
+    """A dataset, as TRAINED_ON names it."""
+
+    uri: str
+    fingerprint: str
+
+
+_SEEN = TypeAdapter(list[_Seen])
 
 
 @dataclass(frozen=True)
@@ -114,9 +126,17 @@ def tags(directory: str, digest: str, model: Localizer, links: list[Link], statu
 
 
 def trained_on(tags: Mapping[str, str]) -> list[dict[str, Any]] | None:
-    """The datasets that a version's model was trained on or chosen by; None where that is not known."""
+    """The datasets that a version's model was trained on or chosen by; None where that is not known.
+
+    UserError where the tag was changed so that it can no longer be read.
+    """
     told = tags.get(TRAINED_ON, UNKNOWN)
-    return None if told == UNKNOWN else list(json.loads(told))
+    if told == UNKNOWN:
+        return None
+    try:
+        return [dict(one) for one in _SEEN.validate_json(told)]
+    except ValidationError:
+        raise UserError(f"the tag {TRAINED_ON} names no datasets; run `mpc register` again") from None
 
 
 def walk(tags: Mapping[str, str]) -> list[str]:

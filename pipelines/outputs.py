@@ -12,12 +12,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
 from pipelines import storage
 from pipelines.config import Config
 
 RECORD = "record.json"
+
+
+class _Kept(TypedDict):
+    """What record.json holds."""
+
+    verb: str
+    identity: dict[str, Any]
+    finished: bool
+    results: dict[str, Any]
+
+
+_KEPT = TypeAdapter(_Kept)
 
 
 @dataclass
@@ -60,15 +74,20 @@ def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Reco
             )
         found.resumed = not found.finished
         return found
-    ours = ("config.yaml", "lease/")  # of a command that died before its record was there
-    held = storage.list_files(uri) if storage.folder_exists(uri) else []
-    if strange := [file for file in held if not file[len(uri) :].lstrip("/").startswith(ours)]:
-        raise UserError(f"{uri} holds {strange[0]}, which is not of {verb}; set {verb}.output to an empty folder")
+    check_free(uri, verb)
     record = Record(uri, verb, identity)
     text = yaml.safe_dump(config.dump(), sort_keys=False)
     storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
     record.save()
     return record
+
+
+def check_free(uri: str, verb: str) -> None:
+    """UserError, naming a file, where a folder without a record holds what is of no command of ours."""
+    ours = ("config.yaml", "lease/")  # of a command that died before its record was there
+    held = storage.list_files(uri) if storage.folder_exists(uri) else []
+    if strange := [file for file in held if not file[len(uri) :].lstrip("/").startswith(ours)]:
+        raise UserError(f"{uri} holds {strange[0]}, which is not of {verb}; set {verb}.output to an empty folder")
 
 
 def read(uri: str) -> Record:
@@ -77,9 +96,9 @@ def read(uri: str) -> Record:
     if not storage.exists(where):
         raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
     try:
-        found = json.loads(storage.read_bytes(where))
-        return Record(uri, found["verb"], found["identity"], found["finished"], found["results"])
-    except (ValueError, KeyError, TypeError):
+        found = _KEPT.validate_json(storage.read_bytes(where), strict=True)
+        return Record(uri, **found)
+    except ValidationError:
         raise UserError(f"{where} is damaged; delete {uri} and run the command again") from None
 
 

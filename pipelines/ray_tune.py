@@ -26,7 +26,7 @@ from mpc_model.errors import UserError
 from pipelines import cluster, console, lease, outputs, search, storage, tune_report
 from pipelines import trial as trials
 from pipelines.config import Config
-from pipelines.search import Trial
+from pipelines.search import Point, Trial
 from pipelines.trial_runs import TrialRuns
 
 SHOWN = 200
@@ -174,20 +174,18 @@ class Search:
 
     def heard(self, trial: Trial, result: dict[str, Any]) -> None:
         """Keep the figures of an epoch."""
-        kept = ("stage", "epoch", "figure", "train_loss")
         self.groups[trial.number] = result.get("group", "")
         known = {(point["stage"], point["epoch"]) for point in trial.curve}
         if "figure" not in result or (result["stage"], result["epoch"]) in known:
             return
-        trial.curve.append({key: result[key] for key in kept})
+        stage, epoch, figure = result["stage"], result["epoch"], result["figure"]
+        trial.curve.append(Point(stage=stage, epoch=epoch, figure=figure, train_loss=result["train_loss"]))
         trial.seconds += result.get("time_this_iter_s", 0.0)
         trial.save(self.output)
         self.record.results["seconds"] = self.seconds
         self.record.save()
         self.runs.report(trial)
-        self.progress.advance(
-            0, f"trial {trial.number}: {result['stage']} epoch {result['epoch']}, {result['figure']:.3f}"
-        )
+        self.progress.advance(0, f"trial {trial.number}: {stage} epoch {epoch}, {figure:.3f}")
 
     def ended(self, trial: Trial, state: search.State, reason: str = "") -> None:
         """Close a trial."""

@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import cv2
 import numpy as np
@@ -35,6 +37,7 @@ COLUMN = "image"
 COLUMNS = ("score", "forged_fraction", "height", "width", "map", "mask", "error")
 ENCODINGS = ("auto", "array", "png")
 SHOWN = 200  # characters of a path or base64 that an error shows
+LEAST = 32  # bytes: no image file is smaller, but a mistyped path may be base64 of fewer
 BATCH, BATCH_PIXELS = 8, 2**24  # images, and pixels, that are held decoded at once
 
 
@@ -110,7 +113,7 @@ def read_image(entry: Any, name: str) -> Image:
             raise DataError(f"{name} has the keys {keys}: give the image as `{COLUMN}`")
         (entry,) = [entry[COLUMN]] if COLUMN in entry else entry.values()
     if isinstance(entry, str | os.PathLike):
-        text = os.fspath(entry)
+        text = os.fsdecode(entry)
         name = f"{name} ({text if len(text) <= SHOWN else text[:SHOWN] + '...'})"
         return images.decode_image(_fetch(text, name), name)
     if isinstance(entry, bytes | bytearray | memoryview):
@@ -132,7 +135,9 @@ def _fetch(text: str, name: str) -> bytes:
     if not SERVED.get():
         if text.startswith("s3://"):
             return _fetch_s3(text, name)
-        path = text.removeprefix("file://")
+        path = text
+        if text[:5].lower() == "file:":
+            path = url2pathname(urlsplit(text).path)
         if os.path.isdir(path):
             raise DataError(f"{name}: is a folder; give the images in it one by one")
         if os.path.isfile(path):  # False, too, for what is too long to be a path
@@ -142,10 +147,13 @@ def _fetch(text: str, name: str) -> bytes:
                 raise DataError(f"{name}: cannot be read: {error.strerror}") from error
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        expected = "base64 of an image file" if SERVED.get() else "a file, a file:// or s3:// URI, or base64"
-        raise DataError(f"{name}: is not {expected}") from error
+        found = base64.b64decode("".join(encoded.split()), validate=True)
+        if len(found) >= LEAST:
+            return found
+    except (binascii.Error, ValueError):
+        pass
+    expected = "base64 of an image file" if SERVED.get() else "a file, a file:// or s3:// URI, or base64"
+    raise DataError(f"{name}: is not {expected}")
 
 
 def _fetch_s3(uri: str, name: str) -> bytes:
@@ -160,7 +168,7 @@ def _fetch_s3(uri: str, name: str) -> bytes:
         bucket = fs.S3FileSystem(endpoint_override=endpoint, region=region)
         with bucket.open_input_stream(uri.removeprefix("s3://")) as stream:
             return bytes(stream.read())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what is no path of a bucket
         raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}") from error
 
 

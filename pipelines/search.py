@@ -18,6 +18,8 @@ import optuna
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
 from pipelines import storage
@@ -27,10 +29,20 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 State = Literal["open", "finished", "stopped", "failed"]
 
 
+class Point(TypedDict):
+    """The figures of an epoch of a stage; `figure` is what is maximised."""
+
+    stage: Literal["pretrain", "finetune"]
+    epoch: int
+    figure: float
+    train_loss: float
+
+
 @dataclass
 class Trial:
-    """One point of the search. `curve` holds the figures of each epoch trained so far, of both stages in turn:
-    {"stage", "epoch", "figure", ...}; `figure` is what is maximised."""
+    """One point of the search. `curve` holds the figures of each epoch trained so far, of both stages in turn."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     number: int
     parameters: dict[str, Any]
@@ -40,7 +52,7 @@ class Trial:
     seconds: float = 0.0
     told: int = 0  # epochs that MLflow knows of
     closed: bool = False  # whether its MLflow runs were ended
-    curve: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
 
     @property
     def figure(self) -> float | None:
@@ -73,8 +85,11 @@ def read(output: str, number: int) -> Trial:
     folder = Trial(number, {}).folder(output)
     file = storage.join(folder, "trial.json")
     try:
-        return Trial(**json.loads(storage.read_bytes(file)))
-    except (ValueError, TypeError):
+        found = TypeAdapter(Trial).validate_json(storage.read_bytes(file))
+        if found.number != number:
+            raise ValueError
+        return found
+    except ValueError:  # pydantic's are
         raise UserError(f"{file} is damaged; delete {folder}, and the same command begins that trial anew") from None
 
 

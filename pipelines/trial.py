@@ -1,6 +1,6 @@
 """One trial of a search: its config, and what runs in its own process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ def train(told: dict[str, Any], base: Config, datasets: dict[str, str]) -> None:
     torch.set_num_threads(config.train.cpus_per_worker)
     known = set[tuple[str, int]]()
 
-    def tell(stage: str, figures: dict[str, Any]) -> None:
+    def tell(stage: str, figures: Mapping[str, Any]) -> None:
         if (stage, figures["epoch"]) not in known:
             known.add((stage, figures["epoch"]))
             ray.tune.report({**figures, "stage": stage})

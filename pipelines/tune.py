@@ -44,11 +44,12 @@ def tune(config: Config) -> dict[str, Any]:
     _check(config)
     with lease.held(output, "tune") as held:
         if not storage.exists(storage.join(output, outputs.RECORD)):  # what a new search needs, before it is one
+            outputs.check_free(output, "tune")
             tracking.client(config)
             ray_tune.room_for(config)
         record = outputs.claim(output, "tune", _identity(config), config)
         budget = settings.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
-        if record.finished and record.results["budget"] == budget:
+        if record.finished and record.results.get("budget") == budget:
             console.say(f"tune: reusing the finished search at {output}")
             return record.results
         if record.resumed or record.finished:
@@ -71,7 +72,9 @@ def tune(config: Config) -> dict[str, Any]:
         try:
             for name in results["pictures"]:
                 tracking.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
-            tracking.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": len(state.trials)}, 0)
+            count = len(state.trials)
+            if tracking.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
+                tracking.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": count}, count)
             tracking.finish(config, run_id)
         except InfrastructureError as error:
             console.say(f"tune: {error}; all is done, but its run there is not ended")

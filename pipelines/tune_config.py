@@ -62,6 +62,8 @@ class TuneConfig(Section):
         if self.trials is None and self.epochs is None and self.hours is None:
             raise ValueError("the search would never end; set trials, epochs or hours")
         for key, values in self.space.items():
+            if above := next((other for other in self.space if key.startswith(f"{other}.")), None):
+                raise ValueError(f"space: {above} and {key} set the same value; keep one of them")
             if not re.fullmatch(r"[\w.]+", key):
                 raise ValueError(f"space: {key!r} is no config key")
             if isinstance(values, list) and not values:

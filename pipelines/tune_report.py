@@ -57,7 +57,9 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
         )
     if weights:
         said = ", ".join(f"{key} {share:.0%}" for key, share in weights.items())
-        console.say(f"tune: share of the differences after {epoch} epochs that a parameter explains: {said}")
+        console.say(f"tune: share of the differences after epoch {epoch} that a parameter explains: {said}")
+    else:
+        console.say("tune: what each parameter explains cannot be told from fewer than four trials, or from equal ones")
     console.say(f"tune: the best config is {storage.join(output, 'best.yaml')}, the table trials.csv beside it")
     return {
         "best": {"number": best.number, "figure": best.figure, "parameters": best.parameters},
@@ -202,7 +204,7 @@ def _parameters(config: Config, order: Sequence[Trial]) -> Figure:
     )
     kinds = (
         ("trained to its end", "o", "#2b6cb0", [trial for trial in order if trial.state == "finished"]),
-        ("stopped later", "x", "#dd9a27", [trial for trial in order if trial.state != "finished"]),
+        ("stopped before its end", "x", "#dd9a27", [trial for trial in order if trial.state != "finished"]),
     )
     for place, (key, values) in enumerate(space.items(), 1):
         axes = figure.add_subplot(rows, columns, place)

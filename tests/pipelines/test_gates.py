@@ -1,11 +1,12 @@
 """The gates answer by the numbers, each on its own, and say them."""
 
 import dataclasses
+import json
 
 import pytest
 
 from mpc_model.errors import UserError
-from pipelines import gates
+from pipelines import gates, lineage
 from pipelines.gates import Figures
 
 A, B = "a" * 64, "b" * 64
@@ -40,8 +41,20 @@ def test_figures_travel_through_tags_unchanged() -> None:
     for one in given.values():
         tags |= gates.to_tag(one)
     assert gates.from_tags(tags) == given
+
+
+@pytest.mark.parametrize("changed", [{"f1": "high"}, {"robustness": [1]}, {"warnings": None}, {"dataset": 5}, None])
+def test_a_tag_that_holds_no_figures_is_named(changed: dict[str, object] | None) -> None:
+    whole = dataclasses.asdict(found())
+    told = {"f1": 1} if changed is None else whole | changed
     with pytest.raises(UserError, match=r"mpc\.figures\.aaaaaaaaaaaa\.test.*mpc register"):
-        gates.from_tags({"mpc.figures.aaaaaaaaaaaa.test": '{"f1": 1}'})
+        gates.from_tags({"mpc.figures.aaaaaaaaaaaa.test": json.dumps(told)})
+
+
+@pytest.mark.parametrize("told", ["x", "null", "[{}]", '["a"]', "{}"])
+def test_a_tag_that_names_no_datasets_is_named(told: str) -> None:
+    with pytest.raises(UserError, match=r"mpc\.trained_on names no datasets; run `mpc register` again"):
+        lineage.trained_on({"mpc.trained_on": told})
 
 
 @pytest.mark.parametrize(

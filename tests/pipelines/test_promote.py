@@ -274,7 +274,7 @@ def test_a_version_whose_files_are_gone_is_neither_promoted_nor_gone_back_to(sto
     promote(store.config())
     gone = store.client.create_model_version(store.name, "/no/such/entry").version
     store.client.set_registered_model_alias(store.name, "candidate", gone)
-    with pytest.raises(UserError, match=r"the files of version 2 of .* are gone; run `mpc register`, which makes a new"):
+    with pytest.raises(UserError, match=r"the files of version 2 of .* are gone; run `mpc register`, which"):
         promote(store.config())
     assert store.champion() == "1"
 

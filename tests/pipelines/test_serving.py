@@ -172,6 +172,24 @@ def test_odd_files_are_read_as_everywhere_else(served: PyFuncModel, direct: Loca
     assert table["map"][2].shape == pictures[0].shape[1::-1]  # upright
 
 
+def test_paths_are_read_as_they_are_and_file_uris_decoded(
+    served: PyFuncModel, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    class Entry:
+        def __fspath__(self) -> bytes:
+            return os.fsencode(place)
+
+    place = tmp_path / "100% süß #1.png"
+    place.write_bytes(images.encode_png(pictures[0]))
+    uri = place.as_uri()
+    given = [place, str(place), uri, uri.replace("file://", "FILE://localhost"), Entry()]
+    assert served.predict(given)["error"].tolist() == [None] * 5
+    wrong = served.predict(["nope", "s3:///x", "file:///no/such.png"])["error"]
+    assert wrong[0] == "image 0 (nope): is not a file, a file:// or s3:// URI, or base64"
+    assert "cannot be read" in wrong[1]
+    assert "is not a file" in wrong[2]
+
+
 def test_a_table_without_the_column_is_refused(served: PyFuncModel) -> None:
     for names in (["a", "b"], ["image", "image"]):
         with pytest.raises(

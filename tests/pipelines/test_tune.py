@@ -72,7 +72,16 @@ def test_a_record_that_is_damaged_is_told_and_its_number_is_given_again(tmp_path
     for trial in listed:
         trial.save(output)
     folder = tmp_path / "trials" / "0001"
-    for content in (b'{"number": 1', b'{"number": 1, "parameters": {}, "colour": "red"}', b'{"number": 1}'):
+    for content in (
+        b'{"number": 1',
+        b'{"number": 1, "parameters": {}, "colour": "red"}',
+        b'{"number": 1}',
+        b'{"number": 7, "parameters": {}}',
+        b'{"number": 1, "parameters": []}',
+        b'{"number": 1, "parameters": {}, "curve": [{}]}',
+        b'{"number": 1, "parameters": {}, "state": "odd"}',
+        b"[]",
+    ):
         (folder / "trial.json").write_bytes(content)
         with pytest.raises(UserError, match=rf"{folder}/trial\.json is damaged; delete {folder}, and the same command"):
             search.ledger(output)
@@ -121,6 +130,7 @@ def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path
         ("pretrain.initial=/gone.pth", "/gone.pth"),
         ("tune.space={model.backbone: [hrformer_tiny, hrformer_huge]}", "tune.space: .*hrformer_huge"),
         ("tune.space={model.input_size: [64, null]}", "tune.space: training needs model.input_size"),
+        ("tune.space={pretrain.weights: [[1, 0, 0]], pretrain.weights.0: [0.5]}", "set the same value"),
         ("train.workers=1000", "train.workers is 1000, but there are only"),
         ("tune.space={build.views.count: {least: 1, most: 3}}", "give a list of values"),
         ("finetune={start: scratch, unfreeze: all}", "use encoder"),
