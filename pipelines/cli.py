@@ -1,21 +1,18 @@
 """The command line: `mpc <verb> --config FILE [section.key=value ...]`.
 
 Exit codes: 0 done, 1 the job failed, 2 the user's input is wrong (one line, no traceback), 130 interrupted by Ctrl-C or
-SIGTERM.
+SIGTERM, 141 nobody reads the result.
 """
 
 import argparse
 import importlib
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from types import FrameType
 from typing import Any
 
 from mpc_model.errors import MPCError
+from pipelines import console, shell
 
 VERBS = {
     "build": "photographs, or images with masks, to a pixel dataset",
@@ -30,8 +27,6 @@ VERBS = {
     "bench": "how fast and how large: measured here, written as JSON",
     "demo": "the whole pipeline on real photographs, in minutes",
 }
-ORDERLY_SECONDS = 4.0
-"""How long a job whose Ray was ended with it may take to end in order: less than Ray's own patience (cluster.py)."""
 _S3 = "S3 endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"
 _EPILOG = (
     """overrides: section.key=value, for example train.batch_size=8 or workspace=s3://bucket/run
@@ -101,14 +96,12 @@ _ARGUMENTS = {"promote": _promote_arguments, "inspect": _inspect_arguments, "ben
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    _open_streams()
+    shell.open_streams()
     parsed = _parsed(arguments)
     if find_spec("ray") is None or find_spec("mlflow") is None:
-        print(
-            f"mpc {parsed.verb}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'", file=sys.stderr
-        )
+        console.say(f"mpc {parsed.verb}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'")
         return 2
-    with Interruption(parsed.verb) as interruption:
+    with shell.Interruption(parsed.verb) as interruption:
         try:
             if parsed.verb in _OWN:
                 _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
@@ -118,24 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return interruption.told()
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and shell.unread():
+                return 141
             known = _ours(error)
             if known is None:
                 raise
             from pipelines.storage import without_secrets
 
-            print(f"mpc {parsed.verb}: {without_secrets(str(known))}", file=sys.stderr)
+            console.say(f"mpc {parsed.verb}: {without_secrets(str(known))}")
             return known.exit_code
     return 0
-
-
-def _open_streams() -> None:
-    """Started with a standard stream closed (2>&-), write into the void, and not into a file that gets its number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -147,51 +132,6 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if more:
         parsed.overrides += more
     return parsed
-
-
-class Interruption:
-    """In this block SIGTERM, which Kubernetes sends before it takes a machine away, ends a job as Ctrl-C does.
-
-    Sent to a whole process group, it ends our own Ray, too. What then waits for Ray never comes to hear the signal, and
-    Ray ends this process after some seconds, with words and a code of its own. A thread, which hears of the signal by a
-    pipe, is quicker; what is left to do is the guard's.
-    """
-
-    def __init__(self, verb: str) -> None:
-        self._verb, self._said = verb, False
-
-    def __enter__(self) -> "Interruption":
-        reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)  # as Python wants it
-        self._before = signal.signal(signal.SIGTERM, interrupt), signal.set_wakeup_fd(self._writing)
-        threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        signal.signal(signal.SIGTERM, self._before[0])
-        signal.set_wakeup_fd(self._before[1])
-        os.close(self._writing)
-
-    def told(self) -> int:
-        """Say it, once; the exit code."""
-        if not self._said:
-            self._said = True
-            print(f"mpc {self._verb}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        return 130
-
-    def _watch(self, reading: int) -> None:
-        with open(reading, "rb", buffering=0) as signals:
-            while number := signals.read(1):  # until the other end is closed
-                cluster = sys.modules.get("pipelines.cluster")
-                if ord(number) == signal.SIGTERM and cluster and cluster.is_lost(ORDERLY_SECONDS):
-                    os._exit(self.told())
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C does, also where that is ignored, as it is in what a script starts in the background."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
 
 
 def _config(parsed: argparse.Namespace) -> Any:

@@ -55,8 +55,8 @@ class Spool:
         self.failing = False
         """Whether the last attempt to reach MLflow failed."""
         self._changed, self._storing = threading.Condition(), threading.Lock()
-        self._thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()  # Python takes a thread for ended whose `join` is interrupted
+        threading.Thread(target=self._run, name="tracking", daemon=True).start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Report the metrics of a step (`<kind>/<name>`), unless a kind among them was reported that far before."""
@@ -78,10 +78,6 @@ class Spool:
         """Report a file of the output (`pictures/...`) as an artifact."""
         self._put({"picture": name})
 
-    def end(self, status: str) -> None:
-        """Report how the run ended: FINISHED, FAILED or KILLED."""
-        self._put({"status": status, "time": tracking.now()})
-
     def keep(self) -> None:
         """Store what waits, so that it outlives this process; a file that is no longer needed is deleted."""
         with self._storing:
@@ -92,16 +88,21 @@ class Spool:
                 storage.delete(self._file)
             self._kept = bool(waiting)
 
-    def close(self, seconds: float = END_SECONDS) -> int:
-        """Wait until all is sent, for so long at most, and keep what is left. Returns how many reports that is."""
-        with self._changed:
-            self._deadline = time.monotonic() + seconds
-            self._changed.notify_all()
+    def close(self, seconds: float = END_SECONDS, status: str | None = None) -> int:
+        """Wait until all is sent, for so long at most, and keep what is left. Returns how many reports that is.
+
+        `status` is how the run ended, FINISHED, FAILED or KILLED, which is the last report.
+        """
         try:
-            self._thread.join(seconds)
+            if status:
+                self._put({"status": status, "time": tracking.now()})
+            with self._changed:
+                self._deadline = time.monotonic() + seconds
+                self._changed.notify_all()
+            self._ended.wait(seconds)
         except KeyboardInterrupt:  # what is under way should not arrive after what is said next: that it was killed
             self._over()
-            self._thread.join(HURRY_SECONDS)
+            self._ended.wait(HURRY_SECONDS)
             raise
         finally:
             self._over()
@@ -124,6 +125,12 @@ class Spool:
             self._changed.notify_all()
 
     # What the thread does.
+
+    def _run(self) -> None:
+        try:
+            self._deliver()
+        finally:
+            self._ended.set()
 
     def _deliver(self) -> None:
         pause = FIRST_PAUSE
@@ -227,9 +234,7 @@ def finish(
         if not status and not storage.exists(unsent(output)):
             return
         spool = Spool(config, verb, run_id, check, goes_on=status is not None)
-        if status:
-            spool.end(status)
-        left = spool.close(END_SECONDS if status in (None, "FINISHED") else HURRY_SECONDS)
+        left = spool.close(END_SECONDS if status in (None, "FINISHED") else HURRY_SECONDS, status)
         guard.leave(run_id)
         if left:
             console.say(

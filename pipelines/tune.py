@@ -14,10 +14,12 @@ from typing import Any
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.heads import HEADS
+from mpc_model.views import VIEW_POLICIES
 from pipelines import (
     build,
     cluster,
     console,
+    items,
     lease,
     manifest,
     outputs,
@@ -32,6 +34,7 @@ from pipelines import trial as trials
 from pipelines.config import Config
 from pipelines.launch import NOT_IDENTITY, check
 from pipelines.pretrain import Pretraining
+from pipelines.tune_config import Range, TuneConfig
 
 
 def tune(config: Config) -> dict[str, Any]:
@@ -89,35 +92,17 @@ def _check(config: Config) -> None:
         raise UserError(
             "tune.space is empty; name what to search, for example {pretrain.temperature: {least: 0.03, most: 0.5}}"
         )
+    for key, values in settings.space.items():
+        _check_key(settings, key, values)
     builds = any(key.startswith("build.") for key in settings.space)
     described = None if builds else manifest.read(str(config.train.dataset))
     tried = set[str]()
     _try(config, described, tried)
     for override in search.corners(settings):
-        key = override.partition("=")[0]
-        if key.split(".")[0] not in ("build", "model", "train", "pretrain", "finetune"):
-            raise UserError(
-                f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, build"
-            )
-        if "." not in key:
-            raise UserError(f"tune.space: {key} is a whole section; name its keys, such as {key}.<key>")
-        if key in ("pretrain.epochs", "finetune.epochs") and settings.algorithm != "random":
-            raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
-        if key.endswith((".output", ".encoder", ".dataset")):
-            raise UserError(f"tune.space: {key} is set by the search itself")
-        if key.startswith("train.") and key.partition(".")[2] in NOT_IDENTITY:
-            raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
         try:
             _try(recipe.revised(config, override), described, tried)
         except (UserError, DataError) as error:
             raise UserError(f"tune.space: {error}") from None
-    for key, values in settings.space.items():
-        if isinstance(values, list) and any(isinstance(value, dict) for value in values):
-            raise UserError(f"tune.space: {key} is given mappings; name the keys below it, each with its values")
-        if key.startswith("build.") and not isinstance(values, list):
-            raise UserError(f"tune.space: {key} makes a dataset for every value; give a list of values")
-        if key.startswith("finetune.") and settings.stages == "pretrain":
-            raise UserError(f"tune.space: {key} plays no part with tune.stages=pretrain; use both")
     if config.finetune.start != "encoder":
         raise UserError(
             f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
@@ -126,14 +111,43 @@ def _check(config: Config) -> None:
         raise UserError("train.async_validation tells an epoch's figure an epoch late; turn it off for a search")
 
 
+def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> None:
+    """Refuse what cannot be searched, whatever the values."""
+    section, _, name = key.partition(".")
+    if section not in ("build", "model", "train", "pretrain", "finetune"):
+        raise UserError(
+            f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, build"
+        )
+    if not name:
+        raise UserError(f"tune.space: {key} is a whole section; name its keys, such as {key}.<key>")
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        raise UserError(f"tune.space: {key} is given mappings; name the keys below it, each with its values")
+    if section == "build" and not isinstance(values, list):
+        raise UserError(f"tune.space: {key} makes a dataset for every value; give a list of values")
+    if section == "finetune" and settings.stages == "pretrain":
+        raise UserError(f"tune.space: {key} plays no part with tune.stages=pretrain; use both")
+    if name == "epochs" and settings.algorithm != "random":
+        raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
+    if name in ("output", "encoder", "dataset"):
+        raise UserError(f"tune.space: {key} is set by the search itself")
+    if section == "train" and name in NOT_IDENTITY:
+        raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
+
+
 def _try(config: Config, described: dict[str, Any] | None, tried: set[str]) -> None:
     """What every trial does before it trains; `described` is the manifest of its dataset, where that is there already.
 
-    Networks are made once each: `tried` holds those that were.
+    Networks are made, and sources listed, once each: `tried` holds those that were.
     """
     _ = HEADS[config.model.head]
     if described:
         check(config, described)
+    else:
+        _ = VIEW_POLICIES[config.build.views.policy]
+        sources = manifest.digest([one.model_dump(mode="json") for one in config.build.sources])
+        if sources not in tried:
+            items.list_all(config.build, config.seed)
+            tried.add(sources)
     Pretraining.check(config, described or {"views": config.build.views.count + 1})
     start = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
     if start not in tried:

@@ -43,6 +43,15 @@ def test_a_command_whose_error_stream_is_closed_does_its_work(built: Config) -> 
     assert f"all {len(manifest.read(str(built.build.output))['shards'])} shards" in done.stdout
 
 
+def test_a_result_that_nobody_reads_is_no_failure_with_a_traceback(built: Config) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "inspect", str(built.build.output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        running.stdout.close()  # before it has imported anything
+        assert running.communicate(timeout=120)[1] == ""
+    assert running.returncode == 141
+
+
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1

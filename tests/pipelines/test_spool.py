@@ -91,11 +91,10 @@ def test_reports_arrive_once_and_in_order_though_the_server_was_away(store: Stor
     store.away = True
     spooled = spool.Spool(config, "pretrain", "run")
     report(spooled, *range(10, 3010, 10))
-    spooled.end("FINISHED")
     until(lambda: store.requests > 3)
     assert spooled.failing
     store.away = False
-    assert spooled.close() == 0
+    assert spooled.close(status="FINISHED") == 0
     assert store.steps() == list(range(10, 3010, 10))
     assert store.others == ["FINISHED"]
     said = capsys.readouterr().err.splitlines()
@@ -150,7 +149,7 @@ def test_nobody_waits_for_a_server_that_hangs(store: Store, config: Config) -> N
     kept = file.read_bytes()
     assert [one["step"] for one in json.loads(kept)] == list(range(10, 220, 10))
     store.hangs.set()
-    spooled._thread.join(20)
+    spooled._ended.wait(20)
     assert file.read_bytes() == kept
     with spool.opened(config, "pretrain", "run") as again:  # the next process
         report(again, 200, 210, 220)
@@ -187,8 +186,7 @@ def test_a_job_that_lost_its_output_sends_nothing_any_more(store: Store, config:
 
     spooled = spool.Spool(config, "pretrain", "run", check=taken)
     report(spooled, 10)
-    spooled.end("FAILED")
-    spooled.close()
+    spooled.close(status="FAILED")
     assert not store.requests
     assert not Path(spool.unsent(str(config.pretrain.output))).exists()
 

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines import cli, environment, manifest, recipe, recorded, spool, storage, stores, tracking
+from pipelines import environment, manifest, recipe, recorded, shell, spool, storage, stores, tracking
 from pipelines.build import build
 from pipelines.config import Config
 from pipelines.finetune import finetune
@@ -65,7 +65,7 @@ def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
 
     def write() -> None:
         with tracking.unbroken():
-            cli.interrupt(signal.SIGTERM, None)
+            shell.interrupt(signal.SIGTERM, None)
             done.append("written")
 
     with pytest.raises(KeyboardInterrupt):
@@ -73,7 +73,7 @@ def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
     assert done == ["written"]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with pytest.raises(KeyboardInterrupt):
-        cli.interrupt(signal.SIGTERM, None)
+        shell.interrupt(signal.SIGTERM, None)
 
 
 def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctrl_c: None) -> None:

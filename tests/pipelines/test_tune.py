@@ -15,14 +15,15 @@ from pipelines import tune as command
 from pipelines.config import Config
 from pipelines.search import Trial
 
+SPACE = (
+    "tune.space={pretrain.temperature: {least: 0.01, most: 1.0, log: true},"
+    " pretrain.anchors_per_class: {least: 10, most: 500}, pretrain.sampler: [uniform, balanced],"
+    " pretrain.weights: [[1, 0, 0], [1, 1, 1]]}"
+)
+
 
 def at(folder: Path, *more: str) -> Config:
-    space = (
-        "tune.space={pretrain.temperature: {least: 0.01, most: 1.0, log: true},"
-        " pretrain.anchors_per_class: {least: 10, most: 500}, pretrain.sampler: [uniform, balanced],"
-        " pretrain.weights: [[1, 0, 0], [1, 1, 1]]}"
-    )
-    return recipe.load(None, [f"workspace={folder}", space, *more])
+    return recipe.load(None, [f"workspace={folder}", SPACE, *more])
 
 
 def curve(*figures: float, stage: str = "pretrain") -> list[dict[str, Any]]:
@@ -132,6 +133,8 @@ def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path
         ("tune.space={model.input_size: [64, null]}", "tune.space: training needs model.input_size"),
         ("tune.space={pretrain.weights: [[1, 0, 0]], pretrain.weights.0: [0.5]}", "set the same value"),
         ("train.workers=1000", "train.workers is 1000, but there are only"),
+        ("tune.space={build.views.policy: [light, bogus]}", "tune.space: .*bogus"),
+        ("tune.space={build.sources.0.location: [/no/where]}", "tune.space: .*/no/where"),
         ("tune.space={build.views.count: {least: 1, most: 3}}", "give a list of values"),
         ("finetune={start: scratch, unfreeze: all}", "use encoder"),
         ("train.async_validation=true", "turn it off"),
@@ -141,7 +144,7 @@ def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path
 )
 def test_a_space_that_cannot_be_searched_is_refused(built: Config, tmp_path: Path, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        command.tune(at(tmp_path, f"train.dataset={built.build.output}", *_split(override)))
+        command.tune(recipe.revised(built, f"tune.output={tmp_path / 'tune'}", SPACE, *_split(override)))
     assert not (tmp_path / "tune").exists()
 
 
