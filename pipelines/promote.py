@@ -27,7 +27,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
     settings, registry = config.promote, _registry(config)
     with tracking.answering(config):
         model = _model(registry, config)
-        move = _back(registry, config, model) if rollback else _forward(registry, config, model)
+        move = _back(config, model) if rollback else _forward(registry, config, model)
         if isinstance(move, str):
             console.say(f"promote: {settings.target} of {settings.name} is already version {move}; nothing to do")
             return _result(settings, move, move)
@@ -94,7 +94,7 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
     return Entry(action, old, new, audit.who(), audit.now(), why), answers
 
 
-def _back(registry: MlflowClient, config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
+def _back(config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
     """The move back, to the last version before that can be loaded; also where the alias went with its version."""
     settings = config.promote
     trail = list(audit.trail(model.tags, settings.target).values())
