@@ -85,7 +85,7 @@ def read(uri: str) -> list[Row]:
     """The rows of a dataset's rejects.parquet."""
     where = storage.join(uri, REJECTS)
     try:
-        found: list[Row] = pq.read_table(pa.BufferReader(storage.read_bytes(where)), schema=SCHEMA).to_pylist()
+        found: list[Row] = pq.read_table(storage.in_arrow(storage.read_bytes(where)), schema=SCHEMA).to_pylist()
     except pa.ArrowException:
         raise DataError(f"{where} is damaged; delete the dataset and build it anew") from None
     return found

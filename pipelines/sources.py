@@ -196,7 +196,7 @@ def _local_stamp(*files: str) -> Stamp:
 
 def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
     try:
-        file = pa.BufferReader(storage.read_bytes(uri))
+        file = storage.in_arrow(storage.read_bytes(uri))
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its location") from None
     try:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
 from mpc_model.errors import InfrastructureError, UserError
@@ -109,6 +110,16 @@ def read_bytes(uri: str) -> bytes:
     """The whole file; UserError when it is not there."""
     with explained(uri):
         return s3.get(uri) if is_remote(uri) else Path(absolute(uri)).read_bytes()
+
+
+def in_arrow(data: bytes) -> pa.BufferReader:
+    """The bytes as a file in Arrow's own memory.
+
+    A thread of Arrow's that still holds bytes of Python's when a short command ends aborts it (arrow#34314).
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
 
 
 @contextmanager

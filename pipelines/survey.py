@@ -118,4 +118,4 @@ def _read(location: str) -> bytes:
 
 
 def _decode(data: bytes) -> pa.Table:
-    return pq.read_table(pa.BufferReader(data))
+    return pq.read_table(storage.in_arrow(data))

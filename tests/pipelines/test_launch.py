@@ -39,8 +39,9 @@ def test_one_ray_worker_gives_the_weights_of_this_process(trained: Config, tmp_p
         results = pretrain(there)
     finally:
         torch.set_num_threads(threads)
+    of_ray = weights(there)
     for name, tensor in weights(here).items():
-        assert torch.equal(tensor, weights(there)[name]), name
+        assert torch.equal(tensor, of_ray[name]), name
     assert "pretrain: epoch 1/1: kmeans_f1" in capsys.readouterr().err  # a worker's line, on this terminal
     assert not (tmp_path / "there" / "pretrain" / "ray").exists()
     assert tracking.client(there).get_run(results["run_id"]).info.status == "FINISHED"

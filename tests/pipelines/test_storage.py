@@ -182,3 +182,11 @@ def test_locations_without_a_bucket_or_with_a_password_are_refused(uri: str, wor
     with pytest.raises(UserError, match=words) as caught:
         storage.absolute(uri)
     assert "HIDDEN" not in str(caught.value)
+
+
+def test_arrow_is_given_bytes_of_its_own() -> None:
+    data = b"PAR1" * 1000
+    before = sys.getrefcount(data)
+    file = storage.in_arrow(data)
+    assert sys.getrefcount(data) == before  # nothing of Python's for a thread of Arrow's to let go of
+    assert file.read() == data
