@@ -6,6 +6,7 @@ What workers print stays in Ray's log files; what a job has to say comes through
 import logging
 import os
 import queue
+import re
 import signal
 import socket
 import threading
@@ -79,8 +80,7 @@ def is_lost(seconds: float) -> bool:
 
 def _check_address(address: str) -> None:
     """Ray tries for minutes to reach a head that is not there: ask first, where the address is host:port."""
-    host, _, port = address.rpartition(":")
-    if not host or "://" in address or not port.isdigit():
+    if not re.fullmatch(r"[^/]+:\d+", address):
         return
     try:
         _reach(address)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mpc_model.errors import MPCError
+from mpc_model.errors import InfrastructureError, UserError
 from pipelines import console, manifest, tracking
 from pipelines.config import Config
 
@@ -11,14 +11,14 @@ from pipelines.config import Config
 def run(config: Config, stage: Callable[[Config], Any]) -> Any:
     """Run a verb's function and record what it returns, unless this result was recorded before.
 
-    The result is there, so an MLflow that is away is said and nothing more.
+    The result is there, so an MLflow that is away, or no MLflow, is said and nothing more.
     """
     result = stage(config)
     verb = stage.__name__
     if verb in _TOLD:
         try:
             _record(config, verb, result)
-        except MPCError as error:
+        except (InfrastructureError, UserError) as error:
             console.say(f"{verb}: {error}; the result is not in MLflow")
     return result
 

@@ -124,16 +124,24 @@ def test_a_trial_that_fails_is_told_and_does_not_end_the_search(tmp_path: Path, 
 
 
 def test_a_stopped_trial_gives_its_workers_resources_back(built: Config, tmp_path: Path, ray_session: None) -> None:
-    """One trial at a time, on all cores that there are: the next could not start if the one before kept them."""
+    """One trial at a time, on all cores that there are: the next could not start if the one before kept them.
+
+    The first trial's figures are raised to 1 in the ledger, so that each after it is stopped at its first epoch.
+    """
     cluster.connect()
-    cores = int(ray.cluster_resources()["CPU"])
+    cores, output = int(ray.cluster_resources()["CPU"]), tmp_path / "tune"
     space = "tune.space={pretrain.learning_rate: {least: 1.0e-4, most: 1.0e-2, log: true}}"
-    more = ["tune.trials=4", "tune.reduction=4", "tune.concurrent=1", "tune.stages=pretrain", "pretrain.epochs=6"]
-    more += ["train.workers=1", f"train.cpus_per_worker={cores}", f"tune.output={tmp_path}/tune", space]
+    more = ["tune.reduction=4", "tune.concurrent=1", "tune.stages=pretrain", "pretrain.epochs=3", space]
+    more += ["train.workers=1", f"train.cpus_per_worker={cores}", f"tune.output={output}"]
     config = recipe.revised(built, f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}", *more)
-    found = tune.tune(config)
-    assert found["states"]["stopped"] >= 1
-    assert found["states"]["finished"] + found["states"]["stopped"] == 4
+    assert tune.tune(recipe.revised(config, "tune.trials=1"))["states"]["finished"] == 1
+    (first,) = trials(output)
+    for point in first.curve:
+        point["figure"] = 1.0
+    first.save(str(output))
+    states = tune.tune(recipe.revised(config, "tune.trials=3"))["states"]
+    assert (states["finished"], states["stopped"]) == (1, 2)
+    assert [len(trial.curve) for trial in trials(output)] == [3, 1, 1]
     deadline = time.monotonic() + PATIENCE
     while ray.available_resources().get("CPU", 0) < cores:
         assert time.monotonic() < deadline, ray.available_resources()
