@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?=
 GROUP  ?= build
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install s3 demo test test-all bench lint format lock clean
 
@@ -21,12 +22,13 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install
 	$(BIN)/mpc demo $(if $(DATA),'demo.photos="$(DATA)"')
 
-# The default suite: every test that takes seconds. `make test-all` adds the slow ones.
+# The default suite: every test that takes seconds, two files at a time. `make test-all` adds the slow ones, alone: their
+# kills and outages want the machine for themselves.
 test: install s3
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TWO)
 
-test-all: install s3
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ time.sleep(600)
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts processes that make runs, one for each order: `leave`, `end`, `bury`, or the id of one to take up."""
     started: list[subprocess.Popen[str]] = []
+    tracking.client(recipe.load(None, [f"workspace={tmp_path}"]))
 
     def one(*orders: str) -> tuple[subprocess.Popen[str], list[str]]:
         command = [sys.executable, "-c", CODE, str(tmp_path), *orders]
