@@ -9,18 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mlflow
-import numpy as np
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 
-from mpc_model import images
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
-from mpc_model.metrics import image_score
-from pipelines import console, manifest, outputs, pictures, storage, stores, tracking
+from pipelines import console, manifest, mapper, outputs, storage, stores, tracking
 from pipelines.config import Config, PredictConfig
 from pipelines.sources import IMAGE_SUFFIXES
 from pipelines.stages import load_model, model_digest, require_head
@@ -98,7 +93,7 @@ def _map_all(model: Localizer, names: dict[str, str], output: str, settings: Pre
 
     items = ray.data.from_items([{"image": uri, "name": name} for uri, name in names.items()])
     mapped = items.map_batches(
-        _Mapper,
+        mapper.Mapper,
         fn_constructor_args=(ray.put(model), output, settings.overlays, settings.tile),
         batch_size=8,
         batch_format="pandas",
@@ -110,39 +105,3 @@ def _map_all(model: Localizer, names: dict[str, str], output: str, settings: Pre
         rows += batch.to_dict("records")
         progress.advance(len(batch))
     return sorted(rows, key=lambda row: str(row["image"]))
-
-
-class _Mapper:
-    """One worker of the pool."""
-
-    def __init__(self, model: Any, output: str, overlays: bool, tile: int | None) -> None:
-        import ray
-
-        self.model: Localizer = ray.get(model).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.output, self.overlays, self.tile = output, overlays, tile
-
-    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame([self._row(uri, name) for uri, name in zip(batch["image"], batch["name"], strict=True)])
-
-    def _row(self, uri: str, name: str) -> dict[str, Any]:
-        empty: dict[str, Any] = dict.fromkeys(("map", "height", "width", "score", "forged_fraction", "error"))
-        try:
-            image = images.decode_image(storage.read_bytes(uri), uri)
-        except DataError as error:
-            return {"image": uri, **empty, "error": str(error)}
-        probability = self.model.predict([image], tile=self.tile)[0]
-        levels = np.rint(probability * 255).astype(np.uint8)
-        where = storage.join(self.output, "maps", f"{name}.png")
-        storage.write_bytes(where, cv2.imencode(".png", levels)[1].tobytes())
-        if self.overlays:
-            drawn = images.encode_jpeg(pictures.overlay(image, probability), 90)
-            storage.write_bytes(storage.join(self.output, "overlays", f"{name}.jpg"), drawn)
-        return {
-            "image": uri,
-            "map": where,
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "score": image_score(probability),
-            "forged_fraction": float((levels > 255 * self.model.spec.threshold).mean()),
-            "error": None,
-        }

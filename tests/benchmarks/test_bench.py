@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import holding
 import numpy as np
 import pytest
 from support import quick_figures
@@ -110,27 +111,16 @@ def test_alternating_takes_turns_and_the_median() -> None:
     assert turns == ["a", "b"] * 3
 
 
-def _hold(mebibytes: int, seconds: float) -> int:
-    held = np.ones(mebibytes * MIB, np.uint8)
-    time.sleep(seconds)
-    return int(held[-1])
-
-
-def _hold_in_child(mebibytes: int) -> int:
-    code = f"import time; held = b'x' * ({mebibytes} << 20); time.sleep({4 * measure.EVERY})"
-    return subprocess.run([sys.executable, "-c", code], check=True).returncode
-
-
 def test_a_fresh_process_tells_its_own_peak() -> None:
     ballast = np.ones(600 * MIB, np.uint8)  # this process's own memory must not count
-    peaks = [measure.fresh(_hold, mebibytes, 0.0)[1] for mebibytes in (1, 200)]
+    peaks = [measure.fresh(holding.hold, mebibytes, 0.0)[1] for mebibytes in (1, 200)]
     assert ballast[-1] == 1
     assert 190 * MIB < peaks[1] - peaks[0] < 230 * MIB
 
 
 def test_watching_sees_what_descendants_hold() -> None:
-    _, small = measure.watched(_hold_in_child, 1)
-    _, large = measure.watched(_hold_in_child, 200)
+    _, small = measure.watched(holding.hold_in_child, 1)
+    _, large = measure.watched(holding.hold_in_child, 200)
     assert 180 * MIB < sum(large.values()) - sum(small.values()) < 240 * MIB
 
 
