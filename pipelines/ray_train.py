@@ -5,7 +5,6 @@ remembers, and the name of Ray's own run need not be kept.
 """
 
 import os
-import re
 import signal
 import socket
 import threading
@@ -20,12 +19,10 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
-from pipelines import assess, checkpoint, cluster, console, lease, loop, storage
+from pipelines import assess, checkpoint, cluster, console, lease, loop, steering, storage
 from pipelines.config import Config
 from pipelines.stages import Stage
 
@@ -55,8 +52,7 @@ def run(
     try:
         with cluster.listening(partial(_hear, on_epoch)) as lines, _own_interrupts():
             trainer = TorchTrainer(
-                _worker,
-                train_loop_config=told | {"say": lines},
+                partial(_worker, told | {"say": lines}),  # not train_loop_config, which the steering process reads, too
                 scaling_config=ScalingConfig(
                     num_workers=most if least == most else (least, most),
                     use_gpu=use_gpu,
@@ -68,7 +64,7 @@ def run(
                     storage_path=path,
                     storage_filesystem=filesystem,
                     failure_config=FailureConfig(max_failures=failures),
-                    callbacks=[_Losses(stage.verb, lines), _Epochs(lines)],
+                    callbacks=[steering.Losses(stage.verb, lines), steering.Epochs(lines)],
                 ),
             )
             _fit(trainer, failures, stage.verb)
@@ -122,23 +118,6 @@ def _own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-class _Losses(UserCallback):
-    """Says on the terminal of whoever started the job that workers were lost; runs where Ray Train is steered."""
-
-    def __init__(self, verb: str, lines: Any) -> None:
-        self._verb, self._lines = verb, lines
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called by Ray Train before it starts the workers again, or gives up."""
-        lost = {
-            rank: error
-            for rank, error in worker_exceptions.items()
-            if isinstance(error, InfrastructureError) or not isinstance(error, MPCError)
-        }
-        if lost and len(lost) == len(worker_exceptions):
-            self._lines.put(f"{self._verb}: {_guilty(lost)}; going back to the last checkpoint")
-
-
 def _hear(on_epoch: Callable[[dict[str, float]], None], item: str | dict[str, float]) -> None:
     """What workers say is said here, what they report of an epoch is handed on."""
     if isinstance(item, str):
@@ -147,37 +126,12 @@ def _hear(on_epoch: Callable[[dict[str, float]], None], item: str | dict[str, fl
         on_epoch(item)
 
 
-class _Epochs(UserCallback):
-    """Hands on what the first worker reports of an epoch; runs where Ray Train is steered."""
-
-    def __init__(self, epochs: Any) -> None:
-        self._epochs = epochs
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called by Ray Train when all workers have reported."""
-        self._epochs.put(metrics[0])
-
-
 def _last_words(error: TrainingFailedError) -> str:
     """What ended a worker group, in one line."""
     if isinstance(error, WorkerGroupError):
-        return _guilty(error.worker_failures)
+        return steering.guilty(error.worker_failures)
     lines = str(error).strip().splitlines()  # the last one of a traceback says what it was
     return lines[-1][:300]
-
-
-def _guilty(failures: dict[int, Exception]) -> str:
-    """The failure that the others follow from, in one line: ours, or a worker's death, before broken connections."""
-    dead = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
-    order: tuple[Any, ...] = (MPCError, dead, Exception)
-    ranked = [next(place for place, kind in enumerate(order) if isinstance(one, kind)) for one in failures.values()]
-    rank, error = list(failures.items())[ranked.index(min(ranked))]
-    if isinstance(error, dead):
-        return f"worker {rank} was lost"
-    words = " ".join(str(error).split())
-    if re.search("gloo|NCCL", words):  # whose death it was is known a moment later
-        return f"worker {rank} lost its connection to another"
-    return f"worker {rank} failed: {words[:300]}"
 
 
 def _check_resources(workers: int, per_worker: dict[str, int], beside: bool, there: dict[str, float]) -> None:
