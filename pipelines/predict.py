@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import console, manifest, mapper, outputs, storage, stores, tracking
+from pipelines import console, manifest, outputs, storage, stores, tracking
 from pipelines.config import Config, PredictConfig
 from pipelines.sources import IMAGE_SUFFIXES
 from pipelines.stages import load_model, model_digest, require_head
@@ -86,7 +86,7 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
 
 
 def _map_all(model: Localizer, names: dict[str, str], output: str, settings: PredictConfig) -> list[dict[str, Any]]:
-    from pipelines import cluster
+    from pipelines import cluster, mapper
 
     cluster.connect()
     import ray

@@ -1,7 +1,6 @@
 """What several tests share: real photographs, one Ray for the session, a small built dataset, and an S3 server."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import cv2
 import pytest
@@ -18,29 +16,12 @@ import skimage.data
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pipelines import guard, recipe, tracking
+from pipelines import guard, recipe
 from pipelines.config import Config
 
 guard.PATIENCE_SECONDS = 1.0  # of this process: what it started ends with it, also where its MLflow is gone
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """SQLite stores that this process makes are copies of the first one: its tables take MLflow five seconds."""
-    first, lock_file = tmp_path_factory.mktemp("first") / "mlflow.db", tracking._lock_file
-
-    def copied(database: str) -> IO[str]:
-        lock = lock_file(database)
-        if not os.path.exists(database):
-            shutil.copyfile(first, database)
-        return lock
-
-    with pytest.MonkeyPatch.context() as patch:
-        tracking.client(recipe.load(None, [f"tracking.uri=sqlite:///{first}"]))
-        patch.setattr(tracking, "_lock_file", copied)
-        yield
 
 
 @pytest.fixture(scope="session")

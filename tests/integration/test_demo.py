@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import pipelines.demo
-from mpc_model.errors import UserError
+from pipelines import cli
 
 MPC = Path(sys.executable).with_name("mpc")
 SHORT = (
@@ -58,10 +57,13 @@ def test_photographs_of_ones_own_get_a_workspace_of_their_own(tmp_path: Path, ph
     assert workspace.name.startswith("demo-")
 
 
-def test_too_few_photographs_are_refused(tmp_path: Path, photos: Path, ray_session: None) -> None:
+def test_too_few_photographs_are_refused(
+    tmp_path: Path, photos: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "two").mkdir()
     for file in sorted(photos.iterdir())[:2]:
         (tmp_path / "two" / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match="at least 3"):
-        pipelines.demo.demo("demo", [*SHORT, f"demo.photos={tmp_path / 'two'}", f"workspace={tmp_path / 'runs'}"])
+    assert cli.main(["demo", *SHORT, f"demo.photos={tmp_path / 'two'}"]) == 2
+    assert "at least 3" in capsys.readouterr().err
     assert not [*(tmp_path / "runs").rglob("shards"), *(tmp_path / "runs").rglob("manifest.json")]
