@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mpc_model import tiling
 from mpc_model.errors import UserError
-from mpc_model.frame import Frame
-from mpc_model.heads import HEADS
-from mpc_model.hrformer import BACKBONES
+from mpc_model.nn import tiling
+from mpc_model.nn.heads import HEADS
+from mpc_model.nn.hrformer import BACKBONES
+from mpc_model.nn.tile_frame import Frame
 
 FORMAT = 1
 ARCHITECTURE = "mpc-localizer"
@@ -112,7 +112,7 @@ class Localizer(nn.Module):
 
         Input rule of the published weights: plain bilinear resize to the spec's square, values / 255, no mean or
         standard deviation. With a `tile`, images are not resized, and those of more than tile + 768 pixels a side go
-        through the network in tiles (mpc_model/tiling.py), so that memory is bounded; 0 is the spec's rule, no tiles.
+        through the network in tiles (nn/tiling.py), so that memory is bounded; 0 is the spec's rule, no tiles.
         None is `default_tile`.
         Runs in eval mode and leaves every module in the mode it was in. Several threads may call it at once for a model
         that is in eval mode, as a loaded one is. Images of the same network size share a batch, of BATCH_PIXELS at

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mpc_model.registry import Registry
-from pipelines import bench_build, bench_search, bench_serve, bench_train, storage
+from pipelines.benchmarks import build, search, serve, train
+from pipelines.runtime import storage
 
 Figures = dict[str, Any]
 GROUPS: Registry[Callable[[bool], Figures]] = Registry("bench group")
-GROUPS.add("build")(bench_build.measure_build)
-GROUPS.add("train")(bench_train.measure_train)
-GROUPS.add("serve")(lambda quick: {**bench_serve.measure_serve(quick), "search": bench_search.measure_search(quick)})
+GROUPS.add("build")(build.measure_build)
+GROUPS.add("train")(train.measure_train)
+GROUPS.add("serve")(lambda quick: {**serve.measure_serve(quick), "search": search.measure_search(quick)})
 _PACKAGES = ("ray", "mlflow", "pyarrow", "opencv-python-headless", "numpy", "torch")
 
 

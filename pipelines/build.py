@@ -1,4 +1,4 @@
-"""`mpc build`: photographs, or images with masks, to a pixel dataset (the contract is in pipelines/manifest.py).
+"""`mpc build`: photographs, or images with masks, to a pixel dataset (the contract: pipelines/dataset/manifest.py).
 
     list the sources -> survey every file -> plan samples, splits and shards -> render the shards -> report, manifest
 
@@ -17,13 +17,15 @@ from typing import Any
 import pyarrow as pa
 
 from mpc_model.errors import DataError, UserError
-from mpc_model.views import VIEW_POLICIES
-from pipelines import console, items, lease, manifest, quarantine, report, shards, storage, survey
-from pipelines import plan as planning
-from pipelines.config import Config
-from pipelines.plan import Plan
-from pipelines.sources import SPLITS
-from pipelines.statistics import Statistics
+from mpc_model.imaging.views import VIEW_POLICIES
+from pipelines.config.root import Config
+from pipelines.dataset import manifest, report
+from pipelines.dataset.counts import Statistics
+from pipelines.ingest import listing, screening, survey, writer
+from pipelines.ingest import plan as planning
+from pipelines.ingest.layouts import SPLITS
+from pipelines.ingest.plan import Plan
+from pipelines.runtime import console, lease, storage
 
 _CLOCKS_DIFFER = 300 * 10**9
 """Nanoseconds by which a store's clock may be ahead of another's."""
@@ -39,12 +41,12 @@ def build(config: Config) -> dict[str, Any]:
     """
     settings, uri = config.build, str(config.build.output)
     _ = VIEW_POLICIES[settings.views.policy]
-    listed = items.list_all(settings, config.seed)
+    listed = listing.list_all(settings, config.seed)
     asked = _Asked(
-        digest=items.digest(settings, config.seed, listed),
-        samples=items.listed_samples(settings, listed),
+        digest=listing.digest(settings, config.seed, listed),
+        samples=listing.listed_samples(settings, listed),
         remote=storage.is_remote(listed["image"][0].as_py()),
-        changed=items.last_change(listed),
+        changed=listing.last_change(listed),
     )
     found = _finished(uri, asked)
     if found is None:
@@ -52,7 +54,7 @@ def build(config: Config) -> dict[str, Any]:
             found = _finished(uri, asked)
             if found is None:
                 surveyed = survey.survey(settings, listed, uri)
-                good, rejects = quarantine.sort_out(settings, listed, surveyed)
+                good, rejects = screening.sort_out(settings, listed, surveyed)
                 del listed, surveyed  # what is good was copied, and a million items take room
                 found = _build(config, uri, asked, good, rejects, held)
     console.say(f"build: {uri} has {_counts(found)}; look at {storage.join(uri, 'report.html')}")
@@ -73,12 +75,12 @@ class _Asked:
 
 
 def _build(
-    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[quarantine.Row], held: lease.Lease
+    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[screening.Row], held: lease.Lease
 ) -> dict[str, Any]:
     """Everything between good items and a finished dataset."""
     settings, listed = config.build, asked.samples.total()
-    quarantine.write(rejects, uri)
-    quarantine.check(settings, rejects, listed)
+    screening.write(rejects, uri)
+    screening.check(settings, rejects, listed)
     plan, near = planning.make(settings, config.seed, good)
     try:
         markers, statistics = _render(plan, config, held)
@@ -91,19 +93,19 @@ def _build(
     if written + len(rejects) != listed:
         raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
     held.check()
-    kept = quarantine.write(rejects, uri)
-    quarantine.check(settings, rejects, listed)
+    kept = screening.write(rejects, uri)
+    screening.check(settings, rejects, listed)
     result = _manifest_content(config, asked, markers, rejects, statistics)
     result |= {"near_duplicates": dataclasses.asdict(near), "rejects": kept}
     result["fingerprint"] = manifest.fingerprint(result)
     _tidy(plan, uri)
-    page = report.dataset_page(result, statistics, rejects, shards.spread(uri, result), near)
+    page = report.dataset_page(result, statistics, rejects, writer.spread(uri, result), near)
     storage.write_bytes(storage.join(uri, "report.html"), page.encode())
     survey.forget(uri)
     manifest.write(uri, result)
     if rejects:
         console.say(
-            f"build: {len(rejects)} of {listed} samples left out; {storage.join(uri, quarantine.REJECTS)} says why"
+            f"build: {len(rejects)} of {listed} samples left out; {storage.join(uri, screening.REJECTS)} says why"
         )
     return manifest.read(uri)
 
@@ -129,14 +131,14 @@ def _finished(uri: str, asked: _Asked) -> dict[str, Any] | None:
 
 def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[dict[str, Any]], Statistics]:
     """All shards, those that are finished left as they are: their done-markers in order, and statistics over all."""
-    from pipelines import cluster
+    from pipelines.runtime import cluster
 
     settings, seed = config.build, config.seed
     progress = console.Progress("build", len(plan.item), "samples")
     markers: dict[int, dict[str, Any]] = {}
     statistics, reused = Statistics(), 0
     tasks = cluster.spread(
-        lambda shared, index: json.dumps(shards.write(shared, index, settings, seed)).encode(),
+        lambda shared, index: json.dumps(writer.write(shared, index, settings, seed)).encode(),
         plan,
         range(len(plan.shards)),
     )
@@ -165,7 +167,7 @@ def _manifest_content(
     config: Config,
     asked: _Asked,
     markers: list[dict[str, Any]],
-    rejects: list[quarantine.Row],
+    rejects: list[screening.Row],
     statistics: Statistics,
 ) -> dict[str, Any]:
     settings = config.build

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mpc_model.errors import MPCError
-from pipelines import console, shell
+from pipelines.runtime import console, signals
 
 VERBS = {
     "build": "photographs, or images with masks, to a pixel dataset",
@@ -96,27 +96,27 @@ _ARGUMENTS = {"promote": _promote_arguments, "inspect": _inspect_arguments, "ben
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    shell.open_streams()
+    signals.open_streams()
     parsed = _parsed(arguments)
     if find_spec("ray") is None or find_spec("mlflow") is None:
         console.say(f"mpc {parsed.verb}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'")
         return 2
-    with shell.Interruption(parsed.verb) as interruption:
+    with signals.Interruption(parsed.verb) as interruption:
         try:
             if parsed.verb in _OWN:
                 _OWN[parsed.verb](importlib.import_module(f"pipelines.{parsed.verb}"), parsed)
             else:
                 stage = getattr(importlib.import_module(f"pipelines.{parsed.verb}"), parsed.verb)
-                importlib.import_module("pipelines.recorded").run(_config(parsed), stage)
+                importlib.import_module("pipelines.tracking.results").run(_config(parsed), stage)
         except KeyboardInterrupt:
             return interruption.told()
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and shell.unread():
+            if isinstance(error, BrokenPipeError) and signals.unread():
                 return 141
             known = _ours(error)
             if known is None:
                 raise
-            from pipelines.storage import without_secrets
+            from pipelines.runtime.storage import without_secrets
 
             console.say(f"mpc {parsed.verb}: {without_secrets(str(known))}")
             return known.exit_code
@@ -135,7 +135,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _config(parsed: argparse.Namespace) -> Any:
-    return importlib.import_module("pipelines.recipe").load(parsed.config, parsed.overrides)
+    return importlib.import_module("pipelines.config.recipe").load(parsed.config, parsed.overrides)
 
 
 def _ours(error: BaseException | None) -> MPCError | None:

@@ -14,13 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mpc_model import images
 from mpc_model.errors import UserError
-from pipelines import console, manifest, storage
-from pipelines.config import Config
-from pipelines.recipe import load
-from pipelines.shards import ShardReader
-from pipelines.sources import IMAGE_SUFFIXES, SPLITS
+from mpc_model.imaging import codecs
+from pipelines.config.recipe import load
+from pipelines.config.root import Config
+from pipelines.dataset import manifest
+from pipelines.ingest.layouts import IMAGE_SUFFIXES, SPLITS
+from pipelines.ingest.writer import ShardReader
+from pipelines.runtime import console, storage
 
 # Photographs that come with scikit-image and scikit-learn. Of the stereo pair (motorcycle) only one is taken: two
 # pictures of one scene in different splits would leak.
@@ -38,19 +39,20 @@ EXAMPLES = 8
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
-    from pipelines import recorded, tracking
-    from pipelines.audit import Refused
     from pipelines.build import build
     from pipelines.evaluate import evaluate
     from pipelines.finetune import finetune
+    from pipelines.model_registry.audit_trail import Refused
     from pipelines.predict import predict
     from pipelines.pretrain import pretrain
     from pipelines.promote import promote
     from pipelines.register import register
+    from pipelines.tracking import results as recorded
+    from pipelines.tracking import runs
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
-    with tracking.running(config, "demo"):
+    with runs.running(config, "demo"):
         for stage in (build, pretrain, finetune, evaluate, register, promote, _examples, predict):
             name = stage.__name__.strip("_")
             console.say(f"\n== {name}")
@@ -109,7 +111,7 @@ def _examples(config: Config) -> str:
             by_kind[row["kind"] != "authentic"].append(row)
     chosen = [*by_kind[True][: EXAMPLES // 2], *by_kind[False][: EXAMPLES // 2]]
     for row in chosen:
-        suffix = "jpg" if row["views"][0]["image"].startswith(images.JPEG_MAGIC) else "png"
+        suffix = "jpg" if row["views"][0]["image"].startswith(codecs.JPEG_MAGIC) else "png"
         name = f"{row['kind']}-{row['id'][:8]}.{suffix}"
         if not storage.exists(storage.join(folder, name)):
             storage.write_bytes(storage.join(folder, name), row["views"][0]["image"])

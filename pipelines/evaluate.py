@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpc_model import images
-from mpc_model.degradations import DEGRADATIONS
 from mpc_model.errors import DataError, MPCError, describe, revive
+from mpc_model.evaluation.metrics import Scores, pixel_scores, summarize
+from mpc_model.imaging import codecs, drawing
+from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer
-from mpc_model.metrics import Scores, pixel_scores, summarize
-from pipelines import console, leakage, manifest, outputs, pictures, storage
-from pipelines.config import Config
-from pipelines.registry_config import EvaluateConfig
-from pipelines.shards import ShardReader
-from pipelines.stages import load_model, model_digest, require_head
+from pipelines.artifacts import record as outputs
+from pipelines.config.model_registry import EvaluateConfig
+from pipelines.config.root import Config
+from pipelines.dataset import leakage, manifest
+from pipelines.ingest.writer import ShardReader
+from pipelines.runtime import console, storage
+from pipelines.training.stage import load_model, model_digest, require_head
 
 METHODS = ("model", "untrained", "everything_forged")
 METRICS = "metrics.json"
@@ -93,7 +95,7 @@ def _score_all(
     config: Config, model: str, dataset: str, described: dict[str, Any], groups: int
 ) -> list[dict[str, Any]]:
     """Score every sample of the split, one row group a task, on a pool of workers that each hold the model."""
-    from pipelines import cluster
+    from pipelines.runtime import cluster
 
     cluster.connect()
     import ray
@@ -161,7 +163,7 @@ class _Scorer:
             rows.append({**known, "group": group, "row": index, **scores, "degraded": degraded})
         return rows
 
-    def _degraded(self, sample: str, image: images.Image, mask: images.Mask) -> dict[str, dict[str, Any]]:
+    def _degraded(self, sample: str, image: codecs.Image, mask: codecs.Mask) -> dict[str, dict[str, Any]]:
         """The model's scores on each degraded rendering of an image; what is random in it depends on the image alone,
         so that figures of two evaluations can be compared."""
         found = {}
@@ -175,9 +177,9 @@ class _Scorer:
         return self.model.spec.threshold if name == "model" else 0.5
 
 
-def _decode(row: dict[str, Any]) -> tuple[images.Image, images.Mask]:
+def _decode(row: dict[str, Any]) -> tuple[codecs.Image, codecs.Mask]:
     view = row["views"][0]
-    return images.decode_image(view["image"], row["key"]), images.decode_mask(view["mask"], row["key"])
+    return codecs.decode_image(view["image"], row["key"]), codecs.decode_mask(view["mask"], row["key"])
 
 
 def _summary(scores: list[Scores]) -> dict[str, float | None]:
@@ -209,13 +211,13 @@ def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, cou
             [
                 image,
                 np.repeat(mask[..., None] * 255, 3, axis=2),
-                pictures.heat(probability),
-                pictures.outlined(image, called),
+                drawing.heat(probability),
+                drawing.outlined(image, called),
             ]
         )
         rank = f"rank {place + 1} of {len(forged)}"
         captions.append(f"{chosen['kind']}, F1 {chosen['model'].f1:.2f}, {rank}  {chosen['key']}")
-    drawn = pictures.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
+    drawn = drawing.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
     where = storage.join(output, "pictures.png")
-    storage.write_bytes(where, images.encode_png(drawn))
+    storage.write_bytes(where, codecs.encode_png(drawn))
     return [where]

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.errors import UserError
-from mpc_model.focal import focal_loss
+from mpc_model.evaluation.metrics import pixel_scores, summarize
 from mpc_model.localizer import Localizer, ModelSpec
-from mpc_model.metrics import pixel_scores, summarize
-from pipelines import launch, storage
-from pipelines.config import Config
-from pipelines.features import FeatureStore
-from pipelines.loader import Batch, Inputs
-from pipelines.stages import Rates, load_model, model_digest, require_head
+from mpc_model.losses.focal import focal_loss
+from pipelines.config.root import Config
+from pipelines.dataset.loader import Batch, Inputs
+from pipelines.runtime import storage
+from pipelines.training import launch
+from pipelines.training.feature_cache import FeatureStore
+from pipelines.training.stage import Rates, load_model, model_digest, require_head
 
 
 def finetune(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:

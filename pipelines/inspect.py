@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mpc_model.errors import DataError
-from pipelines import console, duplicates, leakage, manifest, quarantine, report, shards, storage
-from pipelines.statistics import Statistics
+from pipelines.dataset import duplicates, leakage, manifest, report
+from pipelines.dataset.counts import Statistics
+from pipelines.ingest import screening, writer
+from pipelines.runtime import console, storage
 
 SHOWN = 20
 """Pairs of near-duplicates that are printed."""
@@ -21,7 +23,7 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     uri = storage.absolute(uri)
     described = manifest.read(uri)
     statistics = Statistics.from_json(described["statistics"])
-    rejects = quarantine.read(uri)
+    rejects = screening.read(uri)
     near = duplicates.NearDuplicates(**described["near_duplicates"])
     print("\n".join([uri, *report.summary_lines(described, statistics)]))
     crossing = f"{near.crossing} with one in another split" if near.crossing else "none in another split"
@@ -29,7 +31,7 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     reasons = Counter(reject["reason"] for reject in rejects).most_common()
     print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
     if page is not None:
-        text = report.dataset_page(described, statistics, rejects, shards.spread(uri, described), near)
+        text = report.dataset_page(described, statistics, rejects, writer.spread(uri, described), near)
         storage.write_bytes(storage.absolute(page), text.encode())
     print(f"\nlook at {page or storage.join(uri, 'report.html')}")
     if verify:
@@ -48,19 +50,19 @@ def _verify(uri: str, described: dict[str, Any]) -> None:
             damaged += [f"{shard['name']} ({problem})"] if problem else []
             before, read = read >> 20, read + shard["bytes"]
             progress.advance((read >> 20) - before)
-    data = storage.read_bytes(storage.join(uri, quarantine.REJECTS))
-    damaged += [] if hashlib.sha256(data).hexdigest() == described["rejects"] else [quarantine.REJECTS]
+    data = storage.read_bytes(storage.join(uri, screening.REJECTS))
+    damaged += [] if hashlib.sha256(data).hexdigest() == described["rejects"] else [screening.REJECTS]
     if damaged:
         raise DataError(
             f"{len(damaged)} of {len(listed) + 1} files of {uri} are damaged: {', '.join(damaged[:10])};"
             " delete the dataset and build it anew"
         )
-    print(f"verified: all {len(listed)} shards, and {quarantine.REJECTS}, have the SHA-256 that the manifest says")
+    print(f"verified: all {len(listed)} shards, and {screening.REJECTS}, have the SHA-256 that the manifest says")
 
 
 def _damage(uri: str, shard: dict[str, Any]) -> str:
     """What is wrong with a shard; an empty text when nothing is."""
-    where = shards.where(uri, shard["name"])
+    where = writer.where(uri, shard["name"])
     if not storage.exists(where):
         return "lost"
     data = storage.read_bytes(where)

@@ -15,10 +15,13 @@ from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer
-from pipelines import console, manifest, outputs, storage, stores, tracking
-from pipelines.config import Config, PredictConfig
-from pipelines.sources import IMAGE_SUFFIXES
-from pipelines.stages import load_model, model_digest, require_head
+from pipelines.artifacts import record as outputs
+from pipelines.config.root import Config, PredictConfig
+from pipelines.dataset import manifest
+from pipelines.ingest.layouts import IMAGE_SUFFIXES
+from pipelines.runtime import console, storage, tracking_uri
+from pipelines.tracking import runs
+from pipelines.training.stage import load_model, model_digest, require_head
 
 
 def predict(config: Config) -> dict[str, Any]:
@@ -70,12 +73,12 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
     """A localizer and its digest, from a model directory or the registry (models:/name@alias, models:/name/version)."""
     if not model.startswith("models:/"):
         return load_model(model), model_digest(model)
-    if database := stores.absent_database(str(config.tracking.uri)):
+    if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
-    tracking.client(config)  # a store that does not answer is told so
+    runs.client(config)  # a store that does not answer is told so
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with tracking.fluent(config):
+            with runs.fluent(config):
                 local = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=folder)
         except MlflowException as error:
             reason = " ".join(str(error).split())
@@ -86,7 +89,8 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
 
 
 def _map_all(model: Localizer, names: dict[str, str], output: str, settings: PredictConfig) -> list[dict[str, Any]]:
-    from pipelines import cluster, mapper
+    from pipelines.inference import mapper
+    from pipelines.runtime import cluster
 
     cluster.connect()
     import ray

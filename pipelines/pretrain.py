@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpc_model.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.errors import UserError
+from mpc_model.evaluation.probes import MappedImage, read_features
 from mpc_model.localizer import Localizer, ModelSpec
+from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
+from mpc_model.losses.sampling import SAMPLERS
 from mpc_model.published import PUBLISHED
-from mpc_model.readings import MappedImage, read_features
-from mpc_model.sampling import SAMPLERS
-from pipelines import launch, storage
-from pipelines.config import Config
-from pipelines.loader import Batch, Inputs
-from pipelines.stages import Rates
+from pipelines.config.root import Config
+from pipelines.dataset.loader import Batch, Inputs
+from pipelines.runtime import storage
+from pipelines.training import launch
+from pipelines.training.stage import Rates
 
 LEAST_TEMPERATURE = 0.01
 """A learned temperature stays above: a smaller one makes the loss of a single pixel outweigh a batch."""

@@ -1,7 +1,7 @@
 """`mpc promote`: an alias (`champion`) moves to the version of another (`candidate`) if the gates hold; or back.
 
-Every move, and every refusal, is written to the alias's audit trail (pipelines/audit.py). A rollback asks no gates:
-going back must always be possible.
+Every move, and every refusal, is written to the alias's audit trail (model_registry/audit_trail.py). A rollback
+asks no gates: going back must always be possible.
 """
 
 from typing import Any
@@ -11,11 +11,14 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
-from pipelines import audit, console, gates, leakage, lineage, manifest, stores, tracking, turn
-from pipelines.audit import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
-from pipelines.config import Config
-from pipelines.gates import Answer, Figures
-from pipelines.registry_config import PromoteConfig
+from pipelines.config.model_registry import PromoteConfig
+from pipelines.config.root import Config
+from pipelines.dataset import leakage, manifest
+from pipelines.model_registry import audit_trail, gates, lineage, lock
+from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
+from pipelines.model_registry.gates import Answer, Figures
+from pipelines.runtime import console, tracking_uri
+from pipelines.tracking import runs
 
 
 def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
     a gate does not hold or another promotion came first, UserError where there is nothing to promote or to go back to.
     """
     settings, registry = config.promote, _registry(config)
-    with tracking.answering(config):
+    with runs.answering(config):
         model = _model(registry, config)
         move = _back(config, model) if rollback else _forward(registry, config, model)
         if isinstance(move, str):
@@ -51,9 +54,9 @@ def _result(settings: PromoteConfig, version: str, before: str | None) -> dict[s
 
 def _registry(config: Config) -> MlflowClient:
     """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
-    if database := stores.absent_database(str(config.tracking.uri)):
+    if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
-    return tracking.client(config)
+    return runs.client(config)
 
 
 def _model(registry: MlflowClient, config: Config) -> RegisteredModel:
@@ -76,7 +79,7 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
         )
     if new == old:
         return new
-    if not tracking.entry_is_there(config, str(settings.name), new):
+    if not runs.entry_is_there(config, str(settings.name), new):
         raise UserError(
             f"the files of version {new} of {settings.name} are gone; run `mpc register`, which makes a new version"
         )
@@ -85,32 +88,34 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
     for line in lineage.walk(candidate.tags):
         console.say(f"promote:   {line}")
     answers = _ask(settings, candidate, registry.get_model_version(settings.name, old) if old else None)
-    gone = audit.rolled_back(list(audit.trail(model.tags, settings.target).values()), new)
+    gone = audit_trail.rolled_back(list(audit_trail.trail(model.tags, settings.target).values()), new)
     if gone and not settings.reason:
         words = f"version {new} was rolled back by {gone.who} at {gone.when} ({gone.why}); to promote it all the same,"
         answers.append(Answer("history", False, f"{words} say why in promote.reason"))
     action = PROMOTE if all(answer.holds for answer in answers) else REFUSE
     why = settings.reason or ("the gates hold" if action == PROMOTE else "a gate refuses")
-    return Entry(action, old, new, audit.who(), audit.now(), why), answers
+    return Entry(action, old, new, audit_trail.who(), audit_trail.now(), why), answers
 
 
 def _back(config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
     """The move back, to the last version before that can be loaded; also where the alias went with its version."""
     settings = config.promote
-    trail = list(audit.trail(model.tags, settings.target).values())
+    trail = list(audit_trail.trail(model.tags, settings.target).values())
     current = _at(model, settings.target)
     last = current or next((entry.after for entry in reversed(trail) if entry.action != REFUSE), None)
     if last is None:
         raise UserError(f"{settings.target} of {settings.name} points nowhere; there is nothing to roll back")
-    known = audit.earlier(trail, last)
-    there = next((one for one in known if tracking.entry_is_there(config, str(settings.name), one)), None)
+    known = audit_trail.earlier(trail, last)
+    there = next((one for one in known if runs.entry_is_there(config, str(settings.name), one)), None)
     if there is None:
         gone = f", but {', '.join(known)}, which was deleted" if known else ""
         raise UserError(
             f"the audit trail knows of no version that {settings.target} of {settings.name} pointed to before version"
             f" {last}{gone}; promote another one instead"
         )
-    return Entry(ROLLBACK, current, there, audit.who(), audit.now(), settings.reason or "no reason given"), []
+    return Entry(
+        ROLLBACK, current, there, audit_trail.who(), audit_trail.now(), settings.reason or "no reason given"
+    ), []
 
 
 def _at(model: RegisteredModel, alias: str | None) -> str | None:
@@ -158,9 +163,9 @@ def _reached(uri: str, fingerprint: str) -> dict[str, Any] | None:
 def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answers: list[Answer]) -> None:
     """Add the entry and move the alias, unless either of the aliases moved since it was decided."""
     name, target = str(settings.name), settings.target
-    with turn.held(registry, f"{name}.{target}", "promote"):
+    with lock.held(registry, f"{name}.{target}", "promote"):
         model = registry.get_registered_model(name)
-        trail = audit.trail(model.tags, target)
+        trail = audit_trail.trail(model.tags, target)
         if _at(model, target) != entry.before:
             last = next((one for one in reversed(trail.values()) if one.after == _at(model, target)), None)
             by = f" by {last.who} at {last.when}" if last else ""
@@ -168,6 +173,6 @@ def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answer
         if entry.action == PROMOTE and _at(model, settings.source) != entry.after:
             raise Refused(f"{settings.source} of {name} was moved to another version meanwhile; run this again")
         said = [f"{answer.gate}: {'holds' if answer.holds else 'refuses'}, {answer.words}" for answer in answers]
-        audit.write(registry, name, target, max(trail, default=0) + 1, entry, said)
+        audit_trail.write(registry, name, target, max(trail, default=0) + 1, entry, said)
         if entry.action != REFUSE:
             registry.set_registered_model_alias(name, target, entry.after)

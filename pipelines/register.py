@@ -21,22 +21,26 @@ from mlflow.types.schema import AnyType
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import mpc_model
-from mpc_model import images
 from mpc_model.errors import UserError
+from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
-from pipelines import console, gates, guard, lineage, model_card, outputs, storage, tracking, turn
-from pipelines.config import Config
+from pipelines.artifacts import record as outputs
+from pipelines.config.root import Config
 from pipelines.evaluate import METRICS
-from pipelines.model_card import LICENCE
-from pipelines.stages import load_model, model_digest, require_head
+from pipelines.model_registry import gates, lineage, lock, model_card
+from pipelines.model_registry.model_card import LICENCE
+from pipelines.runtime import console, storage
+from pipelines.tracking import runs, watchdog
+from pipelines.training.stage import load_model, model_digest, require_head
 
 
 def register(config: Config) -> dict[str, Any]:
     """Register `register.model` and return name, version, alias and uri; the same weights are not registered twice.
 
-    The version's tags hold its lineage (pipelines/lineage.py), its licence and the figures of each evaluation
-    (pipelines/gates.py), its description is the model card (pipelines/model_card.py); the entry holds the card as a
-    file, the configs that led to the model and each evaluation's metrics.json. Figures may come after the first time.
+    The version's tags hold its lineage (model_registry/lineage.py), its licence and the figures of each evaluation
+    (model_registry/gates.py), its description is the model card (model_registry/model_card.py); the entry holds
+    the card as a file, the configs that led to the model and each evaluation's metrics.json. Figures may come after the
+    first time.
     Raises UserError for a stage-1 encoder, and for an evaluation that is unfinished or of another model.
     """
     settings = config.register_
@@ -44,8 +48,8 @@ def register(config: Config) -> dict[str, Any]:
     model, digest = load_model(directory), model_digest(directory)
     require_head(model, directory)
     metrics = _metrics(settings.evaluation, digest)
-    registry = tracking.client(config)
-    with tracking.answering(config):
+    registry = runs.client(config)
+    with runs.answering(config):
         number = _known(config, digest)
         if number:
             console.say(f"register: these weights are already version {number} of {settings.name}")
@@ -88,7 +92,7 @@ def _describe(
 
     What a version knows is never replaced by less: the same weights may be registered again from a bare copy.
     """
-    registry, settings = tracking.client(config), config.register_
+    registry, settings = runs.client(config), config.register_
     known = registry.get_model_version(settings.name, number).tags
     links, status = lineage.trace(str(settings.model), digest)
     tags: dict[str, str] = {}
@@ -115,12 +119,12 @@ def _describe(
 
 def _log(config: Config, digest: str) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
-    run_id = tracking.start_run(config, "register")
-    with tempfile.TemporaryDirectory() as folder, tracking.fluent(config), mlflow.start_run(run_id=run_id):
+    run_id = runs.start_run(config, "register")
+    with tempfile.TemporaryDirectory() as folder, runs.fluent(config), mlflow.start_run(run_id=run_id):
         local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
         logged = mlflow.pyfunc.log_model(
             name="localizer",
-            python_model=str(Path(__file__).with_name("registry_model.py")),
+            python_model=str(Path(__file__).with_name("model_registry").joinpath("pyfunc_model.py")),
             artifacts={"model": str(local)},
             code_paths=[os.path.dirname(mpc_model.__file__)],
             signature=signature(Localizer.load(local)),
@@ -131,7 +135,7 @@ def _log(config: Config, digest: str) -> str:
             ],
         )
         number = _add(config, digest, logged)
-    guard.leave(run_id)  # MLflow has ended it
+    watchdog.leave(run_id)  # MLflow has ended it
     return number
 
 
@@ -140,8 +144,8 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
 
     With its digest from the first moment: what is killed before the rest is found and goes on in this version.
     """
-    registry, name = tracking.client(config), str(config.register_.name)
-    with turn.held(registry, name, "register"):
+    registry, name = runs.client(config), str(config.register_.name)
+    with lock.held(registry, name, "register"):
         if not registry.search_registered_models(f"name = '{name}'"):
             registry.create_registered_model(name)
         if number := _known(config, digest):
@@ -158,9 +162,9 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
 def _known(config: Config, digest: str) -> str | None:
     """The version that holds these weights already; one whose files were deleted is none."""
     name = str(config.register_.name)
-    found = tracking.client(config).search_model_versions(f"name = '{name}'")
+    found = runs.client(config).search_model_versions(f"name = '{name}'")
     same = (str(one.version) for one in found if one.tags.get(lineage.MODEL) == digest)
-    return next((number for number in same if tracking.entry_is_there(config, name, number)), None)
+    return next((number for number in same if runs.entry_is_there(config, name, number)), None)
 
 
 def signature(model: Localizer) -> ModelSignature:
@@ -194,4 +198,4 @@ def _example() -> pd.DataFrame:
     """One image in base64, as a server takes it; deterministic: a colour ramp."""
     ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
     picture = np.stack([ramp, ramp[:, ::-1], np.full_like(ramp, 96)], -1)
-    return pd.DataFrame({"image": [base64.b64encode(images.encode_png(picture)).decode()]})
+    return pd.DataFrame({"image": [base64.b64encode(codecs.encode_png(picture)).decode()]})

@@ -3,9 +3,9 @@
     <tune.output>/trials/0007/            a trial: trial.json, and the output of each stage
     <tune.output>/datasets/<digest>/      datasets of `build` keys in the space
     <tune.output>/trials.csv, best.yaml   the table, and the config of the best trial
-    <tune.output>/*.png                   what pipelines/tune_report.py draws
+    <tune.output>/*.png                   what pipelines/search/report.py draws
 
-It may be killed at any moment: the same command goes on with it (pipelines/search.py).
+It may be killed at any moment: the same command goes on with it (pipelines/search/space.py).
 """
 
 import itertools
@@ -13,28 +13,21 @@ from contextlib import suppress
 from typing import Any
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
-from mpc_model.heads import HEADS
-from mpc_model.views import VIEW_POLICIES
-from pipelines import (
-    build,
-    cluster,
-    console,
-    items,
-    lease,
-    manifest,
-    outputs,
-    ray_tune,
-    recipe,
-    search,
-    storage,
-    tracking,
-    tune_report,
-)
-from pipelines import trial as trials
-from pipelines.config import Config
-from pipelines.launch import NOT_IDENTITY, check
+from mpc_model.imaging.views import VIEW_POLICIES
+from mpc_model.nn.heads import HEADS
+from pipelines import build
+from pipelines.artifacts import record as outputs
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.config.search import Range, TuneConfig
+from pipelines.dataset import manifest
+from pipelines.ingest import listing
 from pipelines.pretrain import Pretraining
-from pipelines.tune_config import Range, TuneConfig
+from pipelines.runtime import cluster, console, lease, storage
+from pipelines.search import ray_backend, report, space
+from pipelines.search import trial as trials
+from pipelines.tracking import runs
+from pipelines.training.launch import NOT_IDENTITY, check
 
 
 def tune(config: Config) -> dict[str, Any]:
@@ -48,8 +41,8 @@ def tune(config: Config) -> dict[str, Any]:
     with lease.held(output, "tune") as held:
         if not storage.exists(storage.join(output, outputs.RECORD)):  # what a new search needs, before it is one
             outputs.check_free(output, "tune")
-            tracking.client(config)
-            ray_tune.room_for(config)
+            runs.client(config)
+            ray_backend.room_for(config)
         record = outputs.claim(output, "tune", _identity(config), config)
         budget = settings.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
         if record.finished and record.results.get("budget") == budget:
@@ -58,27 +51,27 @@ def tune(config: Config) -> dict[str, Any]:
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
         cluster.connect()
-        with tracking.unbroken():
-            run_id = tracking.start_run(config, "tune", record.results.get("run_id"))
+        with runs.unbroken():
+            run_id = runs.start_run(config, "tune", record.results.get("run_id"))
             record.results["run_id"], record.finished = run_id, False
             record.save()
         try:
-            with tracking.below(run_id):
+            with runs.below(run_id):
                 datasets = _datasets(config)
-            state = ray_tune.Search(config, run_id, datasets, record, held)
+            state = ray_backend.Search(config, run_id, datasets, record, held)
             state.run()
-            results = tune_report.write(config, state.trials, lambda trial: trials.config_of(config, trial, datasets))
+            results = report.write(config, state.trials, lambda trial: trials.config_of(config, trial, datasets))
         except BaseException as error:
             with suppress(InfrastructureError):  # the failure itself is what has to be told
-                tracking.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                runs.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         try:
             for name in results["pictures"]:
-                tracking.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
+                runs.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
             count = len(state.trials)
-            if tracking.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
-                tracking.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": count}, count)
-            tracking.finish(config, run_id)
+            if runs.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
+                runs.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": count}, count)
+            runs.finish(config, run_id)
         except InfrastructureError as error:
             console.say(f"tune: {error}; all is done, but its run there is not ended")
         record.finish(**results, budget=budget)
@@ -98,7 +91,7 @@ def _check(config: Config) -> None:
     described = None if builds else manifest.read(str(config.train.dataset))
     tried = set[str]()
     _try(config, described, tried)
-    for override in search.corners(settings):
+    for override in space.corners(settings):
         try:
             _try(recipe.revised(config, override), described, tried)
         except (UserError, DataError) as error:
@@ -146,7 +139,7 @@ def _try(config: Config, described: dict[str, Any] | None, tried: set[str]) -> N
         _ = VIEW_POLICIES[config.build.views.policy]
         sources = manifest.digest([one.model_dump(mode="json") for one in config.build.sources])
         if sources not in tried:
-            items.list_all(config.build, config.seed)
+            listing.list_all(config.build, config.seed)
             tried.add(sources)
     Pretraining.check(config, described or {"views": config.build.views.count + 1})
     start = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
@@ -180,9 +173,9 @@ def _datasets(config: Config) -> dict[str, str]:
         return {}
     found = {}
     for values in itertools.product(*(config.tune.space[key] for key in keys)):  # _check refuses ranges
-        said = search.overrides(dict(zip(keys, values, strict=True)))
+        said = space.overrides(dict(zip(keys, values, strict=True)))
         place = storage.join(str(config.tune.output), "datasets", manifest.digest(said)[:12])
         console.say(f"tune: the dataset with {', '.join(said)}")
-        build.build(recipe.revised(config, *said, *search.overrides({"build.output": place})))
+        build.build(recipe.revised(config, *said, *space.overrides({"build.output": place})))
         found[" ".join(said)] = place
     return found

@@ -16,10 +16,11 @@ import skimage.data
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pipelines import guard, recipe
-from pipelines.config import Config
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.tracking import watchdog
 
-guard.PATIENCE_SECONDS = 1.0  # of this process: what it started ends with it, also where its MLflow is gone
+watchdog.PATIENCE_SECONDS = 1.0  # of this process: what it started ends with it, also where its MLflow is gone
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
 
@@ -68,7 +69,7 @@ def _flow(value: object) -> str:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need it."""
-    from pipelines import cluster
+    from pipelines.runtime import cluster
 
     cluster.connect()
     import ray

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mpc_model.contrast import OBJECTIVES
+from mpc_model.losses.contrast import OBJECTIVES
 
 LOSSES = ("within_image", "cross_scale", "cross_modality")
 FORMS = list(OBJECTIVES)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from pipelines import measure
+from pipelines.benchmarks import timing
 
 
 def hold(mebibytes: int, seconds: float) -> int:
@@ -16,5 +16,5 @@ def hold(mebibytes: int, seconds: float) -> int:
 
 
 def hold_in_child(mebibytes: int) -> int:
-    code = f"import time; held = b'x' * ({mebibytes} << 20); time.sleep({4 * measure.EVERY})"
+    code = f"import time; held = b'x' * ({mebibytes} << 20); time.sleep({4 * timing.EVERY})"
     return subprocess.run([sys.executable, "-c", code], check=True).returncode

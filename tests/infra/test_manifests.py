@@ -16,13 +16,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mpc_model.heads import HEADS
-from mpc_model.hrformer import BACKBONES
-from mpc_model.views import VIEW_POLICIES
+from mpc_model.imaging.views import VIEW_POLICIES
+from mpc_model.nn.heads import HEADS
+from mpc_model.nn.hrformer import BACKBONES
 from pipelines import cli
-from pipelines.config import Config
-from pipelines.recipe import load
-from pipelines.sources import LAYOUTS
+from pipelines.config.recipe import load
+from pipelines.config.root import Config
+from pipelines.ingest.layouts import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

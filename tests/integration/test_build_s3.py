@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from fault_proxy import FAULTS, FaultProxy
 
-from pipelines import manifest, storage
+from pipelines.dataset import manifest
+from pipelines.runtime import storage
 
 SHARE = 0.25
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from mpc_model.localizer import Localizer
-from pipelines import audit, recipe, tracking
-from pipelines.config import Config
+from pipelines.config import recipe
+from pipelines.config.root import Config
 from pipelines.evaluate import evaluate
+from pipelines.model_registry import audit_trail
 from pipelines.promote import promote
 from pipelines.register import register
+from pipelines.tracking import runs
 
 NAME = "on-the-server"
 
@@ -32,7 +34,7 @@ def config(trained: Config, tracking_server: str, tmp_path: Path, monkeypatch: p
 
 
 def champion(config: Config) -> str | None:
-    found = tracking.client(config).get_registered_model(NAME).aliases.get("champion")
+    found = runs.client(config).get_registered_model(NAME).aliases.get("champion")
     return None if found is None else str(found)
 
 
@@ -48,17 +50,19 @@ def test_a_version_is_registered_promoted_by_two_at_once_loaded_and_rolled_back(
     # Whoever came second was refused, or found it done already.
     assert 0 in [process.returncode for process in running], said
     assert champion(config) == "1"
-    trail = audit.trail(tracking.client(config).get_registered_model(NAME).tags, "champion")
-    assert [(entry.action, entry.before, entry.after) for entry in trail.values()] == [(audit.PROMOTE, None, "1")], said
+    trail = audit_trail.trail(runs.client(config).get_registered_model(NAME).tags, "champion")
+    assert [(entry.action, entry.before, entry.after) for entry in trail.values()] == [
+        (audit_trail.PROMOTE, None, "1")
+    ], said
 
     image = np.full((90, 70, 3), 127, np.uint8)
-    with tracking.fluent(config):
+    with runs.fluent(config):
         served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
         found = served.predict([image])["map"][0]
     (expected,) = Localizer.load(Path(str(config.finetune.output), "model")).predict([image])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
-    client = tracking.client(config)
+    client = runs.client(config)
     first = client.get_model_version(NAME, "1")
     second = client.create_model_version(NAME, first.source, tags=first.tags, model_id=first.source.split("/")[-1])
     client.set_registered_model_alias(NAME, "candidate", second.version)

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpc_model import images
-from pipelines import checkpoint, manifest, recipe, storage
+from mpc_model.imaging import codecs
+from pipelines.artifacts import checkpoint
 from pipelines.build import build
+from pipelines.config import recipe
+from pipelines.dataset import manifest
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.predict import predict
 from pipelines.pretrain import pretrain
 from pipelines.register import register
+from pipelines.runtime import storage
 
 
 def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
     assert predict(config)["images"] == 6
     table = pd.read_csv(pd.io.common.BytesIO(storage.read_bytes(f"{swift}/run/predict/scores.csv")))
     for row in table.to_dict("records"):
-        assert images.decode_image(storage.read_bytes(str(row["map"])), "map").shape[:2] == (
+        assert codecs.decode_image(storage.read_bytes(str(row["map"])), "map").shape[:2] == (
             row["height"],
             row["width"],
         )

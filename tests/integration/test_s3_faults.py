@@ -12,7 +12,7 @@ import pytest
 from fault_proxy import FAULTS, FaultProxy
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines import console, s3, storage
+from pipelines.runtime import console, s3, storage
 
 
 @pytest.fixture

@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 from support import tiny
 
-from mpc_model import images
+from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
-from pipelines import recipe, register, tracking
+from pipelines import register
+from pipelines.config import recipe
+from pipelines.tracking import runs
 
 MODEL = "models:/mpc-localizer@candidate"
 LOCAL = ("--env-manager", "local")
@@ -36,7 +38,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     config = recipe.load(None, [f"workspace={folder / 'workspace'}", f"register.model={folder / 'model'}"])
     register.register(config)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with tracking.fluent(config):
+    with runs.fluent(config):
         entry = mlflow.artifacts.download_artifacts(MODEL)
     places = {"MLFLOW_TRACKING_URI": str(config.tracking.uri), "MODEL": str(folder / "model"), "ENTRY": str(entry)}
     return {**os.environ, "PATH": path, **places}
@@ -85,11 +87,11 @@ def ask(address: str, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def picture(photos: Path) -> np.ndarray:
-    return images.decode_image((photos / "coffee.png").read_bytes(), "coffee")[:64, :80].copy()
+    return codecs.decode_image((photos / "coffee.png").read_bytes(), "coffee")[:64, :80].copy()
 
 
 def encoded(picture: np.ndarray) -> str:
-    return base64.b64encode(images.encode_png(picture)).decode()
+    return base64.b64encode(codecs.encode_png(picture)).decode()
 
 
 def level(answer: dict[str, Any]) -> np.ndarray:
@@ -103,7 +105,7 @@ def test_a_server_maps_base64_images_and_answers_for_each(
     rows = [{"image": encoded(picture)}, {"image": encoded(picture)[:40]}, {"image": "/etc/hostname"}]
     good, cut, path = ask(server, {"dataframe_records": rows, "params": {"threshold": 0.6}})
     assert np.abs(level(good) - expected * 255).max() <= 0.51
-    mask = images.decode_mask(base64.b64decode(good["mask"]), "mask")
+    mask = codecs.decode_mask(base64.b64decode(good["mask"]), "mask")
     assert (mask != (expected > 0.6)).mean() < 0.001  # rounding
     assert (good["height"], good["width"], good["error"]) == (64, 80, None)
     assert cut["map"] is None

@@ -18,9 +18,12 @@ import pytest
 import yaml
 
 from mpc_model.errors import InfrastructureError
-from pipelines import loop, manifest, recipe, spool, tracking
-from pipelines.config import Config
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.dataset import manifest
 from pipelines.finetune import Finetuning, finetune
+from pipelines.tracking import outbox, runs
+from pipelines.training import loop
 
 PATIENCE = 120
 
@@ -70,7 +73,7 @@ class Server:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(spool, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(outbox, "LONGEST_PAUSE", 1.0)
     made = Server(tmp_path)
     yield made
     made.kill()
@@ -91,7 +94,7 @@ def short(built: Config, folder: Path, uri: str, *more: str) -> Config:
 
 def points(config: Config, run_id: str, key: str) -> list[int]:
     """The steps of a metric in the order of their times, with their duplicates."""
-    history = tracking.client(config).get_metric_history(run_id, key)
+    history = runs.client(config).get_metric_history(run_id, key)
     return [point.step for point in sorted(history, key=lambda point: (point.timestamp, point.step))]
 
 
@@ -119,7 +122,7 @@ def test_a_run_is_kept_by_postgresql_and_its_pictures_by_s3(
         monkeypatch.delenv(name)
     config = short(built, tmp_path, tracking_server, "train.pictures_every=2", "tracking.experiment=real")
     run_id = finetune(config)["run_id"]
-    run = tracking.client(config).get_run(run_id)
+    run = runs.client(config).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert found(config, run_id) == expected(config, 1)
     assert run.data.params["finetune.learning_rate"] == "0.001"
@@ -148,7 +151,7 @@ def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once
     So that training lasts as long, an epoch without the server takes a second.
     """
     config = short(built, tmp_path, server.uri, f"finetune.epochs={6 + int(seconds)}")
-    run_id = tracking.start_run(config, "finetune")
+    run_id = runs.start_run(config, "finetune")
     epochs, died, dead = 0, 0.0, False
 
     def report(_: dict[str, float]) -> None:
@@ -159,7 +162,7 @@ def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once
             died, dead = time.monotonic(), True
         elif dead and epochs >= 4 and time.monotonic() - died >= seconds:
             assert "does not answer" in said_until(capsys, "its reports are kept and sent later")
-            assert json.loads(Path(spool.unsent(str(config.finetune.output))).read_text())
+            assert json.loads(Path(outbox.unsent(str(config.finetune.output))).read_text())
             server.start()
             dead = False
         elif dead and seconds:
@@ -168,7 +171,7 @@ def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once
     loop.run(config, Finetuning, run_id, loop.Host(report=report))
     assert not dead
     assert found(config, run_id) == expected(config, config.finetune.epochs)
-    assert not Path(spool.unsent(str(config.finetune.output))).exists()
+    assert not Path(outbox.unsent(str(config.finetune.output))).exists()
 
 
 def said_until(capsys: Any, words: str) -> str:
@@ -184,24 +187,24 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(
     built: Config, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """It takes connections and never answers; the same command, when it answers again, sends what was kept."""
-    monkeypatch.setattr(spool, "END_SECONDS", 3.0)
-    monkeypatch.setattr(spool, "HURRY_SECONDS", 1.0)
+    monkeypatch.setattr(outbox, "END_SECONDS", 3.0)
+    monkeypatch.setattr(outbox, "HURRY_SECONDS", 1.0)
     config = short(built, tmp_path, server.uri, "finetune.epochs=3")
-    began = tracking.start_run
+    began = runs.start_run
 
     def start_run(*told: Any, **more: Any) -> str:
         run_id = began(*told, **more)
         server.signal(signal.SIGSTOP)
         return run_id
 
-    monkeypatch.setattr(tracking, "start_run", start_run)
+    monkeypatch.setattr(runs, "start_run", start_run)
     run_id = finetune(config)["run_id"]
     assert "run the same command again to send them" in capsys.readouterr().err
     server.signal(signal.SIGCONT)
-    assert tracking.client(config).get_run(run_id).info.status == "RUNNING"
+    assert runs.client(config).get_run(run_id).info.status == "RUNNING"
     finetune(config)
     assert "reusing the finished run" in capsys.readouterr().err
-    assert tracking.client(config).get_run(run_id).info.status == "FINISHED"
+    assert runs.client(config).get_run(run_id).info.status == "FINISHED"
     assert found(config, run_id) == expected(config, 3)
 
 
@@ -211,7 +214,7 @@ def test_a_run_is_not_begun_without_mlflow_but_one_that_is_begun_goes_on(
 ) -> None:
     config = short(built, tmp_path, server.uri, "finetune.epochs=2")
     server.kill()
-    tracking._client.cache_clear()
+    runs._client.cache_clear()
     with pytest.raises(InfrastructureError, match=rf"MLflow at {server.uri} does not answer"):
         finetune(config)
     assert not (tmp_path / "finetune").exists()
@@ -219,7 +222,7 @@ def test_a_run_is_not_begun_without_mlflow_but_one_that_is_begun_goes_on(
     driver = command(config, tmp_path)
     wait_for(lambda: (tmp_path / "finetune" / "checkpoints" / "step-000000002" / "checkpoint.json").exists(), driver)
     server.kill()
-    wait_for(lambda: Path(spool.unsent(str(config.finetune.output))).exists(), driver)
+    wait_for(lambda: Path(outbox.unsent(str(config.finetune.output))).exists(), driver)
     driver.kill()
     driver.wait()
     run_id = json.loads((tmp_path / "finetune" / "record.json").read_text())["results"]["run_id"]
@@ -233,7 +236,7 @@ def test_a_run_is_not_begun_without_mlflow_but_one_that_is_begun_goes_on(
     said = last.communicate(timeout=PATIENCE)[1]
     assert last.returncode == 0, said
     assert found(config, run_id) == expected(config, 2)
-    assert tracking.client(config).get_run(run_id).info.status == "FINISHED"
+    assert runs.client(config).get_run(run_id).info.status == "FINISHED"
 
 
 def command(config: Config, folder: Path, *more: str) -> "subprocess.Popen[str]":

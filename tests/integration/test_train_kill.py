@@ -24,8 +24,11 @@ import pytest
 from fault_proxy import FaultProxy
 from two_hosts import TwoHosts
 
-from pipelines import assess, checkpoint, order, recipe
-from pipelines.config import Config
+from pipelines.artifacts import checkpoint
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.dataset import order
+from pipelines.training import validation as assess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE = 300

@@ -12,8 +12,11 @@ import ray
 from test_train_kill import PATIENCE, Driver, rows
 from two_hosts import TwoHosts
 
-from pipelines import cluster, recipe, search, storage, tune
-from pipelines.config import Config
+from pipelines import tune
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.runtime import cluster, storage
+from pipelines.search import space as search
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

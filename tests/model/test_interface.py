@@ -19,7 +19,7 @@ def test_a_saved_localizer_is_loaded_and_predicts(tmp_path: Path) -> None:
 
 
 def test_the_contrast_takes_maps_a_mask_and_a_generator() -> None:
-    from mpc_model.contrast import multi_view_contrast
+    from mpc_model.losses.contrast import multi_view_contrast
 
     first, second = ([torch.rand(2, 8, 16 >> k, 16 >> k) for k in range(4)] for _ in range(2))
     mask = torch.zeros(2, 16, 16, dtype=torch.uint8)

@@ -19,8 +19,8 @@ from support import tiny
 from torch import Tensor
 
 from mpc_model.errors import UserError
-from mpc_model.heads import HEADS
 from mpc_model.localizer import Localizer, ModelSpec, load_tensors, to_probabilities
+from mpc_model.nn.heads import HEADS
 
 SIZES = [(64, 64), (100, 75), (33, 47), (224, 160), (100, 75)]
 

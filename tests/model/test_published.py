@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mpc_model.errors import UserError
-from mpc_model.heads import HEADS
-from mpc_model.hrformer import BACKBONES
 from mpc_model.localizer import Localizer, ModelSpec
+from mpc_model.nn.heads import HEADS
+from mpc_model.nn.hrformer import BACKBONES
 
 Tensors = dict[str, Tensor]
 

@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from support import tree
 
-from mpc_model import images
 from mpc_model.errors import DataError, UserError
-from pipelines import items, lease, manifest, recipe, survey
+from mpc_model.imaging import codecs
 from pipelines.build import build
-from pipelines.config import Config
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.dataset import manifest
+from pipelines.ingest import listing, survey
+from pipelines.runtime import lease
 
 
 def rows_of(config: Config) -> list[dict]:
@@ -81,9 +84,9 @@ def test_every_row_holds_what_it_says(built: Config) -> None:
         assert json.loads(canonical["done"]) == []
         assert len(row["views"]) == 2
         for view in row["views"]:
-            image, mask = images.decode_image(view["image"], "row"), images.decode_mask(view["mask"], "row")
+            image, mask = codecs.decode_image(view["image"], "row"), codecs.decode_mask(view["mask"], "row")
             assert image.shape[:2] == mask.shape
-        mask = images.decode_mask(canonical["mask"], "row")
+        mask = codecs.decode_mask(canonical["mask"], "row")
         assert (row["height"], row["width"]) == mask.shape
         assert row["forged_fraction"] == pytest.approx(mask.mean())
         assert (row["kind"] == "authentic") == (row["forged_pixels"] == 0)
@@ -135,12 +138,12 @@ def test_a_file_that_changes_after_an_interrupted_survey_is_surveyed_again(
 ) -> None:
     """The kept survey names what it covers: the other file makes other rows, not stale ones."""
     config = pairs_config(tmp_path, pairs)
-    listed = items.list_all(config.build, config.seed)
+    listed = listing.list_all(config.build, config.seed)
     before = survey.survey(config.build, listed, str(config.build.output))
     mask = np.zeros((192, 256), np.uint8)
     mask[100:150, 10:200] = 255
     cv2.imwrite(str(pairs / "masks" / "f1.png"), mask)
-    again = survey.survey(config.build, items.list_all(config.build, config.seed), str(config.build.output))
+    again = survey.survey(config.build, listing.list_all(config.build, config.seed), str(config.build.output))
     differing = [a != b for a, b in zip(before.to_pylist(), again.to_pylist(), strict=True)]
     assert sum(differing) == 1
     build(config)

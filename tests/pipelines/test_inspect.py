@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mpc_model.errors import DataError
-from pipelines import cli, manifest
-from pipelines.config import Config
+from pipelines import cli
+from pipelines.config.root import Config
+from pipelines.dataset import manifest
 from pipelines.inspect import inspect
 
 

@@ -13,11 +13,14 @@ import pytest
 from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines import audit, cli, gates, lineage, recipe, tracking, turn
-from pipelines.audit import Refused
-from pipelines.config import Config
-from pipelines.gates import Figures
+from pipelines import cli
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.model_registry import audit_trail, gates, lineage, lock
+from pipelines.model_registry.audit_trail import Refused
+from pipelines.model_registry.gates import Figures
 from pipelines.promote import promote
+from pipelines.tracking import runs
 
 ROOT = Path(__file__).parents[2]
 SET, OTHER = "a" * 64, "b" * 64
@@ -34,7 +37,7 @@ class Store:
 
     def __init__(self, uri: str, name: str) -> None:
         self.name, self.uri = name, uri
-        self.client: MlflowClient = tracking.client(self.config())
+        self.client: MlflowClient = runs.client(self.config())
         self.client.create_registered_model(name)
 
     def config(self, *overrides: str) -> Config:
@@ -65,7 +68,7 @@ class Store:
         return None if found is None else str(found)
 
     def trail(self) -> list[tuple[str, str | None, str]]:
-        entries = audit.trail(self.client.get_registered_model(self.name).tags, "champion")
+        entries = audit_trail.trail(self.client.get_registered_model(self.name).tags, "champion")
         assert list(entries) == list(range(1, len(entries) + 1))
         return [(entry.action, entry.before, entry.after) for entry in entries.values()]
 
@@ -105,7 +108,7 @@ def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
     assert done == {"name": store.name, "alias": "champion", "version": second, "before": first}
     assert store.champion() == second
     assert store.trail() == [("promote", None, first), ("promote", first, second)]
-    last = audit.trail(store.client.get_registered_model(store.name).tags, "champion")[2]
+    last = audit_trail.trail(store.client.get_registered_model(store.name).tags, "champion")[2]
     assert last.who.startswith("ann@")
     assert last.why == "nightly run 7"
     assert last.when[:2] == "20"
@@ -205,7 +208,7 @@ def test_rollbacks_go_back_one_by_one_and_then_say_that_there_is_no_more(store: 
     with pytest.raises(UserError, match=r"knows of no version that champion .* before version 1"):
         promote(store.config(), rollback=True)
     assert store.trail()[3:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
-    entries = audit.trail(store.client.get_registered_model(store.name).tags, "champion")
+    entries = audit_trail.trail(store.client.get_registered_model(store.name).tags, "champion")
     assert [entry.why for entry in entries.values()][3:] == ["false alarms", "no reason given"]
 
 
@@ -284,13 +287,13 @@ def test_a_move_between_decision_and_turn_is_noticed(store: Store, monkeypatch: 
     promote(store.config())
     second = store.add(figures())
     third = store.add(figures(), alias="other")
-    held = turn.held
+    held = lock.held
 
     def late(*arguments: Any) -> Any:
         store.client.set_registered_model_alias(store.name, "champion", third)
         return held(*arguments)
 
-    monkeypatch.setattr(turn, "held", late)
+    monkeypatch.setattr(lock, "held", late)
     with pytest.raises(Refused, match=f"champion of .* was moved to version {third} meanwhile; run this again"):
         promote(store.config())
     assert store.trail()[-1] != ("promote", "1", second)
@@ -321,7 +324,7 @@ def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.
     for alias in ("candidate", "other"):
         store.add(figures(), alias=alias)
     held = f"{store.name}.champion.turn-000001"
-    store.client.create_registered_model(held, {turn._MARK: "promote"})
+    store.client.create_registered_model(held, {lock._MARK: "promote"})
     file = tmp_path / "recipe.yaml"
     file.write_text(f"tracking: {{uri: '{store.uri}'}}\nregister: {{name: {store.name}}}\n")
     running = []

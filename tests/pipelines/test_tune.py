@@ -9,11 +9,16 @@ import pandas as pd
 import pytest
 
 from mpc_model.errors import MPCError, UserError
-from pipelines import lease, outputs, ray_tune, recipe, search, storage, tracking, tune_report
-from pipelines import trial as trials
 from pipelines import tune as command
-from pipelines.config import Config
-from pipelines.search import Trial
+from pipelines.artifacts import record as outputs
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.runtime import lease, storage
+from pipelines.search import ray_backend, report
+from pipelines.search import space as search
+from pipelines.search import trial as trials
+from pipelines.search.space import Trial
+from pipelines.tracking import runs
 
 SPACE = (
     "tune.space={pretrain.temperature: {least: 0.01, most: 1.0, log: true},"
@@ -153,14 +158,14 @@ def _split(override: str) -> list[str]:
     return [first] + ([f"tune.space{second}"] if second else [])
 
 
-def made(folder: Path, *closed: Trial, more: tuple[str, ...] = ()) -> ray_tune.Search:
+def made(folder: Path, *closed: Trial, more: tuple[str, ...] = ()) -> ray_backend.Search:
     """A search with a ledger, without Ray."""
     config = at(folder, *more)
     for trial in closed:
         trial.save(str(config.tune.output))
-    parent = tracking.start_run(config, "tune")
+    parent = runs.start_run(config, "tune")
     record = outputs.Record(str(config.tune.output), "tune", {}, results={"run_id": parent})
-    return ray_tune.Search(config, parent, {}, record, SimpleNamespace(check=lambda: None))  # type: ignore[arg-type]
+    return ray_backend.Search(config, parent, {}, record, SimpleNamespace(check=lambda: None))  # type: ignore[arg-type]
 
 
 def parameters(number: int = 0) -> dict[str, Any]:
@@ -207,14 +212,14 @@ def test_an_epoch_that_is_told_twice_is_kept_once_and_a_closed_trial_s_runs_are_
     trial = state.next("a")
     assert trial is not None
     place = storage.join(trial.folder(state.output), "pretrain")
-    stage_run = tracking.start_run(state.config, "pretrain", parent=trial.run_id)
+    stage_run = runs.start_run(state.config, "pretrain", parent=trial.run_id)
     outputs.Record(place, "pretrain", {}, results={"run_id": stage_run}).save()
     for figure in (0.3, 0.3):
         state.heard(trial, {"stage": "pretrain", "epoch": 1, "figure": figure, "train_loss": 1.0})
     state.heard(trial, {"ended": True})
     state.ended(trial, "stopped")
     assert search.ledger(state.output)[0].curve == curve(0.3)
-    store = tracking.client(state.config)
+    store = runs.client(state.config)
     assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1]
     assert {store.get_run(run).info.status for run in (trial.run_id, stage_run)} == {"KILLED"}
     assert store.get_run(trial.run_id).data.tags["mlflow.parentRunId"] == state.record.results["run_id"]
@@ -229,7 +234,7 @@ def test_figures_that_mlflow_could_not_take_are_sent_when_it_answers_again(
     database = Path(str(state.config.tracking.uri).removeprefix("sqlite:///"))
     database.rename(database.with_suffix(".away"))
     database.mkdir()  # what SQLite cannot open
-    tracking._client.cache_clear()
+    runs._client.cache_clear()
     for epoch in (1, 2):
         state.heard(trial, {"stage": "pretrain", "epoch": epoch, "figure": 0.1 * epoch, "train_loss": 1.0})
     state.ended(trial, "finished")
@@ -238,7 +243,7 @@ def test_figures_that_mlflow_could_not_take_are_sent_when_it_answers_again(
     database.rmdir()
     database.with_suffix(".away").rename(database)
     state.runs.settle(search.ledger(state.output))
-    store = tracking.client(state.config)
+    store = runs.client(state.config)
     assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1, 2]
     assert store.get_run(trial.run_id).info.status == "FINISHED"
 
@@ -271,7 +276,7 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
             Trial(number, drawn, state, curve=curve(figure, *([figure + 0.1] if state == "finished" else [])))
         )
     listed.append(Trial(30, parameters(), "failed", "the loss is nan"))
-    found = tune_report.write(config, listed, lambda trial: trials.config_of(config, trial, {}))
+    found = report.write(config, listed, lambda trial: trials.config_of(config, trial, {}))
     best = max((trial for trial in listed if trial.state == "finished"), key=lambda trial: trial.figure or 0)
     assert found["best"]["number"] == best.number
     assert found["importances_epoch"] == 1
@@ -300,14 +305,14 @@ def test_a_folder_of_other_files_is_no_place_for_a_search(tmp_path: Path, built:
 def test_when_all_trials_fail_their_reasons_are_in_the_table(tmp_path: Path) -> None:
     config = at(tmp_path)
     with pytest.raises(MPCError, match="no trial came to a figure; the last to fail: the loss is nan"):
-        tune_report.write(config, [Trial(0, parameters(), "failed", "the loss is nan")], lambda trial: config)
+        report.write(config, [Trial(0, parameters(), "failed", "the loss is nan")], lambda trial: config)
     assert pd.read_csv(tmp_path / "tune" / "trials.csv")["reason"].tolist() == ["the loss is nan"]
 
 
 def test_a_search_without_any_trial_has_a_table_with_its_columns(tmp_path: Path) -> None:
     config = at(tmp_path)
     with pytest.raises(MPCError, match=r"raise tune\.hours or tune\.epochs"):
-        tune_report.write(config, [], lambda trial: config)
+        report.write(config, [], lambda trial: config)
     table = pd.read_csv(tmp_path / "tune" / "trials.csv")
     assert len(table) == 0
     assert {"trial", "state", "figure", *config.tune.space, "reason"} <= set(table.columns)

@@ -1,0 +1,143 @@
+"""How well a stage-1 feature space separates the classes, before any head exists: clustering and a linear probe."""
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpc_model.errors import DataError
+from mpc_model.evaluation.metrics import pixel_scores, summarize
+from mpc_model.losses.sampling import uniform
+
+RESTARTS, ITERATIONS = 4, 50
+PENALTY = 1e-4
+
+# One image's projected maps (C, h_k, w_k), finest first, and its mask (H, W) of 0, 1, 255 = ignore.
+MappedImage = tuple[Sequence[Tensor], npt.NDArray[np.uint8]]
+
+
+def read_features(
+    train: Iterable[MappedImage],
+    test: Iterable[MappedImage],
+    *,
+    generator: torch.Generator,
+    pixels_per_class: int = 1000,
+) -> dict[str, dict[str, float]]:
+    """Summaries (see `metrics.summarize`) of the images in `test` by both readings: `kmeans` and `linear_probe`.
+
+    The probe is fitted on at most `pixels_per_class` pixels of each class of every image in `train`, so that images
+    can be streamed. Raises DataError when those pixels lack a class.
+    """
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+    for maps, mask in train:
+        features = stack_levels(maps)
+        small = cv2.resize(mask, (features.shape[1], features.shape[0]), interpolation=cv2.INTER_NEAREST)
+        flat = torch.from_numpy(small).flatten().to(features.device)
+        chosen = torch.cat([uniform(flat, label, pixels_per_class, generator) for label in (0, 1)])
+        rows.append(features.flatten(0, 1)[chosen])
+        labels.append(flat[chosen])
+    if not rows:
+        raise DataError("linear probe: no training images; give some with forged and authentic pixels")
+    weight, bias = fit_probe(torch.cat(rows), torch.cat(labels))
+
+    clustered, probed = [], []
+    for maps, mask in test:
+        clustered.append(pixel_scores(kmeans_reading(maps, generator).astype(np.float32), mask))
+        probed.append(pixel_scores(torch.sigmoid(stack_levels(maps) @ weight + bias).cpu().numpy(), mask))
+    return {"kmeans": summarize(clustered), "linear_probe": summarize(probed)}
+
+
+@torch.no_grad()
+def stack_levels(maps: Sequence[Tensor]) -> Tensor:
+    """One image's maps (C_k, h_k, w_k) -> float32 (h_1, w_1, sum C_k) with unit-length pixels.
+
+    Each map is L2-normalised per pixel, so that levels weigh alike, and brought to the finest size (bilinear, corners
+    aligned, as in the head).
+    """
+    size = maps[0].shape[1:]
+    unit = [F.normalize(x.float(), dim=0)[None] for x in maps]
+    levels = [F.interpolate(x, size=size, mode="bilinear", align_corners=True) for x in unit]
+    return F.normalize(torch.cat(levels, dim=1), dim=1)[0].permute(1, 2, 0).contiguous()
+
+
+@torch.no_grad()
+def kmeans_reading(maps: Sequence[Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8]:
+    """Forgery mask (h_1, w_1) of one image by k-means with two centres and cosine similarity: the smaller cluster is 1.
+
+    `maps` as in `stack_levels`. This is the method's own stage-1 validation. Centres start at two pixels drawn as in
+    k-means++; of a few such starts the partition whose pixels are most similar to their centres is kept.
+    """
+    features = stack_levels(maps)
+    rows = features.flatten(0, 1)
+    partitions = [_two_means(rows, generator) for _ in range(RESTARTS)]
+    _, cluster = max(partitions, key=lambda partition: partition[0])
+    forged = cluster if cluster.sum() * 2 <= len(cluster) else ~cluster
+    return forged.reshape(features.shape[:2]).cpu().numpy().astype(np.uint8)
+
+
+def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Tensor) -> Tensor:
+    """Probability of being forged (N_test,) float32 by logistic regression on features (N, C) with labels (N,).
+
+    See `fit_probe`; nothing in it is random.
+    """
+    weight, bias = fit_probe(train_features, train_labels)
+    return torch.sigmoid(test_features.float() @ weight + bias)
+
+
+def fit_probe(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (C,) and bias () of a logistic regression, float32.
+
+    `features` is floating (N, C); `labels` integer (N,) with 0, 1, or 255 = left out. Both classes weigh the same
+    whatever their sizes, in the loss and in the standardisation of the features; a small L2 penalty on the weight
+    keeps it finite when the classes are separable. Fitted from zero by full-batch L-BFGS, hence deterministic.
+    Raises DataError when a class is missing.
+    """
+    forged, authentic = labels == 1, labels == 0
+    if not forged.any() or not authentic.any():
+        raise DataError("linear probe: the training pixels have one class only; give authentic and forged ones")
+    share = 0.5 * (forged / forged.sum() + authentic / authentic.sum())
+    x = features.detach().float()
+    mean = share @ x
+    spread = (share @ (x - mean).square()).sqrt().clamp_min(1e-6)
+    x = (x - mean) / spread
+
+    parameters = torch.zeros(x.shape[1] + 1, device=x.device, requires_grad=True)
+    solver = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        weight, bias = parameters[:-1], parameters[-1]
+        errors = F.binary_cross_entropy_with_logits(x @ weight + bias, forged.float(), reduction="none")
+        loss = share @ errors + PENALTY * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(objective)
+    weight = parameters.detach()[:-1] / spread
+    return weight, parameters.detach()[-1] - weight @ mean
+
+
+def _two_means(rows: Tensor, generator: torch.Generator) -> tuple[float, Tensor]:
+    """Spherical k-means of unit rows (N, C) from one random start: total similarity, boolean membership (N,)."""
+    start = torch.randint(len(rows), (1,), generator=generator, device=generator.device)
+    first = rows[start.to(rows.device)]
+    # The second start is likelier the less similar a pixel is to the first; the floor serves an image all alike.
+    distance = (1 - rows @ first[0]).clamp_min(1e-12).to(generator.device)
+    start = torch.multinomial(distance, 1, generator=generator)
+    centres = torch.cat([first, rows[start.to(rows.device)]])
+    member = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    similarity = rows @ centres.T
+    for _ in range(ITERATIONS):
+        updated = similarity[:, 1] > similarity[:, 0]
+        if torch.equal(updated, member):
+            break
+        member = updated
+        sums = torch.stack([~member, member]).float() @ rows
+        similarity = rows @ F.normalize(sums, dim=1).T
+    return float(similarity.max(1).values.sum()), member

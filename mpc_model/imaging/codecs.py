@@ -1,0 +1,232 @@
+"""Image files to arrays and back: decoding that refuses what would mislead training, encoding, and what a file tells.
+
+Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0 and forged = 1.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mpc_model.errors import DataError
+from mpc_model.imaging import headers
+from mpc_model.imaging.headers import JPEG_MAGIC as JPEG_MAGIC
+from mpc_model.imaging.headers import PNG_MAGIC as PNG_MAGIC
+from mpc_model.registry import Registry
+
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.uint8]
+
+_QUANTIZATION = 0xDB
+# ITU-T T.81 Annex K, table K.1 (luminance), in the zigzag order in which files store it.
+# fmt: off
+_ANNEX_K_LUMINANCE = np.array([
+    16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40,
+    26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61, 60, 57, 51,
+    56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87,
+    95, 98, 103, 104, 103, 62, 77, 113, 121, 112, 100, 120, 92, 101, 103, 99,
+])
+# fmt: on
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image:
+    """The picture in `data` as uint8 RGB (H, W, 3).
+
+    The EXIF orientation is applied, grey and palette become RGB, alpha is dropped. JPEG, PNG, BMP, TIFF and WebP are
+    measured by their headers before anything is decoded; other formats afterwards, under OpenCV's own limit.
+    Raises DataError, naming `name`, for data that is empty, unreadable, cut short, larger than `max_pixels`, of more
+    than 8 bits a sample, or in CMYK.
+    """
+    header = headers.read_header(data, name, max_pixels)
+    # We turn pictures ourselves: OpenCV leaves WebP as it lies, turns each tile of a TIFF by itself, and has changed
+    # its ways with PNG between versions.
+    stored = headers.without_orientation(data) if header.format == "tiff" and header.orientation != 1 else data
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        bgr = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise DataError(
+            f"{name}: not an image that can be read, or damaged; copy it again or leave it out", "unreadable"
+        )
+    headers.check_size(bgr.shape[0], bgr.shape[1], name, max_pixels)
+    if bgr.dtype != np.uint8:
+        raise DataError(
+            f"{name}: samples are {bgr.dtype}, only 8 bits a channel are supported; convert it to 8 bits",
+            "unsupported_mode",
+        )
+    rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb if header.orientation == 1 else upright(rgb, header.orientation)
+
+
+def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str = "bright") -> Mask:
+    """The mask in `data`, as uint8 (H, W) of 0 (authentic) and 1 (forged), read by a rule of MASK_RULES.
+
+    Raises as `decode_image` does. Values between black and white are not refused here; `check_binary` does that.
+    """
+    return MASK_RULES[rule](decode_image(data, name, max_pixels))
+
+
+MaskRule = Callable[[Image], Mask]
+MASK_RULES: Registry[MaskRule] = Registry("mask rule")
+"""How the RGB levels of a mask file, uint8 (H, W, 3), tell what is forged: the result is uint8 (H, W) of 0 and 1."""
+
+
+@MASK_RULES.add("bright")
+def bright(levels: Image) -> Mask:
+    """Forged where the brightest channel is above 127 (so a red region on black is not lost).
+
+    Where no value of the whole file exceeds 1, it is a 0/1 label map and 1 is forged.
+    """
+    brightest = _brightest(levels)
+    threshold = 127 if brightest.max(initial=0) > 1 else 0
+    return (brightest > threshold).astype(np.uint8)
+
+
+@MASK_RULES.add("dark")
+def dark(levels: Image) -> Mask:
+    """The opposite of `bright`: black is forged; in a 0/1 label map, 0 is."""
+    return (bright(levels) == 0).astype(np.uint8)
+
+
+@MASK_RULES.add("nonzero")
+def nonzero(levels: Image) -> Mask:
+    """Forged wherever any channel is above 0: a map of labels or objects, all of them forged."""
+    return (_brightest(levels) > 0).astype(np.uint8)
+
+
+@MASK_RULES.add("red")
+def red(levels: Image) -> Mask:
+    """Forged where red exceeds both other channels by more than 63; grey, black and white are authentic."""
+    return _dominant(levels, 0)
+
+
+@MASK_RULES.add("green")
+def green(levels: Image) -> Mask:
+    """Forged where green exceeds both other channels by more than 63; grey, black and white are authentic."""
+    return _dominant(levels, 1)
+
+
+def check_binary(levels: Image, name: str) -> None:
+    """Refuse the levels of a mask, RGB uint8 (H, W, 3), that black and white alone do not explain.
+
+    Allowed are up to 5% of pixels whose brightest channel is in 64..191: outlines that are smooth or JPEG-compressed.
+    A file whose largest value is in 2..63 numbers its objects and does not say which are forged.
+    Raises DataError, mask_not_binary. The rules nonzero, red and green read such files, and need no check.
+    """
+    brightest = _brightest(levels)
+    largest, grey = int(brightest.max(initial=0)), float(((brightest >= 64) & (brightest <= 191)).mean())
+    if 2 <= largest <= 63:
+        raise DataError(
+            f"{name}: the mask's values end at {largest}; save it with 0 and 255 only, or use mask rule nonzero",
+            "mask_not_binary",
+        )
+    if grey > 0.05:
+        raise DataError(
+            f"{name}: {grey:.0%} of the mask's pixels are neither black nor white; save it with 0 and 255 only",
+            "mask_not_binary",
+        )
+
+
+def upright(image: Image, orientation: int) -> Image:
+    """An image or mask, (H, W) or (H, W, 3), as stored, turned and mirrored as its EXIF orientation (1 to 8) says."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])
+
+
+def encode_png(image: Image) -> bytes:
+    """`image`, uint8 RGB (H, W, 3), as a lossless PNG file."""
+    return _encode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [])
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """`image`, uint8 RGB (H, W, 3), as a baseline JPEG file with 4:2:0 chroma; `quality` is libjpeg's, 1 to 100."""
+    return _encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """`mask`, uint8 (H, W) of 0 and 1, as a 1-bit PNG file. Raises DataError for other values."""
+    if mask.max(initial=0) > 1:
+        raise DataError(f"a mask to store has values 0 and 1 only, this one reaches {mask.max()}; threshold it first")
+    return _encode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])
+
+
+def jpeg_quality(data: bytes) -> int | None:
+    """The libjpeg quality (1 to 100) whose luminance table is nearest to the file's; None where it is no JPEG file.
+
+    libjpeg scales the Annex K table by 5000/q percent below q = 50 and by 200 - 2q from there on, rounds, and clips
+    to 1..255. Tables of other makers get the quality with the least sum of absolute differences.
+    """
+    table = _luminance_table(data)
+    if table is None:
+        return None
+    quality = np.arange(1, 101)[:, None]
+    percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    candidates = np.clip((_ANNEX_K_LUMINANCE * percent + 50) // 100, 1, 255)
+    return int(np.abs(candidates - table).sum(axis=1).argmin()) + 1
+
+
+def difference_hash(image: Image) -> int:
+    """64-bit dHash of an RGB image: one bit for each horizontal pair of cells of its 8x9 grey thumbnail.
+
+    A bit is 1 where the right cell is the brighter one; the first row's leftmost pair is the highest bit.
+    Near-duplicates (recompressed, resized) differ in a few bits; see `hamming`.
+    """
+    thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
+    return int.from_bytes(np.packbits(thumbnail[:, 1:] > thumbnail[:, :-1]).tobytes(), "big")
+
+
+def fine_hash(image: Image) -> bytes:
+    """256-bit dHash of an RGB image, 32 bytes: difference bits of an 8x17 and of a 17x8 thumbnail of its 136x136 one.
+
+    The first 128 say where the right cell of a horizontal pair is the brighter one, the others where the lower cell of
+    a vertical pair is. It tells apart pictures that `difference_hash`, with a quarter of the bits, takes for one.
+    """
+    # Both from one picture that either divides: OpenCV takes a millisecond for any other reduction of a photograph.
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (136, 136), interpolation=cv2.INTER_AREA)
+    wide, high = (cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for size in ((17, 8), (8, 17)))
+    return np.packbits([wide[:, 1:] > wide[:, :-1], (high[1:] > high[:-1]).reshape(8, 16)]).tobytes()
+
+
+def hamming(a: int, b: int) -> int:
+    """The number of bits in which two hashes differ."""
+    return (a ^ b).bit_count()
+
+
+def _encode(extension: str, pixels: npt.NDArray[np.uint8], parameters: list[int]) -> bytes:
+    encoded: npt.NDArray[np.uint8] = cv2.imencode(extension, pixels, parameters)[1]
+    return encoded.tobytes()
+
+
+def _brightest(levels: Image) -> npt.NDArray[np.uint8]:
+    """The largest channel of each pixel (`levels.max(axis=2)`, which takes many times as long)."""
+    red_green: npt.NDArray[np.uint8] = np.maximum(levels[..., 0], levels[..., 1])
+    return np.maximum(red_green, levels[..., 2])
+
+
+def _dominant(levels: Image, channel: int) -> Mask:
+    """Where one channel exceeds both others by more than 63."""
+    signed = levels.astype(np.int16)
+    others = np.delete(signed, channel, axis=2).max(axis=2)
+    return (signed[..., channel] - others > 63).astype(np.uint8)
+
+
+def _luminance_table(data: bytes) -> npt.NDArray[np.int64] | None:
+    """Quantisation table 0 of a JPEG file, 64 values in zigzag order; None where there is none."""
+    if not data.startswith(JPEG_MAGIC):
+        return None
+    for marker, start, end in headers.jpeg_segments(data):
+        at = start
+        while marker == _QUANTIZATION and at < end:  # one segment may hold several tables
+            precision, table_id = divmod(data[at], 16)
+            entry = np.dtype(">u2" if precision else ">u1")
+            after = at + 1 + 64 * entry.itemsize
+            if table_id == 0 and after <= end:
+                return np.frombuffer(data, entry, 64, at + 1).astype(np.int64)
+            at = after
+    return None

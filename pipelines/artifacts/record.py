@@ -1,0 +1,121 @@
+"""The record beside every output: what it was made from, whether it is finished, and what came out.
+
+    <uri>/record.json   {"verb", "identity": {...}, "finished": bool, "results": {...}}
+    <uri>/config.yaml   the resolved config
+
+A command that finds its own finished output reuses it, one that finds its own unfinished output goes on with it, and
+one that finds another's refuses to touch it.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from mpc_model.errors import UserError
+from pipelines.config.root import Config
+from pipelines.runtime import storage
+
+RECORD = "record.json"
+
+
+class _Kept(TypedDict):
+    """What record.json holds."""
+
+    verb: str
+    identity: dict[str, Any]
+    finished: bool
+    results: dict[str, Any]
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
+@dataclass
+class Record:
+    """The state of one output folder. `identity` holds everything that changes the result."""
+
+    uri: str
+    verb: str
+    identity: dict[str, Any]
+    finished: bool = False
+    results: dict[str, Any] = field(default_factory=dict)
+    resumed: bool = False
+
+    def save(self) -> None:
+        """Write the record as it now stands."""
+        kept = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
+        storage.write_bytes(storage.join(self.uri, RECORD), json.dumps(kept, indent=1).encode() + b"\n")
+
+    def finish(self, **results: Any) -> None:
+        """Mark the output as complete, with its results."""
+        self.results.update(results)
+        self.finished = True
+        self.save()
+
+
+def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Record:
+    """Open an output folder for a command, with the resolved config saved beside the record.
+
+    Raises UserError, naming the first setting that differs, when the folder holds the output of something else, or
+    naming a file of it where it is of no command of ours.
+    """
+    identity = json.loads(json.dumps(identity))
+    if storage.exists(storage.join(uri, RECORD)):
+        found = read(uri)
+        differing = _first_difference(found.identity, identity) if found.verb == verb else "verb"
+        if differing:
+            raise UserError(
+                f"{uri} holds the output of `mpc {found.verb}` with other settings ({differing} differs);"
+                f" name another {verb}.output, or delete it"
+            )
+        found.resumed = not found.finished
+        return found
+    check_free(uri, verb)
+    record = Record(uri, verb, identity)
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
+    record.save()
+    return record
+
+
+def check_free(uri: str, verb: str) -> None:
+    """UserError, naming a file, where a folder without a record holds what is of no command of ours."""
+    ours = ("config.yaml", "lease/")  # of a command that died before its record was there
+    held = storage.list_files(uri) if storage.folder_exists(uri) else []
+    if strange := [file for file in held if not file[len(uri) :].lstrip("/").startswith(ours)]:
+        raise UserError(f"{uri} holds {strange[0]}, which is not of {verb}; set {verb}.output to an empty folder")
+
+
+def read(uri: str) -> Record:
+    """The record of an output folder; UserError when there is none."""
+    where = storage.join(uri, RECORD)
+    if not storage.exists(where):
+        raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
+    try:
+        found = _KEPT.validate_json(storage.read_bytes(where), strict=True)
+        return Record(uri, **found)
+    except ValidationError:
+        raise UserError(f"{where} is damaged; delete {uri} and run the command again") from None
+
+
+def run_of(uri: str) -> tuple[str, str] | None:
+    """Verb and id of the MLflow run that made an output, where that is known."""
+    if not storage.exists(storage.join(uri, RECORD)):
+        return None
+    found = read(uri)
+    return (found.verb, found.results["run_id"]) if "run_id" in found.results else None
+
+
+def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
+    """Dotted name of the first value that differs, or an empty string."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            below = _first_difference(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+            if below:
+                return below
+        return ""
+    return "" if found == wanted else key

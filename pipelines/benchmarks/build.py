@@ -1,0 +1,315 @@
+"""Bench group `build`: throughput and memory of the build, planning at full size, and the loader.
+
+Photographs are those that scikit-image and scikit-learn ship, cut and scaled to a usual size (docs/scale.md says what
+the figures were, and what follows for the large protocol).
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+
+from mpc_model.errors import DataError
+from mpc_model.imaging import codecs
+from pipelines import build, demo
+from pipelines.benchmarks import loader, timing
+from pipelines.benchmarks import plan as bench_plan
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.dataset import report
+from pipelines.ingest import listing, render, screening, survey, validation, writer
+from pipelines.ingest import plan as planning
+from pipelines.ingest.plan import Plan
+from pipelines.runtime import console, storage
+
+WORKERS = 2
+WIDTH, HEIGHT = 640, 480
+"""Of a photograph; those of COCO have this size, or nearly."""
+VIEWS = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    photographs: int
+    per_photograph: int
+    small: int
+    """Photographs of the smaller build whose memory is measured; the larger one has ten times as many."""
+    loaded: int
+    share: float
+    """Of the large protocol that is planned."""
+
+
+FULL = Sizes(rounds=3, photographs=512, per_photograph=6, small=200, loaded=1024, share=1.0)
+QUICK = Sizes(rounds=1, photographs=8, per_photograph=2, small=4, loaded=16, share=0.001)
+PER_SMALL = 10
+LARGE = 598_871 + 5_123 + 2_010
+"""Distinct images of the large protocol: tampCOCO, CASIA v2, IMD2020. Repetitions are drawn when they are loaded."""
+CORES = 32
+"""Of a node in the estimate."""
+EFFICIENCY = 0.85
+"""Of a core in a build, against the bare loop: the target, 1.7 of 2."""
+
+
+def measure_build(quick: bool) -> dict[str, Any]:
+    """All figures of the group, by part; each part has its target beside it."""
+    sizes = QUICK if quick else FULL
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="mpc-bench-") as scratch:
+
+        def add(name: str, part: Callable[[Path], dict[str, Any]]) -> None:
+            place = Path(scratch) / name
+            place.mkdir()
+            figures[name] = part(place)
+            console.say(f"bench: {name}: {json.dumps(figures[name])}")
+            shutil.rmtree(place)
+
+        add("plan", lambda place: bench_plan.measure_plans(place, sizes.share))
+        add("memory", lambda place: _memory(place, sizes))
+        with _two_workers():
+            add("throughput", lambda place: _throughput(place, sizes))
+            add("loader", lambda place: _loader(place, sizes))
+            add("pair", lambda place: _pair(place, sizes))
+    return figures
+
+
+def photographs(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> None:
+    """`count` JPEG files of one size: windows of real photographs, drawn by a fixed seed, of quality 75 to 95."""
+    folder.mkdir(parents=True)
+    shipped = [codecs.decode_image(Path(path).read_bytes(), path) for path in demo.photographs()]
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        scene = shipped[number % len(shipped)]
+        room = min(scene.shape[0] / height, scene.shape[1] / width) * generator.uniform(0.5, 1.0)
+        high, wide = int(room * height), int(room * width)
+        top, left = (int(generator.integers(extent + 1)) for extent in (scene.shape[0] - high, scene.shape[1] - wide))
+        window = cv2.resize(scene[top : top + high, left : left + wide], (width, height), interpolation=cv2.INTER_AREA)
+        data = codecs.encode_jpeg(window, int(generator.integers(75, 95, endpoint=True)))
+        (folder / f"{number:06d}.jpg").write_bytes(data)
+
+
+def _config(folder: Path, name: str, source: dict[str, Any], **settings: Any) -> Config:
+    """A build of one source into `folder/name`; everything is for training, so that nothing can leak."""
+    described = {"name": "bench", "layout": "photos", "location": str(folder / "photographs"), "split": "train"}
+    overrides = {"workspace": str(folder / name), "build.sources": [described | source]}
+    overrides |= {f"build.{key}": value for key, value in settings.items()}
+    return recipe.load(None, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+
+
+@contextmanager
+def _two_workers() -> Iterator[None]:
+    """A Ray of its own with two cores, however many there are and whatever cluster is running."""
+    ray.init(address="local", num_cpus=WORKERS, log_to_driver=False, logging_level="error")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV with one thread, as in a worker."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _throughput(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    """The build with two workers against one process that only renders and hashes.
+
+    `two_processes_ratio` is what two such processes reach side by side: no build could do better on this machine.
+    """
+    photographs(folder / "photographs", sizes.photographs)
+    source = {"crop": 256, "samples_per_photo": sizes.per_photograph}
+    settings = {"views": {"policy": "release", "count": VIEWS}, "shard_samples": 128}
+    plan, config = _planned(_config(folder, "planned", source, **settings))
+    samples = len(plan.item)
+    build.build(_config(folder, "first", source | {"limit": 8}, **settings | {"shard_samples": 4}))  # workers start
+    phases: Counter[str] = Counter()
+
+    def built(turn: int) -> float:
+        spent: dict[str, float] = {}
+        one = _config(folder, f"built-{turn}", source, **settings)
+        with timing.timed(spent, *_PHASES):
+            spent["all"] = timing.seconds(lambda: build.build(one))
+        phases.update(spent)
+        shutil.rmtree(one.workspace)
+        return spent["all"]
+
+    with timing.processes(WORKERS) as pool:
+        halves = [range(first, len(plan.shards), WORKERS) for first in range(WORKERS)]
+        runs: dict[str, Callable[[int], float]] = {
+            "bare": lambda _: bare(plan, config, range(len(plan.shards)))[0],
+            "build": built,
+            "two": lambda _: max(spent for spent, _ in pool.map(functools.partial(bare, plan, config), halves)),
+        }
+        taken = timing.alternating(sizes.rounds, runs)
+    whole = phases.pop("all")
+    shares = {f"{name.strip('_')}_share": spent / whole for name, spent in phases.items()}
+    return {
+        "samples": samples,
+        "bare_samples_per_second": samples / taken["bare"],
+        "build_samples_per_second": samples / taken["build"],
+        "ratio": taken["bare"] / taken["build"],
+        "target": ">= 1.7",
+        "two_processes_ratio": taken["bare"] / taken["two"],
+        "driver": {**shares, "rest_share": 1 - sum(shares.values())},
+        "worker": _worker(plan, config),
+    }
+
+
+_PHASES = (
+    (listing, "list_all"),
+    (survey, "survey"),
+    (planning, "make"),
+    (build, "_render"),
+    (report, "dataset_page"),
+    (writer, "spread"),
+)
+
+
+def _planned(config: Config) -> tuple[Plan, Config]:
+    listed = listing.list_all(config.build, config.seed)
+    good, _ = screening.sort_out(config.build, listed, survey.survey(config.build, listed, str(config.build.output)))
+    return planning.make(config.build, config.seed, good)[0], config
+
+
+def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
+    """Seconds to render these shards of a plan and to hash their bytes, and how many bytes, in this process: no Ray, no
+    Parquet, no file written."""
+    (source,) = config.build.sources
+    size = 0
+    started = time.perf_counter()
+    with _one_thread():
+        for index in indices:
+            hashed = hashlib.sha256()
+            for sample in plan.samples(plan.shards[index]):
+                try:
+                    row = render.render(sample, render.files_of(sample), source, config.build.views, config.seed)
+                except DataError as error:
+                    if error.reason != render.NOT_FORGED:
+                        raise
+                    continue  # as the build leaves it out
+                for data in (view[part] for view in row["views"] for part in ("image", "mask")):
+                    hashed.update(data)
+                    size += len(data)
+    return time.perf_counter() - started, size
+
+
+def _worker(plan: Plan, config: Config) -> dict[str, float]:
+    """Where a worker's time goes: one shard in four written in this process, without Ray; milliseconds a sample."""
+    spent: dict[str, float] = {}
+    chosen = range(0, len(plan.shards), 4)
+    places = ((render, "render"), (writer, "_encode"), (storage, "write_bytes"))
+    with _one_thread(), timing.timed(spent, *places):
+        whole = timing.seconds(lambda: [writer.write(plan, index, config.build, config.seed) for index in chosen])
+    samples = sum(plan.shards[index].stop - plan.shards[index].start for index in chosen)
+    parts = {
+        "render": spent["render"],
+        "parquet_and_statistics": spent["_encode"] - spent["render"],  # rows are rendered as they are asked for
+        "writing": spent["write_bytes"],
+        "hashing_and_rest": whole - spent["_encode"] - spent["write_bytes"],
+    }
+    return {f"{name}_ms": 1000 * seconds / samples for name, seconds in parts.items()}
+
+
+def _memory(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    """All processes of a build together, at their most, for one and for ten times as many samples."""
+    figures: dict[str, Any] = {}
+    peaks = []
+    for photos in (sizes.small, 10 * sizes.small):
+        place = folder / str(photos)
+        photographs(place / "photographs", photos, 160, 120)
+        samples, most = timing.watched(_build_alone, place)
+        peaks.append(sum(most.values()))
+        by_process = {name: round(held / 2**20, 1) for name, held in sorted(most.items())}
+        figures[f"at_{samples}_samples"] = {"peak_mib": peaks[-1] / 2**20, "by_process_mib": by_process}
+        shutil.rmtree(place)
+    return {**figures, "ratio": peaks[1] / peaks[0], "target": "<= 1.15"}
+
+
+def _build_alone(folder: Path) -> int:
+    """Samples of a build of small crops with a Ray of its own."""
+    views_of_each = {"policy": "light", "count": 1}
+    config = _config(folder, "built", {"crop": 64, "samples_per_photo": PER_SMALL}, views=views_of_each)
+    with _two_workers():
+        return int(build.build(config)["sources"]["bench"]["samples"])
+
+
+def _loader(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    photographs(folder / "photographs", sizes.loaded, 512, 384)
+    config = _config(folder, "built", {}, views={"policy": "release", "count": 1})
+    build.build(config)
+    (folder / "files").mkdir()
+    return loader.measure_loaders(config, folder / "files", sizes.rounds)
+
+
+def _pair(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    """What a given pair costs, as the large protocol has: milliseconds on one core, and bytes, a pair; and from them
+    hours and storage of the whole."""
+    photographs(folder / "pairs" / "images", sizes.photographs // 4)
+    (folder / "pairs" / "masks").mkdir()
+    shape = cv2.ellipse(np.zeros((HEIGHT, WIDTH), np.uint8), (250, 200), (90, 60), 20, 0, 360, 1, -1)
+    for path in (folder / "pairs" / "images").iterdir():
+        (folder / "pairs" / "masks" / f"{path.stem}.png").write_bytes(codecs.encode_mask(shape))
+    source = {"layout": "pairs", "location": str(folder / "pairs")}
+    of = {
+        count: _config(folder, f"views-{count}", source, views={"policy": "release", "count": count})
+        for count in (0, 1, VIEWS)
+    }
+    plan, config = _planned(of[0])
+    pairs = plan.items.select(["image", "mask"]).to_pylist()
+
+    def examine() -> None:
+        for pair in pairs:
+            data, mask = storage.read_bytes(pair["image"]), storage.read_bytes(pair["mask"])
+            validation.examine(
+                data,
+                mask,
+                name=pair["image"],
+                mask_name=pair["mask"],
+                mask_rule="bright",
+                forged=True,
+                max_pixels=config.build.max_pixels,
+            )
+
+    with _one_thread():
+        survey_ms = 1000 * timing.seconds(examine) / len(pairs)
+    source_bytes = sum(os.stat(path).st_size for pair in pairs for path in pair.values()) / len(pairs)
+    figures: dict[str, Any] = {"survey_ms": survey_ms, "source_bytes": source_bytes}
+    for count, one in of.items():
+        spent, size = bare(plan, one, range(len(plan.shards)))
+        render_ms, stored = 1000 * spent / len(pairs), size / len(pairs)
+        estimate = _estimate(survey_ms + render_ms, source_bytes, stored)
+        figures[f"with_{count}_views"] = {"render_ms": render_ms, "stored_bytes": stored, "large_protocol": estimate}
+    return figures
+
+
+def _estimate(core_ms: float, source_bytes: float, stored_bytes: float) -> dict[str, float]:
+    """Hours of 1, 8 and 64 nodes and storage for the large protocol, from what a pair costs. Every source file is read
+    twice, by the survey and by the rendering."""
+    core_hours = LARGE * core_ms / 3.6e6
+    return {
+        "core_hours": core_hours,
+        **{f"hours_{nodes}_nodes": core_hours / (nodes * CORES * EFFICIENCY) for nodes in (1, 8, 64)},
+        "stored_gb": LARGE * stored_bytes / 1e9,
+        "mb_per_second_and_core": (2 * source_bytes + stored_bytes) / core_ms / 1000,
+    }

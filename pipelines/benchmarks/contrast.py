@@ -1,0 +1,206 @@
+"""The stage-1 loss against its formula written plainly: same pixels, same value, how much less time and memory.
+
+The plain form is the public release's, per pairing of n anchors with m negatives of C channels: the whole n x n matrix
+of similarities without its diagonal, its row means beside the whole n x m matrix, cross-entropy. Autograd keeps both.
+
+The floor of the time: our loss needs three products of n x m x C (similarities, and the gradients of both factors), at
+n = m = 5000 and C = 256 each 12.8 GFLOP, so 38.4 GFLOP a pairing; the plain form needs six, 76.8 GFLOP. Exponentials
+and sums over 25 million similarities, done in cache, add a few percent. From products alone the ratio would be 2; the
+rest of it is the plain form's traffic, some ten arrays of 100 MB read and written. Float32 all through. `of_floor` is
+the time of the bare three products, each whole and measured here in the same turns, over the time that ours takes.
+The floor of the memory: the gradients of both factors, 10 MB, and a block of similarities, 5 MB.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpc_model.losses.contrast import mean_positive_nce, multi_view_contrast
+from mpc_model.losses.sampling import uniform
+from pipelines.benchmarks import timing
+from pipelines.training import step_window
+
+TEMPERATURE = 0.1
+PAIRINGS = 5  # within X1; X1 and X2..X4, both ways; X1 and the second pass, both ways
+CHANNELS = 256
+TOLERANCE = 1e-5
+MIB = 2**20
+
+Pair = tuple[Tensor, Tensor]
+"""Anchors (n, C) and negatives (m, C), unit rows."""
+
+
+def measure_contrast(quick: bool) -> dict[str, Any]:
+    """Seconds, forward and backward, of ours and of the plain form, and the memory each takes beyond its inputs.
+
+    `pairings`: the five pairings of one image alone. `whole`: multi_view_contrast for one image of 512 pixels a side,
+    maps of 128, 64, 32 and 16. `gpu`: the same there, if there is one. With `quick`, sizes are small. Raises
+    AssertionError where values differ by more than TOLERANCE, or gradients by more than ten times that.
+    """
+    found = {name: _on("cpu", name, quick) for name in CASES}
+    gpu: Any = "not measured"
+    if torch.cuda.is_available():
+        gpu = {"device": torch.cuda.get_device_name()} | {name: _on("cuda", name, quick) for name in CASES}
+    return {**found, "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
+    """What `mean_positive_nce` gives on average, as the release writes it."""
+    count = len(anchors)
+    others = (anchors @ anchors.T)[~torch.eye(count, dtype=torch.bool, device=anchors.device)].view(count, count - 1)
+    logits = torch.cat([others.mean(1, keepdim=True), anchors @ negatives.T], dim=1) / TEMPERATURE
+    return F.cross_entropy(logits, torch.zeros(count, dtype=torch.int64, device=anchors.device))
+
+
+def our_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
+    """The same by the function that training calls."""
+    found = mean_positive_nce(anchors, negatives, TEMPERATURE)
+    return found.total / found.anchors
+
+
+class _Pairings:
+    """Five pairings of sampled pixels."""
+
+    def __init__(self, device: str, quick: bool) -> None:
+        generator, count = torch.Generator().manual_seed(0), 300 if quick else 5000
+        rows = torch.randn(PAIRINGS, 2, count, CHANNELS, generator=generator)
+        self.inputs = list(F.normalize(rows, dim=3).to(device).flatten(0, 1).unbind())
+
+    def losses(self, nce: Callable[[Tensor, Tensor], Tensor], leaves: Sequence[Tensor]) -> Tensor:
+        return torch.stack([nce(leaves[k], leaves[k + 1]) for k in range(0, len(leaves), 2)]).sum()
+
+    def ours(self, leaves: Sequence[Tensor]) -> Tensor:
+        return self.losses(our_nce, leaves)
+
+    def plain(self, leaves: Sequence[Tensor]) -> Tensor:
+        return self.losses(plain_nce, leaves)
+
+
+class _Whole:
+    """One image: the maps of both passes, a mask with more than 5000 pixels of each class, and 5000 drawn of each."""
+
+    def __init__(self, device: str, quick: bool) -> None:
+        generator, side = torch.Generator().manual_seed(0), 32 if quick else 128
+        maps = [torch.randn(1, CHANNELS, side >> k, side >> k, generator=generator).to(device) for k in range(4)]
+        self.inputs = [*maps, torch.randn(maps[0].shape, generator=generator).to(device)]
+        self.mask = torch.zeros(1, side, side, dtype=torch.uint8, device=device)
+        self.mask[:, :, side * 3 // 8 :] = 1
+        self.mask[:, 0] = 255
+        self.count = 300 if quick else 5000
+
+    def ours(self, leaves: Sequence[Tensor]) -> Tensor:
+        found = multi_view_contrast(
+            leaves[:4],
+            [leaves[4], *leaves[1:4]],
+            self.mask,
+            temperature=TEMPERATURE,
+            anchors_per_class=self.count,
+            generator=torch.Generator().manual_seed(1),
+        )
+        return found["total"]
+
+    def plain(self, leaves: Sequence[Tensor]) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        rows = [F.normalize(level[0].flatten(1).T, dim=1) for level in leaves]
+        labels = [self.mask[0, :: 1 << k, :: 1 << k].flatten() for k in range(4)]
+        fine, coarse, twin = (
+            (rows[0], labels[0]),
+            (torch.cat(rows[1:4]), torch.cat(labels[1:])),
+            (rows[4], labels[0]),
+        )
+
+        def nce(anchor_set: Pair, negative_set: Pair) -> Tensor:
+            drawn = [
+                features[uniform(classes, label, self.count, generator)]
+                for (features, classes), label in ((anchor_set, 0), (negative_set, 1))
+            ]
+            return plain_nce(*drawn)
+
+        sets = ((fine, fine), (fine, coarse), (coarse, fine), (fine, twin), (twin, fine))
+        return torch.stack([nce(*pair) for pair in sets]).sum()
+
+
+CASES: dict[str, Callable[[str, bool], Any]] = {"pairings": _Pairings, "whole": _Whole}
+
+
+def _step(loss: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    """Forward and backward: the value and the gradients."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    value = loss(leaves)
+    gradients = torch.autograd.grad(value, leaves)
+    return value.item(), list(gradients)  # .item() waits for the device
+
+
+def _on(device: str, name: str, quick: bool) -> dict[str, Any]:
+    case = CASES[name](device, quick)
+    (value, gradients), (wanted, plain_gradients) = (_step(loss, case.inputs) for loss in (case.ours, case.plain))
+    difference = abs(value - wanted) / abs(wanted)
+    apart = max(
+        float((ours - plain).abs().max() / plain.abs().max())
+        for ours, plain in zip(gradients, plain_gradients, strict=True)
+    )
+    if not (difference <= TOLERANCE and apart <= 10 * TOLERANCE):
+        raise AssertionError(f"{name} on {device}: values differ by {difference:.1e}, gradients by {apart:.1e}")
+    del gradients, plain_gradients
+
+    runs = {
+        "ours": lambda _: timing.seconds(lambda: _step(case.ours, case.inputs)),
+        "plain": lambda _: timing.seconds(lambda: _step(case.plain, case.inputs)),
+    }
+    if name == "pairings":
+        runs["products"] = lambda _: timing.seconds(functools.partial(_products, case.inputs))
+    taken = timing.alternating(2 if quick else 5, runs)
+    memory = {side: _extra_memory(device, name, side, quick) for side in ("ours", "plain")}
+    found = {
+        "ours_seconds": taken["ours"],
+        "plain_seconds": taken["plain"],
+        "ratio": taken["plain"] / taken["ours"],
+        "target": ">= 6.0",
+        "value_difference": difference,
+        "gradient_difference": apart,
+        "ours_extra_mib": memory["ours"] / MIB,
+        "plain_extra_mib": memory["plain"] / MIB,
+        "memory_ratio": memory["ours"] / memory["plain"],
+        "memory_target": "<= 0.125",
+    }
+    return found | ({"of_floor": taken["products"] / taken["ours"]} if name == "pairings" else {})
+
+
+def _products(inputs: Sequence[Tensor]) -> float:
+    """The three products that each pairing needs, and nothing else."""
+    last = inputs[0]
+    for rows, keys in zip(inputs[::2], inputs[1::2], strict=True):
+        block = rows @ keys.T
+        last = block.T @ rows + block @ keys
+    return float(last[0, 0])  # waits for the device
+
+
+def _extra_memory(device: str, name: str, side: str, quick: bool) -> int:
+    """The most bytes that a step holds beyond its inputs, after one that warmed up."""
+    if device == "cuda":
+        return _cuda_step(name, side, quick)
+    before, peak = timing.fresh(_cpu_step, name, side, quick)
+    return peak - before
+
+
+def _cpu_step(name: str, side: str, quick: bool) -> int:
+    """A step, and the bytes that the process held before it. The libraries' own buffers are made in a smaller one."""
+    small = CASES[name]("cpu", True)
+    _step(getattr(small, side), small.inputs)
+    case = CASES[name]("cpu", quick)
+    before = step_window.resident_bytes()
+    _step(getattr(case, side), case.inputs)
+    return before
+
+
+def _cuda_step(name: str, side: str, quick: bool) -> int:
+    case = CASES[name]("cuda", quick)
+    _step(getattr(case, side), case.inputs)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    _step(getattr(case, side), case.inputs)
+    return torch.cuda.max_memory_allocated() - before

@@ -1,0 +1,143 @@
+"""HRFormer against its plain formulation: a training step's forward and backward, same weights, same draws.
+
+A ratio of unequal work would say nothing, so outputs are compared first, in float64 and train mode: in float32 the
+many BatchNorms amplify either side's own rounding to several 1e-5, which is reported, too.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpc_model.nn.hrformer import BACKBONES, WINDOW, HRFormer, WindowAttention
+from pipelines.benchmarks import timing
+from pipelines.benchmarks.reference_hrformer import PlainHRFormer, load_plain
+
+THREADS = 2
+SAME = 1e-5
+"""Largest difference of an output, relative to the largest value of its map."""
+MATMUL = 2048
+
+
+def measure_hrformer(quick: bool) -> dict[str, Any]:
+    """Seconds of forward and backward in train mode, ours and plain, and how near ours comes to the matmuls' speed."""
+    name, sizes, rounds = ("hrformer_tiny", (64,), 1) if quick else ("hrformer_base", (256, 512), 5)
+    torch.manual_seed(0)
+    ours = BACKBONES[name]()
+    plain = load_plain(ours.spec, ours.state_dict())
+    with _threads(THREADS):
+        found: dict[str, Any] = {f"{side}px": _measured(ours, plain, side, 1, rounds) for side in sizes}
+        found |= _floor(ours, sizes, found)
+    found["gpu"] = _on_gpu(name, sizes, rounds) if torch.cuda.is_available() else "not measured"
+    return {"backbone": name, "threads": THREADS, **found}
+
+
+def _measured(ours: HRFormer, plain: PlainHRFormer, side: int, batch: int, rounds: int) -> dict[str, Any]:
+    images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+    exact = largest_difference(_outputs(ours.double(), images.double()), _outputs(plain.double(), images.double()))
+    if not exact <= SAME:
+        raise AssertionError(f"HRFormer and its plain formulation differ by {exact:.1e} at {side} pixels")
+    rounding = largest_difference(_outputs(ours.float(), images), _outputs(plain.float(), images))
+    seconds = _seconds(ours, plain, images, rounds)
+    return {"batch": batch, **seconds, "target": ">= 1.5", "difference_float64": exact, "difference_float32": rounding}
+
+
+def _on_gpu(name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    """The same in bf16 autocast."""
+    ours = BACKBONES[name]().cuda()
+    plain = load_plain(ours.spec, ours.state_dict()).cuda()
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
+    for side in sizes:
+        images = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(1)).cuda()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            seconds = _seconds(ours, plain, images, rounds)
+        found[f"{side}px"] = {"batch": len(images), **seconds, "target": ">= 3"}
+    return found
+
+
+def _seconds(ours: nn.Module, plain: nn.Module, images: Tensor, rounds: int) -> dict[str, float]:
+    for model in (ours, plain):
+        _step(model, images, 0)  # memory is fetched from the system, kernels are chosen
+
+    def run(model: nn.Module, turn: int) -> float:
+        return timing.seconds(functools.partial(_step, model, images, turn))
+
+    taken = timing.alternating(rounds, {"ours": functools.partial(run, ours), "plain": functools.partial(run, plain)})
+    return {f"{name}_s": seconds for name, seconds in taken.items()} | {"ratio": taken["plain"] / taken["ours"]}
+
+
+def _step(model: nn.Module, images: Tensor, seed: int) -> None:
+    model.train().zero_grad()
+    torch.manual_seed(seed)
+    maps = model(images)
+    torch.autograd.backward(maps, [torch.ones_like(m) for m in maps])
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    torch.manual_seed(0)
+    maps: list[Tensor] = model.train()(images)
+    return maps
+
+
+def largest_difference(maps: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest of any map, as a part of that map's largest value; NaN where either has one."""
+    parts = [(m - e).abs().max() / e.abs().max() for m, e in zip(maps, expected, strict=True)]
+    return float(torch.stack(parts).max())
+
+
+def _floor(ours: HRFormer, sizes: tuple[int, ...], found: dict[str, Any]) -> dict[str, Any]:
+    """What ours would take were it only its matrix products, each as fast as a large square one."""
+    square = torch.rand(MATMUL, MATMUL)
+    torch.mm(square, square)
+    taken = timing.alternating(5, {"mm": lambda _: timing.seconds(lambda: torch.mm(square, square))})
+    rate = 2 * MATMUL**3 / taken["mm"]
+    floors: dict[str, Any] = {"matmul_gflop_per_second": rate / 1e9}
+    for side in sizes:
+        flop, seconds = 3 * product_flop(ours, side), found[f"{side}px"]["ours_s"]  # backward: two products for one
+        floors[f"{side}px"] = {
+            "gflop": flop / 1e9,
+            "achieved_gflop_per_second": flop / seconds / 1e9,
+            "seconds_at_matmul_speed": flop / rate,
+        }
+    return {"floor": floors}
+
+
+def product_flop(model: HRFormer, side: int) -> float:
+    """Floating-point operations of the products (convolutions, projections, attention) of one image's forward pass.
+
+    torch's own counter takes a depth-wise convolution for a full one.
+    """
+    flop = 0.0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal flop
+        if isinstance(module, nn.Conv2d):
+            flop += 2 * module.weight.numel() * output.numel() / output.shape[1]
+        elif isinstance(module, WindowAttention):
+            _, height, width, channels = inputs[0].shape
+            padded = math.ceil(height / WINDOW) * math.ceil(width / WINDOW) * WINDOW**2
+            flop += 8 * channels**2 * height * width + 4 * padded * WINDOW**2 * channels
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    return flop
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

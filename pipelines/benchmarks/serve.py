@@ -1,0 +1,169 @@
+"""Bench group `serve`: what MLflow's interface costs beside the bare model, on the same cores and the same images.
+
+Batch prediction is in one process; a served request goes through `mlflow models serve`, a process of its own.
+"""
+
+import base64
+import functools
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+
+from mpc_model.errors import InfrastructureError
+from mpc_model.imaging import codecs
+from mpc_model.imaging.codecs import Image
+from mpc_model.localizer import Localizer, ModelSpec
+from pipelines import demo, register
+from pipelines.benchmarks import timing
+from pipelines.config import recipe
+from pipelines.tracking import runs as tracking
+
+
+def measure_serve(quick: bool) -> dict[str, Any]:
+    """All figures of the group, by part; each part has its target beside it."""
+    side, count, rounds = (64, 4, 1) if quick else (512, 16, 5)
+    backbone = "hrformer_tiny" if quick else "hrformer_small"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as folder:
+        entry = _entry(Path(folder), backbone, side)
+        pictures = _pictures(count, side)
+        shared = {"backbone": backbone, "input_size": side}
+        return {
+            "batch": shared | measure_batch(entry, Path(folder), pictures, rounds),
+            "request": shared | measure_request(entry, Path(folder), pictures, 20 if quick else 100),
+        }
+
+
+def _entry(folder: Path, backbone: str, side: int) -> str:
+    """The folder of a registered entry; `<folder>/model` is the model directory it was made of."""
+    torch.manual_seed(0)
+    Localizer(ModelSpec(backbone, "mlp4", side)).save(folder / "model")
+    config = recipe.load(None, [f"workspace={folder / 'mpc'}", f"register.model={folder / 'model'}"])
+    registered = register.register(config)
+    with tracking.fluent(config):
+        return str(mlflow.artifacts.download_artifacts(registered["uri"]))
+
+
+def _pictures(count: int, side: int) -> list[Image]:
+    """Crops of the photographs that installed packages ship, of as many sizes as they have."""
+    found = []
+    for index, place in enumerate(demo.photographs()[:count]):
+        found.append(codecs.decode_image(Path(place).read_bytes(), place)[: side + 8 * index, : side + 16 * index])
+    return [np.ascontiguousarray(found[index % len(found)]) for index in range(count)]
+
+
+def measure_batch(entry: str, folder: Path, pictures: list[Image], rounds: int) -> dict[str, Any]:
+    """Images/s of the loaded entry and of the bare model, from arrays and from the bytes of JPEG files (which the bare
+    loop decodes by `decode_image`)."""
+    model, bare = mlflow.pyfunc.load_model(entry), Localizer.load(folder / "model")
+    files = [codecs.encode_jpeg(picture, 90) for picture in pictures]
+
+    def decoded() -> list[Image]:
+        return [codecs.decode_image(file, "file") for file in files]
+
+    runs: dict[str, Callable[[], object]] = {
+        "entry": lambda: model.predict(pictures),
+        "bare": lambda: bare.predict(pictures),
+        "entry_from_bytes": lambda: model.predict(files),
+        "bare_from_bytes": lambda: bare.predict(decoded()),
+    }
+    for run in runs.values():
+        run()
+    taken = timing.alternating(rounds, {name: functools.partial(_timed, run) for name, run in runs.items()})
+    return {
+        "images": len(pictures),
+        **{f"{name}_images_per_second": len(pictures) / seconds for name, seconds in taken.items()},
+        "ratio": taken["bare"] / taken["entry"],
+        "ratio_from_bytes": taken["bare_from_bytes"] / taken["entry_from_bytes"],
+        "target": ">= 0.95",
+    }
+
+
+def _timed(run: Callable[[], object], turn: int) -> float:
+    return timing.seconds(run)
+
+
+def measure_request(entry: str, folder: Path, pictures: list[Image], requests: int) -> dict[str, Any]:
+    """Milliseconds that a request to `mlflow models serve` takes beyond the bare call, one client, one image a request.
+
+    The server works while this process waits, and the bare call is made here when it is done: on the same cores, by
+    turns. A request's overhead is its time less the median bare call. The map comes back as PNG, and in base64.
+    """
+    bare, picture = Localizer.load(folder / "model"), pictures[0]
+    file = codecs.encode_jpeg(picture, 90)
+    body = json.dumps({"inputs": [base64.b64encode(file).decode()]}).encode()
+    called, answered = [], []
+    with _server(entry, folder / "server.log") as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        for turn in range(requests + 5):
+            one = timing.seconds(lambda: bare.predict([codecs.decode_image(file, "file")]))
+            two = timing.seconds(functools.partial(_ask, connection, body))
+            if turn >= 5:  # the first ones warm up
+                called.append(one * 1000)
+                answered.append(two * 1000)
+    overhead = np.array(answered) - np.median(called)
+    return {
+        "requests": requests,
+        "request_kib": len(body) / 1024,
+        "bare_ms_median": float(np.median(called)),
+        "bare_ms_p99": float(np.quantile(called, 0.99)),
+        "overhead_ms_median": float(np.median(overhead)),
+        "overhead_ms_p99": float(np.quantile(overhead, 0.99)),
+    }
+
+
+def _ask(connection: http.client.HTTPConnection, body: bytes) -> None:
+    connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    found = json.loads(answer.read())
+    if answer.status != 200 or found["predictions"][0]["error"] is not None:
+        raise InfrastructureError(f"the server answered {answer.status}: {str(found)[:500]}")
+
+
+@contextmanager
+def _server(entry: str, log: Path) -> Iterator[int]:
+    """The port of `mlflow models serve` with one worker, in this environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Of this Python: what a shell's path has first may be another MLflow.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", entry, "--env-manager", "local"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "-h", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out, env=environment
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise InfrastructureError(f"mlflow models serve did not start: {log.read_text()[-500:]}")
+            time.sleep(0.2)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

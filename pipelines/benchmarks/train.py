@@ -1,0 +1,186 @@
+"""Bench group `train`: the contrast, the backbone, a stage-2 step, the loop on Ray Train, and the wait for data.
+
+Every ratio comes from one run on one machine, both sides doing the same work; figures for a GPU are taken where there
+is one and otherwise say "not measured".
+"""
+
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpc_model.localizer import Localizer, ModelSpec
+from pipelines import demo
+from pipelines.benchmarks import contrast, hrformer, timing
+from pipelines.build import build
+from pipelines.config import recipe
+from pipelines.config.recipe import revised
+from pipelines.config.root import Config
+from pipelines.dataset.loader import Inputs
+from pipelines.dataset.order import Cursor
+from pipelines.finetune import Finetuning
+from pipelines.pretrain import Pretraining, pretrain
+from pipelines.tracking import runs
+from pipelines.training import loop, validation
+
+
+def measure_train(quick: bool) -> dict[str, Any]:
+    """All figures of the group, by part; each part has its target beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataset(Path(folder), quick)
+        return {
+            "contrast": contrast.measure_contrast(quick),
+            "hrformer": hrformer.measure_hrformer(quick),
+            "stage_2": measure_stage_2(config, Path(folder), quick),
+            "ray": measure_ray(config, Path(folder), quick),
+            "data": measure_data(config, Path(folder), quick),
+        }
+
+
+def dataset(folder: Path, quick: bool) -> Config:
+    """A dataset of crops of the photographs that installed packages ship, and a config to train on it."""
+    source = {
+        "name": "photos",
+        "layout": "photos",
+        "location": demo.photographs(),
+        "crop": 128,
+        "samples_per_photo": 4 if quick else 36,
+    }
+    config = recipe.load(
+        None,
+        [
+            f"workspace={folder / 'mpc'}",
+            f"build.sources={[source]}",
+            "build.split={train: 0.8, validation: 0.2, test: 0.0}",
+            "build.views={policy: light, count: 1}",
+            "build.max_reject_fraction=0.2",
+            "model={backbone: hrformer_tiny, input_size: 64}" if quick else "model.backbone=hrformer_base",
+            "train={workers: 0, validation_images: 16, pictures_every: null}",
+        ],
+    )
+    build(config)
+    return config
+
+
+def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
+    """Seconds of a stage-2 step, optimizer and all: through an unfrozen graph, with the backbone frozen, and with its
+    features read from the cache on disk."""
+    side, batch, rounds = (64, 2, 1) if quick else (256, 2, 3)
+    config = revised(config, f"model.input_size={side}")
+    torch.manual_seed(0)
+    encoder = str(folder / "encoder")
+    Localizer(ModelSpec(config.model.backbone, None, side)).save(encoder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    inputs = next(
+        validation.open_split(revised(config, f"train.batch_size={batch}"), "train", turns=False).epoch(Cursor())
+    )
+    variants = {
+        "unfrozen": ["finetune.unfreeze=all"],
+        "frozen": [],
+        "cached": [f"finetune.cache={folder / 'cache'}"],
+    }
+    steps = {
+        name: _step(revised(config, f"finetune.encoder={encoder}", *more), inputs.on(device), device)
+        for name, more in variants.items()
+    }
+    for step in steps.values():
+        step()  # fills the cache, too
+    taken = timing.alternating(rounds, {name: functools.partial(_timed, step) for name, step in steps.items()})
+    return {
+        "device": _device_name(device),
+        "input_size": side,
+        "batch": batch,
+        **{f"{name}_seconds": seconds for name, seconds in taken.items()},
+        "frozen_ratio": taken["unfrozen"] / taken["frozen"],
+        "frozen_target": ">= 3",
+        "cached_ratio": taken["unfrozen"] / taken["cached"],
+        "cached_target": ">= 20",
+    }
+
+
+def _step(config: Config, inputs: Inputs, device: torch.device) -> Callable[[], object]:
+    """One step of stage 2 on the same batch each time."""
+    stage = Finetuning(config)
+    module = stage.module.to(device).train()
+    optimizer = torch.optim.AdamW([one for one in module.parameters() if one.requires_grad], lr=1e-6)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        module(inputs, 0)["total"].backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _timed(step: Callable[[], object], turn: int) -> float:
+    return timing.seconds(step)
+
+
+def measure_ray(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
+    """Samples/s of stage 1 through Ray Train with one worker, and of the same loop without Ray, same threads.
+
+    The seconds of one epoch, with its validation and checkpoint: what two more epochs take, so that starting the
+    workers, which is told apart, does not count.
+    """
+    cores, rounds = len(os.sched_getaffinity(0)), 1 if quick else 3
+    tiny = revised(
+        config,
+        "model={backbone: hrformer_tiny, input_size: 64}",
+        f"train={{workers: 0, batch_size: 8, validation_images: 16, pictures_every: null, cpus_per_worker: {cores}}}",
+    )
+    torch.set_num_threads(cores)
+
+    def epoch(workers: int, turn: int) -> float:
+        few, more = (
+            timing.seconds(
+                functools.partial(_pretrain, tiny, folder / f"ray-{workers}-{turn}-{epochs}", workers, epochs)
+            )
+            for epochs in (1, 3)
+        )
+        starts[workers].append(few - (more - few) / 2)
+        return (more - few) / 2
+
+    starts: dict[int, list[float]] = {0: [], 1: []}
+    _pretrain(tiny, folder / "warm", 1, 1)  # Ray starts
+    taken = timing.alternating(rounds, {"ray": functools.partial(epoch, 1), "bare": functools.partial(epoch, 0)})
+    return {
+        "epoch_seconds": taken["bare"],
+        "epoch_seconds_on_ray": taken["ray"],
+        "ratio": taken["bare"] / taken["ray"],
+        "target": ">= 0.95",
+        "start_seconds_on_ray": float(np.median(starts[1])),
+        "start_seconds": float(np.median(starts[0])),
+    }
+
+
+def _pretrain(config: Config, output: Path, workers: int, epochs: int) -> None:
+    pretrain(revised(config, f"pretrain.output={output}", f"train.workers={workers}", f"pretrain.epochs={epochs}"))
+
+
+def measure_data(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
+    """Share of a stage-1 step that is spent waiting for data: HRFormer-base at 512 pixels, as the loop reports it."""
+    side, steps = 64 if quick else 512, loop.LOG_EVERY
+    config = revised(config, f"model.input_size={side}", "train.batch_size=1", f"pretrain.output={folder / 'data'}")
+    run_id = runs.start_run(config, "pretrain")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.monotonic()
+    loop.run(config, Pretraining, run_id, loop.Host(device=device), stop_after=steps + 1)
+    (wait,) = (point.value for point in runs.client(config).get_metric_history(run_id, "train/data_wait"))
+    return {
+        "device": _device_name(device),
+        "data_wait": wait,
+        "step_seconds": (time.monotonic() - started) / steps,
+        "target": "< 0.05 on a GPU",
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (on a GPU: not measured)"

@@ -1,0 +1,83 @@
+"""The config sections on the way to the registry: evaluation, registration and promotion."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from pipelines.config.base import Fraction, Location, Section, SplitName
+
+
+def _is_no_turn(name: str) -> str:
+    if re.search(r"\.turn-\d+$", name):
+        raise ValueError(
+            f"{name!r} is how turns at writing to the registry are named (model_registry/lock.py); take another"
+        )
+    return name
+
+
+RegisteredName = Annotated[
+    str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"), AfterValidator(_is_no_turn)
+]
+
+
+def _is_an_alias(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError(f"an alias is letters, digits, _ and -, a letter first, not {name!r}")
+    if name.lower() == "latest" or re.fullmatch(r"[vV]\d+", name):
+        raise ValueError(f"{name!r} is MLflow's own; take a word such as candidate or champion")
+    return name
+
+
+Alias = Annotated[str, Field(max_length=200), AfterValidator(_is_an_alias)]
+"""What MLflow takes for an alias, but for the names that it keeps to itself (latest, v1, v2)."""
+
+
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Text of one line."""
+
+
+class EvaluateConfig(Section):
+    """A model on one split of a dataset, beside two baselines."""
+
+    model: Location | None = None
+    dataset: Location | None = None
+    split: SplitName = "test"
+    output: Location | None = None
+    pictures: Annotated[int, Field(ge=0, le=100)] = 6
+    robustness: list[str] = Field(default=["jpeg70", "half_size"])
+    """Degradations (imaging/degradations.py) under which the forged images are scored once more. Each costs a pass
+    over them with the model alone, at most half of what the evaluation costs without; the default, what nearly every
+    image meets on its way, at most doubles it."""
+
+
+class RegisterConfig(Section):
+    """A model directory into the MLflow registry."""
+
+    model: Location | None = None
+    evaluation: Location | list[Location] | None = None
+    """Folders that `evaluate` wrote, one for each test set; their figures go into the model version."""
+    name: RegisteredName = "mpc-localizer"
+    alias: Alias = "candidate"
+    licence: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
+    """Of the weights; left out, it is not stated. What published weights carry is always said beside it."""
+
+
+class PromoteConfig(Section):
+    """Move an alias of a registered model to another version, if the gates hold (pipelines/model_registry/gates.py)."""
+
+    name: RegisteredName | None = None
+    """The registered model; left out, `register.name`."""
+    source: Alias | None = None
+    """The alias of the version to promote; left out, `register.alias`."""
+    target: Alias = "champion"
+    datasets: list[Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")]] = Field(default=[])
+    """Fingerprints of evaluation datasets, or how they begin; left out, all that the target's version has figures on.
+    """
+    margin: Fraction = 0.0
+    """How much worse than the target's version each figure may be."""
+    robustness_floor: Fraction | None = 0.5
+    """Least share of its F1 that the model must keep under every degradation that `evaluate` measured; null asks for
+    none."""
+    reason: Annotated[Line, Field(max_length=1000)] = ""
+    """Why, in your own words, for the audit trail."""

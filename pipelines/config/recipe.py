@@ -1,0 +1,203 @@
+"""From a recipe to a config: one YAML file, dotted overrides, errors that name the key and the nearest valid one.
+
+`load` reads a recipe by its path, or by the name of one that ships in `pipelines/recipes`, and applies overrides such
+as `train.batch_size=8`.
+"""
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mpc_model.errors import UserError
+from pipelines.config.root import Config
+
+_KINDS = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a number that is finite",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What pydantic misses, in words of YAML."""
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats may be written 2e-3, which YAML 1.1 takes for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply `section.key=value` overrides (values are YAML).
+
+    Raises UserError, in one line, for a missing file, an unknown or ill-typed key, or a bad combination.
+    """
+    return _settled(_read(recipe) if recipe else {}, overrides)
+
+
+def revised(config: Config, *overrides: str) -> Config:
+    """A config with overrides applied to what it was resolved to. Raises UserError as `load` does."""
+    return _settled(json.loads(config.model_dump_json(by_alias=True)), overrides)
+
+
+def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
+        path = (RECIPES / recipe).with_suffix(".yaml")
+    if not path.is_file():
+        shipped = ", ".join(sorted(item.stem for item in RECIPES.glob("*.yaml")))
+        raise UserError(f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {shipped}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | types.NoneType):
+        raise UserError(f"{recipe} must hold sections such as `train:`, not a {type(values).__name__}")
+    return values or {}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in place; a number steps into a list (build.sources.0.location=...)."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
+    *parents, last = dotted.split(".")
+    node: Any = values
+    for step in parents:
+        node = _child(node, step, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
+
+
+def _child(node: Any, step: str, override: str) -> Any:
+    """What is below one step of a dotted key; a section that is not there yet is made."""
+    if isinstance(node, list):
+        return node[_index(node, step, override)]
+    if not isinstance(node, dict):
+        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
+    if node.get(step) is None:
+        node[step] = {}
+    return node[step]
+
+
+def _index(node: list[Any], step: str, override: str) -> int:
+    if not (step.isdigit() and int(step) < len(node)):
+        raise UserError(f"override {override!r}: {step!r} is not an index into a list of {len(node)}")
+    return int(step)
+
+
+def _tuples(value: Any, annotation: Any = Config) -> Any:
+    """YAML knows no tuples: turn lists into tuples where the schema asks for one, so that strict typing can hold."""
+    section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if section and value is None:
+        return {}  # `train:` with nothing below it
+    if section and isinstance(value, dict):
+        fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+        return {key: _tuples(item, fields.get(key)) for key, item in value.items()}
+    choices = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    if isinstance(value, list) and any(typing.get_origin(choice) is tuple for choice in choices):
+        return tuple(value)
+    if isinstance(value, list) and typing.get_origin(annotation) is list:
+        return [_tuples(item, typing.get_args(annotation)[0]) for item in value]
+    return value
+
+
+def _one_line(error: ValidationError) -> str:
+    """The most telling complaint of pydantic, as the key, what was expected, and the nearest valid key.
+
+    A key that does not exist tells more than one that is missing for it, and what is wrong with a value more than that
+    it is of none of the kinds it may be.
+    """
+    telling = {"extra_forbidden": 0, "value_error": 1}
+    errors = [found for found in error.errors() if not _meant_otherwise(found)] or error.errors()
+    first = min(errors, key=lambda found: telling.get(found["type"], 2))
+    key = _key(first["loc"])
+    if first["type"] == "extra_forbidden":
+        valid = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
+        return f"unknown key {key!r}: {hint}"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a tuple
+        key, _, place = key.rpartition(".")
+        return f"config key {key}: the list is too short, it holds {place} values"
+    same = [found for found in errors if _key(found["loc"]) == key]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in _KINDS:  # what is of none of the kinds that a key may have gets a complaint for each
+        kinds = list(dict.fromkeys(_KINDS[found["type"]] for found in same if found["type"] in _KINDS))
+        message = f"give {' or '.join(kinds)}".replace("a whole number or a number", "a number")
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    more = len(errors) - len(same)
+    return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
+
+
+def _meant_otherwise(found: Any) -> bool:
+    """Whether it only says that a list, or a mapping, is no value of another kind that the key may have."""
+    kind, value = _KINDS.get(found["type"]), found["input"]
+    return (isinstance(value, list | tuple) and kind not in (None, "a list")) or (
+        isinstance(value, dict) and kind not in (None, "a mapping")
+    )
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, _named(location)))
+
+
+def _named(location: tuple[int | str, ...]) -> list[int | str]:
+    """The parts of a pydantic error location that stand in a config, without those that name its own validators."""
+    own = ("constrained", "list[", "tuple[", "function-", "literal[")
+    return [part for part in location if not str(part).startswith(own) and part not in ("int", "float")]
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at a pydantic error location."""
+    model: Any = Config
+    for part in _named(location):
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part in fields:  # anything else is a place in a list, or a key of a mapping
+            model = next(_sections(fields[str(part)].annotation), model)
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a type may hold, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _sections(inner)

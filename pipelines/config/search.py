@@ -1,0 +1,73 @@
+"""The config section of `mpc tune`: what is searched, how, and for how long."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.config.base import Location, Positive, Section
+
+
+class Range(Section):
+    """Numbers from `least` to `most`, both included; whole ones where both bounds are whole numbers."""
+
+    least: int | float
+    most: int | float
+    log: bool = False
+    """Evenly spread in the logarithm: for what is thought of in factors, such as a learning rate."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "Range":
+        if self.least >= self.most:
+            raise ValueError("least must be below most")
+        if self.log and self.least <= 0:
+            raise ValueError("a log range must start above 0")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds whole numbers only."""
+        return isinstance(self.least, int) and isinstance(self.most, int)
+
+
+class TuneConfig(Section):
+    """A search over config values, each trial a training of its own."""
+
+    output: Location | None = None
+    space: dict[str, Range | list[Any]] = Field(default={})
+    """Dotted config keys to what they may be: a list of values, or {least, most, log}. Keys of `build` make datasets,
+    one for each of their values, before the search."""
+    stages: Literal["pretrain", "both"] = "both"
+    """What a trial trains: stage 1, read by its linear probe, or both stages, read by the validation split's F1."""
+    algorithm: Literal["asha", "optuna", "random"] = "asha"
+    """asha: random points, poor ones stopped early; optuna: points that follow from the earlier ones (TPE), poor ones
+    stopped early; random: random points, all trained to their end."""
+    grace: Positive = 1
+    """Epochs (of both stages together) before a trial may be stopped."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """At 1, reduction, reduction^2, ... times `grace` epochs only the best 1/reduction of the trials so far go on."""
+    trials: Positive | None = 20
+    """Most trials."""
+    epochs: Positive | None = None
+    """Most epochs, all trials and both stages together."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Most hours of searching."""
+    concurrent: Positive | None = None
+    """Trials at a time; null runs as many as the cluster has room for."""
+    keep: Positive = 3
+    """Of so many best trials the checkpoints are kept."""
+
+    @model_validator(mode="after")
+    def _ends_and_searches(self) -> "TuneConfig":
+        if self.trials is None and self.epochs is None and self.hours is None:
+            raise ValueError("the search would never end; set trials, epochs or hours")
+        for key, values in self.space.items():
+            if above := next((other for other in self.space if key.startswith(f"{other}.")), None):
+                raise ValueError(f"space: {above} and {key} set the same value; keep one of them")
+            if not re.fullmatch(r"[\w.]+", key):
+                raise ValueError(f"space: {key!r} is no config key")
+            if isinstance(values, list) and not values:
+                raise ValueError(f"space.{key} is an empty list; name at least one value")
+            if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"space.{key} names a value twice")
+        return self

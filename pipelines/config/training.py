@@ -1,0 +1,174 @@
+"""The config sections of training: the network, what both stages share, and each stage's own settings."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.config.base import Location, Positive, Section
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class ModelConfig(Section):
+    """The network. `input_size` is the side that images are resized to; null keeps their own size."""
+
+    backbone: str = "hrformer_base"
+    head: str = "mlp4"
+    input_size: Annotated[int, Field(ge=32)] | None = 512
+
+
+class TrainConfig(Section):
+    """What both training stages share."""
+
+    dataset: Location | None = None
+    workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = 1
+    """Ray Train workers; [least, most] trains with as many as the cluster has at the moment; 0 trains in this very
+    process, without Ray."""
+    cpus_per_worker: Positive = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    batch_size: Positive = 4
+    """Samples per worker and forward pass."""
+    accumulate: Positive = 1
+    """Forward passes whose gradients are averaged into one step of the optimizer."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the network under autocast; weights, losses and the optimizer stay in fp32."""
+    compile: bool = False
+    """Compile the backbone by torch.compile; where that fails, training says so and goes on without."""
+    sync_batchnorm: bool = False
+    """Batch statistics over all workers instead of each worker's own."""
+    loader_threads: Positive = 2
+    checkpoint_every: Positive | None = None
+    """Steps between checkpoints, besides one at the end of each epoch."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker groups that may be lost and restarted from the last checkpoint; preempted ones do not count."""
+    validation_images: Positive = 256
+    async_validation: bool = False
+    """Validate beside the training, on resources of its own: an epoch's figures are known at the end of the next."""
+    pictures_every: Positive | None = 1000
+    """Steps between pictures of the feature space and of predictions on fixed validation images; null draws none."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
+        least, most = self.worker_range
+        if least > most:
+            raise ValueError("workers must be [least, most]")
+        if self.async_validation and most == 0:
+            raise ValueError("async_validation runs beside Ray workers; set workers to 1 or more, or turn it off")
+        if self.sync_batchnorm and most < 2:
+            raise ValueError("sync_batchnorm needs 2 workers or more; with fewer there is nothing to synchronise")
+        return self
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+
+class OptimConfig(Section):
+    """Optimizer and schedule of one stage."""
+
+    PROTOCOLS: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What `protocol` sets, by name (method.md, "Training")."""
+
+    protocol: Literal["paper", "release"] | None = None
+    """Optimizer, learning rate, weight decay, schedule and floor as published; keys that are given win."""
+    epochs: Positive = 20
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["constant", "cosine", "cosine20", "plateau"] = "cosine"
+    """pipelines/training/schedules.py says what each does."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises linearly to what the schedule says."""
+    floor: Annotated[float, Field(ge=0)] = 1e-8
+    """Smallest learning rate of the falling schedules."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm."""
+    patience: Positive | None = None
+    """Stop when the validation figure has not risen for so many epochs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _protocol_fills_in(cls, values: Any) -> Any:
+        preset = cls.PROTOCOLS.get(str(values.get("protocol")), {}) if isinstance(values, dict) else {}
+        return {**preset, **values} if preset else values
+
+    @model_validator(mode="after")
+    def _floor_is_below(self) -> "OptimConfig":
+        if self.schedule != "constant" and self.floor > self.learning_rate:
+            raise ValueError("floor must not be above learning_rate")
+        return self
+
+
+class PretrainConfig(OptimConfig):
+    """Stage 1: the backbone, by multi-view pixel contrast. mpc_model/losses/contrast.py tells more of every setting."""
+
+    PROTOCOLS: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "plateau"},
+        "release": {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.01, "schedule": "plateau"},
+    }
+
+    output: Location | None = None
+    initial: Location | None = None
+    """A published checkpoint (ImageNet or MPC) to start from."""
+    objective: str = "release"
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    learn_temperature: bool = False
+    """Train the temperature with the weights, from `temperature` on."""
+    anchors: Literal["authentic", "both"] | None = None
+    """Classes of the anchors; null takes the objective's own (release: authentic, paper: both)."""
+    anchors_per_class: Positive = 5000
+    """At most so many pixels of a class each time one is sampled."""
+    sampler: str = "uniform"
+    """How pixels are drawn: uniform, balanced, boundary or hard_negative."""
+    boundary_width: Annotated[float, Field(gt=0)] = 4.0
+    """Sampler boundary: how fast the chance of a pixel falls with its distance to the mask's edge, in feature cells."""
+    hardness: Annotated[float, Field(ge=0)] = 5.0
+    """Sampler hard_negative: a negative's chance grows with exp(hardness * cosine to the anchors' mean)."""
+    negatives: Literal["image", "batch", "ranks"] = "image"
+    """Whose pixels are negatives: the anchor's own image's, also the batch's other images', or also other workers'."""
+    lent_negatives: Positive = 256
+    """Pixels of each class that an image lends to the others."""
+    gather_gradients: bool = True
+    """Whether a lent pixel's image learns from the anchors that it was lent to."""
+    second_pass: Literal["depth", "view"] = "depth"
+    """What makes the second pass differ: stochastic depth alone (the paper), or also another stored view."""
+    weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
+    """Of the within-image, cross-scale and cross-modality losses. Without the last there is no second pass."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> "PretrainConfig":
+        if not any(self.weights):
+            raise ValueError("weights are all 0: nothing would be learnt; give one of the losses a weight")
+        return self
+
+
+class FinetuneConfig(OptimConfig):
+    """Stage 2: the head on the frozen features of stage 1, or the whole network, by the focal loss."""
+
+    PROTOCOLS: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "cosine"},
+        "release": {"optimizer": "adamw", "learning_rate": 1e-6, "weight_decay": 0.01, "schedule": "cosine20"},
+    }
+
+    output: Location | None = None
+    encoder: Location | None = None
+    """Model directory to start from: stage 1's, or a localizer's."""
+    start: Literal["encoder", "localizer", "scratch"] = "encoder"
+    """What is taken from there: the backbone, both backbone and head, or nothing (end to end from fresh weights)."""
+    unfreeze: Literal["head", "all"] = "head"
+    """What is trained: the head on frozen features, or the whole network."""
+    backbone_rate: Annotated[float, Field(gt=0)] = 0.1
+    """With `unfreeze: all`, the backbone's learning rate over the head's."""
+    cache: Location | None = None
+    """Folder where the frozen features of each stored view are kept after they were first computed."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+    @model_validator(mode="after")
+    def _trains_what_is_fresh(self) -> "FinetuneConfig":
+        if self.start == "scratch" and self.unfreeze == "head":
+            raise ValueError("start is scratch, but the backbone would stay frozen as it is; set unfreeze to all")
+        if self.cache and self.unfreeze == "all":
+            raise ValueError("cache keeps frozen features; with unfreeze all they change at every step: leave it out")
+        return self

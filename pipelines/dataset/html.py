@@ -1,0 +1,149 @@
+"""Plots, tables and pictures as text for a page or a terminal: no script, no other file, same values same text.
+
+Labels and captions are escaped here.
+"""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+
+from mpc_model.imaging import codecs
+
+COLOURS = ("#2b6cb0", "#d53f6f", "#dd9a27", "#2f9e78", "#7b5bc4", "#64748b")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 74rem; padding: 1rem; color: #1c2330 }
+h1 { font-size: 1.5rem; margin: 1rem 0 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem } h3 { font-size: 1rem }
+code { overflow-wrap: anywhere } td code { white-space: nowrap }
+p { margin: .4rem 0; max-width: 60rem } .dim, figcaption { color: #56607a }
+.tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0 } .tiles div { background: #f1f4f9;
+ border-radius: .5rem; padding: .5rem 1rem } .tiles b { display: block; font-size: 1.3rem }
+.first { background: #fff6e5; border-left: .3rem solid #dd9a27; padding: .3rem 1rem; border-radius: .3rem }
+.sound { background: #ebf7f1; border-color: #2f9e78 } .first li { margin: .4rem 0; max-width: 62rem }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2rem }
+.wide { overflow-x: auto } table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
+ vertical-align: top } th { border-bottom: 1px solid #aab; white-space: nowrap } .n { text-align: right;
+ font-variant-numeric: tabular-nums } svg { width: 100%; max-width: 40rem; display: block } svg text { font-size: 12px;
+ fill: #3a4359 } .legend { font-size: .85rem } .legend span { margin-right: 1rem } .legend i { display: inline-block;
+ width: .8rem; height: .8rem; margin-right: .3rem; border-radius: .15rem }
+.shown { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 11.2rem } figure img { width: 100%;
+ border-radius: .2rem } figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere }
+.heat { width: 15rem; image-rendering: pixelated }
+"""
+"""Style sheet of a page of these."""
+WIDTH, HEIGHT = 480, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 26, 44
+_LABELS = 12
+"""Labels that fit below the axis."""
+
+
+def bars(
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    x: str,
+    y: str,
+    stacked: bool = False,
+    unit: str = "",
+) -> str:
+    """A bar chart: one group of bars a label, one colour a series, axes called `x` and `y`.
+
+    Each series has a value for every label; `unit` follows the numbers of the vertical axis.
+    """
+    totals = [sum(column) if stacked else max(column) for column in zip(*series.values(), strict=True)]
+    top = _rounded_up(max(totals, default=0))
+    inner, tall = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    step = inner / max(1, len(labels))
+    parts = []
+    for tick in range(5):
+        level = HEIGHT - _BOTTOM - tall * tick / 4
+        parts.append(f'<path d="M{_LEFT} {level:.1f}H{WIDTH - _RIGHT}" stroke="#dde3ec"/>')
+        parts.append(_text(_LEFT - 5, level + 4, f"{top * tick / 4:,.4g}{unit}", "end"))
+    wide = 0.8 * step / (1 if stacked else len(series))
+    for place, label in enumerate(labels):
+        base = HEIGHT - _BOTTOM + 0.0
+        for number, (name, values) in enumerate(series.items()):
+            tip = f"{label}, {name}: {values[place]:,.4g}{unit}"
+            high = tall * values[place] / top
+            left = _LEFT + place * step + 0.1 * step + (0 if stacked else number * wide)
+            parts.append(
+                f'<rect x="{left:.1f}" y="{base - high:.1f}" width="{wide:.1f}" height="{high:.1f}"'
+                f' fill="{COLOURS[number % len(COLOURS)]}"><title>{html.escape(tip)}</title></rect>'
+            )
+            base -= high if stacked else 0
+        if place % -(-len(labels) // _LABELS) == 0:
+            parts.append(_text(_LEFT + (place + 0.5) * step, HEIGHT - _BOTTOM + 14, label, "middle"))
+    parts.append(_text(_LEFT + inner / 2, HEIGHT - 6, x, "middle"))
+    parts.append(_text(2, 12, y, "start"))
+    return f"{_legend(list(series))}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> str:
+    """An HTML table; columns from `numbers_from` on are set flush right."""
+    lines = [
+        "".join(
+            f"<td{' class=n' if column >= numbers_from else ''}>{html.escape(cell)}</td>"
+            for column, cell in enumerate(row)
+        )
+        for row in rows
+    ]
+    names = "".join(
+        f"<th{' class=n' if column >= numbers_from else ''}>{html.escape(name)}</th>"
+        for column, name in enumerate(head)
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<div class=wide><table><tr>{names}</tr>{body}</table></div>"
+
+
+def figure(image: codecs.Image, alt: str, *caption: str) -> str:
+    """A picture, uint8 RGB (H, W, 3), as an inline JPEG with lines of text below it."""
+    lines = "<br>".join(map(html.escape, caption))
+    source = embedded("jpeg", codecs.encode_jpeg(image, 80))
+    return f'<figure><img alt="{html.escape(alt)}" src="{source}"><figcaption>{lines}</figcaption></figure>'
+
+
+def embedded(kind: str, data: bytes) -> str:
+    """An image file as the address of an inline picture."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def byte_size(count: int) -> str:
+    """A number of bytes in the largest unit that leaves at least 1 of it."""
+    power = min(max(0, count.bit_length() - 1) // 10, 4)
+    size = count / 1024**power
+    return f"{size:{',.0f' if size >= 100 else '.3g'}} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def blocks(values: Sequence[float]) -> str:
+    """A histogram in one line of text: a block for each value, its height in eighths of the largest."""
+    largest = max(values, default=0) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[-int(-8 * value // largest)] for value in values)
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of text: the first column flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
+        for first, *rest in (head, *rows)
+    ]
+
+
+def _rounded_up(value: float) -> float:
+    """The least of 1, 2, 4, 10, 20, 40... that is not below: quarters of it are short numbers."""
+    top = 1.0
+    while top < value:
+        top *= 2.5 if str(top).startswith("4") else 2
+    return top
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _legend(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return ""
+    keys = (
+        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{html.escape(name)}</span>'
+        for number, name in enumerate(names)
+    )
+    return f"<div class=legend>{''.join(keys)}</div>"

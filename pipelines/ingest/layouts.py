@@ -1,0 +1,269 @@
+"""How files become samples: one function a layout, from a source's config to the items it lists.
+
+An item is a photograph to forge from, or an image with its mask; it holds locations, never pixels. What is good among
+them and what is made of it is decided later (survey.py, plan.py). The layouts of public sets are in public_sets.py.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import ijson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from mpc_model.errors import DataError, UserError
+from mpc_model.registry import Registry
+from pipelines.config.root import SourceConfig
+from pipelines.runtime import console, storage
+from pipelines.runtime.storage import Stamp
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LISTING_SUFFIXES = (".csv", ".parquet")
+SPLITS = ("train", "validation", "test")
+PHOTO, AUTHENTIC, FORGED = "photo", "authentic", "forged"
+NO_STAMP = Stamp(0, 0)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photograph, or image with its mask, as a layout lists it."""
+
+    name: str
+    """Unique in its source; stays the same when the files move: the path below the location."""
+    image: str
+    kind: str
+    """`photo` is there to forge from, `authentic` is as it is; anything else names the forgery (`forged`: unknown)."""
+    mask: str | None = None
+    """Forged items have one; without it, the build rejects them. Several locations, one a line, are united."""
+    mask_rule: str = "bright"
+    """How the mask file is read: a name in mpc_model.imaging.codecs.MASK_RULES."""
+    group: str = ""
+    """Items of one group (a scene, a video) share a split; left out, the item is its own."""
+    split: str | None = None
+    """Given by the source itself."""
+    instances: str | None = None
+    """Index map (PNG, 0 = background, 1..n) of the objects of a photo."""
+    polygons: str | None = None
+    """The same as a JSON list of COCO segmentations."""
+    image_stamp: Stamp = NO_STAMP
+    mask_stamp: Stamp = NO_STAMP
+    instances_stamp: Stamp = NO_STAMP
+
+
+Layout = Callable[[SourceConfig], Iterator[Item]]
+LAYOUTS: Registry[Layout] = Registry("source layout")
+
+
+def listed(source: SourceConfig, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, tuple[str, Stamp]]:
+    """Files of a source's folder or prefix, sorted: path below it -> (location, stamp).
+
+    Raises UserError, naming the source, when there is no such place or no such file in it.
+    """
+    folder = _folder(source)
+    try:
+        everything = storage.list_stamps(folder)
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its location") from None
+    found = {uri: stamp for uri, stamp in everything.items() if uri.lower().endswith(suffixes)}
+    if others := Counter(PurePosixPath(uri).suffix or "no suffix" for uri in everything.keys() - found.keys()):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        console.say(f"build: source {source.name}: files that are no images by their names are not listed ({kinds})")
+    if not found:
+        raise UserError(f"source {source.name}: no images ({', '.join(suffixes)}) in {folder}")
+    start = len(storage.absolute(folder))
+    return {uri[start:].lstrip("/"): (uri, stamp) for uri, stamp in found.items()}
+
+
+@LAYOUTS.add("photos")
+def photos(source: SourceConfig) -> Iterator[Item]:
+    """Photographs to forge from: a folder, a prefix, or a list of files."""
+    for name, (uri, stamp) in _photographs(source).items():
+        yield Item(name, uri, PHOTO, image_stamp=stamp)
+
+
+@LAYOUTS.add("coco")
+def coco(source: SourceConfig) -> Iterator[Item]:
+    """Photographs to forge from, some with known objects.
+
+    Objects come from index maps, `instances/<stem>.png` beside `images/` (or the folder `annotations` names), or from a
+    COCO instances file (`annotations: instances_train2017.json`; crowd regions are left out).
+    """
+    files = _photographs(source)
+    if source.annotations and source.annotations.endswith(".json"):
+        polygons, maps = _polygons(source), {}
+    else:
+        polygons, maps = {}, _index_maps(source)
+    inside = any(name.startswith("images/") for name in files)
+    no_photos = {uri for uri, _ in maps.values()}
+    known = 0
+    for name, (uri, stamp) in files.items():
+        if uri in no_photos or (inside and not name.startswith("images/")):
+            continue
+        base = name.rsplit("/", 1)[-1]
+        stem = name.removeprefix("images/").rsplit(".", 1)[0]
+        instances, instances_stamp = maps.get(stem) or maps.get(base.rsplit(".", 1)[0]) or (None, NO_STAMP)
+        outlines = polygons.get(base)
+        known += bool(instances or outlines)
+        yield Item(
+            name,
+            uri,
+            PHOTO,
+            instances=instances,
+            polygons=outlines,
+            image_stamp=stamp,
+            instances_stamp=instances_stamp,
+        )
+    if not known:
+        raise UserError(
+            f"source {source.name}: no photograph has an object; put index maps in instances/<stem>.png, or set"
+            " annotations to a COCO instances file"
+        )
+
+
+@LAYOUTS.add("pairs")
+def pairs(source: SourceConfig) -> Iterator[Item]:
+    """Forged images with masks: folders `images/` and `masks/` (same stem), and authentic ones in `authentic/`.
+
+    Any of `images/` and `authentic/` may be absent, not both. Or a listing: a CSV or Parquet file with the columns
+    `image`, and where wanted `mask` (none: authentic), `kind`, `split`, `group`, `mask_rule`, `name`; locations in it
+    may be relative to its folder.
+    """
+    if isinstance(source.location, str) and source.location.lower().endswith(LISTING_SUFFIXES):
+        yield from _listing(source, source.location)
+        return
+    folders: dict[str, dict[str, tuple[str, Stamp]]] = {"images": {}, "masks": {}, "authentic": {}}
+    for name, file in listed(source).items():
+        folder, _, rest = name.partition("/")
+        if folder in folders:
+            stem = rest.rsplit(".", 1)[0]
+            if stem in folders[folder]:
+                raise UserError(f"source {source.name}: two files of {folder}/ have the stem {stem!r}; rename one")
+            folders[folder][stem] = file
+    if not folders["images"] and not folders["authentic"]:
+        raise UserError(f"source {source.name}: {source.location} has neither images/ nor authentic/ with images in it")
+    for stem, (uri, stamp) in folders["authentic"].items():
+        yield Item(f"authentic/{stem}", uri, AUTHENTIC, group=stem, image_stamp=stamp)
+    for stem, (uri, stamp) in folders["images"].items():
+        mask, mask_stamp = folders["masks"].get(stem, (None, NO_STAMP))
+        yield Item(f"images/{stem}", uri, FORGED, mask, group=stem, image_stamp=stamp, mask_stamp=mask_stamp)
+
+
+_COLUMNS = ("image", "mask", "kind", "split", "group", "mask_rule", "name")
+
+
+def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
+    """Items of a listing, read in batches: it may have a million rows."""
+    folder = uri.rsplit("/", 1)[0]
+    for batch in _batches(source, uri):
+        unknown = sorted(set(batch.schema.names) - set(_COLUMNS))
+        if unknown or "image" not in batch.schema.names:
+            raise UserError(
+                f"source {source.name}: listing {uri} has the columns {', '.join(batch.schema.names)}; it needs image,"
+                f" and may have {', '.join(_COLUMNS[1:])}"
+            )
+        for field in batch.schema:
+            if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+                raise UserError(f"source {source.name}: column {field.name} of {uri} holds {field.type}, not text")
+        for row in batch.to_pylist():
+            cells = {name: str(value).strip() for name, value in row.items() if value is not None}
+            cells = {name: text for name, text in cells.items() if text}
+            if "image" not in cells:
+                raise UserError(f"source {source.name}: a row of listing {uri} names no image: {row}")
+            image = _beside(folder, cells["image"])
+            masks = [_beside(folder, mask) for mask in cells.get("mask", "").splitlines()]
+            yield Item(
+                name=cells.get("name", cells["image"]),
+                image=image,
+                kind=cells.get("kind", FORGED if masks else AUTHENTIC).lower(),
+                mask="\n".join(masks) or None,
+                mask_rule=cells.get("mask_rule", "bright"),
+                group=cells.get("group", ""),
+                split=cells.get("split"),
+                image_stamp=_local_stamp(image),
+                mask_stamp=_local_stamp(*masks),
+            )
+
+
+def _local_stamp(*files: str) -> Stamp:
+    """Bytes, and the last change, of the files that are on this machine; a request for each object would take hours."""
+    stamps = [storage.stamp(file) for file in files if not storage.is_remote(file)]
+    return Stamp(sum(stamp.size for stamp in stamps), max((stamp.mtime_ns for stamp in stamps), default=0))
+
+
+def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
+    try:
+        file = storage.in_arrow(storage.read_bytes(uri))
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its location") from None
+    try:
+        if uri.lower().endswith(".parquet"):
+            yield from pq.ParquetFile(file).iter_batches(4096)
+        else:
+            as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
+            yield from pa.csv.open_csv(file, convert_options=as_text)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"source {source.name}: {uri} is not a listing that can be read ({error})") from None
+
+
+def _beside(folder: str, location: str) -> str:
+    """A location of a listing: as it stands, or relative to the listing's folder."""
+    relative = "://" not in location and not location.startswith("/")
+    return storage.absolute(storage.join(folder, location) if relative else location)
+
+
+def _folder(source: SourceConfig) -> str:
+    if not isinstance(source.location, str):
+        raise UserError(f"source {source.name}: layout {source.layout} takes one folder or prefix, not a list of files")
+    return source.location
+
+
+def _photographs(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
+    """Images of a folder, a prefix, or a list: (location, stamp) by a name that moves with the files."""
+    if isinstance(source.location, str):
+        return listed(source)
+    missing = [item for item in source.location if not storage.exists(item)]
+    if missing:
+        raise UserError(f"source {source.name}: {missing[0]} does not exist ({len(missing)} such)")
+    files = {item.rsplit("/", 1)[-1]: (item, storage.stamp(item)) for item in sorted(source.location)}
+    if len(files) < len(source.location):
+        raise UserError(f"source {source.name}: two of the listed files have the same name; give their folder instead")
+    return files
+
+
+def _index_maps(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
+    """Index maps (location, stamp) by their path below their folder, without the suffix."""
+    folder = source.annotations or storage.join(_folder(source), "instances")
+    try:
+        found = storage.list_stamps(folder, (".png",))
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its annotations") from None
+    start = len(storage.absolute(folder)) + 1
+    return {uri[start:].rsplit(".", 1)[0]: (uri, stamp) for uri, stamp in found.items()}
+
+
+def _polygons(source: SourceConfig) -> dict[str, str]:
+    """Segmentations by file name as JSON, from a COCO instances file. It is streamed: the usual one has 448 MB."""
+    uri = str(source.annotations)
+    try:
+        with storage.open_input(uri) as stream:
+            names = {image["id"]: image["file_name"].rsplit("/", 1)[-1] for image in ijson.items(stream, "images.item")}
+        found: dict[str, list[str]] = defaultdict(list)
+        with storage.open_input(uri) as stream:
+            for annotation in ijson.items(stream, "annotations.item", use_float=True):
+                if not annotation.get("iscrowd"):
+                    if isinstance(annotation["segmentation"], dict):
+                        raise TypeError("an object is given as RLE; convert it to polygons")
+                    outline = [[round(x) for x in ring] for ring in annotation["segmentation"]]
+                    found[names[annotation["image_id"]]].append(json.dumps(outline, separators=(",", ":")))
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}; set its annotations") from None
+    except (ijson.JSONError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"source {source.name}: {uri} is not a COCO instances file that can be read"
+            f" ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from None
+    return {name: f"[{','.join(outlines)}]" for name, outlines in found.items()}

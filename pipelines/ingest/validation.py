@@ -1,0 +1,203 @@
+"""Is a source file fit for a dataset? One function that every worker calls (`examine`), and the one way to read a pair.
+
+The survey examines each file once; rendering reads the same files again by `read_pair`, which decodes and turns them
+alike and leaves out the checks. Every refusal is a DataError whose reason is a key of REASONS.
+"""
+
+import hashlib
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from mpc_model.errors import DataError
+from mpc_model.imaging import codecs, headers
+from mpc_model.imaging.codecs import Image, Mask
+
+REASONS = {
+    "zero_bytes": "The file is empty; copy it again or leave it out.",
+    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF or WebP; copy it again or convert it.",
+    "truncated": "The file ends before its pixels do; copy it again.",
+    "too_many_pixels": "The header states more pixels than build.max_pixels, and nothing was decoded; shrink the image "
+    "or raise the limit.",
+    "unsupported_mode": "More than 8 bits a channel, CMYK or Lab, transparency, or several pictures in one file; "
+    "convert it to one opaque 8-bit RGB or grey picture.",
+    "size_mismatch": "Image and mask differ in size; find the mask that belongs to the image.",
+    "orientation": "The image is turned by its EXIF tag, and the sizes do not tell whether the mask was drawn on it "
+    "before or after; turn the pixels of both and remove the tag.",
+    "mask_missing": "Declared forged, no mask file; add the mask, or list the image as authentic.",
+    "mask_not_binary": "Much of the mask is neither black nor white, or it numbers objects; save it with 0 and 255 "
+    "only, or name the mask rule it was made by.",
+    "empty_mask": "Declared forged, but the mask marks no pixel; list it as authentic, or check the mask rule.",
+    "full_mask": "Declared forged, and the mask marks every pixel; check the mask rule (is black forged?).",
+    "not_authentic": "Declared authentic, but its mask marks forged pixels; correct the kind, or leave out the mask.",
+    "contradiction": "The same image bytes are declared authentic and forged, or come with two masks; none is kept, "
+    "find out which is true.",
+    "duplicate": "The same image bytes as an earlier sample; keep one of them.",
+    "not_forged": "No forgery came about in this photograph: it is too small, or nothing in it could be used; leave "
+    "it out, or widen the ranges in forge.",
+    "changed": "The file changed while the dataset was built; build again when nothing changes any more.",
+}
+"""Every code in `rejects.parquet`: what it means, and the remedy."""
+
+# Pillow's own classes, not Image.open: they have no pixel limit and no warning of their own; ours came before.
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+    "webp": WebPImageFile,
+}
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
+# What Pillow's readers let through of a damaged file; Image.open guards against the same.
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
+_NO_LIMIT = 2**62
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What is known of a good image, or image with mask, after it was read once."""
+
+    image_sha256: bytes
+    """32 bytes, of the file as it is."""
+    mask_sha256: bytes | None
+    photo_hash: int
+    """`images.difference_hash` of the upright picture, 64 bits."""
+    photo_hash_fine: bytes
+    """`images.fine_hash` of it, 32 bytes."""
+    height: int
+    width: int
+    """Of the upright picture."""
+    jpeg_quality: int | None
+    """None where the file is no JPEG."""
+    format: str
+    """jpeg, png, bmp, tiff or webp."""
+
+
+def examine(
+    image: bytes,
+    mask: bytes | None,
+    *,
+    name: str,
+    mask_name: str | None,
+    mask_rule: str,
+    forged: bool,
+    max_pixels: int,
+) -> Surveyed:
+    """Validate an image file and its mask file; `forged` says that some pixels must be forged, and not all.
+
+    Raises DataError, naming the file at fault, with a reason of REASONS.
+    """
+    form = _check_file(image, name, max_pixels)
+    if mask is not None:
+        _check_file(mask, mask_name or name, max_pixels)
+    pixels, levels = _decode(image, mask, name, mask_name or name, max_pixels)
+    if levels is not None:
+        _check_mask(levels, mask_name or name, mask_rule, forged)
+    return Surveyed(
+        image_sha256=hashlib.sha256(image).digest(),
+        mask_sha256=None if mask is None else hashlib.sha256(mask).digest(),
+        photo_hash=codecs.difference_hash(pixels),
+        photo_hash_fine=codecs.fine_hash(pixels),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        jpeg_quality=codecs.jpeg_quality(image),
+        format=form,
+    )
+
+
+def read_pair(
+    image: bytes, mask: bytes | None, *, name: str, mask_name: str | None, mask_rule: str
+) -> tuple[Image, Mask]:
+    """Upright pixels, uint8 RGB (H, W, 3), and mask, uint8 (H, W) of 0 and 1, of files that `examine` has passed.
+
+    Without a mask file all of the mask is 0. Files that were not examined fail with the same reasons, but some that
+    `examine` refuses (transparency, grey masks, a pixel limit) pass.
+    """
+    pixels, levels = _decode(image, mask, name, mask_name or name, _NO_LIMIT)
+    return pixels, np.zeros(pixels.shape[:2], np.uint8) if levels is None else codecs.MASK_RULES[mask_rule](levels)
+
+
+def _check_file(data: bytes, name: str, max_pixels: int) -> str:
+    """Refuse what decoding would hide: foreign formats, several pictures, odd modes, transparency, damaged scans.
+
+    Returns the format.
+    """
+    form = headers.read_header(data, name, max_pixels).format
+    if form not in _OPENERS:
+        raise DataError(f"{name}: not a JPEG, PNG, BMP, TIFF or WebP file; convert it or leave it out", "unreadable")
+    headers.check_scans(data, name)
+    try:
+        picture = _OPENERS[form](io.BytesIO(data))
+        frames = getattr(picture, "n_frames", 1)
+        transparent = picture.mode in _MODES and picture.has_transparency_data and not _opaque(picture)
+        if form == "tiff" and frames == 1 and picture.mode in _MODES:
+            picture.load()  # OpenCV hands out what is left of damaged compressed data
+    except _PILLOW_ERRORS as error:
+        raise DataError(f"{name}: damaged ({error}); copy it again or leave it out", "unreadable") from None
+    if frames > 1:
+        raise DataError(f"{name}: {frames} pictures in one file; save one of them alone", "unsupported_mode")
+    if picture.mode not in _MODES:
+        raise DataError(f"{name}: colour mode {picture.mode}; convert it to 8-bit RGB", "unsupported_mode")
+    if transparent:
+        raise DataError(
+            f"{name}: parts are transparent, and what lies behind is unknown; flatten it", "unsupported_mode"
+        )
+    return form
+
+
+def _opaque(picture: ImageFile.ImageFile) -> bool:
+    lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
+    return lowest == 255
+
+
+def _decode(image: bytes, mask: bytes | None, name: str, mask_name: str, max_pixels: int) -> tuple[Image, Image | None]:
+    """Pixels of both files, upright and of one size: RGB uint8 (H, W, 3).
+
+    Each file's own EXIF tag is applied. A mask without a tag, of an image with one, was drawn on the upright picture
+    if it has that size, and on the pixels as stored if it has theirs.
+    """
+    pixels = codecs.decode_image(image, name, max_pixels)
+    if mask is None:
+        return pixels, None
+    levels = codecs.decode_image(mask, mask_name, max_pixels)
+    turn = headers.read_header(image, name, max_pixels).orientation
+    if turn != 1 and headers.read_header(mask, mask_name, max_pixels).orientation == 1:
+        height, width = pixels.shape[:2]
+        if turn < 5 or height == width:
+            raise DataError(
+                f"{name} is turned by its EXIF tag ({turn}), and whether {mask_name} is too cannot be told;"
+                " turn the pixels of both and remove the tag",
+                "orientation",
+            )
+        if levels.shape[:2] == (width, height):
+            levels = codecs.upright(levels, turn)
+    if pixels.shape != levels.shape:
+        raise DataError(
+            f"{mask_name} is {levels.shape[1]}x{levels.shape[0]}, its image {pixels.shape[1]}x{pixels.shape[0]};"
+            " find the mask that belongs to it",
+            "size_mismatch",
+        )
+    return pixels, levels
+
+
+def _check_mask(levels: Image, name: str, rule: str, forged: bool) -> None:
+    """Refuse a mask that its rule cannot read, or that contradicts what the sample is declared to be."""
+    if rule in ("bright", "dark"):
+        codecs.check_binary(levels, name)
+    mask = codecs.MASK_RULES[rule](levels)
+    if not forged and mask.any():
+        raise DataError(
+            f"{name}: marks forged pixels of an image that is declared authentic; say which", "not_authentic"
+        )
+    if forged and not mask.any():
+        raise DataError(f"{name}: by mask rule {rule} no pixel is forged; list the image as authentic", "empty_mask")
+    if forged and mask.all():
+        raise DataError(f"{name}: by mask rule {rule} every pixel is forged; is it the opposite?", "full_mask")

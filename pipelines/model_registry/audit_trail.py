@@ -1,0 +1,119 @@
+"""The trail of an alias: who moved it, when and why, never changed afterwards.
+
+Each move is a tag of the registered model, with a number of its own, written just before the alias moves:
+
+    mpc.audit.champion.000007   {"action": "promote", "before": "3", "after": "4", "who": ..., "when": ..., "why": ...}
+
+`after` is the version that the alias was moved to; an entry with the action "refuse" moved nothing, `after` is the
+version that was refused. The same tag, with what the gates said, is on that version. Should a promotion die between
+the tag and the move, the alias itself says so: it does not point where the trail ends.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mlflow import MlflowClient
+from pydantic import TypeAdapter, ValidationError
+
+from mpc_model.errors import MPCError, UserError
+from pipelines.runtime import host
+
+PROMOTE, ROLLBACK, REFUSE = "promote", "rollback", "refuse"
+
+
+class Refused(MPCError):
+    """The question was right and the answer is no: a gate does not hold, or another promotion came first."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the trail; versions as MLflow writes them, None where the alias pointed nowhere."""
+
+    action: str
+    before: str | None
+    after: str
+    who: str
+    when: str
+    why: str
+
+
+def who() -> str:
+    """user@host: the name that this process shows to the MLflow server (MLFLOW_TRACKING_USERNAME), or the system's."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or host.user()
+    return f"{user}@{socket.gethostname()}"
+
+
+def now() -> str:
+    """The time, for the record only."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def trail(tags: Mapping[str, str], alias: str) -> dict[int, Entry]:
+    """All entries of an alias by number, ascending, from the tags of the registered model."""
+    pattern = re.compile(rf"mpc\.audit\.{re.escape(alias)}\.(\d{{6,}})")
+    found = {int(match[1]): key for key in tags if (match := pattern.fullmatch(key))}
+    return {number: _read(found[number], tags[found[number]]) for number in sorted(found)}
+
+
+def _read(key: str, value: str) -> Entry:
+    try:
+        return TypeAdapter(Entry).validate_json(value)
+    except ValidationError:
+        raise UserError(f"the tag {key} of the registered model is no entry of ours; delete it in MLflow") from None
+
+
+def write(registry: MlflowClient, name: str, alias: str, number: int, entry: Entry, answers: Sequence[str]) -> None:
+    """Add an entry; `answers`, what the gates said, goes onto the version that it is about."""
+    key = f"mpc.audit.{alias}.{number:06d}"
+    registry.set_registered_model_tag(name, key, _line(asdict(entry)))
+    registry.set_model_version_tag(name, entry.after, key, _line({**asdict(entry), "gates": list(answers)}))
+
+
+def _line(value: dict[str, Any]) -> str:
+    """JSON in which a letter stays one letter: MLflow's column takes 5000."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def earlier(entries: Sequence[Entry], current: str) -> list[str]:
+    """The versions that the alias pointed to before it came to `current`, the last one first, as far as is known.
+
+    Promotions are piled up and rollbacks taken off. An entry counts only where the alias was found at its version
+    afterwards: a move that died did not take place. What the trail did not see (a move by hand) drops what it left.
+    """
+    moves = [entry for entry in entries if entry.action != REFUSE]
+    found_at = [*(entry.before for entry in moves[1:]), current]
+    pile: list[str] = []
+    for entry, found in zip(moves, found_at, strict=False):
+        if found == entry.after:
+            _drop_to(pile, entry.before)
+            if entry.action == PROMOTE:
+                pile.append(entry.after)
+            else:
+                _drop_to(pile, entry.after)
+    _drop_to(pile, current)
+    return pile[-2::-1]
+
+
+def _drop_to(pile: list[str], version: str | None) -> None:
+    """Take off what lies above a version; where it is not there, it alone is left."""
+    while pile and pile[-1] != version:
+        pile.pop()
+    if not pile and version is not None:
+        pile.append(version)
+
+
+def rolled_back(entries: Sequence[Entry], version: str) -> Entry | None:
+    """The rollback that took a version away, unless it was promoted again since."""
+    about = [
+        entry
+        for entry in entries
+        if (entry.action == PROMOTE and entry.after == version)
+        or (entry.action == ROLLBACK and entry.before == version)
+    ]
+    return about[-1] if about and about[-1].action == ROLLBACK else None

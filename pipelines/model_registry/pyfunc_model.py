@@ -1,0 +1,215 @@
+"""What the registry serves: an MLflow model made of this file and a model directory, without any pickle.
+
+    model = mlflow.pyfunc.load_model("models:/mpc-localizer@champion")
+    table = model.predict([jpeg_bytes, array, "photo.png"], params={"threshold": 0.6})   # a row an image
+
+MLflow runs this file when it loads the model; `mpc_model` travels with it, so the consumer installs only the
+requirements that the entry lists (MLflow, torch, numpy, OpenCV, safetensors). docs/serving.md is the user's page.
+"""
+
+import base64
+import binascii
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT as SERVED
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+from mpc_model.errors import DataError, UserError
+from mpc_model.evaluation.metrics import image_score
+from mpc_model.imaging import codecs
+from mpc_model.imaging.codecs import Image
+from mpc_model.localizer import Localizer, check_image
+from mpc_model.nn import tiling
+
+COLUMN = "image"
+COLUMNS = ("score", "forged_fraction", "height", "width", "map", "mask", "error")
+ENCODINGS = ("auto", "array", "png")
+SHOWN = 200  # characters of a path or base64 that an error shows
+LEAST = 32  # bytes: no image file is smaller, but a mistyped path may be base64 of fewer
+BATCH, BATCH_PIXELS = 8, 2**24  # images, and pixels, that are held decoded at once
+
+
+class Server:
+    """The localizer behind MLflow's interface. Several threads may call it at once."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the weights that were registered, onto the GPU where there is one."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.localizer = Localizer.load(context.artifacts["model"], device)
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schema
+        """A table with a row an image, in order, of the COLUMNS; where one cannot be read, all but `error` is None.
+
+        model_input: images, of any sizes and kinds together, as `entries` and `read_image` take them.
+        params: `threshold`, `tile` (see Localizer.predict) and `encoding` of map and mask: "array" (float32 of
+        0 to 1 and uint8 of 0 and 1, both (height, width)), "png" (8-bit grey, 255 = forged, and 1-bit), or "auto":
+        PNG in the answer of a server, else arrays. MlflowException for other values.
+        """
+        given = {key: value for key, value in (params or {}).items() if value is not None}
+        threshold = given.get("threshold", self.localizer.spec.threshold)
+        tile = given.get("tile", self.localizer.default_tile)
+        encoding = given.get("encoding", "auto")
+        try:
+            _check(threshold, tile, encoding)
+            inputs = entries(model_input)
+        except UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        png = encoding == "png" or (encoding == "auto" and bool(SERVED.get()))
+
+        rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS) for _ in inputs]
+        for batch in _batches(inputs, rows):
+            maps = self.localizer.predict(list(batch.values()), tile=tile)
+            for index, probability in zip(batch, maps, strict=True):
+                rows[index] |= _described(probability, threshold, png)
+        return pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # None stays None: NaN is not JSON
+
+
+class RegisteredLocalizer(Server, PythonModel):
+    """A class of its own, since MLflow advises type hints to one that defines `predict`; they would refuse arrays."""
+
+
+def entries(model_input: Any) -> list[Any]:
+    """The images one by one: of a DataFrame or dict with the column `image` (or one column), a sequence, an array
+    (B, H, W, 3) or (H, W, 3), or a single image. UserError where it is not clear which column holds them.
+    """
+    if isinstance(model_input, pd.DataFrame | dict):
+        names = list(model_input)
+        if names.count(COLUMN) != 1 and len(names) != 1:
+            raise UserError(
+                f"the columns are {', '.join(map(str, names)) or 'none'}: give the images as one `{COLUMN}`"
+            )
+        return entries(model_input[COLUMN if COLUMN in names else names[0]])
+    if isinstance(model_input, np.ndarray):
+        if model_input.dtype.kind in "OSU":
+            return list(model_input.ravel().tolist())
+        return list(model_input) if model_input.ndim == 4 else [model_input]
+    if isinstance(model_input, list | tuple | pd.Series):
+        return list(model_input)
+    return [model_input]
+
+
+def read_image(entry: Any, name: str) -> Image:
+    """uint8 RGB (H, W, 3) of an image file's bytes, an array, a path or URI, or the bytes in base64.
+
+    A dict is a row of a table, with its image as `image` or alone. An array, or nested lists, holds whole numbers of 0
+    to 255. A server takes no path or URI: its clients would read its files. Raises DataError, beginning with `name`,
+    for what is no image.
+    """
+    if isinstance(entry, dict):
+        if COLUMN not in entry and len(entry) != 1:
+            keys = ", ".join(map(str, entry)) or "none"
+            raise DataError(f"{name} has the keys {keys}: give the image as `{COLUMN}`")
+        (entry,) = [entry[COLUMN]] if COLUMN in entry else entry.values()
+    if isinstance(entry, str | os.PathLike):
+        text = os.fsdecode(entry)
+        name = f"{name} ({text if len(text) <= SHOWN else text[:SHOWN] + '...'})"
+        return codecs.decode_image(_fetch(text, name), name)
+    if isinstance(entry, bytes | bytearray | memoryview):
+        return codecs.decode_image(bytes(entry), name)
+    if not isinstance(entry, np.ndarray | list):
+        raise DataError(f"{name} is a {type(entry).__name__}: give an image file's bytes, an array, a path or base64")
+    try:
+        array = np.asarray(entry)
+        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
+            array = array.astype(np.uint8, copy=False)
+        check_image(array, name)
+    except (UserError, ValueError) as error:  # ValueError: lists of unequal lengths
+        raise DataError(str(error) if isinstance(error, UserError) else f"{name} is no array: {error}") from error
+    return array
+
+
+def _fetch(text: str, name: str) -> bytes:
+    """The bytes that a string stands for. Raises DataError."""
+    if not SERVED.get():
+        if text.startswith("s3://"):
+            return _fetch_s3(text, name)
+        path = text
+        if text[:5].lower() == "file:":
+            path = url2pathname(urlsplit(text).path)
+        if os.path.isdir(path):
+            raise DataError(f"{name}: is a folder; give the images in it one by one")
+        if os.path.isfile(path):  # False, too, for what is too long to be a path
+            try:
+                return Path(path).read_bytes()
+            except OSError as error:
+                raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        found = base64.b64decode("".join(encoded.split()), validate=True)
+        if len(found) >= LEAST:
+            return found
+    except (binascii.Error, ValueError):
+        pass
+    expected = "base64 of an image file" if SERVED.get() else "a file, a file:// or s3:// URI, or base64"
+    raise DataError(f"{name}: is not {expected}")
+
+
+def _fetch_s3(uri: str, name: str) -> bytes:
+    """An object of S3, by the standard AWS variables. Raises DataError."""
+    try:
+        from pyarrow import fs
+    except ImportError as error:
+        raise DataError(f"{name}: s3:// needs pyarrow (pip install pyarrow)") from error
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
+    try:
+        bucket = fs.S3FileSystem(endpoint_override=endpoint, region=region)
+        with bucket.open_input_stream(uri.removeprefix("s3://")) as stream:
+            return bytes(stream.read())
+    except (OSError, ValueError) as error:  # ValueError: what is no path of a bucket
+        raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _batches(inputs: list[Any], rows: list[dict[str, Any]]) -> Iterator[dict[int, Image]]:
+    """Decoded images by their row, a few at a time; what cannot be read leaves its error in its row."""
+    batch: dict[int, Image] = {}
+    for index, entry in enumerate(inputs):
+        try:
+            batch[index] = read_image(entry, f"image {index}")
+        except DataError as error:
+            rows[index]["error"] = str(error)
+        if len(batch) == BATCH or sum(image.size // 3 for image in batch.values()) >= BATCH_PIXELS:
+            yield batch
+            batch = {}
+    if batch:
+        yield batch
+
+
+def _described(probability: npt.NDArray[np.float32], threshold: float, png: bool) -> dict[str, Any]:
+    """The columns of a map, its files in PNG if `png`."""
+    mask = (probability > threshold).astype(np.uint8)
+    found = {
+        "score": image_score(probability),
+        "forged_fraction": float(mask.mean()),
+        "height": probability.shape[0],
+        "width": probability.shape[1],
+    }
+    if not png:
+        return {**found, "map": probability, "mask": mask}
+    levels = np.rint(probability * 255).astype(np.uint8)
+    return {**found, "map": cv2.imencode(".png", levels)[1].tobytes(), "mask": codecs.encode_mask(mask)}
+
+
+def _check(threshold: float, tile: int, encoding: str) -> None:
+    """UserError for parameters that cannot be."""
+    if not math.isfinite(threshold) or not 0 < threshold < 1:
+        raise UserError(f"threshold is {threshold}: give a probability above 0 and below 1")
+    tiling.check_tile(tile)
+    if encoding not in ENCODINGS:
+        raise UserError(f"encoding is {encoding!r}: give one of {', '.join(ENCODINGS)}")
+
+
+set_model(RegisteredLocalizer())

@@ -1,0 +1,84 @@
+"""What a run was made with: the commit, the packages, the machine. Facts that cannot be found out are left out."""
+
+import getpass
+import os
+import platform
+import socket
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("mpc-localizer", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "opencv-python")
+_GIB = 2**30
+
+
+def software() -> dict[str, str]:
+    """Tags of the code: versions as `mpc.version.<package>`, and the commit where this is a git checkout.
+
+    The commit has MLflow's own name for it; `mpc.git_dirty` says whether tracked files differ from it.
+    """
+    found = {"mpc.version.python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[f"mpc.version.{package}"] = version(package)
+    return found | _git(Path(__file__).resolve().parents[2])
+
+
+def hardware() -> dict[str, str]:
+    """Tags of the machine that this process is on: `mpc.hardware.host`, `cpu`, `cpus`, `memory_gib`, `gpus`."""
+    found = {"host": socket.gethostname(), "cpu": _cpu(), "cpus": str(len(os.sched_getaffinity(0)))}
+    found["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f}"
+    if torch.cuda.is_available():
+        found["gpus"] = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return {f"mpc.hardware.{key}": value for key, value in found.items() if value}
+
+
+def user() -> str:
+    """The system's name of whoever runs this: a container may run as a number that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def load() -> dict[str, float]:
+    """How busy this machine is: `machine_load` (processes that want a core, a minute's mean), `machine_memory_gib`."""
+    found = {"machine_load": os.getloadavg()[0]}
+    facts = dict(line.split(":", 1) for line in _lines("/proc/meminfo"))
+    if {"MemTotal", "MemAvailable"} <= facts.keys():
+        used = int(facts["MemTotal"].split()[0]) - int(facts["MemAvailable"].split()[0])
+        found["machine_memory_gib"] = used * 1024 / _GIB
+    return found
+
+
+def _git(folder: Path) -> dict[str, str]:
+    """The state of a checkout, whose top must be `folder`: a package that is installed below another's is not it."""
+    if _ask_git(folder, "rev-parse", "--show-toplevel") != str(folder):
+        return {}
+    commit = _ask_git(folder, "rev-parse", "HEAD")
+    changed = _ask_git(folder, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changed is None:
+        return {}
+    return {"mlflow.source.git.commit": commit, "mpc.git_dirty": str(bool(changed)).lower()}
+
+
+def _ask_git(folder: Path, *question: str) -> str | None:
+    with suppress(OSError, subprocess.TimeoutExpired):
+        told = subprocess.run(["git", "-C", str(folder), *question], capture_output=True, text=True, timeout=10)
+        if not told.returncode:
+            return told.stdout.strip()
+    return None
+
+
+def _cpu() -> str:
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _lines(file: str) -> list[str]:
+    with suppress(OSError):
+        return Path(file).read_text().splitlines()
+    return []

@@ -1,0 +1,304 @@
+"""The S3 half of `storage`: one client, one rule for trying again, and the requests behind each verb.
+
+Whole objects go through boto3, which leaves trying again to us; parts of Parquet files go through Arrow's own client.
+Each function takes an `s3://bucket/key` location and raises FileNotFoundError when nothing is there.
+"""
+
+import functools
+import io
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+import boto3
+import urllib3.exceptions
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    ParamValidationError,
+)
+from botocore.parsers import ResponseParserError
+from pyarrow import fs as pafs
+
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines.runtime import console
+
+T = TypeVar("T")
+_TRIES, _FIRST_PAUSE, _LONGEST_PAUSE = 8, 0.5, 16.0  # seconds; some 36 in all before giving up
+_BLOCK = 8 << 20  # bytes of one request of `Blocks`
+_KEYS = 1000  # that one listing or deletion can name
+_pauses = random.Random()  # of its own: pauses must not disturb anything seeded, and differ between workers
+
+
+class Stamp(NamedTuple):
+    """Bytes of a file and the time of its last change (ns): what tells whether it was replaced."""
+
+    size: int
+    mtime_ns: int
+
+
+class _Settings(NamedTuple):
+    """What the variables say now; clients are kept for each, so that a change of them takes effect at once."""
+
+    endpoint: str | None
+    region: str | None
+    timeout: float  # seconds
+    identity: tuple[str | None, ...]
+
+
+def _settings() -> _Settings:
+    variable = os.environ.get
+    try:
+        timeout = float(variable("MPC_S3_TIMEOUT") or 30)
+    except ValueError:
+        raise UserError(f"MPC_S3_TIMEOUT is a number of seconds, not {variable('MPC_S3_TIMEOUT')!r}") from None
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+    return _Settings(
+        variable("AWS_ENDPOINT_URL_S3") or variable("AWS_ENDPOINT_URL"),
+        variable("AWS_REGION") or variable("AWS_DEFAULT_REGION"),
+        timeout,
+        tuple(variable(name) for name in names),
+    )
+
+
+@functools.cache
+def _arrow(settings: _Settings) -> pafs.S3FileSystem:
+    return pafs.S3FileSystem(
+        endpoint_override=settings.endpoint,
+        region=settings.region or ("us-east-1" if settings.endpoint else None),
+        connect_timeout=min(10.0, settings.timeout),
+        request_timeout=settings.timeout,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
+    )
+
+
+@functools.cache
+def _client(settings: _Settings) -> Any:
+    config = BotoConfig(
+        connect_timeout=min(10.0, settings.timeout),
+        read_timeout=settings.timeout,
+        retries={"total_max_attempts": 1},  # `_persistently` tries again: one rule, and one that says so
+        max_pool_connections=32,
+        s3={"addressing_style": "path" if settings.endpoint else "auto"},
+    )
+    region = settings.region or ("us-east-1" if settings.endpoint else None)
+    return boto3.session.Session().client("s3", endpoint_url=settings.endpoint, region_name=region, config=config)
+
+
+def arrow() -> pafs.S3FileSystem:
+    """Arrow's filesystem; its requests are tried again by the SDK."""
+    return _arrow(_settings())
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
+    return bucket, key
+
+
+class _BrokenAnswerError(Exception):
+    """An answer that says it is done and is not whole."""
+
+
+_PASSING = (
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    ResponseParserError,
+    _BrokenAnswerError,
+    urllib3.exceptions.HTTPError,  # what botocore lets through while it reads the body of an error
+)
+
+
+def _persistently(uri: str, request: Callable[[Any, str, str], T]) -> T:
+    """The result of `request(client, bucket, key)`, tried again while it fails for a passing reason.
+
+    Raises FileNotFoundError when nothing is there; UserError for credentials and buckets; InfrastructureError after the
+    last try, or at once for a refusal that will not change.
+    """
+    bucket, key = _split(uri)
+    for failures in range(1, _TRIES + 1):
+        try:
+            return request(_client(_settings()), bucket, key)
+        except ClientError as error:
+            seen = _answered(uri, error)
+        except ParamValidationError as error:
+            raise UserError(f"cannot use {uri}: {' '.join(str(error).split())}") from None
+        except _PASSING as error:
+            seen = " ".join(str(error).split())
+        except BotoCoreError as error:  # the rest of them: no credentials, no such profile
+            raise UserError(f"S3 cannot be used for {uri}: {error}; check the AWS variables") from None
+        if failures == _TRIES:
+            break
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)) * _pauses.uniform(0.5, 1)
+        if failures >= 3:
+            console.say(f"storage: {uri} does not answer as it should ({seen}), trying again in {pause:.1f} s")
+        time.sleep(pause)
+    raise InfrastructureError(f"storage failed at {uri} {_TRIES} times, at last with: {seen}")
+
+
+def _answered(uri: str, error: ClientError) -> str:
+    """What S3 answered, when asking again may help; raises what it means otherwise."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code == "NoSuchBucket":
+        raise UserError(f"the bucket of {uri} does not exist; create it first") from None
+    if status == 404:
+        raise FileNotFoundError(uri) from None
+    if status in (401, 403):
+        raise UserError(
+            f"S3 refused the credentials for {uri} ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from None
+    lasting = status == 501 or (status < 500 and status not in (408, 409, 429))
+    if lasting and code not in ("RequestTimeout", "SlowDown"):
+        raise InfrastructureError(f"storage failed at {uri}: {' '.join(str(error).split())}") from error
+    return f"{status} {code}"
+
+
+def get(uri: str) -> bytes:
+    """The whole object."""
+    return _persistently(uri, _get)
+
+
+def put(uri: str, data: bytes) -> None:
+    """Write the whole object."""
+    body = bytes(data)  # no copy, but of the Arrow buffers that callers may pass as well
+    _persistently(uri, lambda client, bucket, key: client.put_object(Bucket=bucket, Key=key, Body=body))
+
+
+def _get(client: Any, bucket: str, key: str, **conditions: str) -> bytes:
+    answer = client.get_object(Bucket=bucket, Key=key, **conditions)
+    data = bytes(answer["Body"].read())
+    if len(data) != answer.get("ContentLength"):  # also when the connection closed within the headers
+        raise _BrokenAnswerError(f"{len(data)} of {answer.get('ContentLength')} bytes arrived")
+    return data
+
+
+class Blocks(io.RawIOBase):
+    """An object on S3 read forward in blocks, each a request of its own, all of the same version of the object."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._block, self._at = uri, memoryview(b""), 0
+        found = head(uri)
+        if found is None:
+            raise FileNotFoundError(uri)
+        self._size, self._version = int(found["ContentLength"]), str(found["ETag"])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._block and self._at < self._size:
+            part = f"bytes={self._at}-{min(self._at + _BLOCK, self._size) - 1}"
+            read = functools.partial(_get, Range=part, IfMatch=self._version)
+            self._block = memoryview(_persistently(self._uri, read))
+            self._at += len(self._block)
+        count = min(len(buffer), len(self._block))
+        buffer[:count], self._block = self._block[:count], self._block[count:]
+        return count
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write the whole object unless there is one; whether it was written.
+
+    A put may be done and its answer lost: the next try then meets our own object. The mark tells it from another's.
+    """
+    mark = {"created-by": secrets.token_hex(8)}
+
+    def put_new(client: Any, bucket: str, key: str) -> None:
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                raise FileExistsError(uri) from None
+            raise
+
+    try:
+        _persistently(uri, put_new)
+    except FileExistsError:
+        found = head(uri)
+        return found is not None and found["Metadata"] == mark
+    return True
+
+
+def objects(uri: str, limit: int = _KEYS, markers: bool = False) -> Iterator[tuple[str, Stamp]]:
+    """Objects below a prefix, with the empty ones that stand for folders if wanted; `limit` of them a request."""
+    more: dict[str, str] = {}
+    empty = True
+
+    def page(client: Any, bucket: str, key: str) -> dict[str, Any]:
+        prefix = f"{key}/" if key else ""
+        answer: dict[str, Any] = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=limit, **more)
+        if "IsTruncated" not in answer:  # an empty body would pass for an empty folder
+            raise _BrokenAnswerError("the listing has no end")
+        return answer
+
+    bucket, prefix = _split(uri)
+    while True:
+        answer = _persistently(uri, page)
+        for item in answer.get("Contents", ()):
+            empty = False
+            if markers or not item["Key"].endswith("/"):
+                yield f"s3://{bucket}/{item['Key']}", _stamp(item["Size"], item["LastModified"])
+        if not answer["IsTruncated"]:
+            break
+        more["ContinuationToken"] = answer["NextContinuationToken"]
+    if empty and prefix:
+        raise FileNotFoundError(uri)
+
+
+def head(uri: str) -> dict[str, Any] | None:
+    """The object's headers; None when it is not there."""
+
+    def request(client: Any, bucket: str, key: str) -> dict[str, Any]:
+        answer: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
+        if not answer.keys() >= {"ContentLength", "ETag", "LastModified"}:
+            raise _BrokenAnswerError("the headers are not whole")
+        return answer
+
+    try:
+        return _persistently(uri, request)
+    except FileNotFoundError:
+        return None
+
+
+def stamp(uri: str) -> Stamp | None:
+    """The stamp of one object; None when it is not there."""
+    found = head(uri)
+    return None if found is None else _stamp(found["ContentLength"], found["LastModified"])
+
+
+def _stamp(size: int, modified: datetime) -> Stamp:
+    # Listings may tell parts of a second, headers never do: whole seconds, so that both give the same stamp.
+    return Stamp(size, int(modified.timestamp()) * 10**9)
+
+
+def delete(uri: str) -> None:
+    """Remove an object, or all below a prefix; nothing happens when neither is there."""
+    if head(uri) is not None:
+        with suppress(FileNotFoundError):  # the second try after a lost answer, on servers that mind
+            _persistently(uri, lambda client, bucket, key: client.delete_object(Bucket=bucket, Key=key))
+        return
+    try:
+        found = [location for location, _ in objects(uri, markers=True)]
+    except FileNotFoundError:
+        return
+    for start in range(0, len(found), _KEYS):
+        _persistently(uri, functools.partial(_delete, locations=found[start : start + _KEYS]))
+
+
+def _delete(client: Any, bucket: str, _key: str, locations: list[str]) -> None:
+    keys = [{"Key": location.removeprefix(f"s3://{bucket}/")} for location in locations]
+    answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+    if failed := answer.get("Errors"):
+        raise _BrokenAnswerError(f"{len(failed)} objects are left: {failed[0].get('Code')} {failed[0].get('Key')}")

@@ -1,0 +1,296 @@
+"""Every read and write of the project goes through here: a local path, `file://` or `s3://`, one function a verb.
+
+S3 settings come from the standard variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL)
+and the SDK's usual chain. A write is never half seen: locally it is a rename, on S3 a put.
+
+Requests to S3 that fail for a passing reason (503, a reset, a stall, a body that ends early) are tried again with
+growing pauses. One that moves no byte for MPC_S3_TIMEOUT seconds (30) counts as failed. Refused credentials and buckets
+that do not exist are never tried again.
+"""
+
+import io
+import os
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines.runtime import s3
+from pipelines.runtime.s3 import Stamp as Stamp
+
+T = TypeVar("T")
+R = TypeVar("R")
+_AHEAD = 4
+"""Files, or samples, that are read while others are worked on."""
+_DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a location is in object storage; raises UserError for a scheme we do not speak."""
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme not in ("", "file", "s3"):
+        raise UserError(f"{uri!r}: this scheme is not supported; use a local path, file:// or s3:// (lower case)")
+    if scheme != "s3":
+        return False
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    if "@" in bucket:
+        raise UserError(
+            f"{without_secrets(uri)}: credentials do not belong in a location; set AWS_ACCESS_KEY_ID and so on"
+        )
+    if not bucket:
+        raise UserError(f"{uri!r} names no bucket; is a variable in it empty?")
+    return True
+
+
+def local_path(uri: str) -> str:
+    """The path of a local location."""
+    return uri.removeprefix("file://")
+
+
+def absolute(uri: str) -> str:
+    """The same location, independent of the working directory (jobs on workers run elsewhere)."""
+    return uri.rstrip("/") if is_remote(uri) else os.path.abspath(os.path.expanduser(local_path(uri)))
+
+
+def without_secrets(text: str) -> str:
+    """The text with the user part of every URI in it struck out: what may be printed, saved or tracked."""
+    return re.sub(r"""://[^/\s"']+@""", "://***@", text)
+
+
+def join(uri: str, *parts: str) -> str:
+    """A location below another."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The Arrow filesystem of a location and the path in it, for those who read parts of a file.
+
+    Its S3 requests are tried again by the SDK; `explained` turns what it raises in the end into our failures.
+    """
+    if is_remote(uri):
+        return s3.arrow(), uri.removeprefix("s3://").rstrip("/")
+    return pafs.LocalFileSystem(), absolute(uri)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what the filesystem raises into our three kinds of failure."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"nothing found at {uri}") from None
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"cannot use {uri}: {error.strerror or error}") from None
+    except OSError as error:
+        text = " ".join(str(error).split())
+        if any(word in text for word in _DENIED):
+            raise UserError(
+                f"S3 refused the credentials for {uri}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from None
+        if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
+            raise UserError(f"the bucket of {uri} does not exist; create it first") from None
+        raise InfrastructureError(f"storage failed at {uri}: {text}") from error
+
+
+def exists(uri: str) -> bool:
+    """Whether a file (not a folder) is there."""
+    with explained(uri):
+        return s3.head(uri) is not None if is_remote(uri) else os.path.isfile(absolute(uri))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file; UserError when it is not there."""
+    with explained(uri):
+        return s3.get(uri) if is_remote(uri) else Path(absolute(uri)).read_bytes()
+
+
+def in_arrow(data: bytes) -> pa.BufferReader:
+    """The bytes as a file in Arrow's own memory.
+
+    A thread of Arrow's that still holds bytes of Python's when a short command ends aborts it (arrow#34314).
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
+
+
+@contextmanager
+def open_input(uri: str) -> Iterator[BinaryIO]:
+    """A stream of the file's bytes, for what is too large to hold; UserError when it is not there."""
+    with explained(uri):
+        if not is_remote(uri):
+            with open(absolute(uri), "rb") as file:
+                yield file
+            return
+        with io.BufferedReader(s3.Blocks(uri)) as stream:
+            yield cast(BinaryIO, stream)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole file at once: readers see the old one, or the new one, never a part."""
+    with explained(uri):
+        if is_remote(uri):
+            s3.put(uri, data)
+        else:
+            with _beside(absolute(uri), data) as temporary:
+                os.replace(temporary, absolute(uri))
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a whole file unless there is one: of all who try at the same time, one gets True, the others False.
+
+    On S3 this is a conditional put (If-None-Match), which the server must know.
+    """
+    with explained(uri):
+        if is_remote(uri):
+            return s3.create(uri, data)
+        with _beside(absolute(uri), data) as temporary:
+            try:
+                os.link(temporary, absolute(uri))
+            except FileExistsError:
+                return False
+            return True
+
+
+@contextmanager
+def _beside(path: str, data: bytes) -> Iterator[str]:
+    """A temporary file with the data in the folder of `path`, safe on the disk; removed afterwards."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # in /proc, say; as a missing file it would be told of wrongly
+        raise UserError(f"cannot write {path}: no folder can be made there") from None
+    temporary = f"{path}.{secrets.token_hex(4)}.part"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with what `load` reads for it, in order; the next few are read while this one is worked on.
+
+    A request to object storage takes some twenty milliseconds whatever its size, as long as a sample's rendering.
+    """
+    pending: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="ahead") as pool:
+        try:
+            for item in items:
+                pending.append((item, pool.submit(load, item)))
+                if len(pending) > _AHEAD:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def list_files(uri: str, suffixes: tuple[str, ...] = ()) -> list[str]:
+    """Locations of all files below a folder or prefix, sorted; see `list_stamps`."""
+    return list(list_stamps(uri, suffixes))
+
+
+def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
+    """Stamps of all files below a folder or prefix by location, sorted, from one listing; hidden files are left out.
+
+    Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
+    """
+    with explained(uri):
+        found = dict(s3.objects(uri) if is_remote(uri) else _files(uri))
+    below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
+    return {
+        location: found[location]
+        for location in sorted(found)
+        if not any(part.startswith(".") for part in location[below:].lstrip("/").split("/"))
+        and (not suffixes or location.lower().endswith(suffixes))
+    }
+
+
+def _files(uri: str) -> Iterator[tuple[str, Stamp]]:
+    """All files below a local folder. Links to folders are followed, but into each folder only once: they may loop."""
+    seen, waiting = set[tuple[int, int]](), [absolute(uri)]
+    while waiting:
+        folder = waiting.pop()
+        identity = os.stat(folder)
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.isprintable():
+                    name = f"{folder}/{entry.name}".encode(errors="backslashreplace").decode(errors="backslashreplace")
+                    raise UserError(f"the name of {name!r} cannot be printed or is not UTF-8; rename the file")
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    facts = entry.stat()
+                    yield entry.path, Stamp(facts.st_size, facts.st_mtime_ns)
+                elif entry.is_symlink():  # to nothing: whoever reads it is told
+                    yield entry.path, Stamp(0, 0)
+
+
+def stamp(uri: str) -> Stamp:
+    """The stamp of one file; zeros when it is not there."""
+    with explained(uri):
+        if is_remote(uri):
+            return s3.stamp(uri) or Stamp(0, 0)
+        info = pafs.LocalFileSystem().get_file_info(absolute(uri))
+        return Stamp(int(info.size or 0), int(info.mtime_ns or 0))
+
+
+def delete(uri: str) -> None:
+    """Remove a file or a folder and all below it; nothing happens when it is not there."""
+    with explained(uri):
+        if is_remote(uri):
+            s3.delete(uri)
+            return
+        filesystem, path = resolve(uri)
+        kind = filesystem.get_file_info(path).type
+        if kind == pafs.FileType.File:
+            filesystem.delete_file(path)
+        elif kind == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
+
+
+def delete_if_empty(uri: str) -> None:
+    """Remove a folder that holds nothing. Prefixes of object storage vanish with their last object."""
+    if not is_remote(uri):
+        with suppress(OSError):
+            os.rmdir(local_path(uri))
+
+
+def download_folder(uri: str, folder: str | Path) -> Path:
+    """Copy the files directly below a location into a local folder, and return it."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for item in list_files(uri):
+        if "/" not in item[len(absolute(uri)) :].lstrip("/"):
+            (target / item.rsplit("/", 1)[1]).write_bytes(read_bytes(item))
+    return target
+
+
+def folder_exists(uri: str) -> bool:
+    """Whether anything is there as a folder or prefix."""
+    with explained(uri):
+        if not is_remote(uri):
+            return os.path.isdir(absolute(uri))
+        try:
+            next(s3.objects(uri, limit=1, markers=True), None)
+        except FileNotFoundError:
+            return False
+        return True

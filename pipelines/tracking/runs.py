@@ -1,0 +1,386 @@
+"""MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
+
+import errno
+import fcntl
+import functools
+import json
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from types import FrameType, MappingProxyType
+from typing import IO, Any, ParamSpec, TypeVar
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is kept for results
+# MLflow's own defaults keep a job silent for minutes when the server is away.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+import mlflow
+from alembic.util.exc import CommandError
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy.exc import SQLAlchemyError
+
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines.config.root import Config
+from pipelines.runtime import console, host, storage, tracking_uri
+from pipelines.tracking import watchdog
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
+_above: ContextVar[str | None] = ContextVar("above", default=None)
+
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """What MLflow, or the database behind it, fails with becomes one line of ours."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            storage.without_secrets(f"tracking.uri: {uri} needs the package {error.name}; install it, or name a server")
+        ) from error
+    except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
+        said = " ".join(str(error).split())[:400]
+        answer = "refuses" if getattr(error, "error_code", "") in _REFUSALS else "does not answer"
+        raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} {answer}: {said}")) from error
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Let Ctrl-C, and what ends a job like it, wait until the block is done; a second one does not wait.
+
+    Raised within a commit of SQLite it would leave a run that nobody ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came and before is signal.SIG_IGN:  # then it was SIGTERM, which a job in the background obeys, too
+            raise KeyboardInterrupt
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _told(call: Callable[P, T]) -> Callable[P, T]:
+    """Decorator of what speaks to MLflow; its first argument is the config."""
+
+    @functools.wraps(call)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> T:
+        with unbroken(), _answering(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
+            return call(*args, **kwargs)
+
+    return inner
+
+
+def client(config: Config) -> MlflowClient:
+    """A client of the configured store. The first use of an SQLite file creates its tables."""
+    return _client(str(config.tracking.uri))
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Nobody else makes the tables of an SQLite file meanwhile: two who did would leave half of them for ever.
+
+    UserError where there can be no such file.
+    """
+    database = tracking_uri.database(uri)
+    if database is None:
+        yield
+        return
+    try:
+        lock = _lock_file(database)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise UserError(
+            f"tracking.uri: there can be no database at {database} ({error.strerror}); name another file"
+        ) from None
+    with lock:
+        if lock.writable():
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
+
+
+def _lock_file(database: str) -> IO[str]:
+    folder = os.path.dirname(database)
+    os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(database):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if os.path.exists(database):  # MLflow would try for minutes
+        with open(database, "rb") as file:
+            if file.read(16) not in (b"", b"SQLite format 3\0"):
+                raise FileExistsError(errno.EEXIST, "it is another kind of file")
+    if os.path.exists(database) and not os.access(folder, os.W_OK):
+        return open(database)  # who may only read makes no tables
+    return open(f"{database}.lock", "w")
+
+
+@functools.cache
+def _client(uri: str) -> MlflowClient:
+    with unbroken(), _answering(uri), _alone(uri):
+        found = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found.search_experiments(max_results=1)
+    return found
+
+
+def answering(config: Config) -> AbstractContextManager[None]:
+    """In this block, what the store fails with is an InfrastructureError of one line."""
+    return _answering(str(config.tracking.uri))
+
+
+@contextmanager
+def fluent(config: Config) -> Iterator[None]:
+    """MLflow's fluent calls read the store from the process: set it for this block only (the registry follows it)."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(str(config.tracking.uri))
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@_told
+def entry_is_there(config: Config, name: str, number: str) -> bool:
+    """Whether a model version can be loaded: its files, or the logged model that they are of, may have been deleted."""
+    with fluent(config):
+        try:
+            files = mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{name}/{number}")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return any(file.path == "MLmodel" for file in files)
+
+
+@_told
+def start_run(
+    config: Config,
+    verb: str,
+    run_id: str | None = None,
+    dataset: tuple[str, dict[str, Any]] | None = None,
+    *,
+    parent: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Make a run, or take up `run_id` again, and return its id.
+
+    `dataset` is (location, manifest): it is logged as an input under its fingerprint. Parameters are the resolved
+    config of the verb and of what training shares. `parent` is the run that this one is shown below; `name` is what
+    people see (the verb, when left out).
+    """
+    store = client(config)
+    if run_id and _is_there(store, config, verb, run_id):
+        watchdog.watch(str(config.tracking.uri), run_id)
+        return run_id
+    marks = {
+        "mpc.verb": verb,
+        "mlflow.source.name": f"mpc {verb}",
+        "mlflow.user": host.user(),
+        watchdog.TAG: watchdog.PROCESS,
+    }
+    marks |= host.software() | host.hardware() | dict(tags)
+    above = parent or _above.get()
+    if above:
+        marks[MLFLOW_PARENT_RUN_ID] = above
+    run = store.create_run(_experiment(store, config), run_name=name or verb, tags=marks)
+    watchdog.watch(str(config.tracking.uri), run.info.run_id)
+    try:
+        _describe(store, run.info.run_id, config, verb, dataset)
+    except BaseException:
+        with suppress(InfrastructureError):  # the failure itself is what has to be told
+            finish(config, run.info.run_id, "FAILED")
+        raise
+    return str(run.info.run_id)
+
+
+def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bool:
+    """Set a run to RUNNING again. False, which is said, when it was deleted, or is of another server."""
+    try:
+        store.set_tag(run_id, watchdog.TAG, watchdog.PROCESS)  # before the status, which a guard looks at first
+        store.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        shown = storage.without_secrets(str(config.tracking.uri))
+        console.say(f"{verb}: its run {run_id} is no longer in MLflow at {shown}; what follows goes into a new one")
+        return False
+    return True
+
+
+def _describe(
+    store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, dict[str, Any]] | None
+) -> None:
+    described = config.dump()
+    params = {"seed": config.seed, "workspace": config.workspace}
+    for section in {"model", "train", verb}:
+        params |= {f"{section}.{key}": value for key, value in described.get(section, {}).items()}
+    listed = [Param(key, storage.without_secrets(str(value))[:6000]) for key, value in params.items()]
+    store.log_batch(run_id, params=listed)
+    store.log_dict(run_id, described, "config.yaml")
+    if dataset:
+        location, manifest = dataset
+        entity = Dataset(
+            name=location.rstrip("/").rsplit("/", 1)[-1],
+            digest=manifest["fingerprint"][:32],
+            source_type="mpc_pixel_dataset",
+            source=json.dumps({"uri": location, "fingerprint": manifest["fingerprint"]}),
+        )
+        store.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
+
+
+@contextmanager
+def below(run_id: str) -> Iterator[None]:
+    """Runs that are started in this block, by this thread, are shown below a run."""
+    token = _above.set(run_id)
+    try:
+        yield
+    finally:
+        _above.reset(token)
+
+
+@contextmanager
+def running(config: Config, verb: str) -> Iterator[str]:
+    """The run of a command that consists of others, whose runs are shown below it; it ends as the block ends.
+
+    The same command in the same workspace goes on with its run.
+    """
+    run_id = None
+    try:
+        with unbroken():
+            run_id = start_run(
+                config, verb, find(config, verb, config.workspace), tags={"mpc.output": config.workspace}
+            )
+        with below(run_id):
+            yield run_id
+    except BaseException as error:
+        if run_id:
+            with suppress(InfrastructureError):  # the failure itself is what has to be told
+                finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    try:
+        finish(config, run_id)
+    except InfrastructureError as error:
+        console.say(f"{verb}: {error}; all is done, but its run there is not ended")
+
+
+@_told
+def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
+    """The newest run of a verb for an output, with more tags that it must have."""
+    store = client(config)
+    wanted = {"verb": verb, "output": output, **tags}
+    found = store.search_runs(
+        [_experiment(store, config)],
+        " and ".join(f"tags.`mpc.{key}` = {_quoted(value)}" for key, value in wanted.items()),
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
+def now() -> int:
+    """The time of a point, in ms since 1970."""
+    return int(time.time() * 1000)
+
+
+def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    """Write metrics of one step in one request."""
+    log_points(config, run_id, [(step, now(), metrics)])
+
+
+@_told
+def log_points(config: Config, run_id: str, points: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+    """Write (step, time in ms, metrics) in one request: all of them, or none. MLflow takes 1000 values at most."""
+    batch = [Metric(key, float(value), when, step) for step, when, metrics in points for key, value in metrics.items()]
+    if batch:
+        client(config).log_batch(run_id, metrics=batch)
+
+
+@_told
+def last_steps(config: Config, run_id: str) -> dict[str, int]:
+    """The last step that each kind of metric (train, validation) was written for, by kind."""
+    found = dict[str, int]()
+    for point in (
+        client(config).get_run(run_id).data._metric_objs
+    ):  # the newest point of each; the public view lacks steps
+        kind = point.key.partition("/")[0]
+        found[kind] = max(point.step, found.get(kind, -1))
+    return found
+
+
+@_told
+def tag(config: Config, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run in one request."""
+    client(config).log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+@_told
+def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
+    """Keep a picture (an encoded image file) as the artifact `name` of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name.rpartition("/")[2]
+        file.write_bytes(data)
+        client(config).log_artifact(run_id, str(file), name.rpartition("/")[0])
+
+
+@_told
+def finish(config: Config, run_id: str, status: str = "FINISHED", when: int | None = None) -> None:
+    """End a run: FINISHED, FAILED or KILLED, now or at a time (ms). InfrastructureError when the store fails."""
+    client(config).set_terminated(run_id, status, when)
+    watchdog.leave(run_id)
+
+
+def _experiment(store: MlflowClient, config: Config) -> str:
+    """The id of the configured experiment; its artifacts live in the workspace when the store is a local database."""
+    name = config.tracking.experiment
+    found = store.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(f"tracking.experiment: {name} was deleted in MLflow; restore it there, or name another")
+    if found:
+        return str(found.experiment_id)
+    local_store = tracking_uri.database(str(config.tracking.uri)) is not None
+    where = storage.join(storage.absolute(config.workspace), "mlflow-artifacts") if local_store else None
+    try:
+        return str(store.create_experiment(name, artifact_location=where))
+    except MlflowException as error:  # another process was quicker
+        found = store.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or not found:
+            raise
+        return str(found.experiment_id)

@@ -1,0 +1,201 @@
+"""Statistics that merge in any order, and shortcuts: found where they were put, not where labels were shuffled."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpc_model.imaging import codecs
+from pipelines.dataset import counts
+from pipelines.dataset.counts import Statistics, guessing, of_rows, one_class, one_place, shortcuts
+
+SIDE = 64
+PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+PNG = codecs.encode_png(PICTURE)
+
+
+def row(number: int, forged: bool, **more: Any) -> dict[str, Any]:
+    """A row of a dataset, with a square of forged pixels somewhere if `forged`."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    if forged:
+        top, left = np.random.default_rng(number).integers(0, SIDE - 16, 2)
+        mask[top : top + 16, left : left + 16] = 1
+    made = {
+        "key": f"set/{number}.png",
+        "source": "set",
+        "split": "train",
+        "kind": "splice" if forged else "authentic",
+        "height": SIDE,
+        "width": SIDE,
+        "jpeg_quality": None,
+        "forged_fraction": float(mask.mean()),
+        "forged_pixels": int(mask.sum()),
+        "views": [{"image": PNG, "mask": codecs.encode_mask(mask), "done": "[]"}],
+    }
+    return made | more
+
+
+def stored(image: bytes, mask: bytes = b"") -> list[dict[str, Any]]:
+    return [{"image": image, "mask": mask or codecs.encode_mask(np.ones((SIDE, SIDE), np.uint8)), "done": "[]"}]
+
+
+def classes(count: int = 200, shuffled: bool = False) -> np.ndarray:
+    """(count,) whether each sample is forged."""
+    forged = np.arange(count) % 2 == 0
+    return np.random.default_rng(3).permutation(forged) if shuffled else forged
+
+
+def test_merging_in_any_order_gives_the_same_bytes() -> None:
+    rows = [row(n, n % 3 > 0, jpeg_quality=70 + n % 5, source="ab"[n % 2]) for n in range(60)]
+    whole = json.dumps(of_rows(rows).to_json())
+    parts = [of_rows(rows[start::4]) for start in (2, 0, 3, 1)]
+    merged = Statistics()
+    for part in parts:
+        merged.merge(Statistics.from_json(json.loads(json.dumps(part.to_json()))))
+    assert json.dumps(merged.to_json()) == whole
+    assert json.dumps(of_rows(rows[:-1]).to_json()) != whole
+
+
+def test_counts_are_those_of_the_rows() -> None:
+    quarter = np.zeros((40, 60), np.uint8)
+    quarter[:20, :30] = 1
+    rows = [
+        row(0, False),
+        row(
+            1,
+            True,
+            height=40,
+            width=60,
+            forged_pixels=600,
+            kind="remove",
+            views=stored(PNG, codecs.encode_mask(quarter)),
+        ),
+        row(2, True, forged_pixels=SIDE * SIDE, views=stored(codecs.encode_jpeg(PICTURE, 71)) * 3, split="test"),
+    ]
+    found = of_rows(rows)
+    assert found.by("samples", 1, 2, 3) == {
+        ("train", "set", "authentic"): 1,
+        ("train", "set", "remove"): 1,
+        ("test", "set", "splice"): 1,
+    }
+    assert found.counts["views",] == 5
+    assert found.counts["bytes",] == sum(len(v["image"]) + len(v["mask"]) for r in rows for v in r["views"])
+    assert found.by("area", 1, 2) == {("remove", "5"): 1, ("splice", "19"): 1}  # 25% and 100%, in twentieths
+    assert found.by("encoding", 4, 5) == {("authentic", "png"): 1, ("forged", "png"): 1, ("forged", "jpeg 71"): 1}
+    assert found.by("size", 5) == {("64x64",): 2, ("40x60",): 1}
+    everywhere, corner = np.full((32, 32), 255), np.zeros((32, 32), int)
+    corner[:16, :16] = 255
+    np.testing.assert_array_equal(found.places.sum(axis=0), everywhere + corner)
+
+
+@pytest.mark.parametrize(("side", "kept"), [(127, 127), (384, 384), (481, 480), (640, 640), (1023, 1016), (4033, 4032)])
+def test_sizes_keep_seven_bits(side: int, kept: int) -> None:
+    (size,) = of_rows([row(0, False, height=side, width=side)]).by("size", 5)
+    assert size == (f"{kept}x{kept}",)
+
+
+def feature_rows(feature: str, values: list[Any], forged: np.ndarray) -> list[dict[str, Any]]:
+    """Rows whose `feature` alternates between two values, the second for even numbers, whatever `forged` says."""
+    rows = []
+    for number, label in enumerate(forged):
+        value = values[number % 2 == 0]
+        if feature == "encoding":
+            rows.append(row(number, label, views=stored(codecs.encode_jpeg(PICTURE, value))))
+        elif feature == "quality":
+            rows.append(row(number, label, jpeg_quality=value))
+        elif feature == "size":
+            rows.append(row(number, label, height=value, width=value))
+        else:
+            rows.append(row(number, label, source=value))
+    return rows
+
+
+FEATURES = [
+    ("encoding", [90, 75], "The kind of file", "of forged ones jpeg 75 (100% against 0%)"),
+    ("quality", [84, 75], "The JPEG quality of the source", "of authentic ones 84 (100% against 0%)"),
+    ("size", [256, 384], "The size of the image", "of forged ones 384x384"),
+    ("source", ["real", "fake"], "The source", "of authentic ones real"),
+]
+
+
+@pytest.mark.parametrize(("feature", "values", "said", "typical"), FEATURES)
+def test_a_feature_that_separates_the_classes_is_a_shortcut(
+    feature: str, values: list[Any], said: str, typical: str
+) -> None:
+    found = of_rows(feature_rows(feature, values, classes()))
+    (sentence,) = shortcuts(found)
+    assert sentence.startswith(f"{said}")
+    assert "100% right in train (chance is 50%)" in sentence
+    assert typical in sentence
+
+
+@pytest.mark.parametrize(("feature", "values", "said", "typical"), FEATURES)
+def test_shuffled_labels_have_no_shortcut(feature: str, values: list[Any], said: str, typical: str) -> None:
+    found = of_rows(feature_rows(feature, values, classes(shuffled=True)))
+    assert shortcuts(found) == []
+    assert guessing(found, feature, "train") == 0.5
+
+
+def test_accuracy_is_that_of_the_rule_on_the_other_half() -> None:
+    """80% of forged and 10% of authentic images have quality 75: guessing forged there is right (0.8 + 0.9) / 2."""
+    rows = [row(n, n % 2 == 0, jpeg_quality=75 if n // 2 % 10 < (8 if n % 2 == 0 else 1) else 90) for n in range(4000)]
+    assert guessing(of_rows(rows), "quality", "train") == pytest.approx(0.85, abs=0.02)
+
+
+def test_many_rare_values_prove_nothing() -> None:
+    """Every photograph has a quality or size of its own: on its own half the rule would be perfect."""
+    sizes = np.random.default_rng(1).permutation(200) + 300
+    rows = [row(n, bool(label), height=int(sizes[n]), jpeg_quality=n) for n, label in enumerate(classes())]
+    assert guessing(of_rows(rows), "quality", "train") == 0.5
+    assert guessing(of_rows(rows), "size", "train") == 0.5
+
+
+def test_sizes_that_never_repeat_still_separate_by_their_area() -> None:
+    rows = [row(n, label, height=(700 if label else 300) + n, width=500 + n) for n, label in enumerate(classes())]
+    assert guessing(of_rows(rows), "size", "train") == 1.0
+
+
+def test_crops_of_one_photograph_share_a_half() -> None:
+    """Forty photographs, each with a quality of its own and crops of one class only: that is no shortcut."""
+    rows = [row(n, n // 10 % 2 == 0, key=f"set/{n // 10}.jpg#{n % 10:04d}", jpeg_quality=n // 10) for n in range(400)]
+    assert guessing(of_rows(rows), "quality", "train") == 0.5
+    apart = [made | {"key": f"set/{n}.jpg"} for n, made in enumerate(rows)]
+    assert guessing(of_rows(apart), "quality", "train") > 0.9
+
+
+def test_few_images_show_nothing() -> None:
+    forged = np.arange(100) < counts.ENOUGH - 1
+    rows = [row(n, label, jpeg_quality=75 if label else 90) for n, label in enumerate(forged)]
+    assert guessing(of_rows(rows), "quality", "train") is None
+    assert shortcuts(of_rows(rows)) == []
+
+
+def test_a_shortcut_of_one_source_is_not_hidden_by_the_others() -> None:
+    clean = [row(n, n % 2 == 0, source="large") for n in range(1000)]
+    dirty = [row(n, n % 2 == 0, source="dirty", jpeg_quality=75 if n % 2 == 0 else 90) for n in range(100)]
+    (sentence,) = shortcuts(of_rows(clean + dirty))
+    assert "100% right in source dirty" in sentence
+    assert "train" not in sentence
+
+
+def test_forged_pixels_in_one_place_are_a_shortcut() -> None:
+    middle = np.zeros((SIDE, SIDE), np.uint8)
+    middle[24:40, 24:40] = 1
+    views = stored(PNG, codecs.encode_mask(middle))
+    centred = of_rows([row(n, True, views=views, forged_pixels=256) for n in range(100)])
+    place = one_place(centred)
+    assert place == pytest.approx((1.0, 2 * (1 / 16) / (1 + 1 / 16)))  # F1 of all: precision 1/16, recall 1
+    assert shortcuts(centred)[0].startswith("Forged pixels lie in one place: a map that is the same for every image")
+    anywhere = of_rows([row(n, True) for n in range(400)])
+    assert one_place(anywhere)[0] < one_place(anywhere)[1] + counts.ONE_PLACE_PAYS
+    assert shortcuts(anywhere) == []
+    assert one_place(of_rows([row(0, True)])) is None
+
+
+def test_a_split_without_a_class_is_named() -> None:
+    rows = [row(0, True), row(1, False), row(2, True, split="validation"), row(3, False, split="test")]
+    assert [sentence.split(":")[0] for sentence in one_class(of_rows(rows))] == [
+        "Split validation has no authentic image",
+        "Split test has no forged image",
+    ]

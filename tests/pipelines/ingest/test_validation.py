@@ -1,0 +1,372 @@
+"""Source files, good and bad: every reason for which one is refused, by a real file of that kind."""
+
+import hashlib
+import io
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mpc_model.errors import DataError, UserError
+from mpc_model.imaging.codecs import decode_image, difference_hash, encode_jpeg, encode_png, fine_hash
+from pipelines.ingest.validation import REASONS, Surveyed, examine, read_pair
+
+PHOTO = skimage.data.astronaut()[:96, :160]
+PICTURE = Image.fromarray(PHOTO)
+REGION = np.zeros(PHOTO.shape[:2], np.uint8)
+REGION[10:40, 20:90] = 255
+
+
+def saved(picture: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def tiff(pixels: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
+    return buffer.getvalue()
+
+
+def mask_png(values: np.ndarray) -> bytes:
+    return saved(Image.fromarray(values.astype(np.uint8)), "PNG")
+
+
+MASK = mask_png(REGION)
+
+
+def look(image: bytes, mask: bytes | None = None, rule: str = "bright", max_pixels: int = 10**8) -> Surveyed:
+    return examine(
+        image,
+        mask,
+        name="photo",
+        mask_name=None if mask is None else "its mask",
+        mask_rule=rule,
+        forged=mask is not None,
+        max_pixels=max_pixels,
+    )
+
+
+def reason(image: bytes, mask: bytes | None = None, rule: str = "bright", max_pixels: int = 10**8) -> str:
+    with pytest.raises(DataError) as caught:
+        look(image, mask, rule, max_pixels)
+    assert str(caught.value).startswith(("photo", "its mask"))
+    assert caught.value.reason in REASONS
+    return caught.value.reason
+
+
+def read(image: bytes, mask: bytes | None, rule: str = "bright") -> tuple[np.ndarray, np.ndarray]:
+    return read_pair(image, mask, name="photo", mask_name="its mask", mask_rule=rule)
+
+
+def test_what_is_found_of_a_good_pair():
+    jpeg = encode_jpeg(PHOTO, 83)
+    found = look(jpeg, MASK)
+    assert found.image_sha256 == hashlib.sha256(jpeg).digest()
+    assert found.mask_sha256 == hashlib.sha256(MASK).digest()
+    assert (found.height, found.width, found.jpeg_quality, found.format) == (96, 160, 83, "jpeg")
+    assert found.photo_hash == difference_hash(decode_image(jpeg, "photo"))
+    assert found.photo_hash_fine == fine_hash(decode_image(jpeg, "photo"))
+    pixels, mask = read(jpeg, MASK)
+    assert np.array_equal(pixels, decode_image(jpeg, "photo"))
+    assert np.array_equal(mask, REGION // 255)
+    alone = look(encode_png(PHOTO))
+    assert (alone.mask_sha256, alone.jpeg_quality, alone.format) == (None, None, "png")
+    assert not read(jpeg, None)[1].any()
+
+
+# Accepted modes: what we decode is what Pillow makes of the same file.
+
+ALPHA = Image.new("L", PICTURE.size, 255)
+ACCEPTED: dict[str, Callable[[], bytes]] = {
+    "jpeg 4:4:4": lambda: saved(PICTURE, "JPEG", quality=95, subsampling=0),
+    "jpeg 4:2:0": lambda: saved(PICTURE, "JPEG", quality=75),
+    "jpeg progressive": lambda: saved(PICTURE, "JPEG", progressive=True),
+    "jpeg grey": lambda: saved(PICTURE.convert("L"), "JPEG"),
+    "jpeg stored as RGB": lambda: saved(PICTURE, "JPEG", keep_rgb=True),
+    "jpeg with a second picture": lambda: saved(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(180)]),
+    "png": lambda: saved(PICTURE, "PNG"),
+    "png grey": lambda: saved(PICTURE.convert("L"), "PNG"),
+    "png 1 bit": lambda: saved(PICTURE.convert("1"), "PNG"),
+    "png palette": lambda: saved(PICTURE.quantize(200), "PNG"),
+    "png palette of 4 bits": lambda: saved(PICTURE.quantize(16), "PNG", bits=4),
+    "png palette, opaque": lambda: saved(PICTURE.quantize(16), "PNG", transparency=b"\xff" * 16),
+    "png opaque": lambda: saved(Image.merge("RGBA", (*PICTURE.split(), ALPHA)), "PNG"),
+    "png grey, opaque": lambda: saved(Image.merge("LA", (PICTURE.convert("L"), ALPHA)), "PNG"),
+    "bmp": lambda: saved(PICTURE, "BMP"),
+    "bmp grey": lambda: saved(PICTURE.convert("L"), "BMP"),
+    "bmp 1 bit": lambda: saved(PICTURE.convert("1"), "BMP"),
+    "bmp palette": lambda: saved(PICTURE.quantize(200), "BMP"),
+    "bmp 32 bit": lambda: saved(PICTURE.convert("RGBA"), "BMP"),
+    "tiff": lambda: saved(PICTURE, "TIFF"),
+    "tiff lzw": lambda: saved(PICTURE, "TIFF", compression="tiff_lzw"),
+    "tiff jpeg": lambda: saved(PICTURE, "TIFF", compression="jpeg"),
+    "tiff grey": lambda: saved(PICTURE.convert("L"), "TIFF"),
+    "tiff 1 bit": lambda: saved(PICTURE.convert("1"), "TIFF", compression="group4"),
+    "tiff palette": lambda: saved(PICTURE.quantize(200), "TIFF"),
+    "tiff opaque": lambda: saved(Image.merge("RGBA", (*PICTURE.split(), ALPHA)), "TIFF"),
+    "tiff big-endian": lambda: tiff(PHOTO, photometric="rgb", byteorder=">"),
+    "tiff white is 0": lambda: tiff(PHOTO[..., 0], photometric="miniswhite"),
+    "tiff in planes": lambda: tiff(PHOTO.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate"),
+    "tiff in tiles": lambda: tiff(PHOTO, photometric="rgb", tile=(32, 32)),
+    "webp": lambda: saved(PICTURE, "WEBP", quality=80),
+    "webp lossless": lambda: saved(PICTURE, "WEBP", lossless=True),
+    "webp opaque": lambda: saved(Image.merge("RGBA", (*PICTURE.split(), ALPHA)), "WEBP", lossless=True, exact=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow's, about our own comparison
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_every_accepted_mode_becomes_the_rgb_that_pillow_sees(kind):
+    data = ACCEPTED[kind]()
+    found = look(data)
+    pixels, _ = read(data, None)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert found.format == kind.split()[0]
+    assert (found.height, found.width) == expected.shape[:2]
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["png 1 bit", "png palette", "png opaque", "bmp 1 bit", "tiff 1 bit", "jpeg grey"])
+def test_a_mask_of_any_mode_is_the_same_region(kind):
+    form = kind.split()[0].upper()
+    region = Image.fromarray(REGION)
+    picture = {
+        "png 1 bit": region.convert("1"),
+        "png palette": region.convert("RGB").quantize(2),
+        "png opaque": region.convert("RGBA"),
+        "bmp 1 bit": region.convert("1"),
+        "tiff 1 bit": region.convert("1"),
+        "jpeg grey": region,
+    }[kind]
+    mask = saved(picture, form, **({"quality": 60} if form == "JPEG" else {}))
+    look(encode_png(PHOTO), mask)
+    assert np.array_equal(read(encode_png(PHOTO), mask)[1], REGION // 255)
+
+
+# Refused files.
+
+
+def test_an_empty_file():
+    assert reason(b"") == "zero_bytes"
+    assert reason(encode_png(PHOTO), b"") == "zero_bytes"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<!DOCTYPE html><title>404</title>",
+        saved(PICTURE, "GIF"),
+        saved(PICTURE, "PPM"),
+        saved(PICTURE, "PNG").replace(b"IDAT", b"IDAX"),
+    ],
+)
+def test_what_is_no_image_of_ours(data):
+    assert reason(data) == "unreadable"
+
+
+def overwritten(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + np.random.default_rng(0).bytes(2048) + data[middle + 2048 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(Image.fromarray(skimage.data.astronaut()), "JPEG", quality=90),
+        saved(Image.fromarray(skimage.data.astronaut()), "JPEG", quality=90, progressive=True),
+        saved(Image.fromarray(skimage.data.astronaut()), "PNG"),
+        saved(Image.fromarray(skimage.data.astronaut()), "PNG", compress_level=0),
+    ],
+    ids=["jpeg", "progressive jpeg", "png", "stored png"],
+)
+def test_bytes_overwritten_in_the_middle(data):
+    look(data)
+    assert reason(overwritten(data)) == "unreadable"
+
+
+@pytest.mark.parametrize("kind", ["jpeg 4:2:0", "jpeg progressive", "png", "bmp", "tiff", "tiff lzw", "webp"])
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.99])
+def test_a_truncated_file(kind, kept):
+    data = ACCEPTED[kind]()
+    assert reason(data[: int(len(data) * kept)]) == "truncated"
+    assert reason(encode_png(PHOTO), data[: int(len(data) * kept)]) == "truncated"
+
+
+def png_header(side: int, depth: int, body: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def deflate_bomb(side: int) -> bytes:
+    """A valid PNG file of black, 1 bit a pixel."""
+    squeeze = zlib.compressobj(9)
+    row = bytes(1 + (side + 7) // 8)
+    body = b"".join(squeeze.compress(row) for _ in range(side)) + squeeze.flush()
+    return png_header(side, 1, body)
+
+
+def claiming(kind: str, side: int) -> bytes:
+    """A sound file whose header is made to claim a larger square."""
+    data = bytearray(ACCEPTED[kind]())
+    if kind == "bmp":
+        struct.pack_into("<ii", data, 18, side, side)
+    elif kind == "tiff":
+        for tag, old in ((256, 160), (257, 96)):
+            at = data.index(struct.pack("<HHII", tag, 4, 1, old))
+            struct.pack_into("<I", data, at + 8, side)
+    elif kind.startswith("jpeg"):
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, side, side)
+    else:  # a WebP file of the extended kind, which states its canvas
+        canvas = struct.pack("<I", side - 1)[:3]
+        data[12:12] = b"VP8X" + struct.pack("<II", 10, 0) + canvas + canvas
+        struct.pack_into("<I", data, 4, len(data) - 8)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        deflate_bomb(30_000),
+        png_header(30_000, 8, zlib.compress(b"")),
+        claiming("bmp", 30_000),
+        claiming("tiff", 30_000),
+        claiming("jpeg 4:2:0", 30_000),
+        claiming("webp", 30_000),
+    ],
+    ids=["deflate bomb", "png", "bmp", "tiff", "jpeg", "webp"],
+)
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(bomb, monkeypatch):
+    def never(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    assert len(bomb) < 1_000_000
+    monkeypatch.setattr(cv2, "imdecode", never)
+    tracemalloc.start()
+    assert reason(bomb) == "too_many_pixels"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_the_pixel_limit_holds_for_image_and_mask_and_is_ours_alone():
+    look(encode_png(PHOTO), MASK, max_pixels=96 * 160)
+    assert reason(encode_png(PHOTO), max_pixels=96 * 160 - 1) == "too_many_pixels"
+    assert reason(encode_png(PHOTO), claiming("bmp", 30_000)) == "too_many_pixels"
+    # Above the size from which Pillow itself warns.
+    assert reason(encode_png(PHOTO), deflate_bomb(10_000), max_pixels=10**8) == "size_mismatch"
+
+
+def transparent(mode: str) -> Image.Image:
+    alpha = ALPHA.copy()
+    alpha.putpixel((5, 5), 254)
+    return Image.merge(mode, (*(PICTURE.split() if mode == "RGBA" else [PICTURE.convert("L")]), alpha))
+
+
+UNSUPPORTED: dict[str, Callable[[], bytes]] = {
+    "png of 16 bits, colour": lambda: cv2.imencode(".png", PHOTO.astype(np.uint16) * 257)[1].tobytes(),
+    "png of 16 bits, grey": lambda: saved(Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257), "PNG"),
+    "tiff of 16 bits, colour": lambda: tiff(PHOTO.astype(np.uint16) * 257, photometric="rgb"),
+    "tiff of 32 bits": lambda: tiff(PHOTO[..., 0].astype(np.uint32), photometric="minisblack"),
+    "tiff of signed bytes": lambda: tiff((PHOTO[..., 0] >> 1).astype(np.int8), photometric="minisblack"),
+    "tiff of floats": lambda: tiff(PHOTO[..., 0] / np.float32(255), photometric="minisblack"),
+    "tiff of doubles": lambda: tiff(PHOTO[..., 0] / 255, photometric="minisblack"),
+    "cmyk jpeg": lambda: saved(PICTURE.convert("CMYK"), "JPEG"),
+    "cmyk tiff": lambda: saved(PICTURE.convert("CMYK"), "TIFF"),
+    "lab tiff": lambda: saved(PICTURE.convert("LAB"), "TIFF"),
+    "png with alpha": lambda: saved(transparent("RGBA"), "PNG"),
+    "grey png with alpha": lambda: saved(transparent("LA"), "PNG"),
+    "tiff with alpha": lambda: saved(transparent("RGBA"), "TIFF"),
+    "webp with alpha": lambda: saved(transparent("RGBA"), "WEBP", lossless=True, exact=True),
+    "palette with a transparent colour": lambda: saved(PICTURE.quantize(16), "PNG", transparency=3),
+    "palette with alpha": lambda: saved(PICTURE.quantize(16), "PNG", transparency=b"\xff" * 15 + b"\xfe"),
+    "grey png with a transparent level": lambda: saved(
+        PICTURE.convert("L"), "PNG", transparency=int(PHOTO[0, 0].mean()) or 1
+    ),
+    "animated png": lambda: saved(PICTURE, "PNG", save_all=True, append_images=[PICTURE.rotate(180)]),
+    "animated webp": lambda: saved(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(180)]),
+    "tiff of two pages": lambda: tiff(np.stack([PHOTO, PHOTO]), photometric="rgb"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_an_unsupported_mode(kind):
+    data = UNSUPPORTED[kind]()
+    assert reason(data) == "unsupported_mode"
+    assert reason(encode_png(PHOTO), data) == "unsupported_mode"
+
+
+def test_a_mask_of_another_size():
+    assert reason(encode_png(PHOTO), mask_png(REGION[:-1])) == "size_mismatch"
+    assert reason(encode_png(PHOTO), mask_png(REGION.T)) == "size_mismatch"
+
+
+def test_a_mask_that_is_not_binary():
+    ramp = np.tile(np.linspace(0, 255, 160), (96, 1))
+    assert reason(encode_png(PHOTO), mask_png(ramp)) == "mask_not_binary"
+    assert reason(encode_png(PHOTO), mask_png(ramp), rule="dark") == "mask_not_binary"
+    assert reason(encode_png(PHOTO), mask_png(REGION // 85)) == "mask_not_binary"  # an object numbered 3
+    look(encode_png(PHOTO), mask_png(REGION // 85), rule="nonzero")
+
+
+def test_masks_that_say_all_or_nothing():
+    nothing, everything = mask_png(REGION * 0), mask_png(REGION * 0 + 255)
+    assert (reason(encode_png(PHOTO), nothing), reason(encode_png(PHOTO), everything)) == ("empty_mask", "full_mask")
+    assert (reason(encode_png(PHOTO), everything, "dark"), reason(encode_png(PHOTO), nothing, "dark")) == (
+        "empty_mask",
+        "full_mask",
+    )
+    assert reason(encode_png(PHOTO), MASK, "red") == "empty_mask"
+
+
+def test_the_rule_is_applied_in_reading_and_an_unknown_one_is_the_users_error():
+    assert np.array_equal(read(encode_png(PHOTO), MASK, "dark")[1], 1 - REGION // 255)
+    with pytest.raises(UserError, match="did you mean 'bright'"):
+        read(encode_png(PHOTO), MASK, "brigth")
+
+
+# Whatever is in a file, it is a picture or a DataError.
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+SOUND = [ACCEPTED[kind]() for kind in ("jpeg 4:2:0", "png palette", "bmp palette", "tiff lzw", "webp", "png opaque")]
+SOUND += [saved(PICTURE, form, exif=TURNED) for form in ("JPEG", "PNG", "TIFF", "WEBP")]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    data=st.sampled_from(SOUND),
+    changes=st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=4)), max_size=4),
+    kept=st.floats(0.2, 1),
+)
+def test_a_mangled_file_is_a_picture_or_a_data_error(data, changes, kept):
+    mangled = bytearray(data)
+    for at, new in changes:
+        mangled[at : at + len(new)] = new
+    mangled = mangled[: int(len(mangled) * kept)] if kept < 0.9 else mangled
+    try:
+        found = look(bytes(mangled), max_pixels=10**6)
+    except DataError:
+        assert reason(bytes(mangled), max_pixels=10**6) in REASONS
+    else:
+        assert read(bytes(mangled), None)[0].shape == (found.height, found.width, 3)
+
+
+def test_reasons_are_sentences_with_a_remedy():
+    for code, text in REASONS.items():
+        assert code == code.lower()
+        assert text.endswith(".")
+        assert ";" in text

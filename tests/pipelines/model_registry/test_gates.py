@@ -1,0 +1,140 @@
+"""The gates answer by the numbers, each on its own, and say them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mpc_model.errors import UserError
+from pipelines.model_registry import gates, lineage
+from pipelines.model_registry.gates import Figures
+
+A, B = "a" * 64, "b" * 64
+
+
+def found(fingerprint: str = A, split: str = "test", **changed: object) -> Figures:
+    values = Figures(
+        model="m",
+        fingerprint=fingerprint,
+        split=split,
+        dataset="/data",
+        f1=0.5,
+        iou=0.4,
+        false_alarm_rate=0.1,
+        forged_images=9,
+        authentic_images=3,
+        untrained=0.2,
+        threshold=0.5,
+        robustness={"jpeg70": 0.4},
+        warnings=[],
+    )
+    return dataclasses.replace(values, **changed)  # type: ignore[arg-type]
+
+
+def keyed(*figures: Figures) -> dict[gates.Key, Figures]:
+    return {one.key: one for one in figures}
+
+
+def test_figures_travel_through_tags_unchanged() -> None:
+    given = keyed(found(), found(B, "validation", warnings=["seen"], f1=None))
+    tags: dict[str, str] = {"mpc.lineage": "complete"}
+    for one in given.values():
+        tags |= gates.to_tag(one)
+    assert gates.from_tags(tags) == given
+
+
+@pytest.mark.parametrize("changed", [{"f1": "high"}, {"robustness": [1]}, {"warnings": None}, {"dataset": 5}, None])
+def test_a_tag_that_holds_no_figures_is_named(changed: dict[str, object] | None) -> None:
+    whole = dataclasses.asdict(found())
+    told = {"f1": 1} if changed is None else whole | changed
+    with pytest.raises(UserError, match=r"mpc\.figures\.aaaaaaaaaaaa\.test.*mpc register"):
+        gates.from_tags({"mpc.figures.aaaaaaaaaaaa.test": json.dumps(told)})
+
+
+@pytest.mark.parametrize("told", ["x", "null", "[{}]", '["a"]', "{}"])
+def test_a_tag_that_names_no_datasets_is_named(told: str) -> None:
+    with pytest.raises(UserError, match=r"mpc\.trained_on names no datasets; run `mpc register` again"):
+        lineage.trained_on({"mpc.trained_on": told})
+
+
+@pytest.mark.parametrize(
+    ("changed", "margin", "holds", "word"),
+    [
+        ({}, 0.0, True, "F1 0.5000 against 0.5000"),
+        ({"f1": 0.49}, 0.0, False, "F1 0.4900 against 0.5000 is too far off"),
+        ({"f1": 0.49}, 0.01, True, "margin 0.01"),
+        ({"f1": 0.489}, 0.01, False, "F1 0.4890"),
+        ({"iou": 0.39}, 0.0, False, "IoU 0.3900 against 0.4000 is too far off"),
+        ({"false_alarm_rate": 0.11}, 0.0, False, "false alarms 0.1100 against 0.1000 is too far off"),
+        ({"false_alarm_rate": 0.09, "f1": 0.6, "iou": 0.5}, 0.0, True, "false alarms 0.0900"),
+        ({"false_alarm_rate": None}, 0.0, False, "false alarms none"),
+        ({"f1": None}, 1.0, False, "there is no F1"),
+    ],
+)
+def test_figures_must_be_the_champions_minus_the_margin(
+    changed: dict[str, object], margin: float, holds: bool, word: str
+) -> None:
+    looked_at, (answer,) = gates.figures(keyed(found(**changed)), keyed(found()), [], margin)
+    assert answer.holds is holds
+    assert word in answer.words
+    assert "aaaaaaaaaaaa test" in answer.words
+    assert len(looked_at) == 1
+
+
+def test_every_dataset_of_the_champion_counts_and_no_other() -> None:
+    champion = keyed(found(A), found(B))
+    looked_at, answers = gates.figures(keyed(found(A), found("c" * 64, f1=0.0)), champion, [], 0.0)
+    assert [answer.holds for answer in answers] == [True, False]
+    assert "none on bbbbbbbbbbbb test" in answers[1].words
+    assert [one.fingerprint for one in looked_at] == [A]
+
+
+def test_named_datasets_replace_the_champions_and_must_be_known_to_both() -> None:
+    worse, champion = keyed(found(A), found(B, f1=0.1)), keyed(found(A), found(B))
+    assert [answer.holds for answer in gates.figures(worse, champion, ["aaaaaa"], 0.0)[1]] == [True]
+    assert [answer.holds for answer in gates.figures(worse, champion, [A, "bbbbbb"], 0.0)[1]] == [True, False]
+    _, (answer,) = gates.figures(worse, champion, ["cccccc"], 0.0)
+    assert not answer.holds
+    assert "cccccc (promote.datasets)" in answer.words
+    looked_at, answers = gates.figures(worse, champion, ["aaaaaa", "aaaaaaa"], 0.0)  # twice the same
+    assert len(looked_at) == len(answers) == 1
+
+
+def test_the_first_champion_needs_figures_on_something() -> None:
+    _, (answer,) = gates.figures({}, None, [], 0.0)
+    assert not answer.holds
+    assert "the candidate has none; run `mpc evaluate`" in answer.words
+    looked_at, (answer,) = gates.figures(keyed(found(f1=0.01)), None, [], 0.0)
+    assert answer.holds
+    assert "nothing to compare with" in answer.words
+    assert len(looked_at) == 1
+    assert not gates.figures(keyed(found()), None, ["bbbbbb"], 0.0)[1][0].holds
+
+
+def test_a_champion_without_figures_cannot_be_compared_with() -> None:
+    for wanted in ([], [A]):
+        _, (answer,) = gates.figures(keyed(found()), {}, wanted, 0.0)
+        assert not answer.holds
+        assert "the version that it would replace has none" in answer.words
+
+
+def test_leakage_is_what_was_written_down_and_what_is_found_now() -> None:
+    clean, seen = found(), found(B, warnings=["3 of 9 images are in it"])
+    first, second = gates.leakage([clean, seen], {seen.key: ["3 of 9 images are in it", "and more"]})
+    assert first.holds
+    assert not second.holds
+    assert second.words.endswith("3 of 9 images are in it; and more")
+    assert not gates.leakage([clean], {clean.key: ["found now"]})[0].holds
+
+
+def test_robustness_is_a_share_of_the_models_own_f1() -> None:
+    one = found(robustness={"jpeg70": 0.4, "half_size": 0.25})
+    assert gates.robustness([one], 0.5)[0].holds  # 0.25 is half of 0.5
+    (answer,) = gates.robustness([one], 0.6)
+    assert not answer.holds
+    assert "too low under half_size (floor 0.6 of 0.5000 is 0.3000)" in answer.words
+    (answer,) = gates.robustness([found(robustness={})], 0.1)
+    assert not answer.holds
+    assert "evaluate.robustness" in answer.words
+    assert gates.robustness([found(robustness={})], None) == []
+    assert not gates.robustness([found(robustness={"blur": None})], 0.1)[0].holds

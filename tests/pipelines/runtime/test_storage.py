@@ -1,0 +1,192 @@
+"""Storage: whole writes, failures of three kinds, the same verbs on a folder and on S3."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines.runtime import storage
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "root")
+    return f"{request.getfixturevalue('s3')}/{tmp_path.name}-{os.getpid()}"
+
+
+def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
+    for name in ("b.png", "deep/a.JPG", "deep/er/c.txt", ".hidden/d.png"):
+        storage.write_bytes(storage.join(place, name), name.encode())
+    assert storage.read_bytes(storage.join(place, "deep", "a.JPG")) == b"deep/a.JPG"
+    assert storage.list_files(place) == [storage.join(place, n) for n in ("b.png", "deep/a.JPG", "deep/er/c.txt")]
+    assert storage.list_files(place, (".png", ".jpg")) == [storage.join(place, n) for n in ("b.png", "deep/a.JPG")]
+    assert storage.exists(storage.join(place, "b.png"))
+    assert not storage.exists(storage.join(place, "deep"))
+    assert storage.folder_exists(storage.join(place, "deep"))
+    storage.write_bytes(storage.join(place, "b.png"), pa.py_buffer(b"new"))
+    assert storage.read_bytes(storage.join(place, "b.png")) == b"new"
+    storage.delete(place)
+    storage.delete(place)
+    assert not storage.folder_exists(place)
+
+
+def test_what_is_not_there_is_a_users_error_that_names_it(place: str) -> None:
+    for verb in (storage.read_bytes, storage.list_files):
+        with pytest.raises(UserError, match=r"nothing found at .*missing"):
+            verb(storage.join(place, "missing"))
+
+
+def test_a_failed_local_write_leaves_the_old_file_and_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InfrastructureError, match="No space left"):
+        storage.write_bytes(str(file), b"new")
+    assert [(item.name, item.read_bytes()) for item in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
+    with pytest.raises(UserError, match=r"bucket of s3://no-such-bucket/x"):
+        storage.write_bytes("s3://no-such-bucket/x", b"1")
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x"])
+def test_other_schemes_are_refused(uri: str) -> None:
+    with pytest.raises(UserError, match="not supported"):
+        storage.resolve(uri)
+
+
+def test_a_stream_gives_the_bytes_of_the_file(place: str) -> None:
+    data = bytes(range(256)) * 50
+    storage.write_bytes(storage.join(place, "x"), data)
+    storage.write_bytes(storage.join(place, "empty"), b"")
+    with storage.open_input(storage.join(place, "x")) as stream:
+        assert stream.read(300) == data[:300]
+        assert stream.read() == data[300:]
+    with storage.open_input(storage.join(place, "empty")) as stream:
+        assert stream.read() == b""
+    with pytest.raises(UserError, match="nothing found"), storage.open_input(storage.join(place, "missing")):
+        pass
+
+
+def test_a_file_is_created_once(place: str) -> None:
+    assert storage.create(storage.join(place, "deep", "claim"), b"first")
+    assert not storage.create(storage.join(place, "deep", "claim"), b"second")
+    assert storage.read_bytes(storage.join(place, "deep", "claim")) == b"first"
+    assert storage.list_files(place) == [storage.join(place, "deep", "claim")]  # no temporary is left
+    storage.delete(storage.join(place, "deep", "claim"))
+    assert storage.create(storage.join(place, "deep", "claim"), b"third")
+
+
+_CLAIM = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pipelines.runtime import storage
+names, folder, count = sys.argv[1:]
+
+def claim(name):
+    for number in range(int(count)):
+        if storage.create(f"{folder}/{number}", name.encode() * 100_000):
+            print(f"{name}{number}")
+        assert len(storage.read_bytes(f"{folder}/{number}")) == 100_000, "half a file was seen"
+
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(len(names)) as pool:
+    list(pool.map(claim, names))
+"""
+
+
+def test_of_eight_who_race_in_four_processes_one_creates_each_file(tmp_path: Path) -> None:
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CLAIM, names, tmp_path, "40"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for names in ("ab", "cd", "ef", "gh")
+    ]
+    for racer in racers:
+        assert racer.stdout
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    won = [line for racer in racers for line in racer.communicate(timeout=60)[0].split()]
+    assert all(racer.returncode == 0 for racer in racers)
+    assert sorted(line[1:] for line in won) == sorted(map(str, range(40)))
+    assert {file.name: file.read_text()[0] for file in tmp_path.iterdir()} == {line[1:]: line[0] for line in won}
+
+
+def test_a_timeout_that_is_no_number_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPC_S3_TIMEOUT", "soon")
+    with pytest.raises(UserError, match=r"MPC_S3_TIMEOUT is a number of seconds, not 'soon'"):
+        storage.read_bytes(f"{s3}/x")
+
+
+def test_what_is_read_ahead_comes_in_order_and_is_bounded() -> None:
+    """A slow consumer has only a few items waiting; a failure comes in its turn."""
+    started: list[int] = []
+
+    def load(item: int) -> int:
+        started.append(item)
+        if item == 30:
+            raise InfrastructureError("storage failed")
+        return item * item
+
+    found = []
+
+    def consume() -> None:
+        for item, loaded in storage.ahead(load, range(100)):
+            found.append((item, loaded))
+            assert len(started) <= len(found) + 5
+
+    with pytest.raises(InfrastructureError):
+        consume()
+    assert found == [(item, item * item) for item in range(30)]
+    assert len(started) < 40
+
+
+def test_a_listing_of_links_that_loop_ends(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"1")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "up").symlink_to(tmp_path)
+    (tmp_path / "images" / "gone").symlink_to(tmp_path / "nowhere")
+    assert [Path(file).name for file in storage.list_files(str(tmp_path))] == ["a.png", "gone"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))).write_bytes(b"1")
+    with pytest.raises(UserError, match=r"caf\\+udce9\.png.*rename the file"):
+        storage.list_files(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [("s3://", "names no bucket"), ("s3:///run/x", "names no bucket"), ("s3://KEY:HIDDEN@mpc/x", "AWS_ACCESS_KEY_ID")],
+)
+def test_locations_without_a_bucket_or_with_a_password_are_refused(uri: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        storage.absolute(uri)
+    assert "HIDDEN" not in str(caught.value)
+
+
+def test_arrow_is_given_bytes_of_its_own() -> None:
+    data = b"PAR1" * 1000
+    before = sys.getrefcount(data)
+    file = storage.in_arrow(data)
+    assert sys.getrefcount(data) == before  # nothing of Python's for a thread of Arrow's to let go of
+    assert file.read() == data

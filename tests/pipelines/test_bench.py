@@ -1,0 +1,139 @@
+"""`mpc bench` measures what it says it measures. No test asserts how fast anything is."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import holding
+import numpy as np
+import pytest
+from support import quick_figures
+
+from mpc_model.errors import UserError
+from mpc_model.imaging import codecs
+from pipelines import cli
+from pipelines.benchmarks import build, loader, timing
+from pipelines.benchmarks import plan as bench_plan
+from pipelines.config.root import Config
+from pipelines.dataset import manifest
+
+MIB = 2**20
+
+
+@pytest.mark.slow
+def test_the_group_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "pipelines.cli", "bench", "--quick", "--output", str(output)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(output.read_text())
+    assert found["group"] == "build"
+    assert found["quick"]
+    assert set(found["machine"]) >= {"cpu", "cores", "memory_gib", "python", "ray", "pyarrow", "torch"}
+    figures = found["figures"]
+    sizes = build.QUICK
+    assert set(figures) == {"plan", "memory", "throughput", "loader", "pair"}
+    assert figures["throughput"]["samples"] == sizes.photographs * sizes.per_photograph
+    shares = [value for name, value in figures["throughput"]["driver"].items() if name.endswith("_share")]
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) >= 0
+    assert figures["throughput"]["worker"]["render_ms"] > 0
+    small, large = (figures["memory"][f"at_{count * sizes.small * build.PER_SMALL}_samples"] for count in (1, 10))
+    assert figures["memory"]["ratio"] == pytest.approx(large["peak_mib"] / small["peak_mib"])
+    assert "raylet" in large["by_process_mib"]  # Ray's own processes count
+    assert figures["loader"]["samples"] == sizes.loaded
+    assert figures["pair"]["with_0_views"]["stored_bytes"] == pytest.approx(figures["pair"]["source_bytes"])
+    assert "throughput.ratio" in run.stdout
+
+
+def test_an_unknown_group_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--group", "buidl", "--output", str(tmp_path / "bench.json")]) == UserError.exit_code
+    assert "did you mean 'build'" in capsys.readouterr().err
+    assert not (tmp_path / "bench.json").exists()
+
+
+def test_both_plans_hold_every_sample(tmp_path: Path) -> None:
+    share = 0.001
+    found = bench_plan.measure_plans(tmp_path, share)
+    pairs, coco = found["pairs"], found["coco"]
+    assert pairs["listed"] == sum(round(share * count) for count in bench_plan.PROTOCOL.values())
+    assert coco["listed"] == round(share * bench_plan.PHOTOS) * bench_plan.PER_PHOTO
+    for plan in (pairs, coco):
+        assert plan["planned"] + plan["rejected"] == plan["listed"]
+        assert plan["rejected"] > 0
+        assert plan["peak_mib"] > 50  # the imports alone
+    assert sum(bench_plan.PROTOCOL.values()) == 843_991
+
+
+def test_loaders_do_the_same_work(built: Config, tmp_path: Path) -> None:
+    found = loader.measure_loaders(built, tmp_path, rounds=1)  # raises where a batch differs
+    uri = str(built.build.output)
+    described = manifest.read(uri)
+    assert found["samples"] == described["splits"]["train"]["samples"]
+    assert len(list(tmp_path.iterdir())) == 2 * described["views"] * found["samples"]
+    assert found["ratio_to_best_dataloader"] == pytest.approx(
+        found["pixel_loader_samples_per_second"]
+        / max(found["dataloader_files_samples_per_second"], found["dataloader_shards_samples_per_second"])
+    )
+
+
+def test_photographs_are_different_jpegs_of_one_size(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        build.photographs(tmp_path / folder, 40, 160, 120)
+    files = {name: [path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in ("a", "b")}
+    assert files["a"] == files["b"]
+    assert len(set(files["a"])) == 40
+    assert {codecs.decode_image(data, "photograph").shape for data in files["a"]} == {(120, 160, 3)}
+    assert {codecs.jpeg_quality(data) for data in files["a"]} <= set(range(75, 96))
+
+
+def test_timed_adds_up_the_seconds_inside_functions_and_restores_them() -> None:
+    place = ModuleType("place")
+    place.wait = wait = lambda seconds: time.sleep(seconds)  # type: ignore[attr-defined]
+    spent: dict[str, float] = {}
+    with timing.timed(spent, (place, "wait")):
+        place.wait(0.02)
+        place.wait(0.03)
+    assert place.wait is wait
+    assert 0.05 <= spent["wait"] < 5
+
+
+def test_alternating_takes_turns_and_the_median() -> None:
+    turns: list[str] = []
+    seconds = {"a": [1.0, 9.0, 2.0], "b": [5.0, 3.0, 4.0]}
+
+    def run(name: str, turn: int) -> float:
+        turns.append(name)
+        return seconds[name][turn]
+
+    found = timing.alternating(3, {name: lambda turn, name=name: run(name, turn) for name in seconds})  # type: ignore[misc]
+    assert found == {"a": 2.0, "b": 4.0}
+    assert turns == ["a", "b"] * 3
+
+
+def test_a_fresh_process_tells_its_own_peak() -> None:
+    ballast = np.ones(600 * MIB, np.uint8)  # this process's own memory must not count
+    peaks = [timing.fresh(holding.hold, mebibytes, 0.0)[1] for mebibytes in (1, 200)]
+    assert ballast[-1] == 1
+    assert 190 * MIB < peaks[1] - peaks[0] < 230 * MIB
+
+
+def test_watching_sees_what_descendants_hold() -> None:
+    _, small = timing.watched(holding.hold_in_child, 1)
+    _, large = timing.watched(holding.hold_in_child, 200)
+    assert 180 * MIB < sum(large.values()) - sum(small.values()) < 240 * MIB
+
+
+@pytest.mark.slow
+def test_the_group_of_training_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    figures = quick_figures("train", tmp_path)
+    assert set(figures) == {"contrast", "hrformer", "stage_2", "ray", "data"}
+    step = figures["stage_2"]
+    assert step["cached_ratio"] == pytest.approx(step["unfrozen_seconds"] / step["cached_seconds"])
+    assert figures["ray"]["ratio"] == pytest.approx(
+        figures["ray"]["epoch_seconds"] / figures["ray"]["epoch_seconds_on_ray"]
+    )
+    assert 0 <= figures["data"]["data_wait"] < 1

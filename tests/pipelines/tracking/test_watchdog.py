@@ -1,0 +1,93 @@
+"""Runs whose process was killed are ended by its guard."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.tracking import runs as tracking
+
+Start = Callable[..., tuple[subprocess.Popen[str], list[str]]]
+CODE = """
+import sys, time
+import psutil
+from pipelines.config import recipe
+from pipelines.tracking import runs as tracking, watchdog
+config = recipe.load(None, [f"workspace={sys.argv[1]}"])
+for order in sys.argv[2:]:
+    if order == "bury":  # the guard, before the next run
+        for one in psutil.process_iter(["cmdline"]):
+            if watchdog.PROCESS in (one.info["cmdline"] or []):
+                one.kill()
+                one.wait(30)
+    run_id = tracking.start_run(config, "pretrain", order if len(order) == 32 else None)
+    if order == "end":
+        tracking.finish(config, run_id)
+    print(run_id, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts processes that make runs, one for each order: `leave`, `end`, `bury`, or the id of one to take up."""
+    started: list[subprocess.Popen[str]] = []
+    tracking.client(recipe.load(None, [f"workspace={tmp_path}"]))
+
+    def one(*orders: str) -> tuple[subprocess.Popen[str], list[str]]:
+        command = [sys.executable, "-c", CODE, str(tmp_path), *orders]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        started.append(process)
+        assert process.stdout
+        return process, [process.stdout.readline().strip() for _ in orders]
+
+    yield one
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def status(config: Config, run_id: str) -> str:
+    return str(tracking.client(config).get_run(run_id).info.status)
+
+
+def wait_for(config: Config, run_id: str, wanted: str) -> None:
+    until = time.monotonic() + 60
+    while (now := status(config, run_id)) != wanted:
+        assert time.monotonic() < until, f"still {now}"
+        time.sleep(0.2)
+
+
+def test_what_a_killed_process_left_running_is_ended_and_what_it_ended_is_not(tmp_path: Path, start: Start) -> None:
+    config = recipe.load(None, [f"workspace={tmp_path}"])
+    process, (left, ended) = start("leave", "end")
+    assert [status(config, one) for one in (left, ended)] == ["RUNNING", "FINISHED"]
+    os.killpg(process.pid, signal.SIGTERM)  # all of its group
+    wait_for(config, left, "KILLED")
+    assert status(config, ended) == "FINISHED"
+
+
+def test_a_run_that_another_process_took_up_is_left_alone(tmp_path: Path, start: Start) -> None:
+    config = recipe.load(None, [f"workspace={tmp_path}"])
+    first, (taken, own) = start("leave", "leave")
+    second, _ = start(taken)
+    first.kill()
+    wait_for(config, own, "KILLED")  # the guard gets to it after the one that was taken up
+    assert status(config, taken) == "RUNNING"
+    second.kill()
+    wait_for(config, taken, "KILLED")
+
+
+def test_a_guard_that_was_killed_is_followed_by_another(tmp_path: Path, start: Start) -> None:
+    config = recipe.load(None, [f"workspace={tmp_path}"])
+    process, runs = start("leave", "bury")
+    process.kill()
+    for run_id in runs:
+        wait_for(config, run_id, "KILLED")

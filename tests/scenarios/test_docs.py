@@ -1,0 +1,74 @@
+"""The documentation names everything a user can set, ask for, or be told."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from support import tiny
+
+from mpc_model.imaging.codecs import MASK_RULES
+from mpc_model.imaging.degradations import DEGRADATIONS
+from mpc_model.imaging.forging import ForgeSettings
+from mpc_model.losses.sampling import SAMPLERS
+from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
+from pipelines.config.root import ForgeConfig, SourceConfig
+from pipelines.config.search import Range, TuneConfig
+from pipelines.config.training import FinetuneConfig, PretrainConfig, TrainConfig
+from pipelines.ingest import plan, validation
+from pipelines.ingest.layouts import LAYOUTS
+from pipelines.register import signature
+
+DOCS = Path(__file__).parents[1] / "docs"
+DATASETS, TRAINING, REGISTRY, SERVING, SEARCH = (
+    (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "search")
+)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [LAYOUTS, MASK_RULES, validation.REASONS, ForgeConfig.model_fields, SourceConfig.model_fields, plan.KINDS[1:]],
+)
+def test_every_name_is_documented(names: Iterable[str]) -> None:
+    assert [name for name in names if not {f"`{name}`", f"{name}:"} & set(re.findall(r"`\w+`|\w+:", DATASETS))] == []
+
+
+@pytest.mark.parametrize(
+    "names", [TrainConfig.model_fields, PretrainConfig.model_fields, FinetuneConfig.model_fields, SAMPLERS]
+)
+def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
+    told = set(re.findall(r"`(\w+)`", TRAINING))
+    assert [name for name in names if name not in told | {"dataset", "output"}] == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [EvaluateConfig.model_fields, RegisterConfig.model_fields, PromoteConfig.model_fields, DEGRADATIONS],
+)
+def test_every_setting_of_the_registry_is_documented(names: Iterable[str]) -> None:
+    told = set(re.findall(r"`(\w+)`", REGISTRY))
+    assert [name for name in names if name not in told | {"dataset", "output"}] == []
+
+
+def test_every_parameter_and_column_of_the_registered_model_is_documented() -> None:
+    found = signature(tiny())
+    names = [one.name for one in (*found.params.params, *found.outputs.inputs)]
+    assert [name for name in names if name not in set(re.findall(r"`(\w+)`", SERVING))] == []
+
+
+def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+ \| [^|]+) \|", DATASETS, re.MULTILINE))
+    for setting in dataclasses.fields(ForgeSettings):
+        if setting.name == "attempts":
+            continue
+        default = (
+            "{:g} to {:g}".format(*setting.default) if isinstance(setting.default, tuple) else f"{setting.default:g}"
+        )
+        bounds = f"{setting.metadata['least']:g} to {setting.metadata['most']:g}"
+        assert rows[setting.name] == f"{default} | {bounds}", setting.name
+
+
+def test_every_setting_of_a_search_is_documented() -> None:
+    told = set(re.findall(r"`(\w+)`", SEARCH)) | {"least", "most", "log"}
+    assert [name for name in (*TuneConfig.model_fields, *Range.model_fields) if name not in told] == []
