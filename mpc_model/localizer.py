@@ -287,3 +287,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: incomplete or altered ({error}); save the model again") from error
     return document
+
+
+TRAINED_ON = "trained_on"
+"""In a model's card: [{"uri", "fingerprint"}] of every dataset that any stage of its training read."""

@@ -1,1 +1,5 @@
-"""The jobs around the model: one module a command. The only home of `import ray` and `import mlflow`."""
+"""The jobs: a module for each verb on top, the machinery in packages below."""
+
+from pipelines.runtime import environment
+
+environment.prepare()

@@ -16,7 +16,7 @@ from typing import Any
 
 from mpc_model.registry import Registry
 from pipelines.benchmarks import build, search, serve, train
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 
 Figures = dict[str, Any]
 GROUPS: Registry[Callable[[bool], Figures]] = Registry("bench group")
@@ -30,7 +30,7 @@ def bench(group: str, output: str, *, quick: bool) -> Figures:
     """Measure one group, write what was found to `output`, and return it. With `quick`, sizes are tiny and the figures
     show only that they can be measured."""
     found: Figures = {"machine": machine(), "group": group, "quick": quick, "figures": GROUPS[group](quick)}
-    storage.write_bytes(storage.absolute(output), json.dumps(found, indent=1).encode() + b"\n")
+    storage.write_bytes(uris.absolute(output), json.dumps(found, indent=1).encode() + b"\n")
     print("\n".join(f"{name:<56}{value}" for name, value in _lines(found["figures"])), flush=True)
     print(f"\nwritten to {output}", flush=True)
     return found

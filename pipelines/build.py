@@ -19,13 +19,14 @@ import pyarrow as pa
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from pipelines.config.root import Config
-from pipelines.dataset import manifest, report
+from pipelines.dataset import manifest, reader, report
+from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset.counts import Statistics
+from pipelines.dataset.schema import SPLITS
 from pipelines.ingest import listing, screening, survey, writer
 from pipelines.ingest import plan as planning
-from pipelines.ingest.layouts import SPLITS
 from pipelines.ingest.plan import Plan
-from pipelines.runtime import console, lease, storage
+from pipelines.runtime import console, lease, storage, uris
 
 _CLOCKS_DIFFER = 300 * 10**9
 """Nanoseconds by which a store's clock may be ahead of another's."""
@@ -45,7 +46,7 @@ def build(config: Config) -> dict[str, Any]:
     asked = _Asked(
         digest=listing.digest(settings, config.seed, listed),
         samples=listing.listed_samples(settings, listed),
-        remote=storage.is_remote(listed["image"][0].as_py()),
+        remote=uris.is_remote(listed["image"][0].as_py()),
         changed=listing.last_change(listed),
     )
     found = _finished(uri, asked)
@@ -57,7 +58,7 @@ def build(config: Config) -> dict[str, Any]:
                 good, rejects = screening.sort_out(settings, listed, surveyed)
                 del listed, surveyed  # what is good was copied, and a million items take room
                 found = _build(config, uri, asked, good, rejects, held)
-    console.say(f"build: {uri} has {_counts(found)}; look at {storage.join(uri, 'report.html')}")
+    console.say(f"build: {uri} has {_counts(found)}; look at {uris.join(uri, 'report.html')}")
     return found
 
 
@@ -75,11 +76,11 @@ class _Asked:
 
 
 def _build(
-    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[screening.Row], held: lease.Lease
+    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[dataset_rejects.Row], held: lease.Lease
 ) -> dict[str, Any]:
     """Everything between good items and a finished dataset."""
     settings, listed = config.build, asked.samples.total()
-    screening.write(rejects, uri)
+    dataset_rejects.write(rejects, uri)
     screening.check(settings, rejects, listed)
     plan, near = planning.make(settings, config.seed, good)
     try:
@@ -93,19 +94,19 @@ def _build(
     if written + len(rejects) != listed:
         raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
     held.check()
-    kept = screening.write(rejects, uri)
+    kept = dataset_rejects.write(rejects, uri)
     screening.check(settings, rejects, listed)
     result = _manifest_content(config, asked, markers, rejects, statistics)
     result |= {"near_duplicates": dataclasses.asdict(near), "rejects": kept}
     result["fingerprint"] = manifest.fingerprint(result)
     _tidy(plan, uri)
-    page = report.dataset_page(result, statistics, rejects, writer.spread(uri, result), near)
-    storage.write_bytes(storage.join(uri, "report.html"), page.encode())
+    page = report.dataset_page(result, statistics, rejects, reader.spread(uri, result), near)
+    storage.write_bytes(uris.join(uri, "report.html"), page.encode())
     survey.forget(uri)
     manifest.write(uri, result)
     if rejects:
         console.say(
-            f"build: {len(rejects)} of {listed} samples left out; {storage.join(uri, screening.REJECTS)} says why"
+            f"build: {len(rejects)} of {listed} samples left out; {uris.join(uri, dataset_rejects.REJECTS)} says why"
         )
     return manifest.read(uri)
 
@@ -118,10 +119,10 @@ def _finished(uri: str, asked: _Asked) -> dict[str, Any] | None:
     if not manifest.exists(uri):
         return None
     found = manifest.read(uri)
-    built = storage.stamp(storage.join(uri, manifest.MANIFEST)).mtime_ns
+    built = storage.stamp(uris.join(uri, manifest.MANIFEST)).mtime_ns
     if found["asked"] != asked.digest:
         problem = "a dataset of another config or other files"
-    elif asked.changed > built + (0 if asked.remote == storage.is_remote(uri) else _CLOCKS_DIFFER):
+    elif asked.changed > built + (0 if asked.remote == uris.is_remote(uri) else _CLOCKS_DIFFER):
         problem = "a dataset of files that were changed since it was built"
     else:
         console.say("build: reusing the finished dataset")
@@ -167,7 +168,7 @@ def _manifest_content(
     config: Config,
     asked: _Asked,
     markers: list[dict[str, Any]],
-    rejects: list[screening.Row],
+    rejects: list[dataset_rejects.Row],
     statistics: Statistics,
 ) -> dict[str, Any]:
     settings = config.build

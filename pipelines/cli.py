@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known = _ours(error)
             if known is None:
                 raise
-            from pipelines.runtime.storage import without_secrets
+            from pipelines.runtime.uris import without_secrets
 
             console.say(f"mpc {parsed.verb}: {without_secrets(str(known))}")
             return known.exit_code

@@ -10,29 +10,19 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mpc_model.errors import UserError
 from mpc_model.imaging import codecs
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.config.recipe import load
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
-from pipelines.ingest.layouts import IMAGE_SUFFIXES, SPLITS
-from pipelines.ingest.writer import ShardReader
-from pipelines.runtime import console, storage
+from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.schema import SPLITS
+from pipelines.ingest import example_photos
+from pipelines.runtime import console, storage, uris
 
-# Photographs that come with scikit-image and scikit-learn. Of the stereo pair (motorcycle) only one is taken: two
-# pictures of one scene in different splits would leak.
-_SHIPPED = {
-    "skimage": (
-        "data",
-        "astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png grass.png gravel.png"
-        " hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png retina.jpg rocket.jpg",
-    ),
-    "sklearn": ("datasets/images", "china.jpg flower.jpg"),
-}
 EXAMPLES = 8
 
 
@@ -65,27 +55,16 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
     print(_table(config, results, seconds), flush=True)
 
 
-def photographs() -> list[str]:
-    """Locations of the photographs that installed packages ship."""
-    found = []
-    for package, (folder, names) in _SHIPPED.items():
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError("the demo's photographs come with scikit-image and scikit-learn: pip install '.[demo]'")
-        found += [str(Path(spec.submodule_search_locations[0]) / folder / name) for name in names.split()]
-    return found
-
-
 def _settle(recipe: str, overrides: Sequence[str]) -> Config:
     """The config with the photographs in it. Photographs of the user's own get a workspace of their own."""
     config = load(recipe, overrides)
     chosen = config.demo.photos
     if chosen is None:
-        derived = [f"build.sources.0.location={_yaml(photographs())}"]
+        derived = [f"build.sources.0.location={_yaml(example_photos.photographs())}"]
     else:
         name = f"demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
         # As many samples as from the shipped photographs, however many there are: the demo stays a matter of minutes.
-        samples = config.build.sources[0].samples_per_photo * sum(len(names.split()) for _, names in _SHIPPED.values())
+        samples = config.build.sources[0].samples_per_photo * example_photos.COUNT
         crops = max(1, samples // max(1, len(storage.list_files(chosen, IMAGE_SUFFIXES))))
         derived = [
             f"build.sources.0.location={_yaml(chosen)}",
@@ -93,7 +72,7 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
             f"workspace={_yaml(f'runs/{name}')}",
         ]
     workspace = load(recipe, [*derived, *overrides]).workspace
-    return load(recipe, [*derived, f"predict.input={_yaml(storage.join(workspace, 'examples'))}", *overrides])
+    return load(recipe, [*derived, f"predict.input={_yaml(uris.join(workspace, 'examples'))}", *overrides])
 
 
 def _yaml(value: Any) -> str:
@@ -113,8 +92,8 @@ def _examples(config: Config) -> str:
     for row in chosen:
         suffix = "jpg" if row["views"][0]["image"].startswith(codecs.JPEG_MAGIC) else "png"
         name = f"{row['kind']}-{row['id'][:8]}.{suffix}"
-        if not storage.exists(storage.join(folder, name)):
-            storage.write_bytes(storage.join(folder, name), row["views"][0]["image"])
+        if not storage.exists(uris.join(folder, name)):
+            storage.write_bytes(uris.join(folder, name), row["views"][0]["image"])
     console.say(f"examples: {len(chosen)} test images as files in {folder}")
     return folder
 
@@ -154,8 +133,8 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items() if name != "examples"),
         "",
         "look at    " + results["evaluate"]["pictures"][0],
-        "           " + storage.join(str(config.predict.output), "overlays"),
-        "           " + storage.join(str(config.build.output), "report.html"),
+        "           " + uris.join(str(config.predict.output), "overlays"),
+        "           " + uris.join(str(config.build.output), "report.html"),
         f"try        {_beside('mpc')} predict --config demo {shlex.quote('workspace=' + config.workspace)}"
         " predict.input=FOLDER predict.output=FOLDER-maps   # maps of your images",
         "           make demo DATA=FOLDER   # the whole pipeline on your photographs",

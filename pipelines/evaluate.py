@@ -5,27 +5,23 @@ The baselines say what a figure is worth: the same network untrained, and a map 
 
 import json
 import math
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
-from mpc_model.errors import DataError, MPCError, describe, revive
-from mpc_model.evaluation.metrics import Scores, pixel_scores, summarize
+from mpc_model.errors import DataError, revive
+from mpc_model.evaluation.metrics import Scores, summarize
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import record as outputs
-from pipelines.config.model_registry import EvaluateConfig
+from pipelines.artifacts.model_directory import load_model, model_digest, require_head
+from pipelines.artifacts.record import METRICS
 from pipelines.config.root import Config
 from pipelines.dataset import leakage, manifest
-from pipelines.ingest.writer import ShardReader
-from pipelines.runtime import console, storage
-from pipelines.training.stage import load_model, model_digest, require_head
-
-METHODS = ("model", "untrained", "everything_forged")
-METRICS = "metrics.json"
+from pipelines.dataset.reader import ShardReader
+from pipelines.inference.scorer import METHODS, Scorer, decode_row
+from pipelines.runtime import console, storage, uris
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -55,7 +51,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "split": settings.split,
         "robustness": sorted(settings.robustness),
     }
-    record = outputs.claim(output, "evaluate", identity, config)
+    record = outputs.claim(output, "evaluate", identity, config.dump())
     if record.finished:
         console.say(f"evaluate: reusing the finished evaluation at {output}")
         return record.results
@@ -75,9 +71,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         "warnings": doubts,
     }
     listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
-    storage.write_bytes(storage.join(output, "images.json"), json.dumps(listed, indent=1).encode())
+    storage.write_bytes(uris.join(output, "images.json"), json.dumps(listed, indent=1).encode())
     drawn = _draw(rows, reader, localizer, settings.pictures, output)
-    storage.write_bytes(storage.join(output, METRICS), json.dumps(figures, indent=1).encode())
+    storage.write_bytes(uris.join(output, METRICS), json.dumps(figures, indent=1).encode())
     record.finish(**figures, pictures=drawn)
     console.say(f"evaluate: {summary_line(summaries['model'], threshold)}; pictures at {', '.join(drawn)}")
     return record.results
@@ -102,7 +98,7 @@ def _score_all(
 
     items = ray.data.from_items([{"group": group} for group in range(groups)], override_num_blocks=groups)
     scored = items.map(
-        _Scorer,
+        Scorer,
         fn_constructor_args=(model, dataset, described, config.evaluate, config.seed),
         **cluster.model_pool(groups),
     )
@@ -124,62 +120,6 @@ def _score_all(
         rows += found
         progress.advance(len(found))
     return sorted(rows, key=lambda row: (row["group"], row["row"]))
-
-
-class _Scorer:
-    """One worker of the pool: the model and its untrained twin."""
-
-    def __init__(
-        self, model: str, dataset: str, described: dict[str, Any], settings: EvaluateConfig, seed: int
-    ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = load_model(model, device)
-        torch.manual_seed(seed)
-        self.untrained = Localizer(self.model.spec).to(device)
-        self.reader = ShardReader(dataset, described, settings.split)
-        self.robustness = settings.robustness
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """One row group's scores as JSON, or a failure as a value: raised here, it would come with a traceback."""
-        try:
-            return {"rows": json.dumps({"rows": self._score(int(item["group"]))})}
-        except MPCError as error:
-            return {"rows": json.dumps({"failure": describe(error)})}
-
-    def _score(self, group: int) -> list[dict[str, Any]]:
-        rows = []
-        for index, row in enumerate(self.reader.read(group, ("id", "key", "kind", "views"))):
-            image, mask = _decode(row)
-            maps = {
-                "model": self.model.predict([image])[0],
-                "untrained": self.untrained.predict([image])[0],
-                "everything_forged": np.ones(mask.shape, np.float32),
-            }
-            scores = {
-                name: asdict(pixel_scores(found, mask, threshold=self._threshold(name))) for name, found in maps.items()
-            }
-            known = {key: row[key] for key in ("id", "key", "kind")}
-            degraded = {} if row["kind"] == "authentic" else self._degraded(row["id"], image, mask)
-            rows.append({**known, "group": group, "row": index, **scores, "degraded": degraded})
-        return rows
-
-    def _degraded(self, sample: str, image: codecs.Image, mask: codecs.Mask) -> dict[str, dict[str, Any]]:
-        """The model's scores on each degraded rendering of an image; what is random in it depends on the image alone,
-        so that figures of two evaluations can be compared."""
-        found = {}
-        for name in self.robustness:
-            rng = np.random.default_rng(list(sample.encode()))
-            probability = self.model.predict([DEGRADATIONS[name](image, rng)])[0]
-            found[name] = asdict(pixel_scores(probability, mask, threshold=self._threshold("model")))
-        return found
-
-    def _threshold(self, name: str) -> float:
-        return self.model.spec.threshold if name == "model" else 0.5
-
-
-def _decode(row: dict[str, Any]) -> tuple[codecs.Image, codecs.Mask]:
-    view = row["views"][0]
-    return codecs.decode_image(view["image"], row["key"]), codecs.decode_mask(view["mask"], row["key"])
 
 
 def _summary(scores: list[Scores]) -> dict[str, float | None]:
@@ -204,7 +144,7 @@ def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, cou
     lines, captions = [], []
     for place in places:
         chosen = forged[place]
-        image, mask = _decode(reader.read(chosen["group"], ("key", "views"))[chosen["row"]])
+        image, mask = decode_row(reader.read(chosen["group"], ("key", "views"))[chosen["row"]])
         probability = model.predict([image])[0]
         called = (probability > model.spec.threshold).astype(np.uint8)
         lines.append(
@@ -218,6 +158,6 @@ def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, cou
         rank = f"rank {place + 1} of {len(forged)}"
         captions.append(f"{chosen['kind']}, F1 {chosen['model'].f1:.2f}, {rank}  {chosen['key']}")
     drawn = drawing.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
-    where = storage.join(output, "pictures.png")
+    where = uris.join(output, "pictures.png")
     storage.write_bytes(where, codecs.encode_png(drawn))
     return [where]

@@ -11,12 +11,13 @@ from mpc_model.errors import UserError
 from mpc_model.evaluation.metrics import pixel_scores, summarize
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.focal import focal_loss
+from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, Inputs
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 from pipelines.training import launch
 from pipelines.training.feature_cache import FeatureStore
-from pipelines.training.stage import Rates, load_model, model_digest, require_head
+from pipelines.training.stage import Rates
 
 
 def finetune(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class Finetuning:
     def check(config: Config, described: dict[str, Any]) -> None:
         """UserError or InfrastructureError where the cache cannot be written."""
         if config.finetune.cache:
-            probe = storage.join(config.finetune.cache, ".writable")
+            probe = uris.join(config.finetune.cache, ".writable")
             storage.write_bytes(probe, b"")
             storage.delete(probe)
 

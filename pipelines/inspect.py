@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mpc_model.errors import DataError
-from pipelines.dataset import duplicates, leakage, manifest, report
+from pipelines.dataset import duplicates, leakage, manifest, reader, report
+from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset.counts import Statistics
-from pipelines.ingest import screening, writer
-from pipelines.runtime import console, storage
+from pipelines.runtime import console, storage, uris
 
 SHOWN = 20
 """Pairs of near-duplicates that are printed."""
@@ -20,10 +20,10 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
 
     Raises DataError when there is none, or, with `verify`, when a shard is not what the manifest says.
     """
-    uri = storage.absolute(uri)
+    uri = uris.absolute(uri)
     described = manifest.read(uri)
     statistics = Statistics.from_json(described["statistics"])
-    rejects = screening.read(uri)
+    rejects = dataset_rejects.read(uri)
     near = duplicates.NearDuplicates(**described["near_duplicates"])
     print("\n".join([uri, *report.summary_lines(described, statistics)]))
     crossing = f"{near.crossing} with one in another split" if near.crossing else "none in another split"
@@ -31,13 +31,13 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     reasons = Counter(reject["reason"] for reject in rejects).most_common()
     print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
     if page is not None:
-        text = report.dataset_page(described, statistics, rejects, writer.spread(uri, described), near)
-        storage.write_bytes(storage.absolute(page), text.encode())
-    print(f"\nlook at {page or storage.join(uri, 'report.html')}")
+        text = report.dataset_page(described, statistics, rejects, reader.spread(uri, described), near)
+        storage.write_bytes(uris.absolute(page), text.encode())
+    print(f"\nlook at {page or uris.join(uri, 'report.html')}")
     if verify:
         _verify(uri, described)
     if against is not None:
-        _compare(uri, described, storage.absolute(against))
+        _compare(uri, described, uris.absolute(against))
 
 
 def _verify(uri: str, described: dict[str, Any]) -> None:
@@ -50,19 +50,19 @@ def _verify(uri: str, described: dict[str, Any]) -> None:
             damaged += [f"{shard['name']} ({problem})"] if problem else []
             before, read = read >> 20, read + shard["bytes"]
             progress.advance((read >> 20) - before)
-    data = storage.read_bytes(storage.join(uri, screening.REJECTS))
-    damaged += [] if hashlib.sha256(data).hexdigest() == described["rejects"] else [screening.REJECTS]
+    data = storage.read_bytes(uris.join(uri, dataset_rejects.REJECTS))
+    damaged += [] if hashlib.sha256(data).hexdigest() == described["rejects"] else [dataset_rejects.REJECTS]
     if damaged:
         raise DataError(
             f"{len(damaged)} of {len(listed) + 1} files of {uri} are damaged: {', '.join(damaged[:10])};"
             " delete the dataset and build it anew"
         )
-    print(f"verified: all {len(listed)} shards, and {screening.REJECTS}, have the SHA-256 that the manifest says")
+    print(f"verified: all {len(listed)} shards, and {dataset_rejects.REJECTS}, have the SHA-256 that the manifest says")
 
 
 def _damage(uri: str, shard: dict[str, Any]) -> str:
     """What is wrong with a shard; an empty text when nothing is."""
-    where = writer.where(uri, shard["name"])
+    where = reader.where(uri, shard["name"])
     if not storage.exists(where):
         return "lost"
     data = storage.read_bytes(where)

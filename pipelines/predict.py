@@ -14,14 +14,14 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import DataError, UserError
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import record as outputs
+from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config, PredictConfig
 from pipelines.dataset import manifest
-from pipelines.ingest.layouts import IMAGE_SUFFIXES
-from pipelines.runtime import console, storage, tracking_uri
-from pipelines.tracking import runs
-from pipelines.training.stage import load_model, model_digest, require_head
+from pipelines.runtime import console, storage, tracking_uri, uris
+from pipelines.tracking import client
 
 
 def predict(config: Config) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def predict(config: Config) -> dict[str, Any]:
     names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
-    record = outputs.claim(output, "predict", {"model": digest, "input": source}, config)
+    record = outputs.claim(output, "predict", {"model": digest, "input": source}, config.dump())
     seen = manifest.digest([sorted(files.items()), settings.overlays, settings.tile])
     if record.finished and record.results["seen"] == seen and not record.results["failed"]:
         console.say(f"predict: reusing the finished maps at {output}")
@@ -51,8 +51,8 @@ def predict(config: Config) -> dict[str, Any]:
     rows = _map_all(model, names, output, settings)
     failed = [row["error"] for row in rows if pd.notna(row["error"])]
     _write(rows, output)
-    record.finish(images=len(rows), failed=len(failed), seen=seen, scores=storage.join(output, "scores.csv"))
-    console.say(f"predict: {len(rows) - len(failed)} maps in {storage.join(output, 'maps')}, scores in scores.csv")
+    record.finish(images=len(rows), failed=len(failed), seen=seen, scores=uris.join(output, "scores.csv"))
+    console.say(f"predict: {len(rows) - len(failed)} maps in {uris.join(output, 'maps')}, scores in scores.csv")
     if failed:
         raise DataError(
             f"{len(failed)} of {len(rows)} images could not be read (see `error` in {output}/scores.csv);"
@@ -65,8 +65,8 @@ def _write(rows: list[dict[str, Any]], output: str) -> None:
     """The table, in both forms."""
     table = pd.DataFrame(rows, columns=["image", "map", "height", "width", "score", "forged_fraction", "error"])
     table = table.astype({"height": "Int64", "width": "Int64"})
-    storage.write_bytes(storage.join(output, "scores.csv"), table.to_csv(index=False).encode())
-    storage.write_bytes(storage.join(output, "scores.parquet"), table.to_parquet(index=False))
+    storage.write_bytes(uris.join(output, "scores.csv"), table.to_csv(index=False).encode())
+    storage.write_bytes(uris.join(output, "scores.parquet"), table.to_parquet(index=False))
 
 
 def fetch(model: str, config: Config) -> tuple[Localizer, str]:
@@ -75,14 +75,14 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
         return load_model(model), model_digest(model)
     if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
-    runs.client(config)  # a store that does not answer is told so
+    client.client(config)  # a store that does not answer is told so
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with runs.fluent(config):
+            with client.fluent(config):
                 local = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=folder)
         except MlflowException as error:
             reason = " ".join(str(error).split())
-            shown = storage.without_secrets(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`")
+            shown = uris.without_secrets(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`")
             raise UserError(shown) from None
         directory = str(Path(local) / "artifacts" / "model")
         return load_model(directory, name=model), model_digest(directory, name=model)

@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
+from mpc_model.localizer import TRAINED_ON
 from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
 from pipelines.dataset import leakage, manifest
@@ -18,7 +19,7 @@ from pipelines.model_registry import audit_trail, gates, lineage, lock
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.model_registry.gates import Answer, Figures
 from pipelines.runtime import console, tracking_uri
-from pipelines.tracking import runs
+from pipelines.tracking import client, runs
 
 
 def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
     a gate does not hold or another promotion came first, UserError where there is nothing to promote or to go back to.
     """
     settings, registry = config.promote, _registry(config)
-    with runs.answering(config):
+    with client.answering(config):
         model = _model(registry, config)
         move = _back(config, model) if rollback else _forward(registry, config, model)
         if isinstance(move, str):
@@ -56,7 +57,7 @@ def _registry(config: Config) -> MlflowClient:
     """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
     if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
-    return runs.client(config)
+    return client.client(config)
 
 
 def _model(registry: MlflowClient, config: Config) -> RegisteredModel:
@@ -148,7 +149,7 @@ def _leaks(candidate: ModelVersion, one: Figures) -> list[str]:
     ]
     if described is None or len(near) < len(seen):
         console.say(f"promote: not all data is in reach from here; for leakage on {one.name} see what `evaluate` found")
-    return leakage.warnings({leakage.TRAINED_ON: near}, one.dataset, described, one.split) if described else []
+    return leakage.warnings({TRAINED_ON: near}, one.dataset, described, one.split) if described else []
 
 
 def _reached(uri: str, fingerprint: str) -> dict[str, Any] | None:

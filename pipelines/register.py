@@ -25,13 +25,13 @@ from mpc_model.errors import UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import record as outputs
+from pipelines.artifacts.model_directory import load_model, model_digest, require_head
+from pipelines.artifacts.record import METRICS
 from pipelines.config.root import Config
-from pipelines.evaluate import METRICS
 from pipelines.model_registry import gates, lineage, lock, model_card
 from pipelines.model_registry.model_card import LICENCE
-from pipelines.runtime import console, storage
-from pipelines.tracking import runs, watchdog
-from pipelines.training.stage import load_model, model_digest, require_head
+from pipelines.runtime import console, storage, uris
+from pipelines.tracking import client, runs, watchdog
 
 
 def register(config: Config) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def register(config: Config) -> dict[str, Any]:
     model, digest = load_model(directory), model_digest(directory)
     require_head(model, directory)
     metrics = _metrics(settings.evaluation, digest)
-    registry = runs.client(config)
-    with runs.answering(config):
+    registry = client.client(config)
+    with client.answering(config):
         number = _known(config, digest)
         if number:
             console.say(f"register: these weights are already version {number} of {settings.name}")
@@ -66,7 +66,7 @@ def _metrics(evaluations: str | list[str] | None, digest: str) -> list[tuple[gat
     """The figures of each evaluation of this very model, with the metrics.json that they are from."""
     found: list[tuple[gates.Figures, bytes]] = []
     for where in [evaluations] if isinstance(evaluations, str) else evaluations or []:
-        if not storage.exists(storage.join(where, outputs.RECORD)):
+        if not storage.exists(uris.join(where, outputs.RECORD)):
             console.say(f"register: no evaluation at {where}; the version will carry no figures from there")
             continue
         record = outputs.read(where)
@@ -74,7 +74,7 @@ def _metrics(evaluations: str | list[str] | None, digest: str) -> list[tuple[gat
             raise UserError(f"{where} evaluates another model; run `mpc evaluate` for this one first")
         if not record.finished:
             raise UserError(f"the evaluation at {where} is not finished; run `mpc evaluate` again, it goes on")
-        data = storage.read_bytes(storage.join(where, METRICS))
+        data = storage.read_bytes(uris.join(where, METRICS))
         try:
             figures = gates.from_metrics(json.loads(data), digest)
         except (ValueError, KeyError, TypeError):
@@ -92,7 +92,7 @@ def _describe(
 
     What a version knows is never replaced by less: the same weights may be registered again from a bare copy.
     """
-    registry, settings = runs.client(config), config.register_
+    registry, settings = client.client(config), config.register_
     known = registry.get_model_version(settings.name, number).tags
     links, status = lineage.trace(str(settings.model), digest)
     tags: dict[str, str] = {}
@@ -112,7 +112,7 @@ def _describe(
     files |= {f"evaluations/{one.fingerprint[:12]}.{one.split}.json": data for one, data in metrics}
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
-            storage.write_bytes(storage.join(folder, file), data)
+            storage.write_bytes(uris.join(folder, file), data)
         # The version names its entry by its source alone: models:/m-..., the id of MLflow's "logged model".
         registry.log_model_artifacts(entry.source.removeprefix("models:/"), folder)
 
@@ -120,7 +120,7 @@ def _describe(
 def _log(config: Config, digest: str) -> str:
     """Log the model as a pyfunc from code and register it. Returns the version."""
     run_id = runs.start_run(config, "register")
-    with tempfile.TemporaryDirectory() as folder, runs.fluent(config), mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as folder, client.fluent(config), mlflow.start_run(run_id=run_id):
         local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
         logged = mlflow.pyfunc.log_model(
             name="localizer",
@@ -144,7 +144,7 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
 
     With its digest from the first moment: what is killed before the rest is found and goes on in this version.
     """
-    registry, name = runs.client(config), str(config.register_.name)
+    registry, name = client.client(config), str(config.register_.name)
     with lock.held(registry, name, "register"):
         if not registry.search_registered_models(f"name = '{name}'"):
             registry.create_registered_model(name)
@@ -162,7 +162,7 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
 def _known(config: Config, digest: str) -> str | None:
     """The version that holds these weights already; one whose files were deleted is none."""
     name = str(config.register_.name)
-    found = runs.client(config).search_model_versions(f"name = '{name}'")
+    found = client.client(config).search_model_versions(f"name = '{name}'")
     same = (str(one.version) for one in found if one.tags.get(lineage.MODEL) == digest)
     return next((number for number in same if runs.entry_is_there(config, name, number)), None)
 

@@ -15,19 +15,23 @@ from typing import Any
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from mpc_model.nn.heads import HEADS
-from pipelines import build
+from pipelines import build, finetune, pretrain
 from pipelines.artifacts import record as outputs
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.config.search import Range, TuneConfig
 from pipelines.dataset import manifest
 from pipelines.ingest import listing
-from pipelines.pretrain import Pretraining
-from pipelines.runtime import cluster, console, lease, storage
+from pipelines.runtime import cluster, console, lease, storage, uris
 from pipelines.search import ray_backend, report, space
 from pipelines.search import trial as trials
-from pipelines.tracking import runs
+from pipelines.tracking import client, runs
 from pipelines.training.launch import NOT_IDENTITY, check
+
+STAGE_FUNCTIONS = {
+    "pretrain": trials.StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
+    "finetune": trials.StageFunction(finetune.finetune, finetune.Finetuning.monitor),
+}
 
 
 def tune(config: Config) -> dict[str, Any]:
@@ -39,11 +43,11 @@ def tune(config: Config) -> dict[str, Any]:
     settings, output = config.tune, str(config.tune.output)
     _check(config)
     with lease.held(output, "tune") as held:
-        if not storage.exists(storage.join(output, outputs.RECORD)):  # what a new search needs, before it is one
+        if not storage.exists(uris.join(output, outputs.RECORD)):  # what a new search needs, before it is one
             outputs.check_free(output, "tune")
-            runs.client(config)
+            client.client(config)
             ray_backend.room_for(config)
-        record = outputs.claim(output, "tune", _identity(config), config)
+        record = outputs.claim(output, "tune", _identity(config), config.dump())
         budget = settings.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
         if record.finished and record.results.get("budget") == budget:
             console.say(f"tune: reusing the finished search at {output}")
@@ -51,14 +55,14 @@ def tune(config: Config) -> dict[str, Any]:
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
         cluster.connect()
-        with runs.unbroken():
+        with client.unbroken():
             run_id = runs.start_run(config, "tune", record.results.get("run_id"))
             record.results["run_id"], record.finished = run_id, False
             record.save()
         try:
             with runs.below(run_id):
                 datasets = _datasets(config)
-            state = ray_backend.Search(config, run_id, datasets, record, held)
+            state = ray_backend.Search(config, run_id, datasets, STAGE_FUNCTIONS, record, held)
             state.run()
             results = report.write(config, state.trials, lambda trial: trials.config_of(config, trial, datasets))
         except BaseException as error:
@@ -67,7 +71,7 @@ def tune(config: Config) -> dict[str, Any]:
             raise
         try:
             for name in results["pictures"]:
-                runs.log_picture(config, run_id, name, storage.read_bytes(storage.join(output, name)))
+                runs.log_picture(config, run_id, name, storage.read_bytes(uris.join(output, name)))
             count = len(state.trials)
             if runs.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
                 runs.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": count}, count)
@@ -141,10 +145,10 @@ def _try(config: Config, described: dict[str, Any] | None, tried: set[str]) -> N
         if sources not in tried:
             listing.list_all(config.build, config.seed)
             tried.add(sources)
-    Pretraining.check(config, described or {"views": config.build.views.count + 1})
+    pretrain.Pretraining.check(config, described or {"views": config.build.views.count + 1})
     start = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
     if start not in tried:
-        Pretraining(config)
+        pretrain.Pretraining(config)
         tried.add(start)
 
 
@@ -174,7 +178,7 @@ def _datasets(config: Config) -> dict[str, str]:
     found = {}
     for values in itertools.product(*(config.tune.space[key] for key in keys)):  # _check refuses ranges
         said = space.overrides(dict(zip(keys, values, strict=True)))
-        place = storage.join(str(config.tune.output), "datasets", manifest.digest(said)[:12])
+        place = uris.join(str(config.tune.output), "datasets", manifest.digest(said)[:12])
         console.say(f"tune: the dataset with {', '.join(said)}")
         build.build(recipe.revised(config, *said, *space.overrides({"build.output": place})))
         found[" ".join(said)] = place

@@ -230,3 +230,6 @@ def _luminance_table(data: bytes) -> npt.NDArray[np.int64] | None:
                 return np.frombuffer(data, entry, 64, at + 1).astype(np.int64)
             at = after
     return None
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -15,19 +15,15 @@ photograph (the probabilities spread over 0.1 to 0.87), on enlarged photographs 
 
 from collections.abc import Iterator
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpc_model.errors import UserError
 from mpc_model.nn.hrformer import STRIDE
 from mpc_model.nn.tile_frame import Frame
-
-if TYPE_CHECKING:
-    from mpc_model.localizer import Localizer
 
 ALIGN = 32  # stride of the coarsest maps: where tiles may begin
 TILE = 1024  # side of a tile's core, in pixels; the network sees up to TILE + 2 HALO
@@ -45,7 +41,7 @@ def fits(image: npt.NDArray[np.uint8], tile: int) -> bool:
     return max(image.shape[:2]) <= tile + 2 * HALO
 
 
-def tiled_logits(model: "Localizer", image: npt.NDArray[np.uint8], tile: int, halo: int = HALO) -> Tensor:
+def tiled_logits(model: nn.Module, image: npt.NDArray[np.uint8], tile: int, halo: int = HALO) -> Tensor:
     """Logits (1, 1, ceil(H/4), ceil(W/4)) of uint8 RGB (H, W, 3) at its own size, on the CPU.
 
     The network sees one tile at a time, with `halo` pixels around its core, of at most `tile` pixels a side (rounded

@@ -21,7 +21,7 @@ import torch
 
 from mpc_model.errors import MPCError
 from mpc_model.localizer import Localizer
-from pipelines.runtime import console, storage
+from pipelines.runtime import console, storage, uris
 
 _SEAL = "checkpoint.json"
 
@@ -37,10 +37,10 @@ def save(run: str, step: int, localizer: Localizer, state: dict[str, Any], facts
     torch.save(state, packed)
     files = {"state.pt": packed.getvalue(), **localizer.packed()}
     for name, data in files.items():
-        storage.write_bytes(storage.join(where, name), data)
+        storage.write_bytes(uris.join(where, name), data)
     seal = {**facts, "step": step, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
     sealed = {"sha256": _digest(seal), **seal}
-    storage.write_bytes(storage.join(where, _SEAL), json.dumps(sealed, indent=1).encode() + b"\n")
+    storage.write_bytes(uris.join(where, _SEAL), json.dumps(sealed, indent=1).encode() + b"\n")
 
 
 def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
@@ -52,7 +52,7 @@ def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
     for step in reversed(found):
         where = folder(run, step)
         facts = _unsealed(where)
-        damaged = [name for name, sha256 in facts["files"].items() if _sha256(storage.join(where, name)) != sha256]
+        damaged = [name for name, sha256 in facts["files"].items() if _sha256(uris.join(where, name)) != sha256]
         if damaged:
             console.say(f"checkpoint {where} is damaged ({', '.join(damaged)}); looking at the one before")
             continue
@@ -70,7 +70,7 @@ def read(location: str) -> tuple[dict[str, Any], dict[str, Any], str]:
 def _unsealed(location: str) -> dict[str, Any]:
     """The facts of a checkpoint; where its seal is damaged, none but `files`, the seal itself with no sum."""
     try:
-        facts: dict[str, Any] = json.loads(storage.read_bytes(storage.join(location, _SEAL)))
+        facts: dict[str, Any] = json.loads(storage.read_bytes(uris.join(location, _SEAL)))
         if facts.pop("sha256") == _digest(facts):
             return facts
     except (ValueError, KeyError, AttributeError, TypeError):
@@ -83,14 +83,14 @@ def _digest(facts: dict[str, Any]) -> str:
 
 
 def _state(location: str) -> dict[str, Any]:
-    packed = io.BytesIO(storage.read_bytes(storage.join(location, "state.pt")))
+    packed = io.BytesIO(storage.read_bytes(uris.join(location, "state.pt")))
     state: dict[str, Any] = torch.load(packed, map_location="cpu", weights_only=True)
     return state
 
 
 def steps(run: str) -> list[int]:
     """Steps at which there are finished checkpoints, ascending."""
-    root = storage.join(run, "checkpoints")
+    root = uris.join(run, "checkpoints")
     if not storage.folder_exists(root):
         return []
     seals = [file.split("/")[-2:] for file in storage.list_files(root, (".json",))]
@@ -112,19 +112,19 @@ def discard(run: str, step: int) -> None:
 
 def _delete(run: str, step: int) -> None:
     """The seal goes first, so that no checkpoint is ever half there."""
-    storage.delete(storage.join(folder(run, step), _SEAL))
+    storage.delete(uris.join(folder(run, step), _SEAL))
     storage.delete(folder(run, step))
 
 
 def export(run: str, step: int, target: str) -> None:
     """Copy the model directory of a checkpoint to `target`; model.json, which makes it one, comes last."""
     for name in ("model.safetensors", "model.json"):
-        storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(folder(run, step), name)))
+        storage.write_bytes(uris.join(target, name), storage.read_bytes(uris.join(folder(run, step), name)))
 
 
 def folder(run: str, step: int) -> str:
     """Where the checkpoint of a step is; it is a model directory, too."""
-    return storage.join(run, "checkpoints", f"step-{step:09d}")
+    return uris.join(run, "checkpoints", f"step-{step:09d}")
 
 
 def _sha256(uri: str) -> str:

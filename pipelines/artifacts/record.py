@@ -16,8 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
-from pipelines.config.root import Config
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 
 RECORD = "record.json"
 
@@ -48,7 +47,7 @@ class Record:
     def save(self) -> None:
         """Write the record as it now stands."""
         kept = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
-        storage.write_bytes(storage.join(self.uri, RECORD), json.dumps(kept, indent=1).encode() + b"\n")
+        storage.write_bytes(uris.join(self.uri, RECORD), json.dumps(kept, indent=1).encode() + b"\n")
 
     def finish(self, **results: Any) -> None:
         """Mark the output as complete, with its results."""
@@ -57,14 +56,14 @@ class Record:
         self.save()
 
 
-def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Record:
-    """Open an output folder for a command, with the resolved config saved beside the record.
+def claim(uri: str, verb: str, identity: dict[str, Any], settings: dict[str, Any]) -> Record:
+    """Open an output folder for a command, with the resolved config (`settings`) saved beside the record.
 
     Raises UserError, naming the first setting that differs, when the folder holds the output of something else, or
     naming a file of it where it is of no command of ours.
     """
     identity = json.loads(json.dumps(identity))
-    if storage.exists(storage.join(uri, RECORD)):
+    if storage.exists(uris.join(uri, RECORD)):
         found = read(uri)
         differing = _first_difference(found.identity, identity) if found.verb == verb else "verb"
         if differing:
@@ -76,8 +75,8 @@ def claim(uri: str, verb: str, identity: dict[str, Any], config: Config) -> Reco
         return found
     check_free(uri, verb)
     record = Record(uri, verb, identity)
-    text = yaml.safe_dump(config.dump(), sort_keys=False)
-    storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
+    text = yaml.safe_dump(settings, sort_keys=False)
+    storage.write_bytes(uris.join(uri, "config.yaml"), text.encode())
     record.save()
     return record
 
@@ -92,7 +91,7 @@ def check_free(uri: str, verb: str) -> None:
 
 def read(uri: str) -> Record:
     """The record of an output folder; UserError when there is none."""
-    where = storage.join(uri, RECORD)
+    where = uris.join(uri, RECORD)
     if not storage.exists(where):
         raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
     try:
@@ -104,7 +103,7 @@ def read(uri: str) -> Record:
 
 def run_of(uri: str) -> tuple[str, str] | None:
     """Verb and id of the MLflow run that made an output, where that is known."""
-    if not storage.exists(storage.join(uri, RECORD)):
+    if not storage.exists(uris.join(uri, RECORD)):
         return None
     found = read(uri)
     return (found.verb, found.results["run_id"]) if "run_id" in found.results else None
@@ -119,3 +118,6 @@ def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
                 return below
         return ""
     return "" if found == wanted else key
+
+
+METRICS = "metrics.json"

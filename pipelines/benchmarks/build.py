@@ -24,13 +24,13 @@ import ray
 
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
-from pipelines import build, demo
+from pipelines import build
 from pipelines.benchmarks import loader, timing
 from pipelines.benchmarks import plan as bench_plan
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import report
-from pipelines.ingest import listing, render, screening, survey, validation, writer
+from pipelines.dataset import reader, report
+from pipelines.ingest import example_photos, listing, render, screening, survey, validation, writer
 from pipelines.ingest import plan as planning
 from pipelines.ingest.plan import Plan
 from pipelines.runtime import console, storage
@@ -91,7 +91,7 @@ def measure_build(quick: bool) -> dict[str, Any]:
 def photographs(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> None:
     """`count` JPEG files of one size: windows of real photographs, drawn by a fixed seed, of quality 75 to 95."""
     folder.mkdir(parents=True)
-    shipped = [codecs.decode_image(Path(path).read_bytes(), path) for path in demo.photographs()]
+    shipped = [codecs.decode_image(Path(path).read_bytes(), path) for path in example_photos.photographs()]
     generator = np.random.default_rng(0)
     for number in range(count):
         scene = shipped[number % len(shipped)]
@@ -182,7 +182,7 @@ _PHASES = (
     (planning, "make"),
     (build, "_render"),
     (report, "dataset_page"),
-    (writer, "spread"),
+    (reader, "spread"),
 )
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from mpc_model.losses.contrast import mean_positive_nce, multi_view_contrast
 from mpc_model.losses.sampling import uniform
 from pipelines.benchmarks import timing
-from pipelines.training import step_window
+from pipelines.runtime import host
 
 TEMPERATURE = 0.1
 PAIRINGS = 5  # within X1; X1 and X2..X4, both ways; X1 and the second pass, both ways
@@ -192,7 +192,7 @@ def _cpu_step(name: str, side: str, quick: bool) -> int:
     small = CASES[name]("cpu", True)
     _step(getattr(small, side), small.inputs)
     case = CASES[name]("cpu", quick)
-    before = step_window.resident_bytes()
+    before = host.resident_bytes()
     _step(getattr(case, side), case.inputs)
     return before
 

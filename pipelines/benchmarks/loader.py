@@ -20,7 +20,7 @@ from pipelines.benchmarks import timing
 from pipelines.config.root import Config
 from pipelines.dataset import manifest, order
 from pipelines.dataset.loader import PixelLoader
-from pipelines.ingest.writer import ShardReader
+from pipelines.dataset.reader import ShardReader
 
 SIZE, BATCH, WORKERS = 512, 8, 2
 Sample = tuple[codecs.Image, codecs.Mask]

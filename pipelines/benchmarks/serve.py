@@ -26,10 +26,11 @@ from mpc_model.errors import InfrastructureError
 from mpc_model.imaging import codecs
 from mpc_model.imaging.codecs import Image
 from mpc_model.localizer import Localizer, ModelSpec
-from pipelines import demo, register
+from pipelines import register
 from pipelines.benchmarks import timing
 from pipelines.config import recipe
-from pipelines.tracking import runs as tracking
+from pipelines.ingest import example_photos
+from pipelines.tracking import client
 
 
 def measure_serve(quick: bool) -> dict[str, Any]:
@@ -53,14 +54,14 @@ def _entry(folder: Path, backbone: str, side: int) -> str:
     Localizer(ModelSpec(backbone, "mlp4", side)).save(folder / "model")
     config = recipe.load(None, [f"workspace={folder / 'mpc'}", f"register.model={folder / 'model'}"])
     registered = register.register(config)
-    with tracking.fluent(config):
+    with client.fluent(config):
         return str(mlflow.artifacts.download_artifacts(registered["uri"]))
 
 
 def _pictures(count: int, side: int) -> list[Image]:
     """Crops of the photographs that installed packages ship, of as many sizes as they have."""
     found = []
-    for index, place in enumerate(demo.photographs()[:count]):
+    for index, place in enumerate(example_photos.photographs()[:count]):
         found.append(codecs.decode_image(Path(place).read_bytes(), place)[: side + 8 * index, : side + 16 * index])
     return [np.ascontiguousarray(found[index % len(found)]) for index in range(count)]
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from mpc_model.localizer import Localizer, ModelSpec
-from pipelines import demo
 from pipelines.benchmarks import contrast, hrformer, timing
 from pipelines.build import build
 from pipelines.config import recipe
@@ -25,9 +24,10 @@ from pipelines.config.root import Config
 from pipelines.dataset.loader import Inputs
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning
+from pipelines.ingest import example_photos
 from pipelines.pretrain import Pretraining, pretrain
-from pipelines.tracking import runs
-from pipelines.training import loop, validation
+from pipelines.tracking import client, runs
+from pipelines.training import loop, validation, worker_context
 
 
 def measure_train(quick: bool) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def dataset(folder: Path, quick: bool) -> Config:
     source = {
         "name": "photos",
         "layout": "photos",
-        "location": demo.photographs(),
+        "location": example_photos.photographs(),
         "crop": 128,
         "samples_per_photo": 4 if quick else 36,
     }
@@ -172,8 +172,8 @@ def measure_data(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     run_id = runs.start_run(config, "pretrain")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()
-    loop.run(config, Pretraining, run_id, loop.Host(device=device), stop_after=steps + 1)
-    (wait,) = (point.value for point in runs.client(config).get_metric_history(run_id, "train/data_wait"))
+    loop.run(config, Pretraining, run_id, worker_context.Host(device=device), stop_after=steps + 1)
+    (wait,) = (point.value for point in client.client(config).get_metric_history(run_id, "train/data_wait"))
     return {
         "device": _device_name(device),
         "data_wait": wait,

@@ -4,16 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from pipelines.runtime import storage
+from pipelines.runtime import uris
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # Workers run in other folders and on other machines: locations are made absolute as soon as they are read.
-Location = Annotated[str, Field(min_length=1), AfterValidator(storage.absolute)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(uris.absolute)]
 ModelLocation = Annotated[
     str,
     Field(min_length=1),
-    AfterValidator(lambda uri: uri if uri.startswith("models:/") else storage.absolute(uri)),
+    AfterValidator(lambda uri: uri if uri.startswith("models:/") else uris.absolute(uri)),
 ]
 SplitName = Literal["train", "validation", "test"]
 Quality = Annotated[int, Field(ge=1, le=100)]

@@ -5,146 +5,18 @@ Every section is a pydantic model that refuses unknown and ill-typed keys; locat
 pipelines/config/model_registry.py; pipelines/config/recipe.py reads a config from a YAML file and dotted overrides.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mpc_model.errors import UserError
-from mpc_model.imaging.forging import ForgeSettings
-from pipelines.config.base import Fraction, Location, ModelLocation, Positive, Quality, Section, SplitName
+from pipelines.config.base import Location, ModelLocation, Section
+from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import TuneConfig
 from pipelines.config.training import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
-from pipelines.runtime import storage, tracking_uri
-
-_FORGE = ForgeSettings()
-
-
-class ForgeConfig(Section):
-    """How photographs are forged. Shares are of all samples; what is left stays authentic.
-
-    Every range is [least, largest]; ForgeSettings (imaging/forging.py) says what it means and how far it may go.
-    """
-
-    splice: Fraction = 0.2
-    """An object of another photograph of the same split, pasted."""
-    copy_move: Fraction = 0.2
-    """An object of the photograph itself; where objects are not known, a random outline."""
-    copy_move_outline: Fraction = 0.2
-    """A random curved outline of the photograph itself."""
-    remove: Fraction = 0.15
-    """An object or outline, inpainted."""
-    area: tuple[Fraction, Fraction] = _FORGE.area
-    feather: tuple[int, int] = _FORGE.feather
-    scale: tuple[float, float] = _FORGE.scale
-    rotation: tuple[float, float] = _FORGE.rotation
-    shear: tuple[float, float] = _FORGE.shear
-    flip: Fraction = _FORGE.flip
-    gain: tuple[float, float] = _FORGE.gain
-    offset: tuple[float, float] = _FORGE.offset
-    noise_sigma: tuple[float, float] = _FORGE.noise_sigma
-    donor_quality: tuple[int, int] = _FORGE.donor_quality
-    remove_margin: tuple[int, int] = _FORGE.remove_margin
-    inpaint_radius: tuple[int, int] = _FORGE.inpaint_radius
-    telea: Fraction = _FORGE.telea
-    final_quality: tuple[Quality, Quality] | None = None
-    """JPEG quality of the finished sample, forged and authentic alike; null stores what was forged without loss."""
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> "ForgeConfig":
-        if self.splice + self.copy_move + self.copy_move_outline + self.remove > 1 + 1e-9:
-            raise ValueError(
-                "splice + copy_move + copy_move_outline + remove must not exceed 1 (what is left stays authentic)"
-            )
-        if self.final_quality and self.final_quality[0] > self.final_quality[1]:
-            raise ValueError("final_quality must be [least, largest]")
-        try:
-            self.settings()
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    def settings(self) -> ForgeSettings:
-        """The ranges as the forging functions take them."""
-        return ForgeSettings(
-            **{
-                field.name: getattr(self, field.name)
-                for field in dataclasses.fields(ForgeSettings)
-                if field.name in type(self).model_fields
-            }
-        )
-
-
-class SplitConfig(Section):
-    """Shares of the scenes (photographs with all that was made of them) that go to each split."""
-
-    train: Fraction = 0.8
-    validation: Fraction = 0.1
-    test: Fraction = 0.1
-
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> "SplitConfig":
-        if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("train + validation + test must be 1")
-        return self
-
-
-class SourceConfig(Section):
-    """Where samples come from. `layout` names how files become samples (ingest/layouts.py, public_sets.py)."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    layout: str
-    location: Location | list[Location]
-    annotations: Location | None = None
-    """Objects of the photographs (layout coco): a folder of index maps, or a COCO instances file."""
-    repeat: Positive = 1
-    """Its weight: times a sample is drawn in an epoch (the paper's x40, x20). Nothing is copied."""
-    limit: Positive | None = None
-    """At most so many photographs or pairs, drawn by the seed."""
-    split: SplitName | SplitConfig | None = None
-    """All into one split, or shares of its own; left out, `build.split` says."""
-    crop: Annotated[int, Field(ge=32)] | None = None
-    """Side of square crops in pixels (layouts photos, coco); left out, photographs are used whole."""
-    samples_per_photo: Positive = 1
-    forge: ForgeConfig = ForgeConfig()
-
-
-class ViewsConfig(Section):
-    """Renderings stored beside the canonical one (view 0)."""
-
-    policy: str = "release"
-    count: Annotated[int, Field(ge=0, le=64)] = 3
-
-
-class BuildConfig(Section):
-    """A pixel dataset and the sources it is built from."""
-
-    sources: list[SourceConfig] = Field(default=[])
-    output: Location | None = None
-    split: SplitConfig = SplitConfig()
-    views: ViewsConfig = ViewsConfig()
-    shard_samples: Positive = 256
-    row_group: Annotated[int, Field(ge=1, le=256)] = 16
-    max_reject_fraction: Fraction = 0.05
-    """More bad samples than this share stop the build, before anything is rendered. Photographs that could not be
-    forged (too flat, too small) are left out and counted, too, when all is rendered."""
-    max_pixels: Positive = 100_000_000
-    """Larger images are rejected by their headers: decoding one could take all memory."""
-    near_duplicates: Literal["stop", "together"] = "stop"
-    """What to do when near-duplicates would come into different splits: stop the build, or keep them together."""
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=8)] = 4
-    """Images are near-duplicates when their 64-bit difference hashes differ in at most so many bits, and 256 finer bits
-    agree (pipelines/dataset/duplicates.py)."""
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> "BuildConfig":
-        names = [source.name for source in self.sources]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two sources share a name: {', '.join(names)}")
-        return self
+from pipelines.runtime import tracking_uri, uris
 
 
 class PredictConfig(Section):
@@ -196,7 +68,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _fill_locations(self) -> "Config":
         """Every location left open becomes a folder of the workspace."""
-        at = lambda *parts: storage.join(self.workspace, *parts)  # noqa: E731
+        at = lambda *parts: uris.join(self.workspace, *parts)  # noqa: E731
         defaults = {
             "build": {"output": at("dataset")},
             "train": {"dataset": self.build.output or at("dataset")},
@@ -204,15 +76,15 @@ class Config(Section):
             "tune": {"output": at("tune")},
             "finetune": {
                 "output": at("finetune"),
-                "encoder": storage.join(self.pretrain.output or at("pretrain"), "model"),
+                "encoder": uris.join(self.pretrain.output or at("pretrain"), "model"),
             },
             "evaluate": {
-                "model": storage.join(self.finetune.output or at("finetune"), "model"),
+                "model": uris.join(self.finetune.output or at("finetune"), "model"),
                 "dataset": self.train.dataset or self.build.output or at("dataset"),
                 "output": at("evaluate"),
             },
             "register_": {
-                "model": storage.join(self.finetune.output or at("finetune"), "model"),
+                "model": uris.join(self.finetune.output or at("finetune"), "model"),
                 "evaluation": self.evaluate.output or at("evaluate"),
             },
             "promote": {"name": self.register_.name, "source": self.register_.alias},
@@ -227,11 +99,11 @@ class Config(Section):
 
     def dump(self) -> dict[str, Any]:
         """The resolved config as plain values, ready for YAML or JSON, without passwords that a URI may hold."""
-        values: dict[str, Any] = json.loads(storage.without_secrets(self.model_dump_json(by_alias=True)))
+        values: dict[str, Any] = json.loads(uris.without_secrets(self.model_dump_json(by_alias=True)))
         return values
 
 
 def _database(workspace: str) -> str:
     """SQLite needs a local file: in the workspace, or under runs/ when the workspace is remote."""
-    root = Path("runs") if storage.is_remote(workspace) else Path(storage.local_path(workspace))
+    root = Path("runs") if uris.is_remote(workspace) else Path(uris.local_path(workspace))
     return str((root / "mlflow.db").absolute())

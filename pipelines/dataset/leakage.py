@@ -7,13 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mpc_model.errors import MPCError
-from pipelines.dataset import duplicates, manifest
-from pipelines.ingest import writer
-from pipelines.ingest.layouts import SPLITS
+from mpc_model.localizer import TRAINED_ON
+from pipelines.dataset import duplicates, manifest, reader
+from pipelines.dataset.schema import SPLITS
 
 _COLUMNS = ("key", "split", *duplicates.COLUMNS)
-TRAINED_ON = "trained_on"
-"""In a model's card: [{"uri", "fingerprint"}] of every dataset that any stage of its training read."""
 
 
 def shared(
@@ -29,8 +27,8 @@ def shared(
     Returns two tables (key, split, photo_hash, photo_hash_fine), row for row beside each other, the second with a
     column `bits`.
     """
-    ours = writer.columns(uri, described, _COLUMNS, split)
-    theirs = writer.columns(other, manifest.read(other), _COLUMNS)
+    ours = reader.columns(uri, described, _COLUMNS, split)
+    theirs = reader.columns(other, manifest.read(other), _COLUMNS)
     theirs = theirs.filter(pc.is_in(theirs["split"], pa.array(other_splits)))
     index, bits = duplicates.nearest(duplicates.from_columns(ours), duplicates.from_columns(theirs))
     hit = np.flatnonzero(index >= 0)

@@ -17,7 +17,7 @@ import torch
 from mpc_model.imaging import codecs as images
 from mpc_model.imaging import views
 from pipelines.dataset import order
-from pipelines.ingest.writer import ShardReader
+from pipelines.dataset.reader import ShardReader
 
 IGNORE = 255
 

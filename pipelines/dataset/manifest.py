@@ -18,7 +18,7 @@ import json
 from typing import Any
 
 from mpc_model.errors import DataError
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -43,9 +43,7 @@ def fingerprint(content: dict[str, Any]) -> str:
 def write(uri: str, manifest: dict[str, Any]) -> None:
     """Make the dataset visible. Call it after everything else is in place."""
     sealed = manifest | {"seal": _seal(manifest)}
-    storage.write_bytes(
-        storage.join(uri, MANIFEST), json.dumps(sealed, indent=1, sort_keys=True).encode("ascii") + b"\n"
-    )
+    storage.write_bytes(uris.join(uri, MANIFEST), json.dumps(sealed, indent=1, sort_keys=True).encode("ascii") + b"\n")
 
 
 def _seal(manifest: dict[str, Any]) -> str:
@@ -55,7 +53,7 @@ def _seal(manifest: dict[str, Any]) -> str:
 
 def exists(uri: str) -> bool:
     """Whether a finished dataset is there."""
-    return storage.exists(storage.join(uri, MANIFEST))
+    return storage.exists(uris.join(uri, MANIFEST))
 
 
 def read(uri: str) -> dict[str, Any]:
@@ -67,11 +65,11 @@ def read(uri: str) -> dict[str, Any]:
     if not exists(uri):
         raise DataError(f"no pixel dataset at {uri}: it has no {MANIFEST}; run `mpc build`, or name a finished one")
     try:
-        manifest = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
+        manifest = json.loads(storage.read_bytes(uris.join(uri, MANIFEST)))
         claimed, version, seal = manifest["fingerprint"], manifest["schema_version"], manifest.get("seal")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
-            f"{storage.join(uri, MANIFEST)} is not a dataset manifest; delete the dataset and build it anew"
+            f"{uris.join(uri, MANIFEST)} is not a dataset manifest; delete the dataset and build it anew"
         ) from None
     if version != SCHEMA_VERSION:
         raise DataError(

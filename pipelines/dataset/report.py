@@ -15,9 +15,10 @@ import numpy as np
 from mpc_model.imaging import codecs, drawing
 from pipelines.dataset import counts as statistics
 from pipelines.dataset import html as charts
+from pipelines.dataset import rejects as dataset_rejects
+from pipelines.dataset import shortcuts
 from pipelines.dataset.counts import CLASSES, Statistics
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.ingest import validation
 
 PICTURED = 36
 """Samples shown, at most."""
@@ -85,7 +86,7 @@ def summary_lines(manifest: Mapping[str, Any], counted: Statistics) -> list[str]
         *charts.columns(*_commonest(counted, "size", "height x width, rounded")),
         "",
     ]
-    found = [*statistics.shortcuts(counted), *statistics.one_class(counted)]
+    found = [*shortcuts.shortcuts(counted), *shortcuts.one_class(counted)]
     return lines + [f"! {sentence}" for sentence in found or ["No shortcut found, and both classes in every split."]]
 
 
@@ -106,14 +107,14 @@ def _tiles(counted: Statistics, rejects: Sequence[Mapping[str, str]]) -> str:
 
 
 def _first(counted: Statistics) -> str:
-    found = [*statistics.shortcuts(counted), *statistics.one_class(counted)]
+    found = [*shortcuts.shortcuts(counted), *shortcuts.one_class(counted)]
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
     said = f"<ul>{listed}</ul>" if found else "<p>No shortcut found, and both classes in every split.</p>"
     rows = []
-    for scope in statistics.scopes(counted):
-        guesses = (statistics.guessing(counted, feature, scope) for feature in _SHORT)
+    for scope in shortcuts.scopes(counted):
+        guesses = (shortcuts.guessing(counted, feature, scope) for feature in _SHORT)
         rows.append((scope, *("too few" if guess is None else f"{guess:.0%}" for guess in guesses)))
-    place = statistics.one_place(counted)
+    place = shortcuts.one_place(counted)
     where = (
         f"One map for all images, drawn where forged pixels lie: F1 {place[0]:.2f}; everything forged: {place[1]:.2f}."
         if place
@@ -242,7 +243,7 @@ def _left_out(rejects: Sequence[Mapping[str, str]]) -> str:
     rows = []
     for reason, own in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
         examples = "<br>".join(html.escape(reject["message"]) for reject in own[:EXAMPLES])
-        meaning = html.escape(validation.REASONS.get(reason, ""))
+        meaning = html.escape(dataset_rejects.REASONS.get(reason, ""))
         rows.append(
             f"<tr><td><code>{html.escape(reason)}</code><td class=n>{len(own):,}<td>{meaning}"
             f"<br><span class=dim>{examples}</span></tr>"

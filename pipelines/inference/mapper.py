@@ -15,7 +15,7 @@ from mpc_model.errors import DataError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
 from mpc_model.localizer import Localizer
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 
 
 class Mapper:
@@ -37,11 +37,11 @@ class Mapper:
             return {"image": uri, **empty, "error": str(error)}
         probability = self.model.predict([image], tile=self.tile)[0]
         levels = np.rint(probability * 255).astype(np.uint8)
-        where = storage.join(self.output, "maps", f"{name}.png")
+        where = uris.join(self.output, "maps", f"{name}.png")
         storage.write_bytes(where, cv2.imencode(".png", levels)[1].tobytes())
         if self.overlays:
             drawn = codecs.encode_jpeg(drawing.overlay(image, probability), 90)
-            storage.write_bytes(storage.join(self.output, "overlays", f"{name}.jpg"), drawn)
+            storage.write_bytes(uris.join(self.output, "overlays", f"{name}.jpg"), drawn)
         return {
             "image": uri,
             "map": where,

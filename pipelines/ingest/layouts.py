@@ -16,15 +16,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UserError
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from mpc_model.registry import Registry
-from pipelines.config.root import SourceConfig
-from pipelines.runtime import console, storage
+from pipelines.config.build import SourceConfig
+from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO
+from pipelines.runtime import console, storage, uris
 from pipelines.runtime.storage import Stamp
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LISTING_SUFFIXES = (".csv", ".parquet")
-SPLITS = ("train", "validation", "test")
-PHOTO, AUTHENTIC, FORGED = "photo", "authentic", "forged"
 NO_STAMP = Stamp(0, 0)
 
 
@@ -74,7 +73,7 @@ def listed(source: SourceConfig, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
         console.say(f"build: source {source.name}: files that are no images by their names are not listed ({kinds})")
     if not found:
         raise UserError(f"source {source.name}: no images ({', '.join(suffixes)}) in {folder}")
-    start = len(storage.absolute(folder))
+    start = len(uris.absolute(folder))
     return {uri[start:].lstrip("/"): (uri, stamp) for uri, stamp in found.items()}
 
 
@@ -190,7 +189,7 @@ def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
 
 def _local_stamp(*files: str) -> Stamp:
     """Bytes, and the last change, of the files that are on this machine; a request for each object would take hours."""
-    stamps = [storage.stamp(file) for file in files if not storage.is_remote(file)]
+    stamps = [storage.stamp(file) for file in files if not uris.is_remote(file)]
     return Stamp(sum(stamp.size for stamp in stamps), max((stamp.mtime_ns for stamp in stamps), default=0))
 
 
@@ -212,7 +211,7 @@ def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
 def _beside(folder: str, location: str) -> str:
     """A location of a listing: as it stands, or relative to the listing's folder."""
     relative = "://" not in location and not location.startswith("/")
-    return storage.absolute(storage.join(folder, location) if relative else location)
+    return uris.absolute(uris.join(folder, location) if relative else location)
 
 
 def _folder(source: SourceConfig) -> str:
@@ -236,12 +235,12 @@ def _photographs(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
 
 def _index_maps(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
     """Index maps (location, stamp) by their path below their folder, without the suffix."""
-    folder = source.annotations or storage.join(_folder(source), "instances")
+    folder = source.annotations or uris.join(_folder(source), "instances")
     try:
         found = storage.list_stamps(folder, (".png",))
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its annotations") from None
-    start = len(storage.absolute(folder)) + 1
+    start = len(uris.absolute(folder)) + 1
     return {uri[start:].rsplit(".", 1)[0]: (uri, stamp) for uri, stamp in found.items()}
 
 

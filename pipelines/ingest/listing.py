@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 
 from mpc_model.errors import UserError
 from mpc_model.imaging.codecs import MASK_RULES
-from pipelines.config.root import BuildConfig, SourceConfig
+from pipelines.config.build import BuildConfig, SourceConfig
+from pipelines.dataset.schema import PHOTO, SPLITS
 from pipelines.ingest import public_sets as public_sets  # its layouts enter the registry
-from pipelines.ingest.layouts import LAYOUTS, PHOTO, SPLITS, Item
+from pipelines.ingest.layouts import LAYOUTS, Item
 from pipelines.runtime import console
 
 _STAMPS = ("image", "mask", "instances")

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mpc_model.errors import DataError, UserError
-from pipelines.config.root import BuildConfig, SourceConfig, SplitConfig
+from pipelines.config.build import BuildConfig, SourceConfig, SplitConfig
 from pipelines.dataset import duplicates
+from pipelines.dataset.schema import PHOTO, SPLITS
 from pipelines.ingest import listing as items
-from pipelines.ingest.layouts import PHOTO, SPLITS
 
 KINDS = ("authentic", "splice", "copy_move", "copy_move_outline", "remove")
 GIVEN = len(KINDS)

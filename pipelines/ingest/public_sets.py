@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mpc_model.errors import DataError, UserError
-from pipelines.config.root import SourceConfig
-from pipelines.ingest.layouts import AUTHENTIC, FORGED, IMAGE_SUFFIXES, LAYOUTS, NO_STAMP, Item, listed
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES
+from pipelines.config.build import SourceConfig
+from pipelines.dataset.schema import AUTHENTIC, FORGED
+from pipelines.ingest.layouts import LAYOUTS, NO_STAMP, Item, listed
 from pipelines.runtime import console, storage
 from pipelines.runtime.storage import Stamp
 

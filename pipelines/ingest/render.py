@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, forging, views
-from pipelines.config.root import SourceConfig, ViewsConfig
+from pipelines.config.build import SourceConfig, ViewsConfig
+from pipelines.dataset.schema import PHOTO
 from pipelines.ingest import annotations, masks, validation
-from pipelines.ingest.layouts import PHOTO
 from pipelines.ingest.plan import PlannedSample, sample_generator
 from pipelines.runtime import storage
 

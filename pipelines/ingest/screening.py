@@ -1,29 +1,19 @@
 """What a build leaves out, and why: a row of rejects.parquet for every sample, and the limit that stops the build."""
 
-import hashlib
 from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError
-from pipelines.config.root import BuildConfig
+from pipelines.config.build import BuildConfig
 from pipelines.dataset import duplicates
+from pipelines.dataset.rejects import REJECTS, Row, row
+from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import listing
-from pipelines.ingest.layouts import AUTHENTIC, PHOTO
-from pipelines.runtime import storage
-
-REJECTS = "rejects.parquet"
-SCHEMA = pa.schema([(name, pa.string()) for name in ("sample", "source", "stage", "reason", "message")])
-Row = dict[str, str]
-
-
-def row(key: str, source: str, stage: str, reason: str, message: str) -> Row:
-    """One sample that is left out; `stage` is survey, plan or render."""
-    return {"sample": key, "source": source, "stage": stage, "reason": reason, "message": message}
+from pipelines.runtime import uris
 
 
 def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Row]]:
@@ -69,28 +59,9 @@ def check(config: BuildConfig, rejects: list[Row], listed: int) -> None:
     reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in rejects).most_common(3))
     raise DataError(
         f"{len(rejects)} of {listed} samples cannot be used: {reasons}; the first: {rejects[0]['message']}."
-        f" {storage.join(str(config.output), REJECTS)} lists them all; mend them, or raise build.max_reject_fraction to"
+        f" {uris.join(str(config.output), REJECTS)} lists them all; mend them, or raise build.max_reject_fraction to"
         " leave them out"
     )
-
-
-def write(rejects: list[Row], uri: str) -> str:
-    """Store rejects.parquet; its SHA-256 (hex)."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rejects, schema=SCHEMA), sink)
-    data = bytes(sink.getvalue())
-    storage.write_bytes(storage.join(uri, REJECTS), data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def read(uri: str) -> list[Row]:
-    """The rows of a dataset's rejects.parquet."""
-    where = storage.join(uri, REJECTS)
-    try:
-        found: list[Row] = pq.read_table(storage.in_arrow(storage.read_bytes(where)), schema=SCHEMA).to_pylist()
-    except pa.ArrowException:
-        raise DataError(f"{where} is damaged; delete the dataset and build it anew") from None
-    return found
 
 
 def _repeated(listed: pa.Table, survey: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

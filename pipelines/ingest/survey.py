@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UserError
-from pipelines.config.root import BuildConfig
+from pipelines.config.build import BuildConfig
+from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import annotations, masks, validation
-from pipelines.ingest.layouts import AUTHENTIC, PHOTO
-from pipelines.runtime import cluster, console, storage
+from pipelines.runtime import cluster, console, storage, uris
 
 PART = 256
 """Items a task."""
@@ -50,7 +50,7 @@ def survey(config: BuildConfig, listed: pa.Table, uri: str) -> pa.Table:
 
 def forget(uri: str) -> None:
     """Remove what the survey kept, and nothing else that may be there."""
-    folder = storage.join(uri, "survey")
+    folder = uris.join(uri, "survey")
     if storage.folder_exists(folder):
         for file in storage.list_files(folder):
             if _OURS.fullmatch(file.rsplit("/", 1)[-1]):
@@ -62,7 +62,7 @@ def _part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
     """One part as a Parquet file, taken from storage when it was made before."""
     rows = items.to_pylist()
     name = hashlib.sha256(json.dumps([rows, max_pixels]).encode()).hexdigest()[:32]
-    where = storage.join(uri, "survey", f"{name}.parquet")
+    where = uris.join(uri, "survey", f"{name}.parquet")
     if storage.exists(where):
         return storage.read_bytes(where)
     found = [examined(row, files, max_pixels) for row, files in storage.ahead(files_of, rows)]
@@ -113,7 +113,7 @@ def _read(location: str) -> bytes:
     try:
         return storage.read_bytes(location)
     except UserError as error:
-        if storage.exists(location) and storage.is_remote(location):
+        if storage.exists(location) and uris.is_remote(location):
             raise
         raise DataError(str(error), "unreadable") from None
 

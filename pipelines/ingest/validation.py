@@ -21,32 +21,6 @@ from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, headers
 from mpc_model.imaging.codecs import Image, Mask
 
-REASONS = {
-    "zero_bytes": "The file is empty; copy it again or leave it out.",
-    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF or WebP; copy it again or convert it.",
-    "truncated": "The file ends before its pixels do; copy it again.",
-    "too_many_pixels": "The header states more pixels than build.max_pixels, and nothing was decoded; shrink the image "
-    "or raise the limit.",
-    "unsupported_mode": "More than 8 bits a channel, CMYK or Lab, transparency, or several pictures in one file; "
-    "convert it to one opaque 8-bit RGB or grey picture.",
-    "size_mismatch": "Image and mask differ in size; find the mask that belongs to the image.",
-    "orientation": "The image is turned by its EXIF tag, and the sizes do not tell whether the mask was drawn on it "
-    "before or after; turn the pixels of both and remove the tag.",
-    "mask_missing": "Declared forged, no mask file; add the mask, or list the image as authentic.",
-    "mask_not_binary": "Much of the mask is neither black nor white, or it numbers objects; save it with 0 and 255 "
-    "only, or name the mask rule it was made by.",
-    "empty_mask": "Declared forged, but the mask marks no pixel; list it as authentic, or check the mask rule.",
-    "full_mask": "Declared forged, and the mask marks every pixel; check the mask rule (is black forged?).",
-    "not_authentic": "Declared authentic, but its mask marks forged pixels; correct the kind, or leave out the mask.",
-    "contradiction": "The same image bytes are declared authentic and forged, or come with two masks; none is kept, "
-    "find out which is true.",
-    "duplicate": "The same image bytes as an earlier sample; keep one of them.",
-    "not_forged": "No forgery came about in this photograph: it is too small, or nothing in it could be used; leave "
-    "it out, or widen the ranges in forge.",
-    "changed": "The file changed while the dataset was built; build again when nothing changes any more.",
-}
-"""Every code in `rejects.parquet`: what it means, and the remedy."""
-
 # Pillow's own classes, not Image.open: they have no pixel limit and no warning of their own; ours came before.
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,

@@ -25,12 +25,12 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
+from mpc_model.localizer import TRAINED_ON as CARD_TRAINED_ON
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as outputs
-from pipelines.dataset import leakage
-from pipelines.runtime import storage
-from pipelines.training.stage import model_digest
+from pipelines.artifacts.model_directory import model_digest
+from pipelines.runtime import storage, uris
 
 UNKNOWN, COMPLETE = "unknown", "complete"
 MODEL = "mpc.model_sha256"
@@ -80,12 +80,12 @@ def trace(directory: str, digest: str) -> tuple[list[Link], str]:
 
 def _link(directory: str, digest: str, later: list[Link]) -> Link | str:
     """The stage that made a model directory, or why it cannot be told."""
-    if not storage.exists(storage.join(directory, "model.json")) or model_digest(directory) != digest:
+    if not storage.exists(uris.join(directory, "model.json")) or model_digest(directory) != digest:
         return f"the model that {later[-1].name if later else 'this'} began with is no longer at {directory}"
     run, step = _run(directory)
     try:
         record = outputs.read(run)
-        config = storage.read_bytes(storage.join(run, "config.yaml"))
+        config = storage.read_bytes(uris.join(run, "config.yaml"))
     except UserError:
         return f"no record of a training run lies beside {directory}"
     if record.verb not in ("pretrain", "finetune"):
@@ -95,7 +95,7 @@ def _link(directory: str, digest: str, later: list[Link]) -> Link | str:
             return f"the run at {run} is not finished"
         step = record.results["best"][0]
     kept = checkpoint.folder(run, step)
-    there = storage.exists(storage.join(kept, "model.json"))
+    there = storage.exists(uris.join(kept, "model.json"))
     if there and model_digest(kept) != digest:
         return f"{directory} is not the model of the run at {run}"
     same = sum(link.name.startswith(record.verb) for link in later)
@@ -111,7 +111,7 @@ def _run(directory: str) -> tuple[str, int | None]:
 
 def tags(directory: str, digest: str, model: Localizer, links: list[Link], status: str) -> dict[str, str]:
     """What a version says of its lineage; see the head of this module."""
-    seen = model.card.get(leakage.TRAINED_ON)
+    seen = model.card.get(CARD_TRAINED_ON)
     found = {
         MODEL: digest,
         "mpc.model_directory": directory,

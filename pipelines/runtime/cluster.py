@@ -16,14 +16,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-# Set before Ray is imported: no usage statistics, and no copy of the virtual environment for local workers.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if "RAY_ADDRESS" not in os.environ:
-    # SIGTERM to a process group ends our own Ray, too, and then this process waits for it: Ray's 60 seconds outlast the
-    # patience of who ended it. A head of others may come back, and is waited for.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
 import cv2
 import ray
 import ray.data

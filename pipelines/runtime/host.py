@@ -3,6 +3,7 @@
 import getpass
 import os
 import platform
+import resource
 import socket
 import subprocess
 from contextlib import suppress
@@ -82,3 +83,11 @@ def _lines(file: str) -> list[str]:
     with suppress(OSError):
         return Path(file).read_text().splitlines()
     return []
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now (Linux), or the most it ever held (elsewhere)."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

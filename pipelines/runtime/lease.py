@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from pipelines.runtime import console, storage
+from pipelines.runtime import console, storage, uris
 
 BEAT_SECONDS = 3.0
 PATIENCE_SECONDS = 12.0
@@ -48,7 +48,7 @@ class Lease:
             with suppress(MPCError):
                 for number in _numbers(self._uri):
                     storage.delete(_where(self._uri, number))
-                storage.delete_if_empty(storage.join(self._uri, "lease"))
+                storage.delete_if_empty(uris.join(self._uri, "lease"))
 
     def _touch(self) -> None:
         beat = 0
@@ -166,7 +166,7 @@ def _machine() -> str:
 
 
 def _numbers(uri: str) -> list[int]:
-    folder = storage.join(uri, "lease")
+    folder = uris.join(uri, "lease")
     if not storage.folder_exists(folder):
         return []
     with suppress(UserError):  # it may vanish between the two calls
@@ -176,4 +176,4 @@ def _numbers(uri: str) -> list[int]:
 
 
 def _where(uri: str, number: int) -> str:
-    return storage.join(uri, "lease", f"{number:06d}.json")
+    return uris.join(uri, "lease", f"{number:06d}.json")

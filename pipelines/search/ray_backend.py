@@ -8,12 +8,8 @@ import itertools
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
-
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # which speaks whatever the verbosity
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last word of a trial holds no figure
-os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "1000000")
 
 import ray
 import ray.tune
@@ -25,11 +21,11 @@ from ray.tune.stopper import Stopper
 from mpc_model.errors import UserError
 from pipelines.artifacts import record as outputs
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, lease, storage
-from pipelines.search import report
+from pipelines.runtime import cluster, console, lease, storage, uris
+from pipelines.search import ledger, plots, report
 from pipelines.search import space as search
 from pipelines.search import trial as trials
-from pipelines.search.space import Point, Trial
+from pipelines.search.ledger import Point, Trial
 from pipelines.search.trial_runs import TrialRuns
 
 SHOWN = 200
@@ -64,13 +60,19 @@ class Search:
     """One call's part of a search: the ledger, what Ray Tune asks for, and what it tells."""
 
     def __init__(
-        self, config: Config, run_id: str, datasets: dict[str, str], record: outputs.Record, held: lease.Lease
+        self,
+        config: Config,
+        run_id: str,
+        datasets: dict[str, str],
+        functions: Mapping[str, trials.StageFunction],
+        record: outputs.Record,
+        held: lease.Lease,
     ) -> None:
         self.config, self.settings = config, config.tune
         self.runs = TrialRuns(config, run_id, datasets)
-        self.datasets, self.record, self.held = datasets, record, held
+        self.datasets, self.functions, self.record, self.held = datasets, functions, record, held
         self.output = str(config.tune.output)
-        self.trials = search.ledger(self.output)
+        self.trials = ledger.ledger(self.output)
         self.waiting = [trial for trial in self.trials if trial.state == "open"]
         self.by_id: dict[str, Trial] = {}
         self.groups: dict[int, str] = {}  # what holds the workers of a trial, by its number
@@ -100,14 +102,16 @@ class Search:
 
     def run(self) -> None:
         """All trials that are left. KeyboardInterrupt when the search was interrupted."""
-        scratch = storage.join(self.output, "ray")
+        scratch = uris.join(self.output, "ray")
         filesystem, path = storage.resolve(scratch)
         room, needed = room_for(self.config)
         concurrent = self.settings.concurrent or room
         # With workers, it is they who take the resources, and what steers them none: a byte, since Ray wants something.
         own = needed if self.config.train.worker_range[1] == 0 else {"memory": 1}
         console.say(f"tune: {self.settings.algorithm}, {concurrent} trial{'s'[: concurrent != 1]} at a time")
-        trainable = ray.tune.with_parameters(trials.train, base=self.config, datasets=self.datasets)
+        trainable = ray.tune.with_parameters(
+            trials.train, base=self.config, datasets=self.datasets, functions=self.functions
+        )
         try:
             tuner = Tuner(
                 ray.tune.with_resources(trainable, ray.tune.PlacementGroupFactory([own])),
@@ -165,12 +169,12 @@ class Search:
         elif self.spent or (self.settings.trials is not None and len(self.trials) >= self.settings.trials):
             return None
         else:
-            number = search.free(self.trials)
+            number = ledger.free(self.trials)
             trial = Trial(number, search.draw(self.settings, self.config.seed, number, self.trials))
             self.trials.append(trial)
         self.runs.begin(trial)
         trial.save(self.output)
-        said = ", ".join(f"{key} {report.short(value)}" for key, value in trial.parameters.items())
+        said = ", ".join(f"{key} {plots.short(value)}" for key, value in trial.parameters.items())
         console.say(f"tune: trial {trial.number} {'goes on' if trial.curve else 'begins'}: {said}")
         self.by_id[trial_id] = trial
         return trial
@@ -190,7 +194,7 @@ class Search:
         self.runs.report(trial)
         self.progress.advance(0, f"trial {trial.number}: {stage} epoch {epoch}, {figure:.3f}")
 
-    def ended(self, trial: Trial, state: search.State, reason: str = "") -> None:
+    def ended(self, trial: Trial, state: ledger.State, reason: str = "") -> None:
         """Close a trial."""
         trial.state, trial.reason = state, reason
         if state == "stopped" and self.groups.get(trial.number):
@@ -209,8 +213,8 @@ class Search:
         kept = report.ranked(self.trials)[: self.settings.keep]
         for trial in self.trials:
             if trial.state != "open" and trial not in kept:
-                for verb, folder in itertools.product(trials.STAGES, ("checkpoints", "model")):
-                    storage.delete(storage.join(trial.folder(self.output), verb, folder))
+                for verb, folder in itertools.product(trials.VERBS, ("checkpoints", "model")):
+                    storage.delete(uris.join(trial.folder(self.output), verb, folder))
 
 
 class _Stub:

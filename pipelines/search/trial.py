@@ -2,25 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray.tune
 import torch
 
 from mpc_model.errors import MPCError
-from pipelines import finetune, pretrain
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.runtime import storage
-from pipelines.search import space
-from pipelines.search.space import Trial
+from pipelines.runtime import uris
+from pipelines.search import ledger, space
+from pipelines.search.ledger import Trial
 from pipelines.tracking import runs
 
-STAGES: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
-    "pretrain": (pretrain.pretrain, pretrain.Pretraining.monitor),
-    "finetune": (finetune.finetune, finetune.Finetuning.monitor),
-}
-"""What runs a stage, and the figure it is read by."""
+VERBS = ("pretrain", "finetune")
+
+
+class StageFunction(NamedTuple):
+    """How a trial trains a stage: the function of its verb, and the metric that the search maximises."""
+
+    run: Callable[..., dict[str, Any]]
+    monitor: str
 
 
 def stages(config: Config) -> Sequence[str]:
@@ -33,16 +35,16 @@ def config_of(base: Config, trial: Trial, datasets: dict[str, str]) -> Config:
     own = {key: value for key, value in trial.parameters.items() if not key.startswith("build.")}
     made = {key: value for key, value in trial.parameters.items() if key.startswith("build.")}
     folder = trial.folder(str(base.tune.output))
-    places = {f"{verb}.output": storage.join(folder, verb) for verb in STAGES}
-    places["finetune.encoder"] = storage.join(folder, "pretrain", "model")
+    places = {f"{verb}.output": uris.join(folder, verb) for verb in VERBS}
+    places["finetune.encoder"] = uris.join(folder, "pretrain", "model")
     if made:
         places["train.dataset"] = datasets[" ".join(space.overrides(made))]
     return recipe.revised(base, *space.overrides(own | places))
 
 
-def train(told: dict[str, Any], base: Config, datasets: dict[str, str]) -> None:
+def train(told: dict[str, Any], base: Config, datasets: dict[str, str], functions: Mapping[str, StageFunction]) -> None:
     """What runs in a trial's own process: its stages, one after the other. A failure is a result: no retry mends it."""
-    trial = space.read(str(base.tune.output), told["number"])
+    trial = ledger.read(str(base.tune.output), told["number"])
     config = config_of(base, trial, datasets)
     torch.set_num_threads(config.train.cpus_per_worker)
     known = set[tuple[str, int]]()
@@ -56,12 +58,12 @@ def train(told: dict[str, Any], base: Config, datasets: dict[str, str]) -> None:
         for point in trial.curve:  # of earlier calls, for whoever decides on early stopping
             tell(point["stage"], point)
         for stage in stages(base):
-            work, monitor = STAGES[stage]
+            function = functions[stage]
             with runs.below(trial.run_id):
-                result = work(config, partial(tell, stage))
+                result = function.run(config, partial(tell, stage))
             for number, figures in enumerate(result["history"], 1):
-                tell(stage, {**figures, "epoch": number, "figure": figures[monitor]})
+                tell(stage, {**figures, "epoch": number, "figure": figures[function.monitor]})
     except MPCError as error:
-        ray.tune.report({"failed": storage.without_secrets(str(error))})
+        ray.tune.report({"failed": uris.without_secrets(str(error))})
         return
     ray.tune.report({"ended": True})

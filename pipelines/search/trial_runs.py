@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.artifacts import record as outputs
 from pipelines.config.root import Config
-from pipelines.runtime import console, storage
-from pipelines.search import space
+from pipelines.runtime import console, storage, uris
+from pipelines.search import ledger, space
 from pipelines.search import trial as trials
-from pipelines.search.space import Trial
+from pipelines.search.ledger import Trial
 from pipelines.tracking import outbox, runs
 
 PATIENCE_SECONDS = 600.0
 PAUSE_SECONDS = 5.0
-STATUS: dict[space.State, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "open": "KILLED"}
+STATUS: dict[ledger.State, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "open": "KILLED"}
 
 
 class TrialRuns:
@@ -73,9 +73,9 @@ class TrialRuns:
         if not trial.run_id or trial.closed:
             return
         config = trials.config_of(self._config, trial, self._datasets)
-        for verb in trials.STAGES:
+        for verb in trials.VERBS:
             place = str(getattr(config, verb).output)
-            if storage.exists(storage.join(place, outputs.RECORD)):
+            if storage.exists(uris.join(place, outputs.RECORD)):
                 record = outputs.read(place)
                 if not record.finished and "run_id" in record.results:
                     outbox.finish(config, verb, record.results["run_id"], STATUS[trial.state])

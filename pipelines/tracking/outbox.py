@@ -19,7 +19,7 @@ from typing import Any
 
 from mpc_model.errors import MPCError, UserError
 from pipelines.config.root import Config
-from pipelines.runtime import console, host, storage
+from pipelines.runtime import console, host, storage, uris
 from pipelines.tracking import runs, watchdog
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -177,7 +177,7 @@ class Spool:
     def _send(self, batch: list[Report]) -> None:
         first = batch[0]
         if "picture" in first:
-            where = storage.join(self._output, first["picture"])
+            where = uris.join(self._output, first["picture"])
             if storage.exists(where):
                 runs.log_picture(self._config, self._run_id, first["picture"], storage.read_bytes(where))
         elif "tags" in first:
@@ -210,7 +210,7 @@ class Spool:
 
 def unsent(output: str) -> str:
     """Where the reports of an output are that MLflow has not taken yet."""
-    return storage.join(output, "tracking", "unsent.json")
+    return uris.join(output, "tracking", "unsent.json")
 
 
 @contextmanager
@@ -239,7 +239,7 @@ def finish(
         watchdog.leave(run_id)
         if left:
             console.say(
-                f"{verb}: MLflow at {storage.without_secrets(str(config.tracking.uri))} has not taken {left} reports;"
+                f"{verb}: MLflow at {uris.without_secrets(str(config.tracking.uri))} has not taken {left} reports;"
                 f" they are kept in {unsent(output)}; run the same command again to send them"
             )
 

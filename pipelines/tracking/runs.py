@@ -1,176 +1,28 @@
 """MLflow runs: made by the driver, written from rank 0 by run id, so that a restarted worker goes on in it."""
 
-import errno
-import fcntl
-import functools
 import json
-import logging
-import os
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from types import FrameType, MappingProxyType
-from typing import IO, Any, ParamSpec, TypeVar
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is kept for results
-# MLflow's own defaults keep a job silent for minutes when the server is away.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+from types import MappingProxyType
+from typing import Any
 
 import mlflow
-from alembic.util.exc import CommandError
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
-from pipelines.runtime import console, host, storage, tracking_uri
+from pipelines.runtime import console, host, tracking_uri, uris
 from pipelines.tracking import watchdog
+from pipelines.tracking.client import _told, client, fluent, unbroken
 
-P = ParamSpec("P")
-T = TypeVar("T")
-_REFUSALS = {
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-}
 _above: ContextVar[str | None] = ContextVar("above", default=None)
-
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-
-@contextmanager
-def _answering(uri: str) -> Iterator[None]:
-    """What MLflow, or the database behind it, fails with becomes one line of ours."""
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(
-            storage.without_secrets(f"tracking.uri: {uri} needs the package {error.name}; install it, or name a server")
-        ) from error
-    except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
-        said = " ".join(str(error).split())[:400]
-        answer = "refuses" if getattr(error, "error_code", "") in _REFUSALS else "does not answer"
-        raise InfrastructureError(storage.without_secrets(f"MLflow at {uri} {answer}: {said}")) from error
-
-
-@contextmanager
-def unbroken() -> Iterator[None]:
-    """Let Ctrl-C, and what ends a job like it, wait until the block is done; a second one does not wait.
-
-    Raised within a commit of SQLite it would leave a run that nobody ends.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came and before is signal.SIG_IGN:  # then it was SIGTERM, which a job in the background obeys, too
-            raise KeyboardInterrupt
-        if came:
-            signal.raise_signal(signal.SIGINT)
-
-
-def _told(call: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of what speaks to MLflow; its first argument is the config."""
-
-    @functools.wraps(call)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> T:
-        with unbroken(), _answering(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
-            return call(*args, **kwargs)
-
-    return inner
-
-
-def client(config: Config) -> MlflowClient:
-    """A client of the configured store. The first use of an SQLite file creates its tables."""
-    return _client(str(config.tracking.uri))
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Nobody else makes the tables of an SQLite file meanwhile: two who did would leave half of them for ever.
-
-    UserError where there can be no such file.
-    """
-    database = tracking_uri.database(uri)
-    if database is None:
-        yield
-        return
-    try:
-        lock = _lock_file(database)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise UserError(
-            f"tracking.uri: there can be no database at {database} ({error.strerror}); name another file"
-        ) from None
-    with lock:
-        if lock.writable():
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
-        yield
-
-
-def _lock_file(database: str) -> IO[str]:
-    folder = os.path.dirname(database)
-    os.makedirs(folder, exist_ok=True)
-    if os.path.isdir(database):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder")
-    if os.path.exists(database):  # MLflow would try for minutes
-        with open(database, "rb") as file:
-            if file.read(16) not in (b"", b"SQLite format 3\0"):
-                raise FileExistsError(errno.EEXIST, "it is another kind of file")
-    if os.path.exists(database) and not os.access(folder, os.W_OK):
-        return open(database)  # who may only read makes no tables
-    return open(f"{database}.lock", "w")
-
-
-@functools.cache
-def _client(uri: str) -> MlflowClient:
-    with unbroken(), _answering(uri), _alone(uri):
-        found = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        found.search_experiments(max_results=1)
-    return found
-
-
-def answering(config: Config) -> AbstractContextManager[None]:
-    """In this block, what the store fails with is an InfrastructureError of one line."""
-    return _answering(str(config.tracking.uri))
-
-
-@contextmanager
-def fluent(config: Config) -> Iterator[None]:
-    """MLflow's fluent calls read the store from the process: set it for this block only (the registry follows it)."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(str(config.tracking.uri))
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 @_told
@@ -236,7 +88,7 @@ def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bo
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        shown = storage.without_secrets(str(config.tracking.uri))
+        shown = uris.without_secrets(str(config.tracking.uri))
         console.say(f"{verb}: its run {run_id} is no longer in MLflow at {shown}; what follows goes into a new one")
         return False
     return True
@@ -249,7 +101,7 @@ def _describe(
     params = {"seed": config.seed, "workspace": config.workspace}
     for section in {"model", "train", verb}:
         params |= {f"{section}.{key}": value for key, value in described.get(section, {}).items()}
-    listed = [Param(key, storage.without_secrets(str(value))[:6000]) for key, value in params.items()]
+    listed = [Param(key, uris.without_secrets(str(value))[:6000]) for key, value in params.items()]
     store.log_batch(run_id, params=listed)
     store.log_dict(run_id, described, "config.yaml")
     if dataset:
@@ -376,7 +228,7 @@ def _experiment(store: MlflowClient, config: Config) -> str:
     if found:
         return str(found.experiment_id)
     local_store = tracking_uri.database(str(config.tracking.uri)) is not None
-    where = storage.join(storage.absolute(config.workspace), "mlflow-artifacts") if local_store else None
+    where = uris.join(uris.absolute(config.workspace), "mlflow-artifacts") if local_store else None
     try:
         return str(store.create_experiment(name, artifact_location=where))
     except MlflowException as error:  # another process was quicker

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pipelines.artifacts.model_directory import model_digest
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
-from pipelines.runtime import storage
-from pipelines.training.stage import model_digest
+from pipelines.runtime import storage, uris
 
 
 class FeatureStore:
@@ -36,7 +36,7 @@ class FeatureStore:
             config.train.precision,
         )
         name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:24]
-        return cls(storage.join(str(config.finetune.cache), name))
+        return cls(uris.join(str(config.finetune.cache), name))
 
     def features(self, encoder: Callable[[Tensor], list[Tensor]], images: Tensor, keys: Sequence[str]) -> list[Tensor]:
         """Maps of a batch, float32 (B, C, h_k, w_k) rounded to half precision, whether they were stored or are now.
@@ -68,4 +68,4 @@ class FeatureStore:
         storage.write_bytes(self._where(key), safetensors.torch.save(tensors))
 
     def _where(self, key: str) -> str:
-        return storage.join(self.folder, f"{key}.safetensors")
+        return uris.join(self.folder, f"{key}.safetensors")

@@ -15,9 +15,9 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as outputs
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
-from pipelines.runtime import console, lease, storage
-from pipelines.tracking import outbox, runs
-from pipelines.training import loop
+from pipelines.runtime import console, lease, storage, uris
+from pipelines.tracking import client, outbox, runs
+from pipelines.training import loop, worker_context
 from pipelines.training.stage import Stage
 
 # What may differ between a run and its continuation, since it does not change what is learnt.
@@ -51,13 +51,13 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
     verb, settings = stage.verb, getattr(config, stage.verb)
     dataset, output = str(config.train.dataset), str(settings.output)
     described = manifest.read(dataset)
-    if storage.exists(storage.join(output, "manifest.json")):
+    if storage.exists(uris.join(output, "manifest.json")):
         raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
     check(config, described)
     stage.check(config, described)
     known = outputs.run_of(output)
     if not known:  # a run that is to be begun needs MLflow, and nothing is lost yet
-        runs.client(config)
+        client.client(config)
     made = stage(config)  # a model that cannot be made is refused here, before any worker starts
     shape = {
         "seed": config.seed,
@@ -68,11 +68,11 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
         | {"cached": bool(getattr(settings, "cache", None))},
     }
     with lease.held(output, verb) as held:
-        record = outputs.claim(output, verb, shape | identity, config)
+        record = outputs.claim(output, verb, shape | identity, config.dump())
         if record.finished:
             console.say(f"{verb}: reusing the finished run at {output}")
-            if not storage.exists(storage.join(output, "model", "model.json")):
-                checkpoint.export(output, record.results["best"][0], storage.join(output, "model"))
+            if not storage.exists(uris.join(output, "model", "model.json")):
+                checkpoint.export(output, record.results["best"][0], uris.join(output, "model"))
             if known:
                 outbox.finish(config, verb, known[1])
             return record.results
@@ -80,12 +80,12 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
             console.say(f"{verb}: an unfinished run is at {output}; going on from its last checkpoint")
         run_id = record.results.get("run_id")
         try:
-            with runs.unbroken():
+            with client.unbroken():
                 run_id = record.results["run_id"] = _run(config, verb, run_id, (dataset, described))
                 record.save()
             result = _start(config, stage, run_id, output, held, on_epoch)
             held.check()
-            checkpoint.export(output, result["best"][0], storage.join(output, "model"))
+            checkpoint.export(output, result["best"][0], uris.join(output, "model"))
             outbox.finish(config, verb, run_id, "FINISHED", held.check)
         except BaseException as error:
             if run_id:
@@ -95,7 +95,7 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
                 outbox.finish(config, verb, run_id, status, held.check)
             raise
         record.finish(**result)
-    console.say(f"{verb}: done, {result['step']} steps; the best epoch's model is at {storage.join(output, 'model')}")
+    console.say(f"{verb}: done, {result['step']} steps; the best epoch's model is at {uris.join(output, 'model')}")
     return record.results
 
 
@@ -139,7 +139,7 @@ def _start(
     if config.train.worker_range[1] == 0:
         use_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if use_gpu else "cpu")
-        return loop.run(config, stage, run_id, loop.Host(device=device, report=on_epoch, check=held.check))
+        return loop.run(config, stage, run_id, worker_context.Host(device=device, report=on_epoch, check=held.check))
     from pipelines.training import ray_backend
 
     return ray_backend.run(config, stage, run_id, output, on_epoch)

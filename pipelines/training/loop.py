@@ -8,9 +8,8 @@ history are enough for an interrupted run to go on bit by bit as if nothing had 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -20,44 +19,29 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
+from mpc_model.localizer import TRAINED_ON
 from mpc_model.nn.batchnorm import synchronise
 from mpc_model.published import PUBLISHED
 from pipelines.artifacts import checkpoint
+from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
-from pipelines.dataset import leakage, manifest
+from pipelines.dataset import manifest
 from pipelines.dataset.loader import Batch
 from pipelines.dataset.order import Cursor, step_seed
-from pipelines.runtime import console, storage
+from pipelines.runtime import console, storage, uris
 from pipelines.tracking import outbox
 from pipelines.training import compile as compiling
 from pipelines.training import pictures, validation
 from pipelines.training.schedules import learning_rate
-from pipelines.training.stage import Stage, load_model
+from pipelines.training.stage import Stage
 from pipelines.training.step_window import Window
+from pipelines.training.worker_context import Host
 
 LOG_EVERY = 10
 """Steps between reports, and between looks for a preemption notice."""
 UNSAVED_LIMIT = 3
 """Checkpoints in a row that may fail to be written before training stops."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """Where the loop runs: its rank among `world` ranks, its device, and what its launcher offers.
-
-    `report` tells an epoch's figures, `preempted` whether this group of workers is about to lose a machine (every rank
-    asks equally often), `beside` makes an assessment that runs beside the training, `check` raises where another job
-    has taken over the output (asked before anything is written).
-    """
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    report: Callable[[dict[str, float]], None] = lambda metrics: None
-    preempted: Callable[[], bool] = lambda: False
-    beside: Callable[[], validation.Beside] | None = None
-    check: Callable[[], None] = lambda: None
 
 
 def run(config: Config, stage: type[Stage], run_id: str, host: Host, stop_after: int | None = None) -> dict[str, Any]:
@@ -99,7 +83,7 @@ class _Training:
         self.stage: Stage = stage(config)
         seen = {"uri": dataset, "fingerprint": self.manifest["fingerprint"]}
         start = self.stage.localizer.card
-        before = start.get(leakage.TRAINED_ON, [])
+        before = start.get(TRAINED_ON, [])
         self.trained_on = [*(one for one in before if one != seen), seen]
         self.origin = {PUBLISHED: start[PUBLISHED]} if PUBLISHED in start else {}
         self.loader = validation.open_split(
@@ -284,7 +268,7 @@ class _Training:
         if self.host.world > 1:
             everywhere = [None] * self.host.world
             dist.all_gather_object(everywhere, here)
-        where = storage.join(self.output, f"not-finite-step-{self.step:09d}.json")
+        where = uris.join(self.output, f"not-finite-step-{self.step:09d}.json")
         if self.host.rank == 0:
             found = {"values": {name: str(value) for name, value in values.items()}, "ranks": everywhere}
             storage.write_bytes(where, json.dumps(found, indent=1).encode())
@@ -368,7 +352,7 @@ class _Training:
         return {
             **self.origin,
             "stage": self.verb,
-            leakage.TRAINED_ON: self.trained_on,
+            TRAINED_ON: self.trained_on,
             "dataset_fingerprint": self.manifest["fingerprint"],
             "step": self.step,
             "epoch": self.cursor.epoch,

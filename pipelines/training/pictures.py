@@ -13,7 +13,7 @@ from mpc_model.imaging import codecs, drawing
 from mpc_model.localizer import Localizer, to_probabilities
 from pipelines.config.root import Config
 from pipelines.dataset.loader import scaled
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 from pipelines.training import validation
 
 IMAGES = 5
@@ -53,7 +53,7 @@ class Pictures:
         plot = _scatter(points[:, :2], np.concatenate([one.ravel() for one in labels]), f"{self._verb}, step {step}")
         name = f"pictures/step-{step:09d}.jpg"
         data = codecs.encode_jpeg(_beside(sheet, plot), 90)
-        storage.write_bytes(storage.join(str(getattr(self._config, self._verb).output), name), data)
+        storage.write_bytes(uris.join(str(getattr(self._config, self._verb).output), name), data)
         return name
 
     def _read(self) -> list[tuple[codecs.Image, codecs.Mask]]:

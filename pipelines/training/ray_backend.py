@@ -24,8 +24,8 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, lease, storage
-from pipelines.training import loop, ray_callbacks, validation
+from pipelines.runtime import cluster, console, lease, storage, uris
+from pipelines.training import loop, ray_callbacks, validation, worker_context
 from pipelines.training.stage import Stage
 
 BESIDE_PATIENCE_SECONDS = 120.0
@@ -46,7 +46,7 @@ def run(
     use_gpu = config.train.accelerator == "gpu" or (config.train.accelerator == "auto" and there.get("GPU", 0) >= least)
     per_worker = {"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
     _check_resources(least, per_worker, config.train.async_validation, there)
-    scratch = storage.join(output, "ray")
+    scratch = uris.join(output, "ray")
     filesystem, path = storage.resolve(scratch)
     final = cluster.queue_here()  # of failures that no retry can mend
     failures = config.train.max_failures
@@ -160,7 +160,7 @@ def _worker(settings: dict[str, Any]) -> None:
     console.relay(settings["say"].put)
     torch.set_num_threads(config.train.cpus_per_worker)
     context = ray.train.get_context()
-    host = loop.Host(
+    host = worker_context.Host(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=get_device(),

@@ -1,14 +1,13 @@
 """What is told of training while it runs: means of losses over a window of steps, pace, waiting and memory."""
 
-import resource
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines.runtime import host
+from pipelines.runtime.host import resident_bytes
 
 GIB = 2**30
 
@@ -61,11 +60,3 @@ class Window:
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"sums": dict(self._sums), "steps": self.steps}
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now (Linux), or the most it ever held (elsewhere)."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

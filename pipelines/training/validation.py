@@ -6,10 +6,11 @@ from typing import Any, Protocol
 import torch
 
 from mpc_model.localizer import Localizer
+from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
 from pipelines.dataset.loader import Batch, PixelLoader
-from pipelines.training.stage import Stage, load_model
+from pipelines.training.stage import Stage
 
 
 class Assessment:

@@ -24,7 +24,7 @@ from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines import register
 from pipelines.config import recipe
-from pipelines.tracking import runs
+from pipelines.tracking import client
 
 MODEL = "models:/mpc-localizer@candidate"
 LOCAL = ("--env-manager", "local")
@@ -38,7 +38,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     config = recipe.load(None, [f"workspace={folder / 'workspace'}", f"register.model={folder / 'model'}"])
     register.register(config)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with runs.fluent(config):
+    with client.fluent(config):
         entry = mlflow.artifacts.download_artifacts(MODEL)
     places = {"MLFLOW_TRACKING_URI": str(config.tracking.uri), "MODEL": str(folder / "model"), "ENTRY": str(entry)}
     return {**os.environ, "PATH": path, **places}

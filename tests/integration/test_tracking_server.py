@@ -22,8 +22,8 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
 from pipelines.finetune import Finetuning, finetune
-from pipelines.tracking import outbox, runs
-from pipelines.training import loop
+from pipelines.tracking import client, outbox, runs
+from pipelines.training import loop, worker_context
 
 PATIENCE = 120
 
@@ -94,7 +94,7 @@ def short(built: Config, folder: Path, uri: str, *more: str) -> Config:
 
 def points(config: Config, run_id: str, key: str) -> list[int]:
     """The steps of a metric in the order of their times, with their duplicates."""
-    history = runs.client(config).get_metric_history(run_id, key)
+    history = client.client(config).get_metric_history(run_id, key)
     return [point.step for point in sorted(history, key=lambda point: (point.timestamp, point.step))]
 
 
@@ -122,7 +122,7 @@ def test_a_run_is_kept_by_postgresql_and_its_pictures_by_s3(
         monkeypatch.delenv(name)
     config = short(built, tmp_path, tracking_server, "train.pictures_every=2", "tracking.experiment=real")
     run_id = finetune(config)["run_id"]
-    run = runs.client(config).get_run(run_id)
+    run = client.client(config).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert found(config, run_id) == expected(config, 1)
     assert run.data.params["finetune.learning_rate"] == "0.001"
@@ -168,7 +168,7 @@ def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once
         elif dead and seconds:
             time.sleep(1)
 
-    loop.run(config, Finetuning, run_id, loop.Host(report=report))
+    loop.run(config, Finetuning, run_id, worker_context.Host(report=report))
     assert not dead
     assert found(config, run_id) == expected(config, config.finetune.epochs)
     assert not Path(outbox.unsent(str(config.finetune.output))).exists()
@@ -201,10 +201,10 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(
     run_id = finetune(config)["run_id"]
     assert "run the same command again to send them" in capsys.readouterr().err
     server.signal(signal.SIGCONT)
-    assert runs.client(config).get_run(run_id).info.status == "RUNNING"
+    assert client.client(config).get_run(run_id).info.status == "RUNNING"
     finetune(config)
     assert "reusing the finished run" in capsys.readouterr().err
-    assert runs.client(config).get_run(run_id).info.status == "FINISHED"
+    assert client.client(config).get_run(run_id).info.status == "FINISHED"
     assert found(config, run_id) == expected(config, 3)
 
 
@@ -214,7 +214,7 @@ def test_a_run_is_not_begun_without_mlflow_but_one_that_is_begun_goes_on(
 ) -> None:
     config = short(built, tmp_path, server.uri, "finetune.epochs=2")
     server.kill()
-    runs._client.cache_clear()
+    client._client.cache_clear()
     with pytest.raises(InfrastructureError, match=rf"MLflow at {server.uri} does not answer"):
         finetune(config)
     assert not (tmp_path / "finetune").exists()
@@ -236,7 +236,7 @@ def test_a_run_is_not_begun_without_mlflow_but_one_that_is_begun_goes_on(
     said = last.communicate(timeout=PATIENCE)[1]
     assert last.returncode == 0, said
     assert found(config, run_id) == expected(config, 2)
-    assert runs.client(config).get_run(run_id).info.status == "FINISHED"
+    assert client.client(config).get_run(run_id).info.status == "FINISHED"
 
 
 def command(config: Config, folder: Path, *more: str) -> "subprocess.Popen[str]":

@@ -15,8 +15,8 @@ from two_hosts import TwoHosts
 from pipelines import tune
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, storage
-from pipelines.search import space as search
+from pipelines.runtime import cluster, storage, uris
+from pipelines.search import ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -42,8 +42,8 @@ def start(built: Config, tmp_path: Path) -> Iterator[Callable[..., Driver]]:
         driver.kill()
 
 
-def trials(output: Path | str) -> list[search.Trial]:
-    return search.ledger(str(output))
+def trials(output: Path | str) -> list[ledger.Trial]:
+    return ledger.ledger(str(output))
 
 
 def saved(uri: str, folder: Path) -> Path:
@@ -87,7 +87,7 @@ def test_a_search_whose_driver_is_killed_goes_on(
     assert {times for _, _, times in told(folder)} == {1}
     assert sorted(step for _, step, _ in told(folder)) == sorted([1, 2, 3, 4] * 3)
     assert {status for (status,) in rows(folder, "select status from runs")} == {"FINISHED"}
-    best = recipe.load(str(saved(storage.join(output, "best.yaml"), tmp_path)))
+    best = recipe.load(str(saved(uris.join(output, "best.yaml"), tmp_path)))
     assert str(best.pretrain.output).startswith(output)
     assert "reusing the finished search" in start(folder, *more).finish()
 

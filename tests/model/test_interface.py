@@ -19,7 +19,7 @@ def test_a_saved_localizer_is_loaded_and_predicts(tmp_path: Path) -> None:
 
 
 def test_the_contrast_takes_maps_a_mask_and_a_generator() -> None:
-    from mpc_model.losses.contrast import multi_view_contrast
+    from mpc_model.contrast import multi_view_contrast
 
     first, second = ([torch.rand(2, 8, 16 >> k, 16 >> k) for k in range(4)] for _ in range(2))
     mask = torch.zeros(2, 16, 16, dtype=torch.uint8)
@@ -37,8 +37,8 @@ import importlib, pkgutil, sys
 for name in ("ray", "mlflow", "pyarrow", "pydantic", "yaml", "pandas", "pipelines"):
     sys.modules[name] = None
 import mpc_model
-for module in pkgutil.iter_modules(mpc_model.__path__):
-    importlib.import_module(f"mpc_model.{module.name}")
+for module in pkgutil.walk_packages(mpc_model.__path__, "mpc_model."):
+    importlib.import_module(module.name)
 print(mpc_model.Localizer.__name__)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -20,7 +20,7 @@ from pipelines.model_registry import audit_trail, gates, lineage, lock
 from pipelines.model_registry.audit_trail import Refused
 from pipelines.model_registry.gates import Figures
 from pipelines.promote import promote
-from pipelines.tracking import runs
+from pipelines.tracking import client
 
 ROOT = Path(__file__).parents[2]
 SET, OTHER = "a" * 64, "b" * 64
@@ -37,7 +37,7 @@ class Store:
 
     def __init__(self, uri: str, name: str) -> None:
         self.name, self.uri = name, uri
-        self.client: MlflowClient = runs.client(self.config())
+        self.client: MlflowClient = client.client(self.config())
         self.client.create_registered_model(name)
 
     def config(self, *overrides: str) -> Config:

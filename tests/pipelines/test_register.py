@@ -20,17 +20,17 @@ from mpc_model.imaging import codecs
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer, ModelSpec
 from pipelines.artifacts import record as outputs
+from pipelines.artifacts.model_directory import model_digest
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
+from pipelines.dataset.reader import ShardReader
 from pipelines.evaluate import evaluate
-from pipelines.ingest.writer import ShardReader
 from pipelines.model_registry import gates, lineage, model_card
 from pipelines.model_registry.audit_trail import Refused
 from pipelines.promote import promote
 from pipelines.register import register
-from pipelines.tracking import runs as tracking
-from pipelines.training.stage import model_digest
+from pipelines.tracking import client as tracking_client
 
 DEGRADED = ("half_size", "noise")
 
@@ -64,14 +64,14 @@ def figures(config: Config) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def version(config: Config, figures: dict[str, Any]) -> Any:
     done = register(config)
-    return tracking.client(config).get_model_version(done["name"], done["version"])
+    return tracking_client.client(config).get_model_version(done["name"], done["version"])
 
 
 @pytest.fixture(scope="module")
 def entry(config: Config, version: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the entry, fetched as a consumer does."""
     where = f"models:/{version.name}/{version.version}"
-    with tracking.fluent(config):
+    with tracking_client.fluent(config):
         return Path(mlflow.artifacts.download_artifacts(where, dst_path=str(tmp_path_factory.mktemp("entry"))))
 
 
@@ -111,7 +111,7 @@ def test_from_a_version_one_walks_back_to_runs_checkpoints_data_and_configs(
         record = outputs.read(output)
         assert tags[f"mpc.{stage}.run_id"] == record.results["run_id"]
         # The run is known to the store that the training wrote to.
-        run = tracking.client(recipe.revised(config, f"tracking.uri=sqlite:///{Path(output).parent}/mlflow.db"))
+        run = tracking_client.client(recipe.revised(config, f"tracking.uri=sqlite:///{Path(output).parent}/mlflow.db"))
         assert run.get_run(record.results["run_id"]).data.tags["mpc.verb"] == stage
         assert int(tags[f"mpc.{stage}.step"]) == record.results["best"][0]
         assert model_digest(tags[f"mpc.{stage}.checkpoint"]) == model_digest(f"{output}/model")
@@ -170,7 +170,7 @@ def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Confi
     floor = "promote.robustness_floor=null"
     with pytest.raises(Refused, match=r"leakage: on .* validation: the model was chosen by split 'validation'"):
         promote(recipe.revised(config, floor))
-    client = tracking.client(config)
+    client = tracking_client.client(config)
     fingerprint = manifest.read(str(config.build.output))["fingerprint"]
     client.delete_model_version_tag(version.name, version.version, f"mpc.figures.{fingerprint[:12]}.validation")
     assert promote(recipe.revised(config, floor))["version"] == str(version.version)
@@ -179,7 +179,7 @@ def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Confi
 
 def test_leakage_is_looked_for_again(config: Config, version: Any, tmp_path: Path) -> None:
     """Figures whose warnings were lost: the datasets themselves still say that the model was chosen by them."""
-    client = tracking.client(config)
+    client = tracking_client.client(config)
     for key, value in version.tags.items():
         if key.endswith(".validation"):
             told = json.dumps({**json.loads(value), "warnings": []})
@@ -195,14 +195,14 @@ def test_a_bare_copy_registers_with_what_it_knows(config: Config, tmp_path: Path
         config, f"register.model={tmp_path}/downloaded", "register.name=bare", f"register.evaluation={tmp_path}/none"
     )
     done = register(bare)
-    tags = tracking.client(bare).get_model_version("bare", done["version"]).tags
+    tags = tracking_client.client(bare).get_model_version("bare", done["version"]).tags
     assert tags["mpc.lineage"].startswith(f"unknown: no record of a training run lies beside {tmp_path}/downloaded")
     assert not [key for key in tags if key.endswith("run_id")]
     assert lineage.trained_on(tags) is not None  # its card says so
     whole = register(recipe.revised(config, "register.name=bare"))
     assert whole["version"] == done["version"]
     register(bare)  # what is known meanwhile is not forgotten
-    assert tracking.client(bare).get_model_version("bare", done["version"]).tags["mpc.lineage"] == "complete"
+    assert tracking_client.client(bare).get_model_version("bare", done["version"]).tags["mpc.lineage"] == "complete"
 
 
 def test_of_two_who_register_the_same_weights_at_once_the_second_finds_the_first_s_version(
@@ -215,7 +215,7 @@ def test_of_two_who_register_the_same_weights_at_once_the_second_finds_the_first
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=200)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    client = tracking.client(recipe.load(str(file)))
+    client = tracking_client.client(recipe.load(str(file)))
     assert [version.version for version in client.search_model_versions("name = 'twice'")] == [1], said
     assert client.get_registered_model("twice").aliases == {"candidate": 1}
     assert [model.name for model in client.search_registered_models()] == ["twice"]

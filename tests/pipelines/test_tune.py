@@ -13,12 +13,12 @@ from pipelines import tune as command
 from pipelines.artifacts import record as outputs
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.runtime import lease, storage
-from pipelines.search import ray_backend, report
+from pipelines.runtime import lease, storage, uris
+from pipelines.search import ledger, ray_backend, report
 from pipelines.search import space as search
 from pipelines.search import trial as trials
-from pipelines.search.space import Trial
-from pipelines.tracking import runs
+from pipelines.search.ledger import Trial
+from pipelines.tracking import client, runs
 
 SPACE = (
     "tune.space={pretrain.temperature: {least: 0.01, most: 1.0, log: true},"
@@ -68,8 +68,8 @@ def test_the_ledger_gives_back_what_was_saved(tmp_path: Path) -> None:
     second = Trial(1, {"pretrain.weights": [1, 1, 1]})
     for trial in (second, first):
         trial.save(output)
-    storage.write_bytes(storage.join(first.folder(output), "pretrain", "trial.json"), b"not of the ledger")
-    assert search.ledger(output) == [first, second]
+    storage.write_bytes(uris.join(first.folder(output), "pretrain", "trial.json"), b"not of the ledger")
+    assert ledger.ledger(output) == [first, second]
 
 
 def test_a_record_that_is_damaged_is_told_and_its_number_is_given_again(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_a_record_that_is_damaged_is_told_and_its_number_is_given_again(tmp_path
     ):
         (folder / "trial.json").write_bytes(content)
         with pytest.raises(UserError, match=rf"{folder}/trial\.json is damaged; delete {folder}, and the same command"):
-            search.ledger(output)
+            ledger.ledger(output)
     folder.joinpath("trial.json").unlink()
     (tmp_path / "trials" / "notes").mkdir()
     (tmp_path / "trials" / "notes" / "trial.json").write_text("not of the ledger")
-    assert search.ledger(output) == [listed[0], listed[2]]
-    assert search.free(search.ledger(output)) == 1
-    assert search.free(listed) == 3
+    assert ledger.ledger(output) == [listed[0], listed[2]]
+    assert ledger.free(ledger.ledger(output)) == 1
+    assert ledger.free(listed) == 3
 
 
 def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_unfinished_trials_come_first_and_the_budget_ends_the_search(tmp_path: P
     assert new.number == 2
     assert new.parameters == search.draw(state.settings, 0, 2, [])
     assert state.next("c") is None
-    assert [trial.number for trial in search.ledger(state.output)] == [0, 1, 2]
+    assert [trial.number for trial in ledger.ledger(state.output)] == [0, 1, 2]
     assert made(tmp_path, more=("tune.epochs=3", "tune.trials=null")).spent
     assert not made(tmp_path, more=("tune.epochs=4",)).spent
 
@@ -211,15 +211,15 @@ def test_an_epoch_that_is_told_twice_is_kept_once_and_a_closed_trial_s_runs_are_
     state = made(tmp_path)
     trial = state.next("a")
     assert trial is not None
-    place = storage.join(trial.folder(state.output), "pretrain")
+    place = uris.join(trial.folder(state.output), "pretrain")
     stage_run = runs.start_run(state.config, "pretrain", parent=trial.run_id)
     outputs.Record(place, "pretrain", {}, results={"run_id": stage_run}).save()
     for figure in (0.3, 0.3):
         state.heard(trial, {"stage": "pretrain", "epoch": 1, "figure": figure, "train_loss": 1.0})
     state.heard(trial, {"ended": True})
     state.ended(trial, "stopped")
-    assert search.ledger(state.output)[0].curve == curve(0.3)
-    store = runs.client(state.config)
+    assert ledger.ledger(state.output)[0].curve == curve(0.3)
+    store = client.client(state.config)
     assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1]
     assert {store.get_run(run).info.status for run in (trial.run_id, stage_run)} == {"KILLED"}
     assert store.get_run(trial.run_id).data.tags["mlflow.parentRunId"] == state.record.results["run_id"]
@@ -234,7 +234,7 @@ def test_figures_that_mlflow_could_not_take_are_sent_when_it_answers_again(
     database = Path(str(state.config.tracking.uri).removeprefix("sqlite:///"))
     database.rename(database.with_suffix(".away"))
     database.mkdir()  # what SQLite cannot open
-    runs._client.cache_clear()
+    client._client.cache_clear()
     for epoch in (1, 2):
         state.heard(trial, {"stage": "pretrain", "epoch": epoch, "figure": 0.1 * epoch, "train_loss": 1.0})
     state.ended(trial, "finished")
@@ -242,8 +242,8 @@ def test_figures_that_mlflow_could_not_take_are_sent_when_it_answers_again(
     assert (trial.told, trial.closed) == (0, False)
     database.rmdir()
     database.with_suffix(".away").rename(database)
-    state.runs.settle(search.ledger(state.output))
-    store = runs.client(state.config)
+    state.runs.settle(ledger.ledger(state.output))
+    store = client.client(state.config)
     assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1, 2]
     assert store.get_run(trial.run_id).info.status == "FINISHED"
 
@@ -262,7 +262,7 @@ def test_only_the_best_keep_their_weights(tmp_path: Path) -> None:
         (place / "model.json").write_text("{}")
     state.prune()
     assert [place.exists() for place in places] == [False, True, False, True]
-    assert len(search.ledger(state.output)) == 4
+    assert len(ledger.ledger(state.output)) == 4
 
 
 def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
     assert again.pretrain.output == f"{config.tune.output}/best/pretrain"
     assert again.finetune.encoder == f"{config.tune.output}/best/pretrain/model"
     for name in found["pictures"]:
-        assert storage.read_bytes(storage.join(str(config.tune.output), name)).startswith(b"\x89PNG")
+        assert storage.read_bytes(uris.join(str(config.tune.output), name)).startswith(b"\x89PNG")
 
 
 def test_a_folder_of_other_files_is_no_place_for_a_search(tmp_path: Path, built: Config) -> None:

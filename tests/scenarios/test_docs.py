@@ -12,11 +12,12 @@ from mpc_model.imaging.codecs import MASK_RULES
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.imaging.forging import ForgeSettings
 from mpc_model.losses.sampling import SAMPLERS
+from pipelines.config.build import ForgeConfig, SourceConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
-from pipelines.config.root import ForgeConfig, SourceConfig
 from pipelines.config.search import Range, TuneConfig
 from pipelines.config.training import FinetuneConfig, PretrainConfig, TrainConfig
-from pipelines.ingest import plan, validation
+from pipelines.dataset import rejects
+from pipelines.ingest import plan
 from pipelines.ingest.layouts import LAYOUTS
 from pipelines.register import signature
 
@@ -28,7 +29,7 @@ DATASETS, TRAINING, REGISTRY, SERVING, SEARCH = (
 
 @pytest.mark.parametrize(
     "names",
-    [LAYOUTS, MASK_RULES, validation.REASONS, ForgeConfig.model_fields, SourceConfig.model_fields, plan.KINDS[1:]],
+    [LAYOUTS, MASK_RULES, rejects.REASONS, ForgeConfig.model_fields, SourceConfig.model_fields, plan.KINDS[1:]],
 )
 def test_every_name_is_documented(names: Iterable[str]) -> None:
     assert [name for name in names if not {f"`{name}`", f"{name}:"} & set(re.findall(r"`\w+`|\w+:", DATASETS))] == []

@@ -16,12 +16,12 @@ from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
+from pipelines.dataset.reader import ShardReader
 from pipelines.evaluate import evaluate
-from pipelines.ingest.writer import ShardReader
 from pipelines.model_registry import gates
 from pipelines.predict import predict
 from pipelines.register import register
-from pipelines.tracking import runs
+from pipelines.tracking import client as tracking_client
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_an_encoder_cannot_be_evaluated_or_registered(trained: Config) -> None:
 
 
 def test_the_version_carries_its_lineage_and_the_alias(trained: Config, registered: dict[str, str]) -> None:
-    client = runs.client(trained)
+    client = tracking_client.client(trained)
     version = client.get_model_version_by_alias(registered["name"], "candidate")
     assert str(version.version) == registered["version"]
     figures = json.loads(Path(str(trained.evaluate.output), "metrics.json").read_text())
@@ -82,7 +82,7 @@ def test_the_version_carries_its_lineage_and_the_alias(trained: Config, register
 
 
 def test_figures_that_come_after_the_version_are_added_to_it(trained: Config, registered: dict[str, str]) -> None:
-    client = runs.client(trained)
+    client = tracking_client.client(trained)
     key = f"mpc.figures.{manifest.read(str(trained.build.output))['fingerprint'][:12]}.test"
     client.delete_model_version_tag(registered["name"], registered["version"], key)
     register(trained)

@@ -18,8 +18,9 @@ from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
 from pipelines.runtime import lease, storage
+from pipelines.tracking import client as tracking_client
 from pipelines.tracking import runs
-from pipelines.training import loop, validation
+from pipelines.training import loop, validation, worker_context
 
 
 def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Config:
@@ -44,11 +45,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(trained: Config, t
     for config in (whole, broken):
         config_run = runs.start_run(config, stage.verb)
         if config is whole:
-            uninterrupted = loop.run(config, stage, config_run, loop.Host())
+            uninterrupted = loop.run(config, stage, config_run, worker_context.Host())
         else:
-            loop.run(config, stage, config_run, loop.Host(), stop_after=5)
+            loop.run(config, stage, config_run, worker_context.Host(), stop_after=5)
             assert checkpoint.steps(str(getattr(config, stage.verb).output)) == [3, 4]  # an epoch's end, and mid-epoch
-            resumed = loop.run(config, stage, config_run, loop.Host())
+            resumed = loop.run(config, stage, config_run, worker_context.Host())
     assert resumed == uninterrupted
     one = weights(getattr(whole, stage.verb).output)
     other = weights(getattr(broken, stage.verb).output)
@@ -65,9 +66,9 @@ def test_a_run_learns_and_leaves_a_model_a_record_and_a_config(trained: Config) 
     record = json.loads(Path(output, "record.json").read_text())
     assert record["finished"] is True
     assert recipe.load(str(Path(output, "config.yaml"))) == trained
-    history = runs.client(trained).get_metric_history(record["results"]["run_id"], "train/total")
+    history = tracking_client.client(trained).get_metric_history(record["results"]["run_id"], "train/total")
     assert [point.step for point in history] == sorted({point.step for point in history})
-    run = runs.client(trained).get_run(record["results"]["run_id"])
+    run = tracking_client.client(trained).get_run(record["results"]["run_id"])
     assert run.info.status == "FINISHED"
     assert run.inputs.dataset_inputs[0].dataset.digest == model.card["dataset_fingerprint"][:32]
 
@@ -81,7 +82,7 @@ def test_stage_2_does_not_change_the_encoder(trained: Config) -> None:
 
 def test_a_damaged_checkpoint_is_passed_over(trained: Config, tmp_path: Path, capsys: Any) -> None:
     config = at(trained, tmp_path, "train.checkpoint_every=1")
-    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), loop.Host(), stop_after=3)
+    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host(), stop_after=3)
     older, newer = checkpoint.steps(str(config.pretrain.output))
     broken = Path(str(config.pretrain.output), "checkpoints", f"step-{newer:09d}", "state.pt")
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
@@ -97,7 +98,7 @@ def test_a_damaged_seal_is_as_bad_as_a_damaged_file(
 ) -> None:
     """A cursor of another epoch, and no JSON at all."""
     config = at(trained, tmp_path, "train.checkpoint_every=1")
-    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), loop.Host(), stop_after=2)
+    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host(), stop_after=2)
     older, newer = checkpoint.steps(str(config.pretrain.output))
     seal = Path(str(config.pretrain.output), "checkpoints", f"step-{newer:09d}", "checkpoint.json")
     seal.write_bytes(seal.read_bytes().replace(b'"epoch": 0', change, 1))
@@ -112,9 +113,15 @@ def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, t
     config = at(trained, tmp_path, "train.checkpoint_every=1")
     output, run_id = str(config.pretrain.output), runs.start_run(config, "pretrain")
     with lease.held(output, "pretrain"):
-        loop.run(config, Pretraining, run_id, loop.Host(check=lambda: lease.check(output, lease.me())), stop_after=1)
+        loop.run(
+            config,
+            Pretraining,
+            run_id,
+            worker_context.Host(check=lambda: lease.check(output, lease.me())),
+            stop_after=1,
+        )
         assert checkpoint.steps(output) == [1]
-        orphan = loop.Host(check=lambda: lease.check(output, ("another machine", 1)))
+        orphan = worker_context.Host(check=lambda: lease.check(output, ("another machine", 1)))
         with pytest.raises(MPCError, match=r"another job took over .*leave the rest to it"):
             loop.run(config, Pretraining, run_id, orphan)
     assert checkpoint.steps(output) == [1]
@@ -123,7 +130,7 @@ def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, t
 
 def test_a_checkpoint_without_its_seal_does_not_exist(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, "train.checkpoint_every=1")
-    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), loop.Host(), stop_after=1)
+    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host(), stop_after=1)
     (step,) = checkpoint.steps(str(config.pretrain.output))
     Path(str(config.pretrain.output), "checkpoints", f"step-{step:09d}", "checkpoint.json").unlink()
     assert checkpoint.latest(str(config.pretrain.output)) is None
@@ -142,7 +149,7 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(trained: Config
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, "pretrain.learning_rate=1.0e+30", "pretrain.schedule=constant")
     with pytest.raises(MPCError, match=r"pretrain: the loss is (nan|inf).* at step 1; batch \['\w+'.*learning rate"):
-        loop.run(config, Pretraining, runs.start_run(config, "pretrain"), loop.Host())
+        loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host())
     (file,) = tmp_path.glob("pretrain/not-finite-step-*.json")
     (told,) = json.loads(file.read_text())["ranks"]
     loader = validation.open_split(config, "train")
@@ -159,7 +166,7 @@ def test_a_failed_run_is_marked_as_failed(trained: Config, tmp_path: Path, monke
     monkeypatch.setattr(loop, "run", broken)
     with pytest.raises(MPCError, match="made to fail"):
         pretrain(config)
-    client = runs.client(config)
+    client = tracking_client.client(config)
     (run,) = client.search_runs([client.get_experiment_by_name("mpc").experiment_id])
     assert run.info.status == "FAILED"
 

@@ -23,20 +23,21 @@ from pipelines.dataset import manifest
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
+from pipelines.tracking import client as tracking_client
 from pipelines.tracking import outbox, runs
 from pipelines.training import compile as compiling
-from pipelines.training import loop, validation
+from pipelines.training import loop, validation, worker_context
 from pipelines.training.feature_cache import FeatureStore
 
 
 def training(config: Config, stage: Any) -> loop._Training:
     reports = outbox.Spool(config, stage.verb, runs.start_run(config, stage.verb))
-    return loop._Training(config, stage, loop.Host(), reports)
+    return loop._Training(config, stage, worker_context.Host(), reports)
 
 
 def run(config: Config, stage: Any, stop_after: int | None = None) -> dict[str, Any]:
-    return loop.run(config, stage, runs.start_run(config, stage.verb), loop.Host(), stop_after)
+    return loop.run(config, stage, runs.start_run(config, stage.verb), worker_context.Host(), stop_after)
 
 
 # Steps.
@@ -380,8 +381,8 @@ def test_everything_that_is_promised_is_reported_and_drawn(trained: Config, tmp_
     for stage in (Pretraining, Finetuning):
         config = at(trained, tmp_path, "train.pictures_every=2", verb=stage.verb)
         run_id = runs.start_run(config, stage.verb)
-        loop.run(config, stage, run_id, loop.Host())
-        client = runs.client(config)
+        loop.run(config, stage, run_id, worker_context.Host())
+        client = tracking_client.client(config)
         metrics = set(client.get_run(run_id).data.metrics)
         wanted = {
             "total",
@@ -415,13 +416,13 @@ def test_an_interrupted_run_reports_every_step_once(trained: Config, tmp_path: P
         config = at(trained, tmp_path / name, *more, verb="finetune")
         run_id = runs.start_run(config, "finetune")
         if name == "broken":
-            steps = loop.run(config, Finetuning, run_id, loop.Host(), stop_after=11)["step"]
+            steps = loop.run(config, Finetuning, run_id, worker_context.Host(), stop_after=11)["step"]
             found = checkpoint.latest(str(config.finetune.output))
             assert found is not None
             assert found[0]["step"] < steps
             assert runs.last_steps(config, run_id)["train"] > found[0]["step"]
-        loop.run(config, Finetuning, run_id, loop.Host())
-        client = runs.client(config)
+        loop.run(config, Finetuning, run_id, worker_context.Host())
+        client = tracking_client.client(config)
         points[name] = {
             key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
             for key in ("train/total", "validation/f1", "train/learning_rate")
@@ -495,7 +496,7 @@ def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_pat
     output = str(config.finetune.output)
     run(config, Finetuning, stop_after=2)
     for step in (8, 9):
-        storage.write_bytes(storage.join(checkpoint.folder(output, step), "checkpoint.json"), b"{}")
+        storage.write_bytes(uris.join(checkpoint.folder(output, step), "checkpoint.json"), b"{}")
     state = training(config, Finetuning)
     state.step = 3
     state._save()
@@ -512,7 +513,7 @@ def test_when_no_checkpoint_is_sound_it_is_said(
     output = str(config.finetune.output)
     run(config, Finetuning, stop_after=2)
     for step in checkpoint.steps(output):
-        storage.write_bytes(storage.join(checkpoint.folder(output, step), "state.pt"), b"")
+        storage.write_bytes(uris.join(checkpoint.folder(output, step), "state.pt"), b"")
     assert checkpoint.latest(output) is None
     assert f"no checkpoint of {output} is sound; starting from the beginning" in capsys.readouterr().err
 

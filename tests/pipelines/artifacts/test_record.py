@@ -11,7 +11,7 @@ import pytest
 from mpc_model.errors import UserError
 from pipelines.artifacts import record
 from pipelines.config import recipe
-from pipelines.runtime import console, storage
+from pipelines.runtime import console, storage, uris
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -20,21 +20,21 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_a_folder_of_other_files_is_not_written_to(place: str) -> None:
-    config, where = recipe.load(None), storage.join(place, "album")
-    storage.write_bytes(storage.join(where, "summer", "beach.jpg"), b"x")
+    config, where = recipe.load(None), uris.join(place, "album")
+    storage.write_bytes(uris.join(where, "summer", "beach.jpg"), b"x")
     with pytest.raises(UserError, match=r"album/summer/beach\.jpg, which is not of predict; set predict\.output to"):
-        record.claim(where, "predict", {}, config)
+        record.claim(where, "predict", {}, config.dump())
     assert [file.rsplit("/", 1)[-1] for file in storage.list_files(where)] == ["beach.jpg"]
 
 
 def test_what_a_command_left_before_its_record_is_its_own(place: str) -> None:
-    config, where = recipe.load(None), storage.join(place, "half")
+    config, where = recipe.load(None), uris.join(place, "half")
     for name in ("config.yaml", "lease/000001.json"):
-        storage.write_bytes(storage.join(where, name), b"")
-    assert not record.claim(where, "predict", {"model": 1}, config).resumed
-    assert record.claim(where, "predict", {"model": 1}, config).resumed
+        storage.write_bytes(uris.join(where, name), b"")
+    assert not record.claim(where, "predict", {"model": 1}, config.dump()).resumed
+    assert record.claim(where, "predict", {"model": 1}, config.dump()).resumed
     with pytest.raises(UserError, match="model differs"):
-        record.claim(where, "predict", {"model": 2}, config)
+        record.claim(where, "predict", {"model": 2}, config.dump())
 
 
 def test_a_place_where_no_folder_can_be_made_is_said() -> None:
@@ -48,7 +48,7 @@ def test_a_place_where_no_folder_can_be_made_is_said() -> None:
     ids=lambda changed: next(iter(changed.items())),
 )
 def test_a_record_that_is_damaged_is_told(tmp_path: Path, changed: dict[str, Any]) -> None:
-    record.claim(str(tmp_path / "here"), "predict", {"model": 1}, recipe.load(None))
+    record.claim(str(tmp_path / "here"), "predict", {"model": 1}, recipe.load(None).dump())
     file = tmp_path / "here" / "record.json"
     whole = json.loads(file.read_text())
     file.write_text(json.dumps(whole | changed))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mpc_model.imaging import codecs
-from pipelines.dataset import counts
-from pipelines.dataset.counts import Statistics, guessing, of_rows, one_class, one_place, shortcuts
+from pipelines.dataset import shortcuts as dataset_shortcuts
+from pipelines.dataset.counts import Statistics, of_rows
+from pipelines.dataset.shortcuts import guessing, one_class, one_place, shortcuts
 
 SIDE = 64
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
@@ -165,7 +166,7 @@ def test_crops_of_one_photograph_share_a_half() -> None:
 
 
 def test_few_images_show_nothing() -> None:
-    forged = np.arange(100) < counts.ENOUGH - 1
+    forged = np.arange(100) < dataset_shortcuts.ENOUGH - 1
     rows = [row(n, label, jpeg_quality=75 if label else 90) for n, label in enumerate(forged)]
     assert guessing(of_rows(rows), "quality", "train") is None
     assert shortcuts(of_rows(rows)) == []
@@ -188,7 +189,7 @@ def test_forged_pixels_in_one_place_are_a_shortcut() -> None:
     assert place == pytest.approx((1.0, 2 * (1 / 16) / (1 + 1 / 16)))  # F1 of all: precision 1/16, recall 1
     assert shortcuts(centred)[0].startswith("Forged pixels lie in one place: a map that is the same for every image")
     anywhere = of_rows([row(n, True) for n in range(400)])
-    assert one_place(anywhere)[0] < one_place(anywhere)[1] + counts.ONE_PLACE_PAYS
+    assert one_place(anywhere)[0] < one_place(anywhere)[1] + dataset_shortcuts.ONE_PLACE_PAYS
     assert shortcuts(anywhere) == []
     assert one_place(of_rows([row(0, True)])) is None
 

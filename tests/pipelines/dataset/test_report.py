@@ -11,10 +11,10 @@ import pytest
 
 from mpc_model.imaging import codecs
 from pipelines.dataset import html as charts
+from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset import report
 from pipelines.dataset.counts import of_rows
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.ingest import validation
 
 FINGERPRINT = "f1" * 32
 NONE_NEAR = NearDuplicates(4, 0, 0, 0, ())
@@ -126,8 +126,8 @@ def test_rejects_are_counted_by_reason_with_what_it_means_and_examples() -> None
     reasons = ["truncated"] * 5 + ["duplicate"] * 2 + ["some_new_code"]
     rejects = [{"reason": reason, "message": f"{n}.jpg & more"} for n, reason in enumerate(reasons)]
     text = Page(page_of(rows(), rejects)).text
-    assert f"truncated5{validation.REASONS['truncated']}0.jpg & more1.jpg & more2.jpg & more" in text
-    assert f"duplicate2{validation.REASONS['duplicate']}5.jpg & more6.jpg & more" in text
+    assert f"truncated5{dataset_rejects.REASONS['truncated']}0.jpg & more1.jpg & more2.jpg & more" in text
+    assert f"duplicate2{dataset_rejects.REASONS['duplicate']}5.jpg & more6.jpg & more" in text
     assert "some_new_code17.jpg & more" in text
     assert "3.jpg & more" not in text
 

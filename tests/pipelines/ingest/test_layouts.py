@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpc_model.errors import DataError, MPCError, UserError
-from pipelines.config.root import SourceConfig
+from pipelines.config.build import SourceConfig
 from pipelines.ingest.layouts import LAYOUTS, Item
 
 COLUMNS = ("image", "mask", "kind", "split", "group", "mask_rule", "name")

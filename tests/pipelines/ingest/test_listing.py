@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mpc_model.errors import UserError
-from pipelines.config.root import BuildConfig, SourceConfig
+from pipelines.config.build import BuildConfig, SourceConfig
 from pipelines.ingest import listing as items
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mpc_model.errors import DataError, UserError
-from pipelines.config.root import BuildConfig, ForgeConfig, SourceConfig, SplitConfig
+from pipelines.config.build import BuildConfig, ForgeConfig, SourceConfig, SplitConfig
 from pipelines.dataset.duplicates import FINE_BITS
 from pipelines.ingest import listing, plan
 from pipelines.ingest.plan import Plan, PlannedSample

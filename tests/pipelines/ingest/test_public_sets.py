@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpc_model.errors import DataError, UserError
-from pipelines.config.root import SourceConfig
+from pipelines.config.build import SourceConfig
 from pipelines.ingest.layouts import LAYOUTS, Item
 from pipelines.ingest.public_sets import SETS
 

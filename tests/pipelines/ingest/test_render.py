@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
-from pipelines.config.root import BuildConfig, ForgeConfig, SourceConfig, ViewsConfig
+from pipelines.config.build import BuildConfig, ForgeConfig, SourceConfig, ViewsConfig
 from pipelines.ingest import listing, plan, render, screening, survey
 from pipelines.ingest.plan import PlannedSample
 

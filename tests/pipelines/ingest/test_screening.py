@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpc_model.errors import DataError
-from pipelines.config.root import BuildConfig, SourceConfig
+from pipelines.config.build import BuildConfig, SourceConfig
+from pipelines.dataset import rejects as dataset_rejects
 from pipelines.ingest import listing, screening, survey
 
 
@@ -130,9 +131,10 @@ def test_listed_is_good_and_rejected(found: list[str]) -> None:
     assert len({reject["sample"] for reject in rejects}) == len(rejects)
 
 
-def rejected(*reasons: str) -> list[screening.Row]:
+def rejected(*reasons: str) -> list[dataset_rejects.Row]:
     return [
-        screening.row(f"a/{index}", "a", "survey", reason, f"{index} is bad") for index, reason in enumerate(reasons)
+        dataset_rejects.row(f"a/{index}", "a", "survey", reason, f"{index} is bad")
+        for index, reason in enumerate(reasons)
     ]
 
 
@@ -163,7 +165,7 @@ def test_a_build_of_nothing_stops_whatever_is_allowed() -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_rejects_are_stored_as_a_table(tmp_path: Path, count: int) -> None:
     rows = rejected(*["truncated"] * count)
-    screening.write(rows, str(tmp_path))
+    dataset_rejects.write(rows, str(tmp_path))
     table = pq.read_table(tmp_path / "rejects.parquet")
     assert table.schema.names == ["sample", "source", "stage", "reason", "message"]
-    assert table.to_pylist() == rows == screening.read(str(tmp_path))
+    assert table.to_pylist() == rows == dataset_rejects.read(str(tmp_path))

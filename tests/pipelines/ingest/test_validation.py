@@ -18,7 +18,8 @@ from PIL import Image
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import decode_image, difference_hash, encode_jpeg, encode_png, fine_hash
-from pipelines.ingest.validation import REASONS, Surveyed, examine, read_pair
+from pipelines.dataset.rejects import REASONS
+from pipelines.ingest.validation import Surveyed, examine, read_pair
 
 PHOTO = skimage.data.astronaut()[:96, :160]
 PICTURE = Image.fromarray(PHOTO)

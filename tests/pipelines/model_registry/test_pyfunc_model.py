@@ -24,7 +24,7 @@ from mpc_model.localizer import Localizer
 from pipelines import register
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.tracking import runs
+from pipelines.tracking import client
 
 EXACT = {"encoding": "array"}
 
@@ -42,13 +42,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def entry(config: Config) -> str:
     """The folder of the registered entry."""
-    with runs.fluent(config):
+    with client.fluent(config):
         return str(mlflow.artifacts.download_artifacts("models:/mpc-localizer@candidate"))
 
 
 @pytest.fixture(scope="module")
 def served(config: Config) -> PyFuncModel:
-    with runs.fluent(config):
+    with client.fluent(config):
         return mlflow.pyfunc.load_model("models:/mpc-localizer@candidate")
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -21,15 +21,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
     for name in ("b.png", "deep/a.JPG", "deep/er/c.txt", ".hidden/d.png"):
-        storage.write_bytes(storage.join(place, name), name.encode())
-    assert storage.read_bytes(storage.join(place, "deep", "a.JPG")) == b"deep/a.JPG"
-    assert storage.list_files(place) == [storage.join(place, n) for n in ("b.png", "deep/a.JPG", "deep/er/c.txt")]
-    assert storage.list_files(place, (".png", ".jpg")) == [storage.join(place, n) for n in ("b.png", "deep/a.JPG")]
-    assert storage.exists(storage.join(place, "b.png"))
-    assert not storage.exists(storage.join(place, "deep"))
-    assert storage.folder_exists(storage.join(place, "deep"))
-    storage.write_bytes(storage.join(place, "b.png"), pa.py_buffer(b"new"))
-    assert storage.read_bytes(storage.join(place, "b.png")) == b"new"
+        storage.write_bytes(uris.join(place, name), name.encode())
+    assert storage.read_bytes(uris.join(place, "deep", "a.JPG")) == b"deep/a.JPG"
+    assert storage.list_files(place) == [uris.join(place, n) for n in ("b.png", "deep/a.JPG", "deep/er/c.txt")]
+    assert storage.list_files(place, (".png", ".jpg")) == [uris.join(place, n) for n in ("b.png", "deep/a.JPG")]
+    assert storage.exists(uris.join(place, "b.png"))
+    assert not storage.exists(uris.join(place, "deep"))
+    assert storage.folder_exists(uris.join(place, "deep"))
+    storage.write_bytes(uris.join(place, "b.png"), pa.py_buffer(b"new"))
+    assert storage.read_bytes(uris.join(place, "b.png")) == b"new"
     storage.delete(place)
     storage.delete(place)
     assert not storage.folder_exists(place)
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
 def test_what_is_not_there_is_a_users_error_that_names_it(place: str) -> None:
     for verb in (storage.read_bytes, storage.list_files):
         with pytest.raises(UserError, match=r"nothing found at .*missing"):
-            verb(storage.join(place, "missing"))
+            verb(uris.join(place, "missing"))
 
 
 def test_a_failed_local_write_leaves_the_old_file_and_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,24 +67,24 @@ def test_other_schemes_are_refused(uri: str) -> None:
 
 def test_a_stream_gives_the_bytes_of_the_file(place: str) -> None:
     data = bytes(range(256)) * 50
-    storage.write_bytes(storage.join(place, "x"), data)
-    storage.write_bytes(storage.join(place, "empty"), b"")
-    with storage.open_input(storage.join(place, "x")) as stream:
+    storage.write_bytes(uris.join(place, "x"), data)
+    storage.write_bytes(uris.join(place, "empty"), b"")
+    with storage.open_input(uris.join(place, "x")) as stream:
         assert stream.read(300) == data[:300]
         assert stream.read() == data[300:]
-    with storage.open_input(storage.join(place, "empty")) as stream:
+    with storage.open_input(uris.join(place, "empty")) as stream:
         assert stream.read() == b""
-    with pytest.raises(UserError, match="nothing found"), storage.open_input(storage.join(place, "missing")):
+    with pytest.raises(UserError, match="nothing found"), storage.open_input(uris.join(place, "missing")):
         pass
 
 
 def test_a_file_is_created_once(place: str) -> None:
-    assert storage.create(storage.join(place, "deep", "claim"), b"first")
-    assert not storage.create(storage.join(place, "deep", "claim"), b"second")
-    assert storage.read_bytes(storage.join(place, "deep", "claim")) == b"first"
-    assert storage.list_files(place) == [storage.join(place, "deep", "claim")]  # no temporary is left
-    storage.delete(storage.join(place, "deep", "claim"))
-    assert storage.create(storage.join(place, "deep", "claim"), b"third")
+    assert storage.create(uris.join(place, "deep", "claim"), b"first")
+    assert not storage.create(uris.join(place, "deep", "claim"), b"second")
+    assert storage.read_bytes(uris.join(place, "deep", "claim")) == b"first"
+    assert storage.list_files(place) == [uris.join(place, "deep", "claim")]  # no temporary is left
+    storage.delete(uris.join(place, "deep", "claim"))
+    assert storage.create(uris.join(place, "deep", "claim"), b"third")
 
 
 _CLAIM = """
@@ -180,7 +180,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
 )
 def test_locations_without_a_bucket_or_with_a_password_are_refused(uri: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        storage.absolute(uri)
+        uris.absolute(uri)
     assert "HIDDEN" not in str(caught.value)
 
 

@@ -12,7 +12,7 @@ import pytest
 from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.runtime import storage
+from pipelines.runtime import storage, uris
 from pipelines.tracking import outbox
 
 
@@ -210,7 +210,7 @@ def test_the_end_of_a_run_is_sent_by_the_next_command(store: Store, config: Conf
 
 
 def test_a_picture_is_read_from_the_output_and_a_lost_one_holds_nothing_up(store: Store, config: Config) -> None:
-    storage.write_bytes(storage.join(str(config.pretrain.output), "pictures/a.jpg"), b"jpeg")
+    storage.write_bytes(uris.join(str(config.pretrain.output), "pictures/a.jpg"), b"jpeg")
     spooled = outbox.Spool(config, "pretrain", "run")
     spooled.picture("pictures/b.jpg")
     spooled.picture("pictures/a.jpg")

@@ -20,7 +20,7 @@ from pipelines.config.root import Config
 from pipelines.dataset import manifest
 from pipelines.finetune import finetune
 from pipelines.runtime import host, signals, storage, tracking_uri
-from pipelines.tracking import outbox, results, runs
+from pipelines.tracking import client, outbox, results, runs
 
 
 def at(folder: Path, *more: str) -> Config:
@@ -31,11 +31,11 @@ def test_a_run_below_another_carries_its_parent_its_name_and_its_tags(tmp_path: 
     config = at(tmp_path)
     above = runs.start_run(config, "demo")
     below = runs.start_run(config, "pretrain", parent=above, name="trial 3", tags={"mpc.trial": "3"})
-    run = runs.client(config).get_run(below)
+    run = client.client(config).get_run(below)
     assert run.info.run_name == "trial 3"
     assert run.data.tags["mlflow.parentRunId"] == above
     assert run.data.tags | {"mpc.trial": "3", "mpc.verb": "pretrain"} == run.data.tags
-    assert "mlflow.parentRunId" not in runs.client(config).get_run(above).data.tags
+    assert "mlflow.parentRunId" not in client.client(config).get_run(above).data.tags
 
 
 def interrupt() -> None:
@@ -49,7 +49,7 @@ def short(built: Config, folder: Path, *more: str) -> Config:
 
 
 def statuses(config: Config) -> list[str]:
-    store = runs.client(config)
+    store = client.client(config)
     everywhere = [one.experiment_id for one in store.search_experiments()]
     return [run.info.status for run in store.search_runs(everywhere)]
 
@@ -67,7 +67,7 @@ def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
     done = list[str]()
 
     def write() -> None:
-        with runs.unbroken():
+        with client.unbroken():
             signals.interrupt(signal.SIGTERM, None)
             done.append("written")
 
@@ -83,7 +83,7 @@ def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctr
     done = list[Any]()
 
     def write(name: str, times: int) -> None:
-        with runs.unbroken():
+        with client.unbroken():
             for _ in range(times):
                 interrupt()
             done.append(name)
@@ -93,7 +93,7 @@ def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctr
             write(name, times)
     assert done == ["first"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    elsewhere = threading.Thread(target=lambda: done.append(runs.unbroken().__enter__()))
+    elsewhere = threading.Thread(target=lambda: done.append(client.unbroken().__enter__()))
     elsewhere.start()  # only the main thread may set handlers, and only it is interrupted
     elsewhere.join()
     assert done == ["first", None]
@@ -136,7 +136,7 @@ def test_a_run_that_cannot_be_described_is_ended(
 def test_a_run_that_was_deleted_is_followed_by_a_new_one(built: Config, tmp_path: Path, capsys: Any) -> None:
     config = short(built, tmp_path)
     first = runs.start_run(config, "finetune")
-    runs.client(config).delete_run(first)
+    client.client(config).delete_run(first)
     for lost in (first, "0" * 32):
         again = runs.start_run(config, "finetune", lost)
         assert again != lost
@@ -146,7 +146,7 @@ def test_a_run_that_was_deleted_is_followed_by_a_new_one(built: Config, tmp_path
 
 def test_what_a_run_was_made_with_is_in_its_tags(tmp_path: Path) -> None:
     config = at(tmp_path)
-    tags = runs.client(config).get_run(runs.start_run(config, "pretrain")).data.tags
+    tags = client.client(config).get_run(runs.start_run(config, "pretrain")).data.tags
     assert {f"mpc.version.{name}" for name in ("python", "torch", "ray", "mlflow", "numpy")} <= tags.keys()
     assert any(name.startswith("mpc.version.opencv") for name in tags)
     assert int(tags["mpc.hardware.cpus"]) >= 1
@@ -182,7 +182,7 @@ def test_stage_2_names_the_run_that_its_encoder_came_from(trained: Config) -> No
     ids = {}
     for verb in ("pretrain", "finetune"):
         ids[verb] = json.loads(Path(str(getattr(trained, verb).output), "record.json").read_text())["results"]["run_id"]
-    tags = runs.client(trained).get_run(ids["finetune"]).data.tags
+    tags = client.client(trained).get_run(ids["finetune"]).data.tags
     assert tags["mpc.pretrain_run"] == ids["pretrain"]
     assert tags["mpc.output"] == trained.finetune.output
 
@@ -214,20 +214,20 @@ def test_the_runs_of_a_block_are_shown_below_its_own_which_ends_as_the_block_doe
     with runs.running(config, "demo") as above:
         below = runs.start_run(config, "pretrain")
         runs.finish(config, below)
-    assert runs.client(config).get_run(below).data.tags["mlflow.parentRunId"] == above
+    assert client.client(config).get_run(below).data.tags["mlflow.parentRunId"] == above
     assert statuses(config) == ["FINISHED", "FINISHED"]
     for failure, status in ((KeyboardInterrupt(), "KILLED"), (InfrastructureError("x"), "FAILED")):
         with pytest.raises(type(failure)), runs.running(config, "demo") as again:
             raise failure
         assert again == above  # the same command goes on with its run
-        assert runs.client(config).get_run(above).info.status == status
+        assert client.client(config).get_run(above).info.status == status
 
 
 def test_a_result_is_recorded_once_with_its_figures_and_its_dataset(built: Config, tmp_path: Path, capsys: Any) -> None:
     config = short(built, tmp_path)
     for _ in range(2):
         assert results.run(config, build)["fingerprint"]
-    (run,) = runs.client(config).search_runs(["1"])
+    (run,) = client.client(config).search_runs(["1"])
     described = manifest.read(str(config.build.output))
     assert run.info.status == "FINISHED"
     assert run.data.metrics["build/train_samples"] == described["splits"]["train"]["samples"]
@@ -238,7 +238,8 @@ def test_a_result_is_recorded_once_with_its_figures_and_its_dataset(built: Confi
 
 
 def test_processes_that_make_the_store_at_once_do_not_break_it(tmp_path: Path) -> None:
-    code = "import sys\nfrom pipelines.config import recipe\nfrom pipelines.tracking import runs\nconfig = recipe.load(None, [f'workspace={sys.argv[1]}'])\n"
+    code = "import sys\nfrom pipelines.config import recipe\nfrom pipelines.tracking import runs\n"
+    code += "config = recipe.load(None, [f'workspace={sys.argv[1]}'])\n"
     code += "run_id = runs.start_run(config, 'pretrain')\nruns.finish(config, run_id)"
     command = [sys.executable, "-c", code, str(tmp_path / "new")]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
@@ -254,7 +255,7 @@ def test_the_path_of_a_database_is_made_absolute_since_workers_run_elsewhere(
     config = at(tmp_path, "tracking.uri=sqlite:///below/runs.db?timeout=7")
     assert config.tracking.uri == f"sqlite:///{tmp_path}/below/runs.db?timeout=7"
     assert tracking_uri.absent_database(str(config.tracking.uri)) == f"{tmp_path}/below/runs.db"
-    runs.client(config)
+    client.client(config)
     assert Path("below/runs.db").exists()
     assert tracking_uri.absent_database(str(config.tracking.uri)) is None
     for uri in ("http://host:5000", "postgresql+psycopg2://me@host/mlflow"):
@@ -283,4 +284,4 @@ def test_where_there_can_be_no_store_is_told_at_once_with_its_key(tmp_path: Path
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 no database")
     config = at(tmp_path, f"tracking.uri={uri.format(folder=tmp_path)}")
     with pytest.raises(UserError, match=rf"tracking\.uri: .*{words}"):
-        runs.client(config)
+        client.client(config)

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.tracking import runs as tracking
+from pipelines.tracking import client
 
 Start = Callable[..., tuple[subprocess.Popen[str], list[str]]]
 CODE = """
@@ -39,7 +39,7 @@ time.sleep(600)
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts processes that make runs, one for each order: `leave`, `end`, `bury`, or the id of one to take up."""
     started: list[subprocess.Popen[str]] = []
-    tracking.client(recipe.load(None, [f"workspace={tmp_path}"]))
+    client.client(recipe.load(None, [f"workspace={tmp_path}"]))
 
     def one(*orders: str) -> tuple[subprocess.Popen[str], list[str]]:
         command = [sys.executable, "-c", CODE, str(tmp_path), *orders]
@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def status(config: Config, run_id: str) -> str:
-    return str(tracking.client(config).get_run(run_id).info.status)
+    return str(client.client(config).get_run(run_id).info.status)
 
 
 def wait_for(config: Config, run_id: str, wanted: str) -> None:

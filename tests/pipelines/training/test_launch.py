@@ -14,7 +14,7 @@ from pipelines.config.root import Config
 from pipelines.dataset import manifest
 from pipelines.pretrain import pretrain
 from pipelines.runtime import cluster
-from pipelines.tracking import runs
+from pipelines.tracking import client
 
 
 def on_ray(config: Config, folder: Path, workers: int, **train: Any) -> Config:
@@ -46,7 +46,7 @@ def test_one_ray_worker_gives_the_weights_of_this_process(trained: Config, tmp_p
         assert torch.equal(tensor, of_ray[name]), name
     assert "pretrain: epoch 1/1: kmeans_f1" in capsys.readouterr().err  # a worker's line, on this terminal
     assert not (tmp_path / "there" / "pretrain" / "ray").exists()
-    assert runs.client(there).get_run(results["run_id"]).info.status == "FINISHED"
+    assert client.client(there).get_run(results["run_id"]).info.status == "FINISHED"
 
 
 def test_a_data_failure_in_a_worker_reaches_the_driver_as_one_line(trained: Config, tmp_path: Path) -> None:

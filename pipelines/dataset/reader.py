@@ -1,0 +1,106 @@
+"""Reading shards: row groups in the order of the manifest, single columns, and a few rows to look at."""
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mpc_model.errors import DataError
+from pipelines.dataset.schema import SCHEMA, SPLITS, Row
+from pipelines.runtime import storage, uris
+
+
+def where(uri: str, name: str, suffix: str = "parquet") -> str:
+    """The location of a dataset's shard, or (json) of its done-marker."""
+    return uris.join(uri, "shards", f"{name}.{suffix}")
+
+
+@contextmanager
+def _sound(uri: str, name: str) -> Iterator[None]:
+    """Say which shard is damaged, and of which dataset."""
+    try:
+        with storage.explained(where(uri, name)):
+            yield
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"shard {name} of {uri} is damaged or lost ({reason}); delete the dataset and build it anew"
+        ) from error
+
+
+class ShardReader:
+    """Row groups of the shards of one split, in the order of the manifest.
+
+    `sizes` (G,) is the number of rows of each row group and `repeats` (G,) how often each is drawn in an epoch.
+    """
+
+    def __init__(self, uri: str, manifest: dict[str, Any], split: str) -> None:
+        self.uri = uri
+        self._bytes = {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
+        self._groups: list[tuple[str, int]] = []
+        sizes, repeats = [], []
+        for shard in manifest["shards"]:
+            if shard["split"] != split or not shard["rows"]:
+                continue
+            for index, start in enumerate(range(0, shard["rows"], manifest["row_group"])):
+                self._groups.append((shard["name"], index))
+                sizes.append(min(manifest["row_group"], shard["rows"] - start))
+                repeats.append(manifest["sources"][shard["source"]]["repeat"])
+        if not sizes:
+            raise DataError(f"dataset {uri} has no samples in split {split!r}; change build.split and build anew")
+        self.sizes = np.array(sizes, np.int64)
+        self.repeats = np.array(repeats, np.int64)
+        self._footer = functools.lru_cache(maxsize=64)(self._read_footer)
+
+    def _read_footer(self, name: str) -> pq.FileMetaData:
+        filesystem, path = storage.resolve(where(self.uri, name))
+        with _sound(self.uri, name):
+            if storage.stamp(where(self.uri, name)).size != self._bytes[name]:
+                raise pa.ArrowInvalid("another size than the manifest says")
+            return pq.read_metadata(path, filesystem=filesystem)
+
+    def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[dict[str, Any]]:
+        """The rows of one row group as dictionaries."""
+        name, index = self._groups[group]
+        filesystem, path = storage.resolve(where(self.uri, name))
+        footer = self._footer(name)
+        with _sound(self.uri, name), filesystem.open_input_file(path) as file:
+            table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+
+
+def columns(uri: str, described: dict[str, Any], names: Sequence[str], split: str | None = None) -> pa.Table:
+    """Columns, small ones, of all rows of a split (None: of all splits), in the order of the manifest."""
+    wanted = [one["name"] for one in described["shards"] if one["rows"] and split in (None, one["split"])]
+
+    def read(name: str) -> pa.Table:
+        filesystem, path = storage.resolve(where(uri, name))
+        with _sound(uri, name):
+            return pq.read_table(path, columns=list(names), filesystem=filesystem, use_threads=False, partitioning=None)
+
+    with ThreadPoolExecutor(8) as pool:
+        tables = list(pool.map(read, wanted))
+    empty = pa.schema([SCHEMA.field(name) for name in names]).empty_table()
+    return pa.concat_tables([empty, *tables]).combine_chunks()
+
+
+def spread(uri: str, described: dict[str, Any], each: int = 6) -> list[Row]:
+    """Rows with views, to look at: a few of every split and source, of the kinds that their first row group has."""
+    found = []
+    for shard in {(shard["split"], shard["source"]): shard for shard in reversed(described["shards"])}.values():
+        if not shard["rows"]:
+            continue
+        only = {**described, "shards": [shard]}
+        by_kind: dict[str, list[Row]] = defaultdict(list)
+        for row in ShardReader(uri, only, shard["split"]).read(0, SCHEMA.names):
+            by_kind[row["kind"]].append(row)
+        turns = [rows[turn] for turn in range(each) for rows in by_kind.values() if turn < len(rows)]
+        found += turns[:each]
+    return sorted(found, key=lambda row: (SPLITS.index(row["split"]), row["key"]))
