@@ -42,5 +42,9 @@ class Registry(Generic[T]):
             raise UserError(f"unknown {self.what} {name!r}{hint}; choose one of: {', '.join(sorted(self._entries))}")
         return self._entries[name]
 
+    def require(self, name: str) -> None:
+        """Raise UserError, as a lookup does, unless `name` is registered: for checks before the work begins."""
+        self[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))

@@ -41,7 +41,7 @@ def build(config: Config) -> dict[str, Any]:
     writing it; DataError when too many samples are bad, or when near-duplicates would come into different splits.
     """
     settings, uri = config.build, str(config.build.output)
-    _ = VIEW_POLICIES[settings.views.policy]
+    VIEW_POLICIES.require(settings.views.policy)
     listed = listing.list_all(settings, config.seed)
     asked = _Asked(
         digest=listing.digest(settings, config.seed, listed),

@@ -34,7 +34,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     settings = config.evaluate
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
     for name in settings.robustness:
-        _ = DEGRADATIONS[name]
+        DEGRADATIONS.require(name)
     described = manifest.read(dataset)
     reader = ShardReader(dataset, described, settings.split)
     if not described["splits"][settings.split]["forged"]:

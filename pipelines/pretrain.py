@@ -116,7 +116,8 @@ class Pretraining:
     def check(config: Config, described: dict[str, Any]) -> None:
         """UserError for names that do not exist and for options that have nothing to work on."""
         settings = config.pretrain
-        _ = OBJECTIVES[settings.objective], SAMPLERS[settings.sampler]
+        OBJECTIVES.require(settings.objective)
+        SAMPLERS.require(settings.sampler)
         if settings.second_pass == "view" and described["views"] < 2:
             raise UserError(
                 "pretrain.second_pass is view, but the dataset stores one view a sample; build it with"

@@ -136,11 +136,11 @@ def _try(config: Config, described: dict[str, Any] | None, tried: set[str]) -> N
 
     Networks are made, and sources listed, once each: `tried` holds those that were.
     """
-    _ = HEADS[config.model.head]
+    HEADS.require(config.model.head)
     if described:
         check(config, described)
     else:
-        _ = VIEW_POLICIES[config.build.views.policy]
+        VIEW_POLICIES.require(config.build.views.policy)
         sources = manifest.digest([one.model_dump(mode="json") for one in config.build.sources])
         if sources not in tried:
             listing.list_all(config.build, config.seed)

@@ -102,7 +102,7 @@ def _checked(source: SourceConfig) -> pa.Table:
         raise UserError(f"source {source.name}: nothing is listed at {source.location}")
     try:
         for rule in pc.unique(table["mask_rule"]).to_pylist():
-            _ = MASK_RULES[rule]
+            MASK_RULES.require(rule)
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
     photos = PHOTO in pc.unique(table["kind"]).to_pylist()

@@ -118,7 +118,7 @@ def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, dict[
 def check(config: Config, described: dict[str, Any]) -> None:
     """Refuse what would fail, or mean nothing, after hours (UserError, DataError); `described` is a manifest."""
     dataset = str(config.train.dataset)
-    _ = HEADS[config.model.head]
+    HEADS.require(config.model.head)
     if config.model.input_size is None:
         raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")
     for split in ("train", "validation"):

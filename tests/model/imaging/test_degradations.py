@@ -66,4 +66,4 @@ def test_noise_has_its_deviation_and_follows_the_generator() -> None:
 
 def test_an_unknown_degradation_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown degradation 'jpeg7'.*jpeg70"):
-        _ = DEGRADATIONS["jpeg7"]
+        DEGRADATIONS.require("jpeg7")
