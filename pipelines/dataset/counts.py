@@ -44,8 +44,11 @@ class Statistics:
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
     places: Grid = field(default_factory=lambda: np.zeros((2, GRID, GRID), np.int64))
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Count one row of a dataset (shards.SCHEMA), views included."""
+    def add(self, row: Mapping[str, Any], mask: codecs.Mask) -> None:
+        """Count one row of a dataset (schema.SCHEMA), views included.
+
+        `mask` (H, W), uint8 of 0 and 1, is the mask of the canonical view, `views[0]`, so that nothing is decoded here.
+        """
         split, source, kind, views = row["split"], row["source"], row["kind"], row["views"]
         forged, pixels = row["forged_pixels"], row["height"] * row["width"]
         half = _half(row["key"])
@@ -61,8 +64,7 @@ class Statistics:
             self.counts[feature, split, source, str(half), CLASSES[forged > 0], value] += 1
         if forged:
             self.counts["area", kind, str(min(AREA_CLASSES * forged // pixels, AREA_CLASSES - 1))] += 1
-            mask = cv2.imdecode(np.frombuffer(views[0]["mask"], np.uint8), cv2.IMREAD_GRAYSCALE)  # 1 bit: 0 or 255
-            self.places[half] += cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA)
+            self.places[half] += cv2.resize(mask * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)
 
     def merge(self, other: "Statistics") -> None:
         """Add another's counts to these."""
@@ -98,11 +100,11 @@ class Statistics:
 
 
 def of_rows(rows: Iterable[Mapping[str, Any]]) -> Statistics:
-    """The statistics of rows of a dataset."""
-    found = Statistics()
+    """The statistics of stored rows, whose masks are decoded."""
+    statistics = Statistics()
     for row in rows:
-        found.add(row)
-    return found
+        statistics.add(row, codecs.decode_mask(row["views"][0]["mask"], row["key"]))
+    return statistics
 
 
 def _half(key: str) -> int:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError
+from mpc_model.imaging import codecs
 from pipelines.config.build import BuildConfig
 from pipelines.dataset import manifest
 from pipelines.dataset import rejects as dataset_rejects
@@ -105,7 +106,7 @@ def _encode(rows: Iterator[Row], row_group: int, statistics: Statistics, counts:
     with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False) as writer:
         while group := list(islice(rows, row_group)):
             for row in group:
-                statistics.add(row)
+                statistics.add(row, codecs.decode_mask(row["views"][0]["mask"], row["key"]))
                 counts["rows"] += 1
                 counts["forged"] += row["forged_pixels"] > 0
                 counts["pixels"] += row["height"] * row["width"]

@@ -90,6 +90,16 @@ def test_counts_are_those_of_the_rows() -> None:
     np.testing.assert_array_equal(found.places.sum(axis=0), everywhere + corner)
 
 
+def test_the_mask_that_is_passed_is_counted_and_no_view_is_decoded() -> None:
+    forged = row(7, True)
+    mask = codecs.decode_mask(forged["views"][0]["mask"], "mask")
+    passed = Statistics()
+    passed.add(forged | {"views": [forged["views"][0] | {"mask": b"x" * len(forged["views"][0]["mask"])}]}, mask)
+    assert passed.to_json() == of_rows([forged]).to_json()
+    cells = mask.reshape(32, SIDE // 32, 32, SIDE // 32).astype(float).mean(axis=(1, 3))  # the mean of each cell
+    np.testing.assert_allclose(passed.places.sum(axis=0), 255 * cells, atol=0.5)
+
+
 @pytest.mark.parametrize(("side", "kept"), [(127, 127), (384, 384), (481, 480), (640, 640), (1023, 1016), (4033, 4032)])
 def test_sizes_keep_seven_bits(side: int, kept: int) -> None:
     (size,) = of_rows([row(0, False, height=side, width=side)]).by("size", 5)
