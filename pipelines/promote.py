@@ -29,7 +29,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
     a gate does not hold or another promotion came first, UserError where there is nothing to promote or to go back to.
     """
     settings, registry = config.promote, _registry(config)
-    with client.answering(config):
+    with client.translate_errors(config):
         model = _model(registry, config)
         move = _back(config, model) if rollback else _forward(registry, config, model)
         if isinstance(move, str):

@@ -49,7 +49,7 @@ def register(config: Config) -> dict[str, Any]:
     require_head(model, directory)
     metrics = _metrics(settings.evaluation, digest)
     registry = client.client(config)
-    with client.answering(config):
+    with client.translate_errors(config):
         number = _known(config, digest)
         if number:
             console.say(f"register: these weights are already version {number} of {settings.name}")

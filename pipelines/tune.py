@@ -22,7 +22,7 @@ from pipelines.config.root import Config
 from pipelines.config.search import Range, TuneConfig
 from pipelines.dataset import manifest
 from pipelines.ingest import listing
-from pipelines.runtime import cluster, console, lease, storage, uris
+from pipelines.runtime import cluster, console, lease, signals, storage, uris
 from pipelines.search import ray_backend, report, space
 from pipelines.search import trial as trials
 from pipelines.tracking import client, runs
@@ -55,7 +55,7 @@ def tune(config: Config) -> dict[str, Any]:
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
         cluster.connect()
-        with client.unbroken():
+        with signals.defer_interrupts():
             run_id = runs.start_run(config, "tune", record.results.get("run_id"))
             record.results["run_id"], record.finished = run_id, False
             record.save()

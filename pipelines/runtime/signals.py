@@ -5,6 +5,8 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from pipelines.runtime import console
@@ -49,6 +51,34 @@ class Interruption:
                 cluster = sys.modules.get("pipelines.runtime.cluster")
                 if ord(number) == signal.SIGTERM and cluster and cluster.is_lost(ORDERLY_SECONDS):
                     os._exit(self.told())
+
+
+@contextmanager
+def defer_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C, and SIGTERM in an `Interruption`, until the block has ended. A second one is raised at once.
+
+    For what must be written whole: an interrupt within a commit of SQLite would leave a run that nobody ends. Outside
+    the main thread, which alone is interrupted, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if pending:
+            raise KeyboardInterrupt
+        pending.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pending and before is signal.SIG_IGN:  # SIGTERM: a job in the background ignores Ctrl-C, but obeys this
+            raise KeyboardInterrupt
+        if pending:
+            signal.raise_signal(signal.SIGINT)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,11 +5,8 @@ import fcntl
 import functools
 import logging
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
 from typing import IO, ParamSpec, TypeVar
 
 import mlflow
@@ -22,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
-from pipelines.runtime import tracking_uri, uris
+from pipelines.runtime import signals, tracking_uri, uris
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -39,7 +36,7 @@ _REFUSALS = {
 
 
 @contextmanager
-def _answering(uri: str) -> Iterator[None]:
+def _translate_errors(uri: str) -> Iterator[None]:
     """What MLflow, or the database behind it, fails with becomes one line of ours."""
     try:
         yield
@@ -53,39 +50,12 @@ def _answering(uri: str) -> Iterator[None]:
         raise InfrastructureError(uris.without_secrets(f"MLflow at {uri} {answer}: {said}")) from error
 
 
-@contextmanager
-def unbroken() -> Iterator[None]:
-    """Let Ctrl-C, and what ends a job like it, wait until the block is done; a second one does not wait.
-
-    Raised within a commit of SQLite it would leave a run that nobody ends.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came and before is signal.SIG_IGN:  # then it was SIGTERM, which a job in the background obeys, too
-            raise KeyboardInterrupt
-        if came:
-            signal.raise_signal(signal.SIGINT)
-
-
-def _told(call: Callable[P, T]) -> Callable[P, T]:
+def mlflow_call(call: Callable[P, T]) -> Callable[P, T]:
     """Decorator of what speaks to MLflow; its first argument is the config."""
 
     @functools.wraps(call)
     def inner(*args: P.args, **kwargs: P.kwargs) -> T:
-        with unbroken(), _answering(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
+        with signals.defer_interrupts(), _translate_errors(str(args[0].tracking.uri)):  # type: ignore[attr-defined]
             return call(*args, **kwargs)
 
     return inner
@@ -134,15 +104,15 @@ def _lock_file(database: str) -> IO[str]:
 
 @functools.cache
 def _client(uri: str) -> MlflowClient:
-    with unbroken(), _answering(uri), _alone(uri):
+    with signals.defer_interrupts(), _translate_errors(uri), _alone(uri):
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     return found
 
 
-def answering(config: Config) -> AbstractContextManager[None]:
+def translate_errors(config: Config) -> AbstractContextManager[None]:
     """In this block, what the store fails with is an InfrastructureError of one line."""
-    return _answering(str(config.tracking.uri))
+    return _translate_errors(str(config.tracking.uri))
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from typing import Any
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
-from pipelines.runtime import console
-from pipelines.tracking import client, runs
+from pipelines.runtime import console, signals
+from pipelines.tracking import runs
 
 
 def run(config: Config, stage: Callable[[Config], Any]) -> Any:
@@ -31,7 +31,7 @@ def _record(config: Config, verb: str, result: dict[str, Any]) -> None:
     described = manifest.read(dataset)
     if runs.find(config, verb, output, dataset=described["fingerprint"]):
         return
-    with client.unbroken():
+    with signals.defer_interrupts():
         tags = {"mpc.output": output, "mpc.dataset": described["fingerprint"]}
         run_id = runs.start_run(config, verb, None, (dataset, described), tags=tags)
         runs.log(config, run_id, {f"{verb}/{key}": value for key, value in metrics.items()}, 0)

@@ -18,14 +18,14 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
-from pipelines.runtime import console, host, tracking_uri, uris
+from pipelines.runtime import console, host, signals, tracking_uri, uris
 from pipelines.tracking import watchdog
-from pipelines.tracking.client import _told, client, fluent, unbroken
+from pipelines.tracking.client import client, fluent, mlflow_call
 
 _above: ContextVar[str | None] = ContextVar("above", default=None)
 
 
-@_told
+@mlflow_call
 def entry_is_there(config: Config, name: str, number: str) -> bool:
     """Whether a model version can be loaded: its files, or the logged model that they are of, may have been deleted."""
     with fluent(config):
@@ -38,7 +38,7 @@ def entry_is_there(config: Config, name: str, number: str) -> bool:
     return any(file.path == "MLmodel" for file in files)
 
 
-@_told
+@mlflow_call
 def start_run(
     config: Config,
     verb: str,
@@ -133,7 +133,7 @@ def running(config: Config, verb: str) -> Iterator[str]:
     """
     run_id = None
     try:
-        with unbroken():
+        with signals.defer_interrupts():
             run_id = start_run(
                 config, verb, find(config, verb, config.workspace), tags={"mpc.output": config.workspace}
             )
@@ -150,7 +150,7 @@ def running(config: Config, verb: str) -> Iterator[str]:
         console.say(f"{verb}: {error}; all is done, but its run there is not ended")
 
 
-@_told
+@mlflow_call
 def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
     """The newest run of a verb for an output, with more tags that it must have."""
     store = client(config)
@@ -177,7 +177,7 @@ def log(config: Config, run_id: str, metrics: Mapping[str, float], step: int) ->
     log_points(config, run_id, [(step, now(), metrics)])
 
 
-@_told
+@mlflow_call
 def log_points(config: Config, run_id: str, points: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
     """Write (step, time in ms, metrics) in one request: all of them, or none. MLflow takes 1000 values at most."""
     batch = [Metric(key, float(value), when, step) for step, when, metrics in points for key, value in metrics.items()]
@@ -185,7 +185,7 @@ def log_points(config: Config, run_id: str, points: Sequence[tuple[int, int, Map
         client(config).log_batch(run_id, metrics=batch)
 
 
-@_told
+@mlflow_call
 def last_steps(config: Config, run_id: str) -> dict[str, int]:
     """The last step that each kind of metric (train, validation) was written for, by kind."""
     found = dict[str, int]()
@@ -197,13 +197,13 @@ def last_steps(config: Config, run_id: str) -> dict[str, int]:
     return found
 
 
-@_told
+@mlflow_call
 def tag(config: Config, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run in one request."""
     client(config).log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-@_told
+@mlflow_call
 def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
     """Keep a picture (an encoded image file) as the artifact `name` of a run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -212,7 +212,7 @@ def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
         client(config).log_artifact(run_id, str(file), name.rpartition("/")[0])
 
 
-@_told
+@mlflow_call
 def finish(config: Config, run_id: str, status: str = "FINISHED", when: int | None = None) -> None:
     """End a run: FINISHED, FAILED or KILLED, now or at a time (ms). InfrastructureError when the store fails."""
     client(config).set_terminated(run_id, status, when)

@@ -15,7 +15,7 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as outputs
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
-from pipelines.runtime import console, lease, storage, uris
+from pipelines.runtime import console, lease, signals, storage, uris
 from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop, worker_context
 from pipelines.training.stage import Stage
@@ -80,7 +80,7 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
             console.say(f"{verb}: an unfinished run is at {output}; going on from its last checkpoint")
         run_id = record.results.get("run_id")
         try:
-            with client.unbroken():
+            with signals.defer_interrupts():
                 run_id = record.results["run_id"] = _run(config, verb, run_id, (dataset, described))
                 record.save()
             result = _start(config, stage, run_id, output, held, on_epoch)

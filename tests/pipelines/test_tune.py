@@ -165,7 +165,7 @@ def made(folder: Path, *closed: Trial, more: tuple[str, ...] = ()) -> ray_backen
         trial.save(str(config.tune.output))
     parent = runs.start_run(config, "tune")
     record = outputs.Record(str(config.tune.output), "tune", {}, results={"run_id": parent})
-    return ray_backend.Search(config, parent, {}, record, SimpleNamespace(check=lambda: None))  # type: ignore[arg-type]
+    return ray_backend.Search(config, parent, {}, command.STAGE_FUNCTIONS, record, SimpleNamespace(check=lambda: None))  # type: ignore[arg-type]
 
 
 def parameters(number: int = 0) -> dict[str, Any]:

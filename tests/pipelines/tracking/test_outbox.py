@@ -66,7 +66,7 @@ class Store:
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     made = Store()
     for name in ("log_points", "last_steps", "finish", "log_picture", "tag"):
-        monkeypatch.setattr(outbox.tracking, name, getattr(made, name))
+        monkeypatch.setattr(outbox.runs, name, getattr(made, name))
     monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.01)
     yield made
     made.hangs.set()
@@ -119,7 +119,7 @@ def test_a_request_carries_no_more_than_mlflow_takes(
         sizes.append(sum(len(metrics) for _, _, metrics in points))
         counted(config, run_id, points)
 
-    monkeypatch.setattr(outbox.tracking, "log_points", count)
+    monkeypatch.setattr(outbox.runs, "log_points", count)
     store.away = False
     assert spooled.close() == 0
     assert sum(sizes) >= 4000

@@ -67,7 +67,7 @@ def test_sigterm_ends_a_job_that_ignores_ctrl_c(ctrl_c: None) -> None:
     done = list[str]()
 
     def write() -> None:
-        with client.unbroken():
+        with signals.defer_interrupts():
             signals.interrupt(signal.SIGTERM, None)
             done.append("written")
 
@@ -83,7 +83,7 @@ def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctr
     done = list[Any]()
 
     def write(name: str, times: int) -> None:
-        with client.unbroken():
+        with signals.defer_interrupts():
             for _ in range(times):
                 interrupt()
             done.append(name)
@@ -93,7 +93,7 @@ def test_an_interrupt_waits_for_what_must_be_whole_and_a_second_one_does_not(ctr
             write(name, times)
     assert done == ["first"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    elsewhere = threading.Thread(target=lambda: done.append(client.unbroken().__enter__()))
+    elsewhere = threading.Thread(target=lambda: done.append(signals.defer_interrupts().__enter__()))
     elsewhere.start()  # only the main thread may set handlers, and only it is interrupted
     elsewhere.join()
     assert done == ["first", None]
