@@ -1,6 +1,7 @@
 """What several tests share: real photographs, one Ray for the session, a small built dataset, and an S3 server."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import cv2
 import pytest
@@ -22,7 +24,30 @@ from pipelines.tracking import watchdog
 
 watchdog.PATIENCE_SECONDS = 1.0  # of this process: what it started ends with it, also where its MLflow is gone
 
+MODEL_TESTS = Path(__file__).with_name("model")
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """SQLite stores that this process makes are copies of the first one: its tables take MLflow five seconds."""
+    if all(item.path.is_relative_to(MODEL_TESTS) for item in request.session.items):  # they need no MLflow
+        yield
+        return
+    from pipelines.tracking import client
+
+    first, lock_file = str(tmp_path_factory.mktemp("first") / "mlflow.db"), client._lock_file
+
+    def copied(database: str) -> IO[str]:
+        lock = lock_file(database)
+        if database != first and not os.path.exists(database):
+            client.client(recipe.load(None, [f"tracking.uri=sqlite:///{first}"]))  # made once
+            shutil.copyfile(first, database)
+        return lock
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "_lock_file", copied)
+        yield
 
 
 @pytest.fixture(scope="session")

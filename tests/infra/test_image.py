@@ -30,7 +30,8 @@ def test_copied_paths_exist_and_pass_the_dockerignore() -> None:
     assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == set(sources)
     assert [path for path in sources if not (ROOT / path).exists()] == []
     project = PROJECT["project"]
-    needed = [*PROJECT["tool"]["setuptools"]["packages"], project["readme"], *project["license-files"]]
+    packages = [name.removesuffix("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+    needed = [*packages, project["readme"], *project["license-files"]]
     assert set(needed) <= set(sources)
 
 

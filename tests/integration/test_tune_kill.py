@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from test_train_kill import PATIENCE, Driver, rows
+from drills import PATIENCE, Driver, rows
 from two_hosts import TwoHosts
 
 from pipelines import tune

@@ -21,7 +21,7 @@ from pipelines.ingest import plan
 from pipelines.ingest.layouts import LAYOUTS
 from pipelines.register import signature
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 DATASETS, TRAINING, REGISTRY, SERVING, SEARCH = (
     (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "search")
 )

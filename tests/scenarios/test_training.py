@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from training_runs import at, weights
 
 from mpc_model.errors import DataError, MPCError, UserError
 from mpc_model.localizer import Localizer
@@ -21,19 +22,6 @@ from pipelines.runtime import lease, storage
 from pipelines.tracking import client as tracking_client
 from pipelines.tracking import runs
 from pipelines.training import loop, validation, worker_context
-
-
-def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Config:
-    """The same config with its training outputs elsewhere."""
-    overrides = [f"pretrain.output={folder / 'pretrain'}"] if verb == "pretrain" else []
-    overrides += [f"finetune.output={folder / 'finetune'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
-    return recipe.revised(config, *overrides, *more)
-
-
-def weights(run: str | None) -> dict[str, torch.Tensor]:
-    found = checkpoint.latest(str(run))
-    assert found is not None
-    return Localizer.load(found[2]).state_dict()
 
 
 @pytest.mark.parametrize("stage", [Pretraining, Finetuning])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import at, weights
 from torch import nn
+from training_runs import at, weights
 
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.localizer import Localizer
