@@ -7,7 +7,7 @@ A model directory holds `model.safetensors` (the tensors, `encoder.*` and `decod
      "sizes": {...},        the backbone's sizes, for the reader
      "input": "...",        how pixels become network input, for the reader
      "sha256": "...",       of model.safetensors
-     "card": {...}}         free: training fingerprint, metrics, dataset, origin
+     "card": {...}}         where the weights come from (mpc_model/card.py)
 
 model.json is written last, so a directory that has it is whole. Nothing in it is pickled.
 """
@@ -30,10 +30,15 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mpc_model import published
+from mpc_model.card import Card
 from mpc_model.errors import UserError
-from mpc_model.nn import tiling
+from mpc_model.nn import (
+    hrformer,  # noqa: F401  registers its backbones; the file of a new backbone is imported here, too
+    tiling,
+)
+from mpc_model.nn.backbone import BACKBONES, Backbone
 from mpc_model.nn.heads import HEADS
-from mpc_model.nn.hrformer import BACKBONES
 from mpc_model.nn.tile_frame import Frame
 
 FORMAT = 1
@@ -73,15 +78,15 @@ class Localizer(nn.Module):
     A new one has fresh weights, drawn from torch's global generator, and is in train mode; a loaded one in eval mode.
     """
 
-    def __init__(self, spec: ModelSpec, card: dict[str, Any] | None = None) -> None:
+    def __init__(self, spec: ModelSpec, card: Card | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.card = card or {}
-        self.encoder = BACKBONES[spec.backbone]()
+        self.card: Card = card or {}
+        self.encoder: Backbone = BACKBONES[spec.backbone]()
         self.decoder = None if spec.head is None else HEADS[spec.head](self.encoder.projection_width)
 
     def features(self, images: Tensor, frame: Frame | None = None) -> list[Tensor]:
-        """(B, 3, H, W) float in [0, 1] -> four maps at strides 4, 8, 16, 32, before L2 normalisation (see HRFormer)."""
+        """(B, 3, H, W) float in [0, 1] -> four maps at strides 4, 8, 16, 32, before L2 normalisation (see Backbone)."""
         return self.encoder(images, frame)
 
     def forward(self, images: Tensor, frame: Frame | None = None) -> Tensor:
@@ -197,11 +202,20 @@ class Localizer(nn.Module):
     @classmethod
     def from_published(
         cls, path: str | Path, backbone: str = "hrformer_base", device: str | torch.device = "cpu"
-    ) -> "Localizer":
-        """A public checkpoint (MPC stage 1 or 2, or HRFormer on ImageNet), in eval mode. See `load_published`."""
-        from mpc_model.published import load_published  # it builds Localizers, so it imports this module
+    ) -> Self:
+        """The localizer in a public checkpoint, in eval mode, with input_size 512 and threshold 0.5.
 
-        return load_published(path, backbone, device)
+        A stage-1 or ImageNet file gives a localizer without a head. The projections, which ImageNet files lack, are
+        initialised freshly (from torch's global generator), and their classification layers are ignored.
+        `card["published"]` says what was read. UserError for a file that is no checkpoint, holds pickled code, or does
+        not fit `backbone` exactly.
+        """
+        weights = published.read(path)
+        model = cls(ModelSpec(backbone, weights.head, published.INPUT_SIZE))
+        tensors, origin = weights.fitted_to(model.state_dict())
+        load_tensors(model, tensors, str(path))
+        model.card = {"published": origin}
+        return model.to(device).eval()
 
 
 def to_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -287,7 +301,3 @@ def _read_document(path: Path) -> dict[str, Any]:
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: incomplete or altered ({error}); save the model again") from error
     return document
-
-
-TRAINED_ON = "trained_on"
-"""In a model's card: [{"uri", "fingerprint"}] of every dataset that any stage of its training read."""

@@ -1,69 +1,78 @@
-"""Public checkpoints: read without running their pickled code, checked tensor by tensor, given back as a Localizer.
+"""Public checkpoints: their tensors, under the names of a localizer, read without running the pickled code.
 
-Three kinds are told apart by their tensor names:
+The three kinds are recognised by their tensor names:
 
     stage-2   MPC, `encoder.*` and `decoder.classifier.*`, either head
-    stage-1   MPC, the encoder's bare names
+    stage-1   MPC, the encoder's names without a prefix
     imagenet  HRFormer's classification weights: bare names under the key `model`, without the projections `convs.*`
 """
 
 import hashlib
 import pickle
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mpc_model.card import PublishedOrigin
 from mpc_model.errors import UserError
-from mpc_model.localizer import Localizer, ModelSpec, load_tensors
 
-PUBLISHED = "published"
-"""In a model's card: the public checkpoint that its weights are, or began as."""
-INPUT_SIZE = 512  # pixels a side: what the published weights were trained on
+INPUT_SIZE = 512
+"""Side of the images that the published weights were trained on, in pixels."""
 
 # What torch.load was seen to raise on damaged, truncated and foreign files, besides UnpicklingError.
 _DAMAGED = (RuntimeError, EOFError, ValueError, LookupError, AssertionError, TypeError, AttributeError, struct.error)
 
 
-def load_published(path: str | Path, backbone: str = "hrformer_base", device: str | torch.device = "cpu") -> Localizer:
-    """The localizer in a public checkpoint, in eval mode, with input_size 512 and threshold 0.5.
+@dataclass(frozen=True)
+class PublishedWeights:
+    """The content of a public checkpoint. `tensors` have the names of a localizer (`encoder.*`, `decoder.*`).
 
-    Stage-1 and ImageNet files give a localizer without a head. The projections, which ImageNet files lack, are
-    initialised freshly (from torch's global generator), and their classification layers are ignored.
-    `card["published"]` says what was read: file, sha256, kind, and the names of `fresh` and `ignored` tensors.
-    UserError for a file that is no checkpoint, holds pickled code, or does not fit `backbone` exactly.
+    `kind` is "stage-1", "stage-2" or "imagenet"; `head` is the name of the head, None where the file has none.
     """
+
+    file: str
+    sha256: str
+    kind: str
+    head: str | None
+    tensors: dict[str, Tensor]
+
+    def fitted_to(self, own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], PublishedOrigin]:
+        """The tensors for a localizer whose state dict is `own`, and what its card says of them.
+
+        ImageNet weights lack the projections, which are taken from `own`, and have classification layers, which are
+        left out. Weights of the other kinds are returned as they are.
+        """
+        tensors, fresh, ignored = self.tensors, list[str](), list[str]()
+        if self.kind == "imagenet":
+            fresh = [name for name in own if name.startswith("encoder.convs.")]
+            ignored = sorted(tensors.keys() - own.keys())
+            tensors = {name: tensor for name, tensor in tensors.items() if name in own}
+            tensors |= {name: own[name] for name in fresh}
+        origin = PublishedOrigin(file=self.file, sha256=self.sha256, kind=self.kind, fresh=fresh, ignored=ignored)
+        return tensors, origin
+
+
+def read(path: str | Path) -> PublishedWeights:
+    """The weights in a public checkpoint. UserError for a file that is no checkpoint, or holds pickled objects."""
     path = Path(path)
-    tensors, key = _read(path)
+    tensors, key = _read_tensors(path)
     if tensors and all(name.startswith("module.") for name in tensors):  # saved from a DataParallel wrapper
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-    fresh: list[str] = []
-    ignored: list[str] = []
     if any(name.startswith(("encoder.", "decoder.")) for name in tensors):
-        kind = "stage-2"
-        head = "mlp5" if "decoder.classifier.14.weight" in tensors else "mlp4"
+        kind, head = "stage-2", "mlp5" if "decoder.classifier.14.weight" in tensors else "mlp4"
     else:
         imagenet = key == "model" and not any(name.startswith("convs.") for name in tensors)
         kind, head = "imagenet" if imagenet else "stage-1", None
         tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
-
-    model = Localizer(ModelSpec(backbone, head, INPUT_SIZE))
-    if kind == "imagenet":
-        own = model.state_dict()
-        fresh = [name for name in own if name.startswith("encoder.convs.")]
-        ignored = sorted(tensors.keys() - own.keys())
-        tensors = {name: tensor for name, tensor in tensors.items() if name in own}
-        tensors |= {name: own[name] for name in fresh}
-    load_tensors(model, tensors, str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    model.card = {PUBLISHED: {"file": path.name, "sha256": digest, "kind": kind, "fresh": fresh, "ignored": ignored}}
-    return model.to(device).eval()
+    return PublishedWeights(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), kind, head, tensors)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """The tensors of a checkpoint and the key they were under (None: at the top). UserError where there are none."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
@@ -77,7 +86,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
     except _DAMAGED as error:
         raise UserError(f"{path}: not a PyTorch checkpoint, or a damaged one; download it again") from error
     for key in (None, "state_dict", "model"):
-        found = content if key is None else content.get(key) if isinstance(content, dict) else None
-        if isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values()):
-            return dict(found), key
+        values = content if key is None else content.get(key) if isinstance(content, dict) else None
+        if isinstance(values, dict) and values and all(isinstance(value, Tensor) for value in values.values()):
+            return dict(values), key
     raise UserError(f"{path}: holds no tensors by name, neither at its top nor under `state_dict` or `model`")

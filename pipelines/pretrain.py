@@ -14,7 +14,7 @@ from mpc_model.evaluation.probes import MappedImage, read_features
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
-from mpc_model.published import PUBLISHED
+from mpc_model.nn.backbone import Backbone
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, Inputs
 from pipelines.runtime import storage
@@ -37,7 +37,7 @@ class _Contrast(nn.Module):
     The cross-modality loss alone looks at the second pass: where it weighs nothing there is one pass, at half the cost.
     """
 
-    def __init__(self, encoder: nn.Module, config: Config) -> None:
+    def __init__(self, encoder: Backbone, config: Config) -> None:
         super().__init__()
         self.encoder = encoder
         self.settings = config.pretrain
@@ -47,6 +47,8 @@ class _Contrast(nn.Module):
     def forward(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
         """Losses of a batch; `seed` draws the pixels."""
         settings = self.settings
+        first: Sequence[Tensor]
+        second: Sequence[Tensor]
         if settings.weights[2]:
             again = inputs.images if inputs.second_images is None else inputs.second_images
             maps = self.encoder(torch.cat([inputs.images, again]))
@@ -107,8 +109,9 @@ class Pretraining:
                 except UserError as error:
                     raise UserError(str(error).replace(file.name, config.pretrain.initial)) from None
             self.localizer.encoder.load_state_dict(start.encoder.state_dict())
-            named = {"file": config.pretrain.initial.rsplit("/", 1)[-1]}  # and not the temporary copy
-            self.localizer.card = {PUBLISHED: start.card[PUBLISHED] | named}
+            origin = start.card["published"]
+            origin["file"] = config.pretrain.initial.rsplit("/", 1)[-1]  # not the name of the temporary copy
+            self.localizer.card = {"published": origin}
         self.module: nn.Module = _Contrast(self.localizer.encoder, config)
         self.rates: Rates = [(self.module.parameters(), 1.0)]
 

@@ -11,7 +11,6 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
-from mpc_model.localizer import TRAINED_ON
 from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
 from pipelines.dataset import leakage, manifest
@@ -149,7 +148,7 @@ def _leaks(candidate: ModelVersion, one: Figures) -> list[str]:
     ]
     if described is None or len(near) < len(seen):
         console.say(f"promote: not all data is in reach from here; for leakage on {one.name} see what `evaluate` found")
-    return leakage.warnings({TRAINED_ON: near}, one.dataset, described, one.split) if described else []
+    return leakage.warnings({"trained_on": near}, one.dataset, described, one.split) if described else []
 
 
 def _reached(uri: str, fingerprint: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpc_model.nn.hrformer import STRIDE
+from mpc_model.nn.backbone import STRIDES
 from mpc_model.nn.tile_frame import Frame, resized
 from mpc_model.registry import Registry
 
@@ -35,7 +35,7 @@ class PixelMLP(nn.Module):
         if frame is None:
             raised = [F.interpolate(m, size, mode="bilinear", align_corners=True) for m in maps[1:]]
         else:
-            finest, *coarser = (frame.at(STRIDE << index) for index in range(len(maps)))
+            finest, *coarser = (frame.at(stride) for stride in STRIDES)
             raised = [resized(m, source, finest, size) for m, source in zip(maps[1:], coarser, strict=True)]
         return self.classifier(torch.cat([maps[0], *raised], dim=1))
 

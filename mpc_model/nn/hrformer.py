@@ -5,7 +5,7 @@ Source: Yuan et al., "HRFormer: High-Resolution Vision Transformer for Dense Pre
 published MPC checkpoints. Shape letters: B images, C channels, H x W pixels, N windows, T = 49 tokens in a window.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.nn.backbone import BACKBONES, STRIDE
 from mpc_model.nn.tile_frame import Frame, padding_before, resized
-from mpc_model.registry import Registry
 
-STRIDE = 4  # of the finest maps; each branch doubles it
 WINDOW = 7  # side of an attention window, in pixels of the map
 MLP_RATIO = 4  # hidden width of a block's MLP over its channels
 DROP_PATH = 0.2  # stochastic-depth rate of the last block depth; the first has 0
@@ -333,9 +332,6 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, WindowAttention):
         nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
-
-
-BACKBONES: Registry[Callable[[], HRFormer]] = Registry("backbone")
 
 
 @BACKBONES.add("hrformer_small")

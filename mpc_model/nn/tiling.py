@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mpc_model.errors import UserError
-from mpc_model.nn.hrformer import STRIDE
+from mpc_model.nn.backbone import STRIDE
 from mpc_model.nn.tile_frame import Frame
 
 ALIGN = 32  # stride of the coarsest maps: where tiles may begin

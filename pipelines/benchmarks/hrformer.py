@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpc_model.nn.hrformer import BACKBONES, WINDOW, HRFormer, WindowAttention
+from mpc_model.nn.backbone import BACKBONES
+from mpc_model.nn.hrformer import WINDOW, HRFormer, WindowAttention
 from pipelines.benchmarks import timing
 from pipelines.benchmarks.reference_hrformer import PlainHRFormer, load_plain
 
@@ -27,13 +28,19 @@ def measure_hrformer(quick: bool) -> dict[str, Any]:
     """Seconds of forward and backward in train mode, ours and plain, and how near ours comes to the matmuls' speed."""
     name, sizes, rounds = ("hrformer_tiny", (64,), 1) if quick else ("hrformer_base", (256, 512), 5)
     torch.manual_seed(0)
-    ours = BACKBONES[name]()
+    ours = _build(name)
     plain = load_plain(ours.spec, ours.state_dict())
     with _threads(THREADS):
         found: dict[str, Any] = {f"{side}px": _measured(ours, plain, side, 1, rounds) for side in sizes}
         found |= _floor(ours, sizes, found)
     found["gpu"] = _on_gpu(name, sizes, rounds) if torch.cuda.is_available() else "not measured"
     return {"backbone": name, "threads": THREADS, **found}
+
+
+def _build(name: str) -> HRFormer:
+    backbone = BACKBONES[name]()
+    assert isinstance(backbone, HRFormer)
+    return backbone
 
 
 def _measured(ours: HRFormer, plain: PlainHRFormer, side: int, batch: int, rounds: int) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def _measured(ours: HRFormer, plain: PlainHRFormer, side: int, batch: int, round
 
 def _on_gpu(name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
     """The same in bf16 autocast."""
-    ours = BACKBONES[name]().cuda()
+    ours = _build(name).cuda()
     plain = load_plain(ours.spec, ours.state_dict()).cuda()
     found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
     for side in sizes:

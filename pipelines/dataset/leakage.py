@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mpc_model.card import Card
 from mpc_model.errors import MPCError
-from mpc_model.localizer import TRAINED_ON
 from pipelines.dataset import duplicates, manifest, reader
 from pipelines.dataset.schema import SPLITS
 
@@ -35,12 +35,12 @@ def shared(
     return ours.take(hit), theirs.take(index[hit]).append_column("bits", pa.array(bits[hit]))
 
 
-def warnings(card: dict[str, Any], uri: str, described: dict[str, Any], split: str) -> list[str]:
+def warnings(card: Card, uri: str, described: dict[str, Any], split: str) -> list[str]:
     """What makes a test of the model with this card on a split say less than it seems to; empty when nothing does."""
-    if TRAINED_ON not in card:
+    if "trained_on" not in card:
         return ["the model does not say what it was trained on, so its training images may be among these"]
     found = []
-    for seen in card[TRAINED_ON]:
+    for seen in card["trained_on"]:
         if seen["fingerprint"] == described["fingerprint"]:
             if split != "test":
                 use = "trained on" if split == "train" else "chosen by"

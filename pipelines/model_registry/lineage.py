@@ -18,14 +18,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from mpc_model.card import TrainingDataset
 from mpc_model.errors import UserError
-from mpc_model.localizer import TRAINED_ON as CARD_TRAINED_ON
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as outputs
@@ -38,14 +37,14 @@ TRAINED_ON = "mpc.trained_on"
 STATUS = "mpc.lineage"
 
 
-class _Seen(TypedDict):
-    """A dataset, as TRAINED_ON names it."""
+class _TrainingDataset(TypedDict):
+    """card.TrainingDataset, by the TypedDict that pydantic needs before Python 3.12."""
 
     uri: str
     fingerprint: str
 
 
-_SEEN = TypeAdapter(list[_Seen])
+_TRAINED_ON = TypeAdapter(list[_TrainingDataset])
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _run(directory: str) -> tuple[str, int | None]:
 
 def tags(directory: str, digest: str, model: Localizer, links: list[Link], status: str) -> dict[str, str]:
     """What a version says of its lineage; see the head of this module."""
-    seen = model.card.get(CARD_TRAINED_ON)
+    seen = model.card.get("trained_on")
     found = {
         MODEL: digest,
         "mpc.model_directory": directory,
@@ -128,7 +127,7 @@ def tags(directory: str, digest: str, model: Localizer, links: list[Link], statu
     return found
 
 
-def trained_on(tags: Mapping[str, str]) -> list[dict[str, Any]] | None:
+def trained_on(tags: Mapping[str, str]) -> list[TrainingDataset] | None:
     """The datasets that a version's model was trained on or chosen by; None where that is not known.
 
     UserError where the tag was changed so that it can no longer be read.
@@ -137,7 +136,7 @@ def trained_on(tags: Mapping[str, str]) -> list[dict[str, Any]] | None:
     if told == UNKNOWN:
         return None
     try:
-        return [dict(one) for one in _SEEN.validate_json(told)]
+        return [TrainingDataset(**dataset) for dataset in _TRAINED_ON.validate_json(told)]
     except ValidationError:
         raise UserError(f"the tag {TRAINED_ON} names no datasets; run `mpc register` again") from None
 

@@ -6,7 +6,6 @@ It says what is known and, where something is not, that it is not: nothing in it
 from collections.abc import Mapping, Sequence
 
 from mpc_model.localizer import Localizer
-from mpc_model.published import PUBLISHED
 from pipelines.model_registry import lineage
 from pipelines.model_registry.gates import Figures
 
@@ -38,7 +37,7 @@ look closer, never proof of forgery, and an empty map no proof of the opposite.
 
 def licence(model: Localizer, stated: str | None) -> str:
     """What the card and the tag say: what the user states, and what public weights that it began with carry."""
-    published = model.card.get(PUBLISHED)
+    published = model.card.get("published")
     carried = _PUBLIC.get(published["kind"], f"that of {published['file']}") if published else None
     if carried:
         return f"{stated}; and {carried}" if stated else carried
@@ -47,7 +46,7 @@ def licence(model: Localizer, stated: str | None) -> str:
 
 def write(model: Localizer, tags: Mapping[str, str], figures: Sequence[Figures]) -> str:
     """The card of a version with these tags (pipelines/model_registry/lineage.py, and LICENCE) and figures."""
-    spec, published = model.spec, model.card.get(PUBLISHED)
+    spec, published = model.spec, model.card.get("published")
     count = sum(parameter.numel() for parameter in model.parameters())
     size = (
         "images at their own size" if spec.input_size is None else f"images resized to {spec.input_size} pixels a side"

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
@@ -16,6 +17,7 @@ def compile_encoder(localizer: Localizer, config: Config, device: torch.device) 
     was. Weights, statistics and gradients are untouched either way.
     """
     encoder = localizer.encoder
+    assert isinstance(encoder, nn.Module)
     before = copy.deepcopy(encoder.state_dict())
     side = config.model.input_size
     blank = torch.zeros(config.train.batch_size, 3, side, side, device=device)  # type: ignore[arg-type]
@@ -25,7 +27,7 @@ def compile_encoder(localizer: Localizer, config: Config, device: torch.device) 
         with torch.autocast(device.type, torch.bfloat16, config.train.precision == "bf16"):
             maps = encoder.train()(blank)
         if maps[0].requires_grad:
-            sum(level.float().sum() for level in maps).backward()
+            torch.stack([level.float().sum() for level in maps]).sum().backward()
     except (RuntimeError, OSError, ImportError) as error:
         encoder._compiled_call_impl = None
         said = " ".join(str(error).split())[:200]

@@ -18,10 +18,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mpc_model.card import Card, TrainingDataset
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from mpc_model.localizer import TRAINED_ON
 from mpc_model.nn.batchnorm import synchronise
-from mpc_model.published import PUBLISHED
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
@@ -81,11 +80,9 @@ class _Training:
         self.manifest = manifest.read(dataset)
         torch.manual_seed(config.seed)
         self.stage: Stage = stage(config)
-        seen = {"uri": dataset, "fingerprint": self.manifest["fingerprint"]}
-        start = self.stage.localizer.card
-        before = start.get(TRAINED_ON, [])
-        self.trained_on = [*(one for one in before if one != seen), seen]
-        self.origin = {PUBLISHED: start[PUBLISHED]} if PUBLISHED in start else {}
+        self.start_card = self.stage.localizer.card
+        own = TrainingDataset(uri=dataset, fingerprint=self.manifest["fingerprint"])
+        self.trained_on = [*(other for other in self.start_card.get("trained_on", []) if other != own), own]
         self.loader = validation.open_split(
             config,
             "train",
@@ -347,17 +344,19 @@ class _Training:
         finished = [step for step in checkpoint.steps(self.output) if step <= self.step]  # later ones are damaged
         checkpoint.prune(self.output, {*finished[-2:], *self.epoch_steps[-1:], *self._result()["best"]})
 
-    def _card(self) -> dict[str, Any]:
-        """What the model directory of a checkpoint says of itself."""
-        return {
-            **self.origin,
+    def _card(self) -> Card:
+        """The card of the model as it is now."""
+        card: Card = {
             "stage": self.verb,
-            TRAINED_ON: self.trained_on,
+            "trained_on": self.trained_on,
             "dataset_fingerprint": self.manifest["fingerprint"],
             "step": self.step,
             "epoch": self.cursor.epoch,
             "validation": self.history[-1] if self.history else {},
         }
+        if "published" in self.start_card:
+            card["published"] = self.start_card["published"]
+        return card
 
     def _state(self) -> dict[str, Any]:
         own = self.stage.localizer.state_dict()  # is kept as the model directory

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from mpc_model.imaging.views import VIEW_POLICIES
+from mpc_model.nn.backbone import BACKBONES
 from mpc_model.nn.heads import HEADS
-from mpc_model.nn.hrformer import BACKBONES
 from pipelines import cli
 from pipelines.config.recipe import load
 from pipelines.config.root import Config

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
+from mpc_model.nn.backbone import BACKBONES
 from mpc_model.nn.heads import HEADS
-from mpc_model.nn.hrformer import BACKBONES
 
 Tensors = dict[str, Tensor]
 

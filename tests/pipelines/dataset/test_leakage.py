@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import pytest
 
-from mpc_model.localizer import TRAINED_ON
 from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -16,7 +15,7 @@ from pipelines.dataset import leakage, manifest
 
 def trained_on(*datasets: tuple[str, str]) -> dict[str, Any]:
     """The card of a model that read datasets of these (location, fingerprint)."""
-    return {TRAINED_ON: [{"uri": uri, "fingerprint": fingerprint} for uri, fingerprint in datasets]}
+    return {"trained_on": [{"uri": uri, "fingerprint": fingerprint} for uri, fingerprint in datasets]}
 
 
 def described(config: Config) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,43 @@
+"""The card of a model: what its model directory says about where the weights come from.
+
+It is the `card` of model.json, plain JSON. Whoever trains or saves a model may add keys of their own.
+"""
+
+from typing import TypedDict
+
+
+class PublishedOrigin(TypedDict):
+    """The public checkpoint that the weights are, or began as. `kind` is "stage-1", "stage-2" or "imagenet".
+
+    `fresh` names the tensors that the file lacks and that were initialised, `ignored` those of the file that are not
+    part of a localizer.
+    """
+
+    file: str
+    sha256: str
+    kind: str
+    fresh: list[str]
+    ignored: list[str]
+
+
+class TrainingDataset(TypedDict):
+    """A pixel dataset, by its location and its fingerprint."""
+
+    uri: str
+    fingerprint: str
+
+
+class Card(TypedDict, total=False):
+    """The keys that this project writes and reads. `trained_on` names every dataset that any stage of training read.
+
+    `stage` is the command that trained the model, `step` and `epoch` (counted from 1) say when it was saved,
+    `validation` holds the metrics of the last epoch before that.
+    """
+
+    published: PublishedOrigin
+    trained_on: list[TrainingDataset]
+    stage: str
+    dataset_fingerprint: str
+    step: int
+    epoch: int
+    validation: dict[str, float]
