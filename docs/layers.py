@@ -1,6 +1,7 @@
 """The modules of the project, what each imports, and the layers that they must keep.
 
     python docs/layers.py            what breaks the layers, and the longest chain of imports
+    python docs/layers.py --draw     the same, and docs/layers.svg, which docs/architecture.md shows
 
 Imports are read from the source (AST), those inside functions included; only imports at the top of a module count for
 the length of a chain, since only they run when the module is imported.
@@ -9,8 +10,10 @@ the length of a chain, since only they run when the module is imported.
 import ast
 import functools
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
@@ -43,6 +46,23 @@ ALLOWED = {
     ("pipelines", "pipelines.runtime"): "the variables of Ray and MLflow are set before anything can import them",
 }
 """Arrows that the layers do not allow, each with its reason."""
+PICTURE = ROOT / "docs" / "layers.svg"
+WIDTH, MARGIN, GAP, SPACE, LINE = 1180, 20, 18, 40, 15
+"""Pixels of the picture: its width, its border, the gap between two boxes of a layer, the space between two
+layers, the height of a line of text."""
+CHARACTER = 6.7
+"""Pixels of a character of the modules' names, at most."""
+STYLE = """
+  .page { fill: #ffffff } .pipelines { fill: #f3f6fa; stroke: #5b6b7f } .mpc_model { fill: #f2f8f0; stroke: #5d7a52 }
+  text { fill: #16202c; font: 11px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace }
+  .half { font: bold 16px system-ui, 'DejaVu Sans', Arial, sans-serif }
+  .name { font: bold 13px system-ui, 'DejaVu Sans', Arial, sans-serif }
+  .arrow { fill: none; stroke: #7d8ea3; stroke-width: 1.3 } .tip { fill: #7d8ea3 }
+  @media (prefers-color-scheme: dark) {
+    .page { fill: #0d1117 } .pipelines { fill: #1b2430; stroke: #8094ab } .mpc_model { fill: #1b2a1c; stroke: #86a97a }
+    text { fill: #e6edf3 } .arrow { stroke: #6f8299 } .tip { fill: #6f8299 }
+  }
+"""
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
@@ -131,9 +151,131 @@ def longest_chain(graph: dict[str, dict[str, bool]]) -> list[str]:
     return list(max((below(module) for module in graph), key=len))
 
 
-def main() -> int:
+class Box(NamedTuple):
+    """A room in the picture: its corner and size in pixels, and the lines of its modules' names."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    lines: list[str]
+
+
+def arrows(graph: dict[str, dict[str, bool]]) -> list[tuple[str, str]]:
+    """Which room imports which, without the arrows that longer ways through other rooms imply already."""
+    direct: dict[str, set[str]] = {name: set() for layer in LAYERS for name in layer}
+    for module, targets in graph.items():
+        for target in targets:
+            ends = room(module), room(target)
+            if all(ends) and ends[0] != ends[1] and ends not in ALLOWED:
+                direct[ends[0]].add(ends[1])
+
+    @functools.cache
+    def reachable(name: str) -> frozenset[str]:
+        return frozenset(direct[name].union(*map(reachable, direct[name])))
+
+    return [
+        (name, target)
+        for name, targets in direct.items()
+        for target in sorted(targets)
+        if not any(target in reachable(other) for other in targets)
+    ]
+
+
+def drawing(graph: dict[str, dict[str, bool]]) -> str:
+    """The layers as an SVG: a box for each room with its modules, an arrow for each import that no other way implies.
+
+    Arrows from `pipelines` to `mpc_model` are left out: every layer of the jobs may import the model.
+    """
+    boxes, y = dict[str, Box](), float(MARGIN)
+    for layer in LAYERS:
+        row = _row(layer, graph, y)
+        boxes |= row
+        y += max(box.height for box in row.values()) + SPACE
+    height = y - SPACE + MARGIN
+    pairs = [(source, target) for source, target in arrows(graph) if _package(source) == _package(target)]
+    tip = '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img">',
+        "<title>The layers of the project: a box imports only boxes below it</title>",
+        f"<style>{STYLE}</style>",
+        f'<defs>{tip}<path class="tip" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
+        f'<rect class="page" width="{WIDTH}" height="{height:g}"/>',
+        *_paths(boxes, pairs),
+        *(line for name, box in boxes.items() for line in _box(name, box)),
+        *(
+            f'<text class="half" x="{MARGIN}" y="{boxes[first].y + 22:g}">{_package(first)}/</text>'
+            for first in (LAYERS[0][0], "mpc_model")
+        ),
+        f'<text x="{MARGIN}" y="{boxes["mpc_model"].y + 40:g}">every layer above may import it</text>',
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _row(layer: tuple[str, ...], graph: dict[str, dict[str, bool]], y: float) -> dict[str, Box]:
+    """The boxes of one layer, side by side in the middle of the picture, wider where they hold more modules."""
+    members = {
+        name: sorted(module.rpartition(".")[2] for module in graph if room(module) == name and module != name)
+        for name in layer
+    }
+    longest = {name: max(map(len, members[name]), default=0) for name in layer}
+    wanted = {
+        name: max(18 + 9.0 * len(_label(name)), 18 + CHARACTER * longest[name], min(560, 32 * len(members[name])))
+        for name in layer
+    }
+    scale = min(1.0, (WIDTH - 2 * MARGIN - GAP * (len(layer) - 1)) / sum(wanted.values()))
+    x = (WIDTH - sum(wanted.values()) * scale - GAP * (len(layer) - 1)) / 2
+    row = {}
+    for name in layer:
+        width = wanted[name] * scale
+        lines = textwrap.wrap(" ".join(members[name]), int((width - 16) / CHARACTER), break_long_words=False)
+        row[name] = Box(round(x, 1), y, round(width, 1), 26 + LINE * len(lines) + (4 if lines else 0), lines)
+        x += width + GAP
+    return row
+
+
+def _label(name: str) -> str:
+    last = name.rpartition(".")[2]
+    return f"{last}/" if (ROOT / name.replace(".", "/")).is_dir() and "." in name else last
+
+
+def _box(name: str, box: Box) -> Iterator[str]:
+    size = f'x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}"'
+    yield f'<rect class="{_package(name)}" {size} rx="5"/>'
+    yield f'<text class="name" x="{box.x + 8:g}" y="{box.y + 17:g}">{_label(name)}</text>'
+    for number, line in enumerate(box.lines):
+        yield f'<text x="{box.x + 8:g}" y="{box.y + 34 + number * LINE:g}">{line}</text>'
+
+
+def _paths(boxes: dict[str, Box], pairs: list[tuple[str, str]]) -> Iterator[str]:
+    """The arrows as curves; those that leave, or reach, one box are spread over its lower, or upper, edge."""
+
+    def middle(name: str) -> float:
+        return boxes[name].x + boxes[name].width / 2
+
+    def place(name: str, others: list[str], other: str) -> float:
+        share = (sorted(others, key=middle).index(other) + 1) / (len(others) + 1)
+        return boxes[name].x + boxes[name].width * share
+
+    for source, target in pairs:
+        start = place(source, [end for begin, end in pairs if begin == source], target)
+        end = place(target, [begin for begin, end in pairs if end == target], source)
+        top, bottom = boxes[source].y + boxes[source].height, boxes[target].y - 1
+        bend = min(60.0, (bottom - top) / 2)
+        curve = f"M{start:.1f} {top:g} C{start:.1f} {top + bend:g} {end:.1f} {bottom - bend:g} {end:.1f} {bottom:g}"
+        yield f'<path class="arrow" marker-end="url(#tip)" d="{curve}"/>'
+
+
+def main(draw: bool = False) -> int:
     """Print what breaks the layers and the longest chain; the exit code is 1 where something does."""
     graph = imports(modules())
+    if draw:
+        PICTURE.write_text(drawing(graph))
     broken = violations(graph)
     print("\n".join(broken) or "every import keeps the layers")
     chain = longest_chain(graph)
@@ -142,4 +284,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(draw="--draw" in sys.argv[1:]))
