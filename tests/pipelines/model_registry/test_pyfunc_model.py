@@ -339,7 +339,7 @@ def test_ray_data_maps_it_over_bytes(ray_session: None, entry: str, pictures: li
 
 def test_nothing_in_the_entry_is_a_pickle(entry: str) -> None:
     files = [path for path in Path(entry).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {"MLmodel", "model.safetensors", "registry_model.py"} <= {path.name for path in files}
+    assert {"MLmodel", "model.safetensors", "pyfunc_model.py"} <= {path.name for path in files}
     for path in files:
         with pytest.raises((ValueError, UnicodeDecodeError, IndexError)):  # what pickletools says of anything else
             list(pickletools.genops(path.read_bytes()))
@@ -366,7 +366,7 @@ def test_its_code_imports_neither_ray_nor_the_jobs(entry: str, tmp_path: Path) -
     script = f"""
 import sys
 sys.path[:0] = [{entry!r}, {entry!r} + "/code"]
-import registry_model
+import pyfunc_model
 print([name for name in sys.modules if name.split(".")[0] in ("ray", "pipelines", "fsspec")])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
