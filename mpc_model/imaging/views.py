@@ -1,8 +1,9 @@
-"""Views: renderings of a sample, image and mask together, as the bytes a pixel dataset stores.
+"""Views: renderings of a sample, image and mask together, encoded as a pixel dataset stores them.
 
 A policy is a function (image, mask, rng) -> View under a name in VIEW_POLICIES; `render_views` makes the views of one
-sample. The image bytes of a view are what it really is: the original file where nothing changed it, JPEG where
-compression was its last act, PNG otherwise, since a stray compression would destroy the traces a model learns.
+sample. The encoding of a view is that of its last operation: the original file where nothing was changed, JPEG where
+the last operation was a JPEG compression, PNG otherwise. One more lossy compression would destroy the traces that a
+model learns.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.errors import DataError
 from mpc_model.imaging.codecs import Image, Mask, decode_image, encode_jpeg, encode_mask, encode_png
 from mpc_model.registry import Registry
 
@@ -23,7 +23,7 @@ Geometric = Callable[[Image, Mask, np.random.Generator], tuple[Image, Mask, Para
 
 @dataclass(frozen=True)
 class View:
-    """Image file, 1-bit PNG mask of the same size, and what was done, in order: JSON-able {"op": name, parameters}."""
+    """An image file, a 1-bit PNG mask of the same size, and the operations in order, each {"op": name, parameters}."""
 
     image_bytes: bytes
     mask_bytes: bytes
@@ -35,43 +35,44 @@ VIEW_POLICIES: Registry[ViewPolicy] = Registry("view policy")
 
 
 def render_views(
-    original: bytes, name: str, mask: Mask, policy: str, count: int, rng: np.random.Generator
+    encoded: bytes, image: Image, mask: Mask, policy: str, count: int, rng: np.random.Generator
 ) -> list[View]:
-    """`count` views of the image file `original` and its mask (uint8 0/1, H, W): the canonical one, then drawn ones.
+    """`count` views of a sample: the canonical one (view 0), then those that the policy draws.
 
-    View 0, and every view to which the policy did nothing, keeps the original bytes. The first views do not depend on
-    `count`. Raises UserError for an unknown policy, DataError (naming `name`) for a file that cannot be decoded or
-    has another size than its mask.
+    Args: `encoded` is the file of the canonical view, and `image`, uint8 RGB (H, W, 3), the pixels that decoding it
+    gives: whoever made the file has them already. `mask` is uint8 (H, W) of 0 and 1.
+    View 0, and every view that the policy leaves unchanged, stores `encoded` itself. The first views do not depend on
+    `count`. Raises UserError for an unknown policy, ValueError for an image and a mask of different sizes.
     """
     render = VIEW_POLICIES[policy]
-    canonical = View(original, encode_mask(mask), [])
-    image = decode_image(original, name)
     if mask.shape != image.shape[:2]:
-        raise DataError(f"{name}: image is {image.shape[:2]}, mask {mask.shape} (height, width); they must agree")
+        raise ValueError(f"the image is {image.shape[:2]}, its mask {mask.shape} (height, width); they must agree")
+    canonical = View(encoded, encode_mask(mask), [])
     drawn = [render(image, mask, rng) for _ in range(count - 1)]
     return [canonical, *(view if view.ops else canonical for view in drawn)]
 
 
-_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+_ROTATIONS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
 
 def dihedral(image: Image, mask: Mask, k: int) -> tuple[Image, Mask]:
-    """Element k (0 to 7) of the symmetries of the square: k % 4 quarter turns anticlockwise, then from 4 on a mirror.
+    """Element k (0 to 7) of the symmetry group of the square (D4), applied to an image and its mask.
 
-    Exact: no pixel is interpolated. 0 changes nothing, 4 mirrors left and right, 6 top and bottom, 7 transposes,
-    5 transposes about the other diagonal. Height and width change places where k is odd.
+    First k % 4 rotations by 90 degrees anticlockwise, then, from k = 4 on, a flip left to right. No pixel is
+    interpolated. 0 is the identity, 4 flips left to right, 6 top to bottom, 7 transposes, 5 transposes about the other
+    diagonal. Height and width are exchanged where k is odd.
     """
 
-    def turned(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        array = array if k % 4 == 0 else cv2.rotate(array, _TURNS[k % 4])
+    def transform(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        array = array if k % 4 == 0 else cv2.rotate(array, _ROTATIONS[k % 4])
         return cv2.flip(array, 1) if k >= 4 else array
 
-    return turned(image), turned(mask)
+    return transform(image), transform(mask)
 
 
 @dataclass
 class _Draft:
-    """A view in the making: its pixels, what was done, and the JPEG file as long as compression was the last act."""
+    """A view while a policy makes it. `jpeg` is its file after a compression, until another operation follows."""
 
     image: Image
     mask: Mask
@@ -79,31 +80,34 @@ class _Draft:
     jpeg: bytes | None = None
 
     def photometric(self, op: Photometric, rng: np.random.Generator) -> None:
-        self.image, params = op(self.image, rng)
-        self._done(op.__name__, params)
+        self.image, params = op(self._pixels(), rng)
+        self._record(op.__name__, params)
 
     def geometric(self, op: Geometric, rng: np.random.Generator) -> None:
-        self.image, self.mask, params = op(self.image, self.mask, rng)
-        self._done(op.__name__, params)
+        self.image, self.mask, params = op(self._pixels(), self.mask, rng)
+        self._record(op.__name__, params)
 
     def compress(self, low: int, high: int, rng: np.random.Generator) -> None:
         quality = int(rng.integers(low, high, endpoint=True))
-        jpeg = encode_jpeg(self.image, quality)
-        self.image = decode_image(jpeg, "view")
-        self._done("jpeg", {"quality": quality})
-        self.jpeg = jpeg
+        self.jpeg = encode_jpeg(self._pixels(), quality)
+        self._record("jpeg", {"quality": quality})
 
     def view(self) -> View:
         return View(self.jpeg or encode_png(self.image), encode_mask(self.mask), self.ops)
 
-    def _done(self, name: str, params: Params) -> None:
-        self.jpeg = None
+    def _pixels(self) -> Image:
+        """The pixels after all operations so far. A JPEG file is decoded only here: often no operation follows it."""
+        if self.jpeg is not None:
+            self.image, self.jpeg = decode_image(self.jpeg, "view"), None
+        return self.image
+
+    def _record(self, name: str, params: Params) -> None:
         self.ops.append({"op": name, **params})
 
 
 @VIEW_POLICIES.add("light")
 def light(image: Image, mask: Mask, rng: np.random.Generator) -> View:
-    """A flip or turn, then in half of the views JPEG 70 to 95 as the last act. Cheap, for demonstrations."""
+    """A symmetry of the square, then in half of the views a JPEG compression, quality 70 to 95. Cheap, for the demo."""
     draft = _Draft(image, mask)
     draft.geometric(symmetry, rng)
     if rng.random() < 0.5:
@@ -113,10 +117,11 @@ def light(image: Image, mask: Mask, rng: np.random.Generator) -> View:
 
 @VIEW_POLICIES.add("release")
 def release(image: Image, mask: Mask, rng: np.random.Generator) -> View:
-    """The augmentation of the published training of MPC; a quarter of the views stays untouched.
+    """The augmentation of the published training of MPC; a quarter of the views stays unchanged.
 
-    Published: the groups, their order, their probabilities, scale .5 to 1, JPEG 50 to 95. Each of the last three groups
-    is taken to have probability .25 by itself. Our choice: the ranges that the operations below state.
+    Published are the groups, their order and probabilities, the scale (.5 to 1) and the JPEG quality (50 to 95). Each
+    of the last three groups is taken to have a probability of .25 of its own. The ranges of the single operations are
+    not published; each operation below states ours.
     """
     draft = _Draft(image, mask)
     if rng.random() < 0.75:
@@ -140,7 +145,7 @@ def scale(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Ma
     factor = _real(rng, 0.5, 1.0)
     size = [max(1, round(side * factor)) for side in (image.shape[1], image.shape[0])]
     smaller: Image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    # The plain INTER_NEAREST takes the top left pixel of each cell, half a pixel beside the image.
+    # INTER_NEAREST takes the top left pixel of each cell, which would shift the mask by half a pixel.
     return smaller, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), {"factor": factor}
 
 
@@ -151,7 +156,8 @@ def symmetry(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image,
 
 
 def elastic(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask, Params]:
-    """Smooth displacement: a 5x5 grid of normal shifts, cubic in between, deviation .5 to 2% of the short side."""
+    """Smooth displacement: a 5x5 grid of normally distributed shifts (sigma .5 to 2% of the short side), interpolated
+    by cubic splines."""
     height, width = image.shape[:2]
     strength = _real(rng, 0.005, 0.02)
     shifts = rng.normal(0.0, strength * min(height, width), (5, 5, 2)).astype(np.float32)
@@ -161,7 +167,7 @@ def elastic(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, 
 
 
 def grid(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask, Params]:
-    """Grid distortion: 5 columns and 5 rows, each stretched by a factor of .7 to 1.3, then made to fit again."""
+    """Grid distortion: 5 columns and 5 rows, each stretched by a factor of .7 to 1.3, then all scaled to the size."""
 
     def source(side: int) -> npt.NDArray[np.float64]:
         knots = np.concatenate([[0.0], np.cumsum(rng.uniform(0.7, 1.3, 5))])
@@ -195,12 +201,12 @@ def motion_blur(image: Image, rng: np.random.Generator) -> tuple[Image, Params]:
     kernel = np.zeros((side, side), np.float32)
     reach = np.rint(side // 2 * np.array([np.cos(angle), np.sin(angle)])).astype(int)
     cv2.line(kernel, (side // 2 - reach).tolist(), (side // 2 + reach).tolist(), 1.0)
-    kernel += kernel[::-1, ::-1].copy()  # a drawn line may lean to one side, which would shift the image off its mask
+    kernel += kernel[::-1, ::-1].copy()  # a line may be drawn off the centre, which would shift the image off its mask
     return cv2.filter2D(image, -1, kernel / kernel.sum()), {"kernel": side, "radians": angle}
 
 
 def downscale(image: Image, rng: np.random.Generator) -> tuple[Image, Params]:
-    """Detail lost by shrinking to .5 to .9 and enlarging to the former size."""
+    """Shrinks to .5 to .9 of the size and enlarges again: fine detail is lost."""
     factor = _real(rng, 0.5, 0.9)
     height, width = image.shape[:2]
     size = [max(1, round(side * factor)) for side in (width, height)]
@@ -215,8 +221,8 @@ def noise(image: Image, rng: np.random.Generator) -> tuple[Image, Params]:
 
 
 def iso_noise(image: Image, rng: np.random.Generator) -> tuple[Image, Params]:
-    """Noise of a high sensitivity setting: deviation strength * sqrt(value), strength .2 to .8, common to the channels,
-    and about a quarter as much of a coarser noise that differs between them.
+    """Noise of a high ISO setting: sigma = strength * sqrt(value), strength .2 to .8, the same in all channels, and
+    about a quarter as much of a coarser noise that differs between channels.
     """
     strength = _real(rng, 0.2, 0.8)
     shot = rng.normal(0.0, 1.0, (*image.shape[:2], 1))
@@ -241,14 +247,14 @@ def tone_curve(image: Image, rng: np.random.Generator) -> tuple[Image, Params]:
     low, high = _real(rng, -0.2, 0.2), _real(rng, -0.2, 0.2)
 
     def curve(level: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # With abscissae 0, 1/3, 2/3, 1 the parameter is the level itself, and the undisturbed curve the identity.
+        # The abscissae are 0, 1/3, 2/3 and 1, so the curve's parameter is the level itself.
         return level + 3 * low * level * (1 - level) ** 2 + 3 * high * level**2 * (1 - level)
 
     return _mapped(image, curve), {"low": low, "high": high}
 
 
 def sharpen(image: Image, rng: np.random.Generator) -> tuple[Image, Params]:
-    """Unsharp mask: .2 to 1 times the difference to a Gaussian blur of sigma 1 is added."""
+    """Unsharp mask: adds .2 to 1 times the difference to a Gaussian blur of sigma 1."""
     amount = _real(rng, 0.2, 1.0)
     blurred = cv2.GaussianBlur(image, (0, 0), 1.0)
     return cv2.addWeighted(image, 1 + amount, blurred, -amount, 0), {"amount": amount}
@@ -262,14 +268,15 @@ WARPS: tuple[Geometric, ...] = (elastic, grid)
 def _displaced(
     image: Image, mask: Mask, xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]
 ) -> tuple[Image, Mask]:
-    """Both sampled at (xs, ys) (H, W, pixels), mirrored beyond the frame; the mask by nearest neighbour."""
+    """Image and mask sampled at (xs, ys), each (H, W) in pixels, reflected at the border; the mask by nearest
+    neighbour."""
     x32, y32 = xs.astype(np.float32), ys.astype(np.float32)
     moved: Image = cv2.remap(image, x32, y32, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return moved, cv2.remap(mask, x32, y32, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _mapped(image: Image, curve: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> Image:
-    """`image` with each value's level (0 to 1) sent through `curve`."""
+    """`image` with `curve`, a function of the level (0 to 1), applied to every value."""
     return _rounded(255 * curve(np.arange(256) / 255))[image]
 
 

@@ -203,7 +203,7 @@ def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
             hashed = hashlib.sha256()
             for sample in plan.samples(plan.shards[index]):
                 try:
-                    row = render.render(sample, render.files_of(sample), source, config.build.views, config.seed)
+                    row, _ = render.render(sample, render.files_of(sample), source, config.build.views, config.seed)
                 except DataError as error:
                     if error.reason != render.NOT_FORGED:
                         raise

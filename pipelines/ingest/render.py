@@ -1,6 +1,7 @@
-"""A planned sample to a row: pixels read, forged where that is asked, and its views.
+"""From a planned sample to a row of a shard: its files are read and decoded, forged where planned, and its views made.
 
-Everything is a pure function of the plan, the config and the input files; those must still be what the survey saw.
+Everything is a pure function of the plan, the config and the input files; those must still be what the survey read.
+Every file is decoded once, and what is made here is never read back: pixels are passed on beside their encoding.
 """
 
 import dataclasses
@@ -14,21 +15,21 @@ import numpy.typing as npt
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, forging, views
 from pipelines.config.build import SourceConfig, ViewsConfig
-from pipelines.dataset.schema import PHOTO
+from pipelines.dataset.schema import PHOTO, Row
 from pipelines.ingest import annotations, masks, validation
 from pipelines.ingest.plan import PlannedSample, sample_generator
 from pipelines.runtime import storage
 
 SURROUNDINGS = 1.5
-"""Side of what is forged, in sides of the crop that is then cut from it."""
-CUTS = 50
-"""Places tried for that crop."""
+"""The side of the square that is forged before a crop is cut from it, in sides of the crop."""
+CROP_ATTEMPTS = 50
+"""Positions tried for that crop."""
 NOT_FORGED = "not_forged"
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What a sample is made of, as it lies in storage."""
+    """The files that a sample is made of, as they are in storage."""
 
     image: bytes
     mask: bytes | None
@@ -36,7 +37,7 @@ class Files:
 
 
 def files_of(sample: PlannedSample) -> Files:
-    """Read the files of a sample; DataError with reason `changed` for one that is not what the survey saw."""
+    """Read the files of a sample. Raises DataError with reason `changed` for one that is not what the survey read."""
     return Files(
         _read(sample.image, "image"),
         _read(sample.image, "mask") if sample.image["mask"] else None,
@@ -44,29 +45,32 @@ def files_of(sample: PlannedSample) -> Files:
     )
 
 
-def render(sample: PlannedSample, files: Files, source: SourceConfig, stored: ViewsConfig, seed: int) -> dict[str, Any]:
-    """One row of a shard (shards.SCHEMA). Raises DataError with reason `not_forged` for a photograph of which no
-    forgery came about."""
+def render(
+    sample: PlannedSample, files: Files, source: SourceConfig, stored: ViewsConfig, seed: int
+) -> tuple[Row, codecs.Mask]:
+    """One row of a shard (dataset/schema.py), and the pixels of its canonical mask, uint8 (H, W) of 0 and 1.
+
+    Raises DataError with reason `not_forged` for a photograph in which no forgery succeeded.
+    """
     generator = sample_generator(seed, sample.key)
-    item, data = sample.image, files.image
-    image, mask = _pair(item, data, files.mask)
+    item, encoded = sample.image, files.image
+    image, mask = _decode_pair(item, files.image, files.mask)
     recipe: dict[str, object] = {}
-    original = data
     if item["kind"] == PHOTO:
         if sample.kind != "authentic":
             image, mask, recipe = _forge(image, files.donor, sample, source, generator)
         elif source.crop is not None:
-            (image,) = _cut(source.crop, generator, image)
+            (image,) = _crop(source.crop, generator, image)
             mask = np.zeros(image.shape[:2], np.uint8)
         if source.forge.final_quality is not None:
             quality = int(generator.integers(*source.forge.final_quality, endpoint=True))
-            original, recipe = codecs.encode_jpeg(image, quality), recipe | {"final_quality": quality}
-            image = codecs.decode_image(original, sample.key)
+            encoded, recipe = codecs.encode_jpeg(image, quality), recipe | {"final_quality": quality}
+            image = codecs.decode_image(encoded, sample.key)  # JPEG is lossy: the file's pixels are other ones
         elif sample.kind != "authentic" or source.crop is not None:
-            original = codecs.encode_png(image)
-    rendered = views.render_views(original, sample.key, mask, stored.policy, stored.count + 1, generator)
+            encoded = codecs.encode_png(image)
+    rendered = views.render_views(encoded, image, mask, stored.policy, stored.count + 1, generator)
     canonical = rendered[0]
-    return {
+    row: Row = {
         "id": hashlib.sha256(canonical.image_bytes + canonical.mask_bytes).hexdigest()[:32],
         "key": sample.key,
         "source": sample.source,
@@ -77,7 +81,7 @@ def render(sample: PlannedSample, files: Files, source: SourceConfig, stored: Vi
         "perceptual_hash": codecs.difference_hash(image),
         "photo_hash": item["photo_hash"],
         "photo_hash_fine": item["photo_hash_fine"],
-        "jpeg_quality": codecs.jpeg_quality(data),
+        "jpeg_quality": codecs.jpeg_quality(files.image),
         "forged_fraction": float(mask.mean()),
         "forged_pixels": int(mask.sum()),
         "recipe": json.dumps(recipe, sort_keys=True),
@@ -86,10 +90,11 @@ def render(sample: PlannedSample, files: Files, source: SourceConfig, stored: Vi
             for view in rendered
         ],
     }
+    return row, mask
 
 
 def _read(item: dict[str, Any], which: str) -> bytes:
-    """A file of an item; DataError when it is not the one that the survey saw."""
+    """A file of an item; DataError when it is not the one that the survey read."""
     data = masks.read(item[which], storage.read_bytes) if which == "mask" else storage.read_bytes(item[which])
     if hashlib.sha256(data).digest() != item[f"{which}_sha256"]:
         raise DataError(
@@ -99,14 +104,14 @@ def _read(item: dict[str, Any], which: str) -> bytes:
     return data
 
 
-def _pair(item: dict[str, Any], image: bytes, mask: bytes | None) -> tuple[codecs.Image, codecs.Mask]:
+def _decode_pair(item: dict[str, Any], image: bytes, mask: bytes | None) -> tuple[codecs.Image, codecs.Mask]:
     return validation.read_pair(
         image, mask, name=item["image"], mask_name=masks.label(item["mask"]), mask_rule=item["mask_rule"]
     )
 
 
-def _cut(side: int, generator: np.random.Generator, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """The same random square of arrays of one height and width, or all of a dimension that is shorter."""
+def _crop(side: int, generator: np.random.Generator, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The same random square of each of several arrays of one height and width; a shorter dimension is kept whole."""
     extents = arrays[0].shape[:2]
     top, left = (int(generator.integers(max(0, extent - side) + 1)) for extent in extents)
     return [np.ascontiguousarray(array[top : top + side, left : left + side]) for array in arrays]
@@ -114,60 +119,62 @@ def _cut(side: int, generator: np.random.Generator, *arrays: npt.NDArray[Any]) -
 
 def _forge(
     photo: codecs.Image,
-    donated: bytes | None,
+    donor_file: bytes | None,
     sample: PlannedSample,
     source: SourceConfig,
     generator: np.random.Generator,
 ) -> tuple[codecs.Image, codecs.Mask, dict[str, object]]:
-    """A forged image, its mask, and what was drawn.
+    """A forged image, its mask, and the parameters that were drawn.
 
-    A crop is forged with its surroundings and cut afterwards: forged regions then lie anywhere, cut by the border like
-    everything else in a crop. Regions that always lay inside would teach a network to look at the middle.
+    A crop is forged together with its surroundings and cut out afterwards, so that its border may cut the forged
+    region like any other object. If forged regions always lay inside, a network would learn to look at the middle.
     """
-    giver = sample.donor or sample.image
-    donor = photo if donated is None else _pair(giver, donated, None)[0]
-    known = annotations.read(giver, donor.shape[:2])
-    scene, settings = photo, source.forge.settings()
-    least, most = settings.area
+    donor_item = sample.donor or sample.image
+    donor = photo if donor_file is None else _decode_pair(donor_item, donor_file, None)[0]
+    objects = annotations.read(donor_item, donor.shape[:2])
+    target, settings = photo, source.forge.settings()
+    low, high = settings.area
     if source.crop is not None:
-        around = round(SURROUNDINGS * source.crop)
-        donor, known = _cut(around, generator, donor, known)
-        scene = _cut(around, generator, photo)[0] if sample.donor else donor
-        share = min(1.0, source.crop**2 / (scene.shape[0] * scene.shape[1]))
-        settings = dataclasses.replace(settings, area=(least * share, most * share))
+        side = round(SURROUNDINGS * source.crop)
+        donor, objects = _crop(side, generator, donor, objects)
+        target = _crop(side, generator, photo)[0] if sample.donor else donor
+        share = min(1.0, source.crop**2 / (target.shape[0] * target.shape[1]))
+        settings = dataclasses.replace(settings, area=(low * share, high * share))
     try:
-        forged = _forge_once(sample.kind, scene, donor, known, generator, settings)
+        forged = _forge_an_object(sample.kind, target, donor, objects, generator, settings)
     except DataError as error:
         raise DataError(f"{sample.key}: {error}", NOT_FORGED) from error
     recipe = forged.recipe | ({"donor": sample.donor["name"]} if sample.donor else {})
     if source.crop is None:
         return forged.image, forged.mask, recipe
-    for _ in range(CUTS):
-        image, mask = _cut(source.crop, generator, forged.image, forged.mask)
-        if least <= mask.mean() <= most:
+    for _ in range(CROP_ATTEMPTS):
+        image, mask = _crop(source.crop, generator, forged.image, forged.mask)
+        if low <= mask.mean() <= high:
             return image, mask, recipe
     raise DataError(
-        f"{sample.key}: no crop of the forged photograph holds {least:.0%} to {most:.0%} forged pixels;"
-        " widen forge.area",
+        f"{sample.key}: no crop of the forged photograph has {low:.0%} to {high:.0%} forged pixels; widen forge.area",
         NOT_FORGED,
     )
 
 
-def _forge_once(
+def _forge_an_object(
     kind: str,
-    scene: codecs.Image,
+    target: codecs.Image,
     donor: codecs.Image,
-    known: annotations.IndexMap,
+    objects: annotations.IndexMap,
     generator: np.random.Generator,
     settings: forging.ForgeSettings,
 ) -> forging.Forged:
-    """A forgery with one of the known objects where one of them fits, else with a drawn outline."""
-    labels = np.flatnonzero(np.bincount(known.ravel())[1:]) + 1
+    """A forgery with the first of the donor's objects, in random order, that fits; with a random outline if none does.
+
+    `objects` (H, W) numbers the objects of the donor from 1; 0 is background.
+    """
+    labels = np.flatnonzero(np.bincount(objects.ravel())[1:]) + 1
     for label in generator.permutation(labels if kind != "copy_move_outline" else labels[:0]):
         try:
-            chosen = (known == label).astype(np.uint8)
-            forged = forging.forge(kind, scene, donor, generator, settings, chosen)
+            object_mask = (objects == label).astype(np.uint8)
+            forged = forging.forge(kind, target, donor, generator, settings, object_mask)
         except DataError:
-            continue  # its size or shape does not fit; the recipe says which object did
+            continue  # this object is too small, too large or of an unsuitable shape
         return dataclasses.replace(forged, recipe=forged.recipe | {"object": int(label)})
-    return forging.forge(kind, scene, donor, generator, settings)
+    return forging.forge(kind, target, donor, generator, settings)

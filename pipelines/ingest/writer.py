@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -29,6 +28,26 @@ from pipelines.ingest.plan import Plan, PlannedSample, Shard
 from pipelines.runtime import storage
 
 
+@dataclasses.dataclass
+class _Summary:
+    """What a done-marker says of the rows of its shard; filled while they are rendered."""
+
+    rows: int = 0
+    forged: int = 0
+    pixels: int = 0
+    forged_pixels: int = 0
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
+    rejects: list[dataset_rejects.Row] = dataclasses.field(default_factory=list)
+
+    def add(self, row: Row, mask: codecs.Mask) -> None:
+        """Count a row and the pixels of its canonical mask, uint8 (H, W) of 0 and 1."""
+        self.rows += 1
+        self.forged += row["forged_pixels"] > 0
+        self.pixels += row["height"] * row["width"]
+        self.forged_pixels += row["forged_pixels"]
+        self.statistics.add(row, mask)
+
+
 def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, Any]:
     """Render and store one shard of a plan, then its done-marker, which is returned.
 
@@ -43,21 +62,21 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, A
     if marker.get("plan") == wanted and storage.stamp(data_at).size == marker["bytes"]:
         return {**marker, "reused": True}
     started = time.monotonic()
-    statistics, counts, rejects = Statistics(), Counter[str](), list[dataset_rejects.Row]()
-    data = _encode(_rendered(samples, config, seed, rejects), config.row_group, statistics, counts)
+    summary = _Summary()
+    data = _encode(_render_all(samples, config, seed, summary), config.row_group)
     storage.write_bytes(data_at, data)
     marker = {
         "name": shard.name,
         "plan": wanted,
         "source": shard.source,
         "split": shard.split,
-        "rows": counts["rows"],
-        "forged": counts["forged"],
-        "pixels": {"authentic": counts["pixels"] - counts["forged_pixels"], "forged": counts["forged_pixels"]},
+        "rows": summary.rows,
+        "forged": summary.forged,
+        "pixels": {"authentic": summary.pixels - summary.forged_pixels, "forged": summary.forged_pixels},
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "rejects": rejects,
-        "statistics": statistics.to_json(),
+        "rejects": summary.rejects,
+        "statistics": summary.statistics.to_json(),
         "seconds": round(time.monotonic() - started, 3),
     }
     storage.write_bytes(done, json.dumps(marker, indent=1).encode())
@@ -86,30 +105,25 @@ def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, see
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=bytes.hex).encode()).hexdigest()
 
 
-def _rendered(
-    samples: list[PlannedSample], config: BuildConfig, seed: int, rejects: list[dataset_rejects.Row]
-) -> Iterator[Row]:
-    """Rows of a shard, one at a time; what could not be forged is put to `rejects`."""
+def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, summary: _Summary) -> Iterator[Row]:
+    """The rows of a shard one by one, counted in `summary`; what could not be forged is put to its `rejects`."""
     sources = {source.name: source for source in config.sources}
     for sample, files in storage.ahead(render.files_of, samples):
         try:
-            yield render.render(sample, files, sources[sample.source], config.views, seed)
+            row, mask = render.render(sample, files, sources[sample.source], config.views, seed)
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
-            rejects.append(dataset_rejects.row(sample.key, sample.source, "render", error.reason, str(error)))
+            summary.rejects.append(dataset_rejects.row(sample.key, sample.source, "render", error.reason, str(error)))
+            continue
+        summary.add(row, mask)
+        yield row
 
 
-def _encode(rows: Iterator[Row], row_group: int, statistics: Statistics, counts: Counter[str]) -> pa.Buffer:
-    """Rows as Parquet, counted on the way. Not compressed: the bytes inside are compressed images."""
+def _encode(rows: Iterator[Row], row_group: int) -> pa.Buffer:
+    """Rows as a Parquet file. It is not compressed: the bytes inside are compressed images."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False) as writer:
         while group := list(islice(rows, row_group)):
-            for row in group:
-                statistics.add(row, codecs.decode_mask(row["views"][0]["mask"], row["key"]))
-                counts["rows"] += 1
-                counts["forged"] += row["forged_pixels"] > 0
-                counts["pixels"] += row["height"] * row["width"]
-                counts["forged_pixels"] += row["forged_pixels"]
             writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
     return sink.getvalue()

@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from sklearn.datasets import load_sample_images
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import UserError
 from mpc_model.imaging import views
 from mpc_model.imaging.codecs import decode_image, decode_mask, encode_jpeg, encode_mask, encode_png, jpeg_quality
 from mpc_model.imaging.views import VIEW_POLICIES, dihedral, render_views
@@ -289,7 +289,7 @@ def test_what_follows_a_compression_works_on_the_compressed_pixels():
 @pytest.mark.parametrize("original", [encode_jpeg(painted()[0], 83), encode_png(painted()[0])], ids=["jpeg", "png"])
 def test_untouched_views_keep_the_original_file(original):
     mask = painted()[1]
-    rendered = render_views(original, "photo", mask, "release", 12, np.random.default_rng(0))
+    rendered = render_views(original, decode_image(original, "photo"), mask, "release", 12, np.random.default_rng(0))
     assert len(rendered) == 12
     assert rendered[0].ops == []
     assert np.array_equal(decode_mask(rendered[0].mask_bytes, "mask"), mask)
@@ -300,17 +300,29 @@ def test_untouched_views_keep_the_original_file(original):
 
 def test_the_first_views_do_not_depend_on_how_many_are_made():
     image, mask = painted()
-    three = render_views(encode_png(image), "photo", mask, "light", 3, np.random.default_rng(4))
-    five = render_views(encode_png(image), "photo", mask, "light", 5, np.random.default_rng(4))
+    three = render_views(encode_png(image), image, mask, "light", 3, np.random.default_rng(4))
+    five = render_views(encode_png(image), image, mask, "light", 5, np.random.default_rng(4))
     assert five[:3] == three
+
+
+def test_a_jpeg_view_is_decoded_only_where_an_operation_follows(monkeypatch):
+    image, mask = painted()
+    decodings = []
+    imdecode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: decodings.append(args) or imdecode(*args))
+    followed = 0
+    for seed in range(40):
+        view = VIEW_POLICIES["release"](image, mask, np.random.default_rng(seed))
+        followed += "jpeg" in [op["op"] for op in view.ops[:-1]]
+    assert 0 < followed == len(decodings)
 
 
 def test_render_views_refuses_an_unknown_policy_and_a_mask_of_another_size():
     image, mask = painted()
     with pytest.raises(UserError, match="did you mean 'release'"):
-        render_views(encode_png(image), "photo", mask, "relase", 2, np.random.default_rng(0))
-    with pytest.raises(DataError, match=r"photo: .*192, 256.*192, 255"):
-        render_views(encode_png(image), "photo", mask[:, 1:], "light", 2, np.random.default_rng(0))
+        render_views(encode_png(image), image, mask, "relase", 2, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"192, 256.*192, 255"):
+        render_views(encode_png(image), image, mask[:, 1:], "light", 2, np.random.default_rng(0))
 
 
 def test_an_astronaut_without_forgery_keeps_an_empty_mask():

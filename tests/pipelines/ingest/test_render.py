@@ -65,9 +65,10 @@ def rendered(of: SourceConfig, views: int = 0) -> dict[str, Row]:
     rows = {}
     for sample in planned(of):
         try:
-            rows[sample.key] = render.render(
+            rows[sample.key], mask = render.render(
                 sample, render.files_of(sample), of, ViewsConfig(policy="light", count=views), SEED
             )
+            assert np.array_equal(mask, canonical(rows[sample.key])[1])
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
@@ -205,6 +206,30 @@ def test_hash_and_id_are_of_the_view_and_photo_hashes_of_the_photograph(
         assert row["perceptual_hash"] == codecs.difference_hash(np.ascontiguousarray(canonical(row)[0]))
 
 
+@pytest.mark.parametrize(
+    ("layout", "forge", "decoded"),
+    [
+        ("photos", only(""), 1),
+        ("photos", only("remove"), 1),
+        ("photos", only("remove", final_quality=(60, 70)), 2),  # the photograph, and the JPEG file that was made of it
+        ("pairs", ForgeConfig(), 2),  # image and mask
+    ],
+)
+def test_nothing_is_decoded_that_was_just_encoded(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, forge: ForgeConfig, decoded: int
+) -> None:
+    cv2.imwrite(str(tmp_path / "m.png"), np.eye(192, 256, dtype=np.uint8) * 255)
+    (tmp_path / "list.csv").write_text(f"image,mask\n{photos / 'chelsea.png'},m.png\n")
+    of = source(photos if layout == "photos" else tmp_path / "list.csv", layout, forge=forge)
+    sample = planned(of)[0]
+    files = render.files_of(sample)
+    decodings = []
+    imdecode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: decodings.append(args) or imdecode(*args))
+    render.render(sample, files, of, ViewsConfig(count=0), SEED)
+    assert len(decodings) == decoded
+
+
 def test_recipes_name_the_object_and_the_donor(coco: Path) -> None:
     found: Counter[Any] = Counter()
     for kind in KINDS:
@@ -269,7 +294,7 @@ def test_a_row_depends_on_nothing_but_its_sample(coco: Path) -> None:
         found: dict[str, Any] = {}
         for sample in samples:
             try:
-                found[sample.key] = render.render(sample, render.files_of(sample), of, stored, seed)
+                found[sample.key], _ = render.render(sample, render.files_of(sample), of, stored, seed)
             except DataError as error:
                 found[sample.key] = str(error)
         return found
