@@ -65,7 +65,7 @@ def _part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
     where = uris.join(uri, "survey", f"{name}.parquet")
     if storage.exists(where):
         return storage.read_bytes(where)
-    found = [examined(row, files, max_pixels) for row, files in storage.ahead(files_of, rows)]
+    found = [examined(row, files, max_pixels) for row, files in storage.prefetch(files_of, rows)]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(found, schema=SCHEMA), sink)
     data = bytes(sink.getvalue())

@@ -28,8 +28,8 @@ from pipelines.runtime.uris import absolute, is_remote, local_path
 
 T = TypeVar("T")
 R = TypeVar("R")
-_AHEAD = 4
-"""Files, or samples, that are read while others are worked on."""
+_PREFETCH = 4
+"""Items that are loaded in advance, each by a thread of its own."""
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
 
 
@@ -142,17 +142,17 @@ def _beside(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Each item with what `load` reads for it, in order; the next few are read while this one is worked on.
+def prefetch(load: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with the result of `load(item)`, in order; the next few are loaded while the caller handles this one.
 
-    A request to object storage takes some twenty milliseconds whatever its size, as long as a sample's rendering.
+    A request to object storage takes about 20 ms whatever its size, which is as long as a sample's rendering.
     """
     pending: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(_PREFETCH, thread_name_prefix="prefetch") as pool:
         try:
             for item in items:
                 pending.append((item, pool.submit(load, item)))
-                if len(pending) > _AHEAD:
+                if len(pending) > _PREFETCH:
                     done, future = pending.popleft()
                     yield done, future.result()
             while pending:

@@ -135,7 +135,7 @@ def test_a_timeout_that_is_no_number_is_refused(s3: str, monkeypatch: pytest.Mon
         storage.read_bytes(f"{s3}/x")
 
 
-def test_what_is_read_ahead_comes_in_order_and_is_bounded() -> None:
+def test_prefetched_items_come_in_order_and_are_few() -> None:
     """A slow consumer has only a few items waiting; a failure comes in its turn."""
     started: list[int] = []
 
@@ -148,7 +148,7 @@ def test_what_is_read_ahead_comes_in_order_and_is_bounded() -> None:
     found = []
 
     def consume() -> None:
-        for item, loaded in storage.ahead(load, range(100)):
+        for item, loaded in storage.prefetch(load, range(100)):
             found.append((item, loaded))
             assert len(started) <= len(found) + 5
 
