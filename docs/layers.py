@@ -39,7 +39,7 @@ LAYERS = (
     ("mpc_model.localizer", "mpc_model.evaluation"),
     ("mpc_model.nn", "mpc_model.losses", "mpc_model.imaging", "mpc_model.published"),
     ("mpc_model.registry", "mpc_model.card"),
-    ("mpc_model.errors",),
+    ("mpc_model.errors", "mpc_model.moved"),
 )
 """Rooms from the top layer to the lowest. A module may import its own room and the layers below, nothing else."""
 ALLOWED = {

@@ -5,10 +5,14 @@ from mpc_model import Localizer
 
 from typing import TYPE_CHECKING, Any
 
+from mpc_model import moved
+
 if TYPE_CHECKING:
     from mpc_model.localizer import Localizer
 
 __all__ = ["Localizer"]
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
