@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("pipelines.training", "pipelines.search"),
     ("pipelines.ingest", "pipelines.tracking", "pipelines.inference", "pipelines.model_registry"),
-    ("pipelines.config", "pipelines.dataset", "pipelines.artifacts"),
+    ("pipelines.config", "pipelines.dataset", "pipelines.artifacts", "pipelines.commands"),
     ("pipelines.runtime",),
     ("mpc_model", "mpc_model.contrast"),
     ("mpc_model.localizer", "mpc_model.evaluation"),

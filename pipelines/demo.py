@@ -15,6 +15,7 @@ from typing import Any
 
 from mpc_model.imaging import codecs
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
+from pipelines.commands import COMMANDS
 from pipelines.config.recipe import load
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
@@ -24,33 +25,33 @@ from pipelines.ingest import example_photos
 from pipelines.runtime import console, storage, uris
 
 EXAMPLES = 8
+STAGES = ("build", "pretrain", "finetune", "evaluate", "register", "promote", "predict")
+"""The commands that the demo runs, in this order."""
 
 
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
-    from pipelines.build import build
-    from pipelines.evaluate import evaluate
-    from pipelines.finetune import finetune
     from pipelines.model_registry.audit_trail import Refused
-    from pipelines.predict import predict
-    from pipelines.pretrain import pretrain
-    from pipelines.promote import promote
-    from pipelines.register import register
     from pipelines.tracking import results as recorded
     from pipelines.tracking import runs
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
     with runs.running(config, "demo"):
-        for stage in (build, pretrain, finetune, evaluate, register, promote, _examples, predict):
-            name = stage.__name__.strip("_")
+        for name in STAGES:
+            command = COMMANDS[name]
+            if name == "predict":
+                console.say("\n== examples")
+                _write_examples(config)
             console.say(f"\n== {name}")
             started = time.monotonic()
             try:
-                results[name] = recorded.run(config, stage)
+                results[name] = command.call(config)
             except Refused as refused:  # a model worse than the one before it, say: that is what gates are for
                 console.say(f"{name}: {refused}")
+            if command.metrics:
+                recorded.record(config, command, results[name])
             seconds[name] = time.monotonic() - started
     print(_table(config, results, seconds), flush=True)
 
@@ -79,7 +80,7 @@ def _yaml(value: Any) -> str:
     return str(manifest.canonical_json(value), "ascii")
 
 
-def _examples(config: Config) -> str:
+def _write_examples(config: Config) -> None:
     """A folder of test images as files, forged and authentic by turns, for `predict` to read."""
     folder = str(config.predict.input)
     described = manifest.read(str(config.build.output))
@@ -95,7 +96,6 @@ def _examples(config: Config) -> str:
         if not storage.exists(uris.join(folder, name)):
             storage.write_bytes(uris.join(folder, name), row["views"][0]["image"])
     console.say(f"examples: {len(chosen)} test images as files in {folder}")
-    return folder
 
 
 def _beside(command: str) -> str:
@@ -130,7 +130,7 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         *([f"  and of degraded images: {degraded}"] if degraded else []),
         "",
         f"registered {registered['name']} version {registered['version']}, alias {registered['alias']}; {champion}",
-        "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items() if name != "examples"),
+        "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items()),
         "",
         "look at    " + results["evaluate"]["pictures"][0],
         "           " + uris.join(str(config.predict.output), "overlays"),

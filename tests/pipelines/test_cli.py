@@ -9,6 +9,7 @@ import pytest
 
 from mpc_model.errors import DataError, InfrastructureError, MPCError
 from pipelines import cli
+from pipelines.commands import COMMANDS
 
 MPC = Path(sys.executable).with_name("mpc")
 
@@ -16,7 +17,7 @@ MPC = Path(sys.executable).with_name("mpc")
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
     jobs = ["build", "pretrain", "finetune", "tune", "evaluate", "register", "promote", "predict", "demo"]
-    assert set(cli.VERBS) == {*jobs, "inspect", "bench"}
+    assert set(COMMANDS) == {*jobs, "inspect", "bench"}
     for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
         assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
@@ -42,9 +43,9 @@ def test_overrides_may_stand_anywhere(capsys: Any) -> None:
 def test_help_names_every_verb_quickly() -> None:
     done = subprocess.run([MPC, "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for verb, summary in cli.VERBS.items():
+    for verb, command in COMMANDS.items():
         assert f"{verb} " in done.stdout
-        assert summary.split(",")[0].split()[-1] in done.stdout
+        assert command.summary.split(",")[0].split()[-1] in done.stdout
 
 
 @pytest.mark.parametrize(

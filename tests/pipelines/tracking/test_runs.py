@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.build import build
+from pipelines.commands import COMMANDS
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset import manifest
@@ -226,14 +227,14 @@ def test_the_runs_of_a_block_are_shown_below_its_own_which_ends_as_the_block_doe
 def test_a_result_is_recorded_once_with_its_figures_and_its_dataset(built: Config, tmp_path: Path, capsys: Any) -> None:
     config = short(built, tmp_path)
     for _ in range(2):
-        assert results.run(config, build)["fingerprint"]
+        results.record(config, COMMANDS["build"], build(config))
     (run,) = client.client(config).search_runs(["1"])
     described = manifest.read(str(config.build.output))
     assert run.info.status == "FINISHED"
     assert run.data.metrics["build/train_samples"] == described["splits"]["train"]["samples"]
     assert run.inputs.dataset_inputs[0].dataset.digest == described["fingerprint"][:32]
     away = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})})
-    assert results.run(away, build)["fingerprint"]
+    results.record(away, COMMANDS["build"], build(away))
     assert "the result is not in MLflow" in capsys.readouterr().err
 
 

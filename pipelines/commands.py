@@ -1,0 +1,180 @@
+"""The commands of `mpc`, in one table that the command line, tracking and the demo read.
+
+A command is a function of a module that bears its name. Nothing here imports one: the command line answers `--help`,
+and refuses a wrong config, before it imports what does the work.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+JOB_PACKAGES = ("ray", "mlflow")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument besides the config: what argparse's `add_argument` takes."""
+
+    name: str
+    """`--rollback`, or `uri` for one that stands by its place."""
+    help: str
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def keyword(self) -> str:
+        """The parameter of the command's function that gets the value."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. Its function is called as `function(config, **arguments)`."""
+
+    name: str
+    summary: str
+    module: str
+    function: str
+    config: Literal["loaded", "named", "none"] = "loaded"
+    """What the function gets first: a config that was read and checked, the recipe's name and the overrides as they
+    were typed, or nothing."""
+    recipe: str | None = None
+    """The recipe where `--config` is left out; None requires it."""
+    arguments: tuple[Argument, ...] = ()
+    epilog: str = ""
+    """What `--help` adds about it."""
+    sections: tuple[str, ...] = ()
+    """Config sections that it reads, besides the keys at the top."""
+    packages: tuple[str, ...] = JOB_PACKAGES
+    """Packages that it cannot run without and that not every installation has."""
+    metrics: Callable[[dict[str, Any]], dict[str, float]] | None = None
+    """The metrics of a result. tracking/results.py writes them as an MLflow run once the result is there. None: the
+    command keeps no run, or writes its own while it works."""
+    dataset: str = ""
+    """With `metrics`: the config key of the dataset that the result is about."""
+
+    def call(self, *values: Any, **arguments: Any) -> Any:
+        """Import the command's function and call it."""
+        return getattr(importlib.import_module(self.module), self.function)(*values, **arguments)
+
+
+def _build_metrics(manifest: dict[str, Any]) -> dict[str, float]:
+    splits = manifest["splits"].items()
+    return {f"{name}_{key}": split[key] for name, split in splits for key in ("samples", "forged")}
+
+
+def _evaluate_metrics(result: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in result["model"].items() if value is not None}
+
+
+_FLAG = MappingProxyType({"action": "store_true"})
+_TABLE = (
+    Command(
+        "build",
+        "photographs, or images with masks, to a pixel dataset",
+        "pipelines.build",
+        "build",
+        sections=("build", "tracking"),
+        metrics=_build_metrics,
+        dataset="build.output",
+    ),
+    Command(
+        "inspect",
+        "what is in a pixel dataset, whether it is whole, what it shares with another",
+        "pipelines.inspect",
+        "inspect",
+        config="none",
+        arguments=(
+            Argument("uri", "a pixel dataset: a folder or s3:// prefix", {"metavar": "URI"}),
+            Argument("--verify", "read every shard and compare its SHA-256", _FLAG),
+            Argument("--against", "another dataset: list the pictures that both have, or nearly", {"metavar": "OTHER"}),
+            Argument("--page", "write the report to this file (it is also beside the dataset)", {"metavar": "FILE"}),
+        ),
+    ),
+    Command(
+        "pretrain",
+        "stage 1: the backbone, by multi-view pixel contrast",
+        "pipelines.pretrain",
+        "pretrain",
+        sections=("model", "train", "pretrain", "tracking"),
+    ),
+    Command(
+        "finetune",
+        "stage 2: a small head on the frozen features of stage 1",
+        "pipelines.finetune",
+        "finetune",
+        sections=("model", "train", "finetune", "tracking"),
+    ),
+    Command(
+        "tune",
+        "a search over config values: temperature, sampling, learning rate, views",
+        "pipelines.tune",
+        "tune",
+        sections=("build", "model", "train", "pretrain", "finetune", "tune", "tracking"),
+    ),
+    Command(
+        "evaluate",
+        "a model on a test split, beside two baselines, with pictures",
+        "pipelines.evaluate",
+        "evaluate",
+        sections=("evaluate", "tracking"),
+        metrics=_evaluate_metrics,
+        dataset="evaluate.dataset",
+    ),
+    Command(
+        "register",
+        "a model directory, with its metrics and lineage, into the MLflow registry",
+        "pipelines.register",
+        "register",
+        sections=("register", "tracking"),
+    ),
+    Command(
+        "promote",
+        "an alias of the registry, such as champion, to the candidate if the gates hold; or back",
+        "pipelines.promote",
+        "promote",
+        arguments=(
+            Argument("--rollback", "back to the version before; asks no gates", _FLAG),
+            Argument("--dry-run", "say what would happen, and why; change nothing", _FLAG),
+        ),
+        sections=("promote", "tracking"),
+    ),
+    Command(
+        "predict",
+        "a folder or s3:// prefix of images to probability maps and scores",
+        "pipelines.predict",
+        "predict",
+        sections=("predict", "tracking"),
+    ),
+    Command(
+        "bench",
+        "how fast and how large: measured here, written as JSON",
+        "pipelines.bench",
+        "bench",
+        config="none",
+        arguments=(
+            Argument("--group", "what to measure: build (default), train or serve", {"default": "build"}),
+            Argument(
+                "--output",
+                "where the measurements go (default: bench.json)",
+                {"metavar": "FILE", "default": "bench.json"},
+            ),
+            Argument("--quick", "tiny sizes, to see that it runs; the measurements mean nothing", _FLAG),
+        ),
+        epilog="a whole group takes many minutes, and the machine for itself",
+    ),
+    Command(
+        "demo",
+        "the whole pipeline on real photographs, in minutes",
+        "pipelines.demo",
+        "demo",
+        config="named",
+        recipe="demo",
+        sections=(
+            *("build", "model", "train", "pretrain", "finetune", "evaluate", "register", "promote", "predict"),
+            *("tracking", "demo"),
+        ),
+    ),
+)
+COMMANDS = {command.name: command for command in _TABLE}
