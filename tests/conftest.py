@@ -36,7 +36,7 @@ def quick_stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return
     from pipelines.tracking import client
 
-    first, lock_file = str(tmp_path_factory.mktemp("first") / "mlflow.db"), client._lock_file
+    first, lock_file = str(tmp_path_factory.mktemp("first") / "mlflow.db"), client._open_lock_file
 
     def copied(database: str) -> IO[str]:
         lock = lock_file(database)
@@ -46,7 +46,7 @@ def quick_stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return lock
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "_lock_file", copied)
+        patch.setattr(client, "_open_lock_file", copied)
         yield
 
 

@@ -1,8 +1,16 @@
-"""Whose turn it is to write to the registry: one process at a time, wherever the registry is.
+"""The lock of a registered model, or of one alias: one process at a time writes to it, wherever the registry is.
 
-MLflow moves aliases and adds versions without comparing. What it does do once only, whoever asks and through whichever
-server, is to make a registered model of one name: so a model named <what>.turn-000001, which exists for as long as the
-turn lasts, is the turn. Whoever has it looks once more at what was decided upon before writing.
+MLflow moves aliases and adds versions without comparing. It makes a registered model of a given name only once, however
+many ask at the same time and through whichever server. So the lock is a registered model of its own:
+
+    <what>.turn-000001     with the tag mpc.turn, for as long as the lock is held
+
+1. Wait until there is no such entry, or until the ones that are there did not change for PATIENCE_SECONDS.
+2. Create the entry with the next number, then look again. Where an entry is there that was not seen in step 1, another
+   process did the same at the same time: delete the own entry, wait for a random time and begin anew.
+3. Otherwise the lock is held. Afterwards delete the own entry, and those of dead holders that step 1 found.
+
+Whoever holds the lock reads once more what its decision rests on, and then writes.
 """
 
 import random
@@ -10,74 +18,89 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from pipelines.model_registry import audit_trail
-from pipelines.runtime import console
+from pipelines.runtime import console, lock
 
 PATIENCE_SECONDS = 300.0
-"""A turn that was left for so long has lost its holder: it takes a few requests, each tried for a minute or so."""
+"""An entry that is there for so long has lost its holder, which needs it for a few requests of a minute at most."""
 PAUSE_SECONDS = 0.2
-_MARK = "mpc.turn"  # a tag of what was made here: nothing else is waited for, or deleted
+_TAG = "mpc.turn"  # of entries that were made here: no other is waited for, or deleted
+
+Entries: TypeAlias = dict[int, int]
+"""The entries of a lock: number to time of creation, which tells a new entry from an old one of the same number."""
 
 
 @contextmanager
 def held(registry: MlflowClient, what: str, verb: str) -> Iterator[None]:
-    """Be the only one who writes to `what` (a model, or model.alias) while the block runs; waits for another's end.
+    """Hold the lock of `what` (a model, or model.alias) while the block runs; waits until another has released it.
 
-    A turn that was left behind (its holder was killed in that moment) is passed over after PATIENCE_SECONDS; should
-    its holder only have slept, both may write. `verb` says on the terminal who waits.
+    The lock of a dead holder is taken over after PATIENCE_SECONDS. Should that holder only have slept, both may write.
+    `verb` is the command that says on the terminal that it waits.
     """
+    numbers = _acquire(registry, what, verb)
+    try:
+        yield
+    finally:
+        _release(registry, what, numbers)
+
+
+def _acquire(registry: MlflowClient, what: str, verb: str) -> list[int]:
+    """Acquire the lock; the numbers of the entries to delete at the end."""
     while True:
-        left = _wait(registry, what, verb)
-        number = 1 + max(_named(registry, what), default=0)
-        said = f"{audit_trail.who()} is writing to {what}. If nobody is, delete this entry."
+        abandoned = _wait_for_holder(registry, what, verb)
+        number = 1 + max(_models(registry, what), default=0)
+        description = f"{audit_trail.who()} is writing to {what}. If nobody is, delete this entry."
         try:
-            made = registry.create_registered_model(_name(what, number), {_MARK: verb}, said)
+            created = registry.create_registered_model(_name(what, number), {_TAG: verb}, description)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             continue
-        over = [number]
         try:
-            if _turns(registry, what) == left | {number: made.creation_timestamp}:
-                over += left
-                yield
-                return
-        finally:
-            with suppress(MlflowException):  # it must not hide a failure; the next one waits, then passes over it
-                for one in over:
-                    registry.delete_registered_model(_name(what, one))
-        time.sleep(random.uniform(0, 2 * PAUSE_SECONDS))  # two found each other there: both step back
+            alone = _entries(registry, what) == abandoned | {number: created.creation_timestamp}
+        except BaseException:
+            _release(registry, what, [number])
+            raise
+        if alone:
+            return [number, *abandoned]
+        _release(registry, what, [number])
+        time.sleep(random.uniform(0, 2 * PAUSE_SECONDS))
 
 
-def _wait(registry: MlflowClient, what: str, verb: str) -> dict[int, int]:
-    """Return when nobody has the turn, with those that were left behind."""
-    seen, until = dict[int, int](), 0.0
-    while turns := _turns(registry, what):
-        if turns != seen:
-            if not seen:
-                console.say(f"{verb}: another one is at it ({_name(what, max(turns))}); waiting for it to be done")
-            seen, until = turns, time.monotonic() + PATIENCE_SECONDS
-        elif time.monotonic() > until:
-            return turns
-        time.sleep(PAUSE_SECONDS)
-    return {}
+def _release(registry: MlflowClient, what: str, numbers: list[int]) -> None:
+    with suppress(MlflowException):  # it must not hide a failure; the next process waits for PATIENCE_SECONDS
+        for number in numbers:
+            registry.delete_registered_model(_name(what, number))
 
 
-def _turns(registry: MlflowClient, what: str) -> dict[int, int]:
-    """The turns that are there: number to time of creation, which tells a new one from an old one of that number."""
-    return {number: one.creation_timestamp for number, one in _named(registry, what).items() if _MARK in one.tags}
+def _wait_for_holder(registry: MlflowClient, what: str, verb: str) -> Entries:
+    """Return when the lock is free, or its holder is dead; the entries that it left."""
+    if entries := _entries(registry, what):
+        name = _name(what, max(entries))
+        console.say(f"{verb}: another process is writing to {what} ({name}); waiting until it is done")
+    return (
+        lock.wait_for_release(
+            lambda: _entries(registry, what) or None, lambda entries: None, PATIENCE_SECONDS, PAUSE_SECONDS
+        )
+        or {}
+    )
 
 
-def _named(registry: MlflowClient, what: str) -> dict[int, RegisteredModel]:
-    """All that is named like a turn, by number."""
+def _entries(registry: MlflowClient, what: str) -> Entries:
+    return {number: model.creation_timestamp for number, model in _models(registry, what).items() if _TAG in model.tags}
+
+
+def _models(registry: MlflowClient, what: str) -> dict[int, RegisteredModel]:
+    """All registered models that are named like an entry of this lock, by number."""
     pattern = re.compile(re.escape(f"{what}.turn-") + r"(\d+)")
-    found = registry.search_registered_models(f"name LIKE '{what}.turn-%'")
-    return {int(match[1]): model for model in found if (match := pattern.fullmatch(model.name))}
+    models = registry.search_registered_models(f"name LIKE '{what}.turn-%'")
+    return {int(match[1]): model for model in models if (match := pattern.fullmatch(model.name))}
 
 
 def _name(what: str, number: int) -> str:

@@ -7,9 +7,7 @@ Each function takes an `s3://bucket/key` location and raises FileNotFoundError w
 import functools
 import io
 import os
-import random
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -32,12 +30,12 @@ from pyarrow import fs as pafs
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.runtime import console
+from pipelines.runtime.retry import Backoff, retry
 
 T = TypeVar("T")
-_TRIES, _FIRST_PAUSE, _LONGEST_PAUSE = 8, 0.5, 16.0  # seconds; some 36 in all before giving up
+_BACKOFF = Backoff(first=0.5, longest=16.0, attempts=8, jitter=0.5)  # about 36 seconds in all before giving up
 _BLOCK = 8 << 20  # bytes of one request of `Blocks`
 _KEYS = 1000  # that one listing or deletion can name
-_pauses = random.Random()  # of its own: pauses must not disturb anything seeded, and differ between workers
 
 
 class Stamp(NamedTuple):
@@ -78,7 +76,7 @@ def _arrow(settings: _Settings) -> pafs.S3FileSystem:
         region=settings.region or ("us-east-1" if settings.endpoint else None),
         connect_timeout=min(10.0, settings.timeout),
         request_timeout=settings.timeout,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_BACKOFF.attempts),
     )
 
 
@@ -87,7 +85,7 @@ def _client(settings: _Settings) -> Any:
     config = BotoConfig(
         connect_timeout=min(10.0, settings.timeout),
         read_timeout=settings.timeout,
-        retries={"total_max_attempts": 1},  # `_persistently` tries again: one rule, and one that says so
+        retries={"total_max_attempts": 1},  # `_with_retries` tries again, by one rule, and says so
         max_pool_connections=32,
         s3={"addressing_style": "path" if settings.endpoint else "auto"},
     )
@@ -120,34 +118,41 @@ _PASSING = (
 )
 
 
-def _persistently(uri: str, request: Callable[[Any, str, str], T]) -> T:
+class _PassingError(Exception):
+    """A failure that may pass, in words for the user."""
+
+
+def _with_retries(uri: str, request: Callable[[Any, str, str], T]) -> T:
     """The result of `request(client, bucket, key)`, tried again while it fails for a passing reason.
 
     Raises FileNotFoundError when nothing is there; UserError for credentials and buckets; InfrastructureError after the
-    last try, or at once for a refusal that will not change.
+    last attempt, or at once for a refusal that will not change.
     """
     bucket, key = _split(uri)
-    for failures in range(1, _TRIES + 1):
+
+    def attempt() -> T:
         try:
             return request(_client(_settings()), bucket, key)
         except ClientError as error:
-            seen = _answered(uri, error)
+            raise _PassingError(_passing_reason(uri, error)) from error
         except ParamValidationError as error:
             raise UserError(f"cannot use {uri}: {' '.join(str(error).split())}") from None
         except _PASSING as error:
-            seen = " ".join(str(error).split())
+            raise _PassingError(" ".join(str(error).split())) from error
         except BotoCoreError as error:  # the rest of them: no credentials, no such profile
             raise UserError(f"S3 cannot be used for {uri}: {error}; check the AWS variables") from None
-        if failures == _TRIES:
-            break
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)) * _pauses.uniform(0.5, 1)
+
+    def before_pause(error: Exception, failures: int, pause: float) -> None:
         if failures >= 3:
-            console.say(f"storage: {uri} does not answer as it should ({seen}), trying again in {pause:.1f} s")
-        time.sleep(pause)
-    raise InfrastructureError(f"storage failed at {uri} {_TRIES} times, at last with: {seen}")
+            console.say(f"storage: {uri} does not answer as it should ({error}), trying again in {pause:.1f} s")
+
+    try:
+        return retry(attempt, _PassingError, _BACKOFF, before_pause)
+    except _PassingError as error:
+        raise InfrastructureError(f"storage failed at {uri} {_BACKOFF.attempts} times, at last with: {error}") from None
 
 
-def _answered(uri: str, error: ClientError) -> str:
+def _passing_reason(uri: str, error: ClientError) -> str:
     """What S3 answered, when asking again may help; raises what it means otherwise."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -167,13 +172,13 @@ def _answered(uri: str, error: ClientError) -> str:
 
 def get(uri: str) -> bytes:
     """The whole object."""
-    return _persistently(uri, _get)
+    return _with_retries(uri, _get)
 
 
 def put(uri: str, data: bytes) -> None:
     """Write the whole object."""
     body = bytes(data)  # no copy, but of the Arrow buffers that callers may pass as well
-    _persistently(uri, lambda client, bucket, key: client.put_object(Bucket=bucket, Key=key, Body=body))
+    _with_retries(uri, lambda client, bucket, key: client.put_object(Bucket=bucket, Key=key, Body=body))
 
 
 def _get(client: Any, bucket: str, key: str, **conditions: str) -> bytes:
@@ -201,7 +206,7 @@ class Blocks(io.RawIOBase):
         if not self._block and self._at < self._size:
             part = f"bytes={self._at}-{min(self._at + _BLOCK, self._size) - 1}"
             read = functools.partial(_get, Range=part, IfMatch=self._version)
-            self._block = memoryview(_persistently(self._uri, read))
+            self._block = memoryview(_with_retries(self._uri, read))
             self._at += len(self._block)
         count = min(len(buffer), len(self._block))
         buffer[:count], self._block = self._block[:count], self._block[count:]
@@ -224,7 +229,7 @@ def create(uri: str, data: bytes) -> bool:
             raise
 
     try:
-        _persistently(uri, put_new)
+        _with_retries(uri, put_new)
     except FileExistsError:
         found = head(uri)
         return found is not None and found["Metadata"] == mark
@@ -245,7 +250,7 @@ def objects(uri: str, limit: int = _KEYS, markers: bool = False) -> Iterator[tup
 
     bucket, prefix = _split(uri)
     while True:
-        answer = _persistently(uri, page)
+        answer = _with_retries(uri, page)
         for item in answer.get("Contents", ()):
             empty = False
             if markers or not item["Key"].endswith("/"):
@@ -267,7 +272,7 @@ def head(uri: str) -> dict[str, Any] | None:
         return answer
 
     try:
-        return _persistently(uri, request)
+        return _with_retries(uri, request)
     except FileNotFoundError:
         return None
 
@@ -287,14 +292,14 @@ def delete(uri: str) -> None:
     """Remove an object, or all below a prefix; nothing happens when neither is there."""
     if head(uri) is not None:
         with suppress(FileNotFoundError):  # the second try after a lost answer, on servers that mind
-            _persistently(uri, lambda client, bucket, key: client.delete_object(Bucket=bucket, Key=key))
+            _with_retries(uri, lambda client, bucket, key: client.delete_object(Bucket=bucket, Key=key))
         return
     try:
         found = [location for location, _ in objects(uri, markers=True)]
     except FileNotFoundError:
         return
     for start in range(0, len(found), _KEYS):
-        _persistently(uri, functools.partial(_delete, locations=found[start : start + _KEYS]))
+        _with_retries(uri, functools.partial(_delete, locations=found[start : start + _KEYS]))
 
 
 def _delete(client: Any, bucket: str, _key: str, locations: list[str]) -> None:

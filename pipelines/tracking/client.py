@@ -1,12 +1,11 @@
-"""The client of an MLflow store: what it fails with in our words, and whose turn it is to make an SQLite file."""
+"""The client of an MLflow store: its failures as ours, and the lock under which an SQLite store is made."""
 
 import errno
-import fcntl
 import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, ParamSpec, TypeVar
 
 import mlflow
@@ -19,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
-from pipelines.runtime import signals, tracking_uri, uris
+from pipelines.runtime import lock, signals, tracking_uri, uris
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -67,8 +66,8 @@ def client(config: Config) -> MlflowClient:
 
 
 @contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Nobody else makes the tables of an SQLite file meanwhile: two who did would leave half of them for ever.
+def _lock_held(uri: str) -> Iterator[None]:
+    """Hold the lock of an SQLite store while its tables are made: two processes at once would leave half of them.
 
     UserError where there can be no such file.
     """
@@ -77,18 +76,16 @@ def _alone(uri: str) -> Iterator[None]:
         yield
         return
     try:
-        lock = _lock_file(database)
+        file = _open_lock_file(database)
     except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise UserError(
             f"tracking.uri: there can be no database at {database} ({error.strerror}); name another file"
         ) from None
-    with lock:
-        if lock.writable():
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+    with file, lock.held_file(file) if file.writable() else nullcontext():  # who may only read makes no tables
         yield
 
 
-def _lock_file(database: str) -> IO[str]:
+def _open_lock_file(database: str) -> IO[str]:
     folder = os.path.dirname(database)
     os.makedirs(folder, exist_ok=True)
     if os.path.isdir(database):
@@ -98,13 +95,13 @@ def _lock_file(database: str) -> IO[str]:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
                 raise FileExistsError(errno.EEXIST, "it is another kind of file")
     if os.path.exists(database) and not os.access(folder, os.W_OK):
-        return open(database)  # who may only read makes no tables
+        return open(database)
     return open(f"{database}.lock", "w")
 
 
 @functools.cache
 def _client(uri: str) -> MlflowClient:
-    with signals.defer_interrupts(), _translate_errors(uri), _alone(uri):
+    with signals.defer_interrupts(), _translate_errors(uri), _lock_held(uri):
         found = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     return found

@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, lease, storage, uris
+from pipelines.runtime import cluster, console, lease, lock, storage, uris
 from pipelines.training import loop, ray_callbacks, validation, worker_context
 from pipelines.training.stage import Stage
 
@@ -50,7 +50,14 @@ def run(
     filesystem, path = storage.resolve(scratch)
     final = cluster.queue_here()  # of failures that no retry can mend
     failures = config.train.max_failures
-    told = {"config": config, "stage": stage, "run_id": run_id, "output": output, "job": lease.me(), "final": final}
+    told = {
+        "config": config,
+        "stage": stage,
+        "run_id": run_id,
+        "output": output,
+        "job": lock.holder_id(),
+        "final": final,
+    }
     try:
         with cluster.listening(partial(_hear, on_epoch)) as lines, _own_interrupts():
             trainer = TorchTrainer(

@@ -10,6 +10,19 @@ from typing import Any
 import torch
 
 from mpc_model.localizer import Localizer, ModelSpec
+from pipelines.runtime.retry import Clock
+
+
+class FakeClock:
+    """A clock that does not wait: the time passes by `sleep`, which is recorded, and by what is added to `seconds`."""
+
+    def __init__(self) -> None:
+        self.seconds, self.pauses = 0.0, list[float]()
+        self.clock = Clock(lambda: self.seconds, self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.seconds += seconds
 
 
 def tree(folder: str | Path) -> dict[str, str]:

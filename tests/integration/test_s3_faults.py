@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from pipelines.runtime import console, s3, storage
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses and a short patience, so that failures cost little time."""
-    monkeypatch.setattr(s3, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(s3, "_BACKOFF", replace(s3._BACKOFF, first=0.02))
     monkeypatch.setenv("MPC_S3_TIMEOUT", "1")
 
 

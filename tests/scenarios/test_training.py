@@ -18,7 +18,7 @@ from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
-from pipelines.runtime import lease, storage
+from pipelines.runtime import lease, lock, storage
 from pipelines.tracking import client as tracking_client
 from pipelines.tracking import runs
 from pipelines.training import loop, validation, worker_context
@@ -105,7 +105,7 @@ def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, t
             config,
             Pretraining,
             run_id,
-            worker_context.Host(check=lambda: lease.check(output, lease.me())),
+            worker_context.Host(check=lambda: lease.check(output, lock.holder_id())),
             stop_after=1,
         )
         assert checkpoint.steps(output) == [1]

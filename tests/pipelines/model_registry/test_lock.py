@@ -49,7 +49,7 @@ def test_several_who_come_at_once_have_it_one_after_the_other(registry: MlflowCl
 
 
 def test_one_that_was_left_behind_is_passed_over(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.create_registered_model("m.champion.turn-000001", {lock._MARK: "promote"})
+    registry.create_registered_model("m.champion.turn-000001", {lock._TAG: "promote"})
     monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.3)
     with lock.held(registry, "m.champion", "promote"):
         assert "m.champion.turn-000002" in turns(registry)
@@ -58,8 +58,8 @@ def test_one_that_was_left_behind_is_passed_over(registry: MlflowClient, monkeyp
 
 def test_one_that_appears_beside_ones_own_is_seen(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another passed over a turn that was left behind, while this one found none there any more."""
-    other, real = "m.champion.turn-000002", lock._wait
-    registry.create_registered_model(other, {lock._MARK: "promote"})
+    other, real = "m.champion.turn-000002", lock._wait_for_holder
+    registry.create_registered_model(other, {lock._TAG: "promote"})
     looks = list[int]()
 
     def wait(*told: object) -> dict[int, int]:
@@ -69,7 +69,7 @@ def test_one_that_appears_beside_ones_own_is_seen(registry: MlflowClient, monkey
         registry.delete_registered_model(other)
         return real(registry, "m.champion", "promote")
 
-    monkeypatch.setattr(lock, "_wait", wait)
+    monkeypatch.setattr(lock, "_wait_for_holder", wait)
     with lock.held(registry, "m.champion", "promote"):
         assert len(looks) == 2
         assert turns(registry) == ["m.champion.turn-000001"]
