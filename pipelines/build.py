@@ -7,7 +7,6 @@ a marker when it is done, so the result does not depend on how many workers ther
 interrupted.
 """
 
-import dataclasses
 import json
 import re
 from collections import Counter, defaultdict
@@ -19,9 +18,12 @@ import pyarrow as pa
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from pipelines.config.root import Config
-from pipelines.dataset import manifest, reader, report
+from pipelines.dataset import reader, report
 from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset.counts import Statistics
+from pipelines.dataset.duplicates import NearDuplicates
+from pipelines.dataset.manifest import FILE_NAME, Manifest, PixelCounts, ShardEntry, SourceCounts, SplitCounts
+from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SPLITS
 from pipelines.ingest import listing, screening, survey, writer
 from pipelines.ingest import plan as planning
@@ -34,7 +36,7 @@ _SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)")
 _PARTS = re.compile(r"[\w-]+\.(parquet|json|html)\.[0-9a-f]{8}\.part")
 
 
-def build(config: Config) -> dict[str, Any]:
+def build(config: Config) -> Manifest:
     """Build the dataset of `config.build` and return its manifest; a finished one is reused.
 
     Raises UserError for sources that cannot be read, when another dataset is at the output, and when another build is
@@ -76,8 +78,8 @@ class _Asked:
 
 
 def _build(
-    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[dataset_rejects.Row], held: lease.Lease
-) -> dict[str, Any]:
+    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[Reject], held: lease.Lease
+) -> Manifest:
     """Everything between good items and a finished dataset."""
     settings, listed = config.build, asked.samples.total()
     dataset_rejects.write(rejects, uri)
@@ -94,39 +96,37 @@ def _build(
     if written + len(rejects) != listed:
         raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
     held.check()
-    kept = dataset_rejects.write(rejects, uri)
+    rejects_digest = dataset_rejects.write(rejects, uri)
     screening.check(settings, rejects, listed)
-    result = _manifest_content(config, asked, markers, rejects, statistics)
-    result |= {"near_duplicates": dataclasses.asdict(near), "rejects": kept}
-    result["fingerprint"] = manifest.fingerprint(result)
+    manifest = _manifest(config, asked, markers, rejects, statistics, near, rejects_digest)
     _tidy(plan, uri)
-    page = report.dataset_page(result, statistics, rejects, reader.spread(uri, result), near)
+    page = report.dataset_page(manifest, statistics, rejects, reader.spread(uri, manifest), near)
     storage.write_bytes(uris.join(uri, "report.html"), page.encode())
     survey.forget(uri)
-    manifest.write(uri, result)
+    manifest.write(uri)
     if rejects:
         console.say(
             f"build: {len(rejects)} of {listed} samples left out; {uris.join(uri, dataset_rejects.REJECTS)} says why"
         )
-    return manifest.read(uri)
+    return Manifest.read(uri)
 
 
-def _finished(uri: str, asked: _Asked) -> dict[str, Any] | None:
+def _finished(uri: str, asked: _Asked) -> Manifest | None:
     """The manifest of the finished dataset that was asked for; None where there is none.
 
     Raises UserError when it is of another config or of other files, or of files that were replaced since.
     """
-    if not manifest.exists(uri):
+    if not Manifest.exists(uri):
         return None
-    found = manifest.read(uri)
-    built = storage.stamp(uris.join(uri, manifest.MANIFEST)).mtime_ns
-    if found["asked"] != asked.digest:
+    manifest = Manifest.read(uri)
+    built = storage.stamp(uris.join(uri, FILE_NAME)).mtime_ns
+    if manifest.request != asked.digest:
         problem = "a dataset of another config or other files"
     elif asked.changed > built + (0 if asked.remote == uris.is_remote(uri) else _CLOCKS_DIFFER):
         problem = "a dataset of files that were changed since it was built"
     else:
         console.say("build: reusing the finished dataset")
-        return found
+        return manifest
     raise UserError(f"{uri} holds {problem}, and datasets are never changed; name another build.output, or delete it")
 
 
@@ -164,46 +164,52 @@ def _tidy(plan: Plan, uri: str) -> None:
             storage.delete(stray)
 
 
-def _manifest_content(
+def _manifest(
     config: Config,
     asked: _Asked,
     markers: list[dict[str, Any]],
-    rejects: list[dataset_rejects.Row],
+    rejects: list[Reject],
     statistics: Statistics,
-) -> dict[str, Any]:
+    near: NearDuplicates,
+    rejects_digest: str,
+) -> Manifest:
     settings = config.build
-    by_source: dict[str, Any] = {
-        source.name: {"repeat": source.repeat, "listed": asked.samples[source.name], "samples": 0, "rejected": 0}
-        for source in settings.sources
-    }
-    by_split: dict[str, Any] = defaultdict(lambda: {"samples": 0, "forged": 0, "pixels": {"authentic": 0, "forged": 0}})
-    for reject in rejects:
-        by_source[reject["source"]]["rejected"] += 1
+    written, rejected = Counter[str](), Counter(reject["source"] for reject in rejects)
+    splits: dict[str, Counter[str]] = defaultdict(Counter)
     for marker in markers:
-        by_source[marker["source"]]["samples"] += marker["rows"]
-        split = by_split[marker["split"]]
-        split["samples"] += marker["rows"]
-        split["forged"] += marker["forged"]
-        for name, count in marker["pixels"].items():
-            split["pixels"][name] += count
-    described = settings.model_dump(mode="json", exclude={"output"})
-    return {
-        "schema_version": manifest.SCHEMA_VERSION,
-        "config": described,
-        "config_digest": manifest.digest(described),
-        "asked": asked.digest,
-        "seed": config.seed,
-        "row_group": settings.row_group,
-        "views": settings.views.count + 1,
-        "sources": by_source,
-        "splits": dict(by_split),
-        "shards": [
-            {key: marker[key] for key in ("name", "split", "source", "rows", "bytes", "sha256")} for marker in markers
-        ],
-        "statistics": statistics.to_json(),
-    }
+        written[marker["source"]] += marker["rows"]
+        splits[marker["split"]].update(samples=marker["rows"], forged=marker["forged"])
+        splits[marker["split"]].update({f"{name} pixels": count for name, count in marker["pixels"].items()})
+    return Manifest(
+        config=settings.model_dump(mode="json", exclude={"output"}),
+        request=asked.digest,
+        seed=config.seed,
+        row_group=settings.row_group,
+        views=settings.views.count + 1,
+        sources={
+            source.name: SourceCounts(
+                repeat=source.repeat,
+                listed=asked.samples[source.name],
+                samples=written[source.name],
+                rejected=rejected[source.name],
+            )
+            for source in settings.sources
+        },
+        splits={
+            name: SplitCounts(
+                samples=counts["samples"],
+                forged=counts["forged"],
+                pixels=PixelCounts(authentic=counts["authentic pixels"], forged=counts["forged pixels"]),
+            )
+            for name, counts in splits.items()
+        },
+        shards=[ShardEntry(**{key: marker[key] for key in ShardEntry.model_fields}) for marker in markers],
+        statistics=statistics.to_json(),
+        near_duplicates=near,
+        rejects=rejects_digest,
+    )
 
 
-def _counts(found: dict[str, Any]) -> str:
-    parts = [f"{name} {found['splits'][name]['samples']}" for name in SPLITS if name in found["splits"]]
-    return f"{', '.join(parts)} samples, fingerprint {found['fingerprint'][:12]}"
+def _counts(manifest: Manifest) -> str:
+    parts = [f"{name} {manifest.splits[name].samples}" for name in SPLITS if name in manifest.splits]
+    return f"{', '.join(parts)} samples, fingerprint {manifest.fingerprint[:12]}"

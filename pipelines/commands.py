@@ -48,7 +48,7 @@ class Command:
     """Config sections that it reads, besides the keys at the top."""
     packages: tuple[str, ...] = JOB_PACKAGES
     """Packages that it cannot run without and that not every installation has."""
-    metrics: Callable[[dict[str, Any]], dict[str, float]] | None = None
+    metrics: Callable[[Any], dict[str, float]] | None = None
     """The metrics of a result. tracking/results.py writes them as an MLflow run once the result is there. None: the
     command keeps no run, or writes its own while it works."""
     dataset: str = ""
@@ -59,9 +59,12 @@ class Command:
         return getattr(importlib.import_module(self.module), self.function)(*values, **arguments)
 
 
-def _build_metrics(manifest: dict[str, Any]) -> dict[str, float]:
-    splits = manifest["splits"].items()
-    return {f"{name}_{key}": split[key] for name, split in splits for key in ("samples", "forged")}
+def _build_metrics(manifest: Any) -> dict[str, float]:
+    """`manifest` is a pipelines.dataset.manifest.Manifest, which this table does not import."""
+    metrics = dict[str, float]()
+    for name, split in manifest.splits.items():
+        metrics |= {f"{name}_samples": split.samples, f"{name}_forged": split.forged}
+    return metrics
 
 
 def _evaluate_metrics(result: dict[str, Any]) -> dict[str, float]:

@@ -18,11 +18,12 @@ from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.commands import COMMANDS
 from pipelines.config.recipe import load
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import SPLITS
 from pipelines.ingest import example_photos
 from pipelines.runtime import console, storage, uris
+from pipelines.runtime.canonical import canonical_json
 
 EXAMPLES = 8
 STAGES = ("build", "pretrain", "finetune", "evaluate", "register", "promote", "predict")
@@ -77,14 +78,14 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
 
 
 def _yaml(value: Any) -> str:
-    return str(manifest.canonical_json(value), "ascii")
+    return str(canonical_json(value), "ascii")
 
 
 def _write_examples(config: Config) -> None:
     """A folder of test images as files, forged and authentic by turns, for `predict` to read."""
     folder = str(config.predict.input)
-    described = manifest.read(str(config.build.output))
-    reader = ShardReader(str(config.build.output), described, "test")
+    manifest = Manifest.read(str(config.build.output))
+    reader = ShardReader(str(config.build.output), manifest, "test")
     by_kind: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for group in range(len(reader.sizes)):
         for row in reader.read(group, ("id", "kind", "views")):
@@ -106,8 +107,8 @@ def _beside(command: str) -> str:
 def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -> str:
     """What happened, in twenty lines."""
     dataset, figures, registered = results["build"], results["evaluate"], results["register"]
-    splits = ", ".join(f"{name} {dataset['splits'][name]['samples']}" for name in SPLITS)
-    lines = ["", f"dataset    {splits} samples; fingerprint {dataset['fingerprint'][:12]}"]
+    splits = ", ".join(f"{name} {dataset.splits[name].samples}" for name in SPLITS)
+    lines = ["", f"dataset    {splits} samples; fingerprint {dataset.fingerprint[:12]}"]
     for stage in ("pretrain", "finetune"):
         losses = results[stage]["losses"]
         path = " -> ".join(f"{loss:.3g}" for loss in losses)

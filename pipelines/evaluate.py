@@ -18,7 +18,8 @@ from pipelines.artifacts import record as outputs
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.artifacts.record import METRICS
 from pipelines.config.root import Config
-from pipelines.dataset import leakage, manifest
+from pipelines.dataset import leakage
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.inference.scorer import METHODS, Scorer, decode_row
 from pipelines.runtime import console, storage, uris
@@ -35,19 +36,19 @@ def evaluate(config: Config) -> dict[str, Any]:
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
     for name in settings.robustness:
         DEGRADATIONS.require(name)
-    described = manifest.read(dataset)
-    reader = ShardReader(dataset, described, settings.split)
-    if not described["splits"][settings.split]["forged"]:
+    manifest = Manifest.read(dataset)
+    reader = ShardReader(dataset, manifest, settings.split)
+    if not manifest.splits[settings.split].forged:
         raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
     localizer = load_model(model)
     require_head(localizer, model)
-    doubts = leakage.warnings(localizer.card, dataset, described, settings.split)
+    doubts = leakage.warnings(localizer.card, dataset, manifest, settings.split)
     for doubt in doubts:
         console.say(f"evaluate: WARNING: {doubt}")
     threshold = localizer.spec.threshold
     identity = {
         "model": model_digest(model),
-        "dataset": described["fingerprint"],
+        "dataset": manifest.fingerprint,
         "split": settings.split,
         "robustness": sorted(settings.robustness),
     }
@@ -55,7 +56,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     if record.finished:
         console.say(f"evaluate: reusing the finished evaluation at {output}")
         return record.results
-    rows = _score_all(config, model, dataset, described, len(reader.sizes))
+    rows = _score_all(config, model, dataset, manifest, len(reader.sizes))
     summaries = {name: _summary([row[name] for row in rows]) for name in METHODS}
     kinds = sorted({row["kind"] for row in rows if row["kind"] != "authentic"})
     figures = {
@@ -67,7 +68,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "threshold": threshold,
         "dataset": dataset,
         "split": settings.split,
-        "fingerprint": described["fingerprint"],
+        "fingerprint": manifest.fingerprint,
         "warnings": doubts,
     }
     listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
@@ -87,9 +88,7 @@ def summary_line(summary: dict[str, Any], threshold: float) -> str:
     )
 
 
-def _score_all(
-    config: Config, model: str, dataset: str, described: dict[str, Any], groups: int
-) -> list[dict[str, Any]]:
+def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, groups: int) -> list[dict[str, Any]]:
     """Score every sample of the split, one row group a task, on a pool of workers that each hold the model."""
     from pipelines.runtime import cluster
 
@@ -99,10 +98,10 @@ def _score_all(
     items = ray.data.from_items([{"group": group} for group in range(groups)], override_num_blocks=groups)
     scored = items.map(
         Scorer,
-        fn_constructor_args=(model, dataset, described, config.evaluate, config.seed),
+        fn_constructor_args=(model, dataset, manifest, config.evaluate, config.seed),
         **cluster.model_pool(groups),
     )
-    total = described["splits"][config.evaluate.split]["samples"]
+    total = manifest.splits[config.evaluate.split].samples
     progress = console.Progress("evaluate", total, "images")
     rows: list[dict[str, Any]] = []
     for item in scored.iter_rows():

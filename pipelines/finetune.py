@@ -14,6 +14,7 @@ from mpc_model.losses.focal import focal_loss
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, Inputs
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
 from pipelines.training.feature_cache import FeatureStore
@@ -106,7 +107,7 @@ class Finetuning:
         self.localizer.card = found.card
 
     @staticmethod
-    def check(config: Config, described: dict[str, Any]) -> None:
+    def check(config: Config, manifest: Manifest | None) -> None:
         """UserError or InfrastructureError where the cache cannot be written."""
         if config.finetune.cache:
             probe = uris.join(config.finetune.cache, ".writable")

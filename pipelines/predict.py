@@ -19,8 +19,7 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts import record as outputs
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config, PredictConfig
-from pipelines.dataset import manifest
-from pipelines.runtime import console, storage, tracking_uri, uris
+from pipelines.runtime import canonical, console, storage, tracking_uri, uris
 from pipelines.tracking import client
 
 
@@ -44,7 +43,7 @@ def predict(config: Config) -> dict[str, Any]:
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
     record = outputs.claim(output, "predict", {"model": digest, "input": source}, config.dump())
-    seen = manifest.digest([sorted(files.items()), settings.overlays, settings.tile])
+    seen = canonical.digest([sorted(files.items()), settings.overlays, settings.tile])
     if record.finished and record.results["seen"] == seen and not record.results["failed"]:
         console.say(f"predict: reusing the finished maps at {output}")
         return record.results

@@ -17,6 +17,7 @@ from mpc_model.losses.sampling import SAMPLERS
 from mpc_model.nn.backbone import Backbone
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, Inputs
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
 from pipelines.training.stage import Rates
@@ -116,12 +117,13 @@ class Pretraining:
         self.rates: Rates = [(self.module.parameters(), 1.0)]
 
     @staticmethod
-    def check(config: Config, described: dict[str, Any]) -> None:
+    def check(config: Config, manifest: Manifest | None) -> None:
         """UserError for names that do not exist and for options that have nothing to work on."""
         settings = config.pretrain
         OBJECTIVES.require(settings.objective)
         SAMPLERS.require(settings.sampler)
-        if settings.second_pass == "view" and described["views"] < 2:
+        views = manifest.views if manifest else config.build.views.count + 1
+        if settings.second_pass == "view" and views < 2:
             raise UserError(
                 "pretrain.second_pass is view, but the dataset stores one view a sample; build it with"
                 " build.views.count of 1 or more, or use second_pass=depth"

@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from mpc_model.errors import MPCError, UserError
 from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
-from pipelines.dataset import leakage, manifest
+from pipelines.dataset import leakage
+from pipelines.dataset.manifest import Manifest
 from pipelines.model_registry import audit_trail, gates, lineage, lock
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.model_registry.gates import Answer, Figures
@@ -141,23 +142,23 @@ def _leaks(candidate: ModelVersion, one: Figures) -> list[str]:
     """What speaks against figures now, from the datasets that can be read from here."""
     seen = lineage.trained_on(candidate.tags)
     if seen is None:
-        return leakage.warnings({}, one.dataset, {}, one.split)
-    described = _reached(one.dataset, one.fingerprint)
+        return [leakage.UNKNOWN]
+    manifest = _reached(one.dataset, one.fingerprint)
     near = [
         data for data in seen if one.fingerprint == data["fingerprint"] or _reached(data["uri"], data["fingerprint"])
     ]
-    if described is None or len(near) < len(seen):
+    if manifest is None or len(near) < len(seen):
         console.say(f"promote: not all data is in reach from here; for leakage on {one.name} see what `evaluate` found")
-    return leakage.warnings({"trained_on": near}, one.dataset, described, one.split) if described else []
+    return leakage.warnings({"trained_on": near}, one.dataset, manifest, one.split) if manifest else []
 
 
-def _reached(uri: str, fingerprint: str) -> dict[str, Any] | None:
+def _reached(uri: str, fingerprint: str) -> Manifest | None:
     """The manifest of a dataset, if it can be read and is still the same."""
     try:
-        described = manifest.read(uri)
+        manifest = Manifest.read(uri)
     except MPCError:
         return None
-    return described if described["fingerprint"] == fingerprint else None
+    return manifest if manifest.fingerprint == fingerprint else None
 
 
 def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answers: list[Answer]) -> None:

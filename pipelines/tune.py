@@ -20,9 +20,10 @@ from pipelines.artifacts import record as outputs
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.config.search import Range, TuneConfig
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.ingest import listing
 from pipelines.runtime import cluster, console, lease, signals, storage, uris
+from pipelines.runtime.canonical import digest
 from pipelines.search import ray_backend, report, space
 from pipelines.search import trial as trials
 from pipelines.tracking import client, runs
@@ -92,12 +93,12 @@ def _check(config: Config) -> None:
     for key, values in settings.space.items():
         _check_key(settings, key, values)
     builds = any(key.startswith("build.") for key in settings.space)
-    described = None if builds else manifest.read(str(config.train.dataset))
+    manifest = None if builds else Manifest.read(str(config.train.dataset))
     tried = set[str]()
-    _try(config, described, tried)
+    _try(config, manifest, tried)
     for override in space.corners(settings):
         try:
-            _try(recipe.revised(config, override), described, tried)
+            _try(recipe.revised(config, override), manifest, tried)
         except (UserError, DataError) as error:
             raise UserError(f"tune.space: {error}") from None
     if config.finetune.start != "encoder":
@@ -131,21 +132,21 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
 
 
-def _try(config: Config, described: dict[str, Any] | None, tried: set[str]) -> None:
-    """What every trial does before it trains; `described` is the manifest of its dataset, where that is there already.
+def _try(config: Config, manifest: Manifest | None, tried: set[str]) -> None:
+    """What every trial does before it trains; `manifest` is that of its dataset, None where it is not built yet.
 
     Networks are made, and sources listed, once each: `tried` holds those that were.
     """
     HEADS.require(config.model.head)
-    if described:
-        check(config, described)
+    if manifest:
+        check(config, manifest)
     else:
         VIEW_POLICIES.require(config.build.views.policy)
-        sources = manifest.digest([one.model_dump(mode="json") for one in config.build.sources])
+        sources = digest([one.model_dump(mode="json") for one in config.build.sources])
         if sources not in tried:
             listing.list_all(config.build, config.seed)
             tried.add(sources)
-    pretrain.Pretraining.check(config, described or {"views": config.build.views.count + 1})
+    pretrain.Pretraining.check(config, manifest)
     start = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
     if start not in tried:
         pretrain.Pretraining(config)
@@ -157,7 +158,7 @@ def _identity(config: Config) -> dict[str, Any]:
     dataset: Any = (
         config.build.model_dump(mode="json", exclude={"output"})
         if any(key.startswith("build.") for key in config.tune.space)
-        else manifest.read(str(config.train.dataset))["fingerprint"]
+        else Manifest.read(str(config.train.dataset)).fingerprint
     )
     return {
         "seed": config.seed,
@@ -178,7 +179,7 @@ def _datasets(config: Config) -> dict[str, str]:
     found = {}
     for values in itertools.product(*(config.tune.space[key] for key in keys)):  # _check refuses ranges
         said = space.overrides(dict(zip(keys, values, strict=True)))
-        place = uris.join(str(config.tune.output), "datasets", manifest.digest(said)[:12])
+        place = uris.join(str(config.tune.output), "datasets", digest(said)[:12])
         console.say(f"tune: the dataset with {', '.join(said)}")
         build.build(recipe.revised(config, *said, *space.overrides({"build.output": place})))
         found[" ".join(said)] = place

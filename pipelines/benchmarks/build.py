@@ -251,7 +251,7 @@ def _build_alone(folder: Path) -> int:
     views_of_each = {"policy": "light", "count": 1}
     config = _config(folder, "built", {"crop": 64, "samples_per_photo": PER_SMALL}, views=views_of_each)
     with _two_workers():
-        return int(build.build(config)["sources"]["bench"]["samples"])
+        return int(build.build(config).sources["bench"].samples)
 
 
 def _loader(folder: Path, sizes: Sizes) -> dict[str, Any]:

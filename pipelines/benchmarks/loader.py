@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from mpc_model.imaging import codecs, views
 from pipelines.benchmarks import timing
 from pipelines.config.root import Config
-from pipelines.dataset import manifest, order
+from pipelines.dataset import order
 from pipelines.dataset.loader import PixelLoader
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 
 SIZE, BATCH, WORKERS = 512, 8, 2
@@ -31,14 +32,14 @@ Drawn = tuple[int, int, int]
 def measure_loaders(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
     """Samples/s of each over the training split of a dataset that is built; its views are also written to `folder`."""
     uri = str(config.build.output)
-    described = manifest.read(uri)
-    reader = ShardReader(uri, described, "train")
+    manifest = Manifest.read(uri)
+    reader = ShardReader(uri, manifest, "train")
     _export(reader, folder)
     ours = functools.partial(
-        PixelLoader, uri, described, "train", input_size=SIZE, seed=0, batch_size=BATCH, threads=WORKERS
+        PixelLoader, uri, manifest, "train", input_size=SIZE, seed=0, batch_size=BATCH, threads=WORKERS
     )
-    rivals = {"dataloader_files": _loader(_Files(folder)), "dataloader_shards": _loader(_Rows(uri, described))}
-    epochs = [_drawn(reader, described, epoch) for epoch in range(rounds)]
+    rivals = {"dataloader_files": _loader(_Files(folder)), "dataloader_shards": _loader(_Rows(uri, manifest))}
+    epochs = [_drawn(reader, manifest, epoch) for epoch in range(rounds)]
     for name, rival in rivals.items():
         _check(ours, rival, epochs[0], name)  # starts the workers, too
 
@@ -56,13 +57,13 @@ def measure_loaders(config: Config, folder: Path, rounds: int) -> dict[str, Any]
     return {"samples": count, **rates, "ratio_to_best_dataloader": ratio, "target": ">= 1.0"}
 
 
-def _drawn(reader: ShardReader, described: dict[str, Any], epoch: int) -> list[list[Drawn]]:
+def _drawn(reader: ShardReader, manifest: Manifest, epoch: int) -> list[list[Drawn]]:
     """The batches of an epoch as our loader draws them with seed 0."""
     rows, groups = order.entries(reader.sizes, reader.repeats)
     (lane,) = order.epoch_batches(
         rows,
         groups,
-        fingerprint=described["fingerprint"],
+        fingerprint=manifest.fingerprint,
         seed=0,
         cursor=order.Cursor(epoch),
         world=1,
@@ -71,7 +72,7 @@ def _drawn(reader: ShardReader, described: dict[str, Any], epoch: int) -> list[l
 
     def draw(position: int) -> Drawn:
         generator = np.random.default_rng([0, epoch, position])
-        return int(rows[position]), int(generator.integers(described["views"])), int(generator.integers(8))
+        return int(rows[position]), int(generator.integers(manifest.views)), int(generator.integers(8))
 
     return [[draw(int(position)) for position in batch] for batch in lane]
 
@@ -114,8 +115,8 @@ class _Files(Dataset[Sample]):
 class _Rows(Dataset[Sample]):
     """Rows of our shards; every worker holds the row groups it read last."""
 
-    def __init__(self, uri: str, described: dict[str, Any]) -> None:
-        self._of = (uri, described, "train")
+    def __init__(self, uri: str, manifest: Manifest) -> None:
+        self._of = (uri, manifest, "train")
         self._starts = np.concatenate([[0], np.cumsum(ShardReader(*self._of).sizes)])
 
     def __getitem__(self, drawn: Drawn) -> Sample:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.imaging import codecs
+from pipelines.dataset.manifest import StatisticsDocument
 from pipelines.dataset.schema import SPLITS
 
 CLASSES = ("authentic", "forged")
@@ -71,16 +72,17 @@ class Statistics:
         self.counts.update(other.counts)
         self.places += other.places
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> StatisticsDocument:
         """Plain values, the same for the same rows in any order."""
         places = base64.b64encode(self.places.astype("<i8").tobytes()).decode()
         return {"counts": [[*key, count] for key, count in sorted(self.counts.items())], "places": places}
 
     @staticmethod
-    def from_json(found: Mapping[str, Any]) -> "Statistics":
+    def from_json(document: StatisticsDocument) -> "Statistics":
         """The inverse of `to_json`."""
-        places = np.frombuffer(base64.b64decode(found["places"]), "<i8").astype(np.int64).reshape(2, GRID, GRID)
-        return Statistics(Counter({tuple(key): count for *key, count in found["counts"]}), places)
+        places = np.frombuffer(base64.b64decode(document["places"]), "<i8").astype(np.int64).reshape(2, GRID, GRID)
+        counts = {tuple(map(str, key)): int(count) for *key, count in document["counts"]}
+        return Statistics(Counter(counts), places)
 
     def by(self, name: str, *parts: int) -> Counter[tuple[str, ...]]:
         """The counts called `name`, summed over all parts of their keys but those at the positions `parts` (from 1)."""

@@ -17,6 +17,7 @@ import torch
 from mpc_model.imaging import codecs as images
 from mpc_model.imaging import views
 from pipelines.dataset import order
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 
 IGNORE = 255
@@ -92,7 +93,7 @@ class PixelLoader:
     def __init__(
         self,
         uri: str,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         split: str,
         *,
         input_size: int,
@@ -105,8 +106,8 @@ class PixelLoader:
         pairs: bool = False,
     ) -> None:
         self._reader = ShardReader(uri, manifest, split)
-        self._fingerprint, self._views = manifest["fingerprint"], manifest["views"]
-        self._authentic = manifest["splits"][split]["samples"] - manifest["splits"][split]["forged"]
+        self._fingerprint, self._views = manifest.fingerprint, manifest.views
+        self._authentic = manifest.splits[split].samples - manifest.splits[split].forged
         self._uri = uri
         self._input_size, self._seed, self._threads = input_size, seed, threads
         self._turns, self._pairs = turns, pairs

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.schema import SCHEMA, SPLITS, Row
 from pipelines.runtime import storage, uris
 
@@ -40,18 +41,18 @@ class ShardReader:
     `sizes` (G,) is the number of rows of each row group and `repeats` (G,) how often each is drawn in an epoch.
     """
 
-    def __init__(self, uri: str, manifest: dict[str, Any], split: str) -> None:
+    def __init__(self, uri: str, manifest: Manifest, split: str) -> None:
         self.uri = uri
-        self._bytes = {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
+        self._bytes = {shard.name: shard.bytes for shard in manifest.shards}
         self._groups: list[tuple[str, int]] = []
         sizes, repeats = [], []
-        for shard in manifest["shards"]:
-            if shard["split"] != split or not shard["rows"]:
+        for shard in manifest.shards:
+            if shard.split != split or not shard.rows:
                 continue
-            for index, start in enumerate(range(0, shard["rows"], manifest["row_group"])):
-                self._groups.append((shard["name"], index))
-                sizes.append(min(manifest["row_group"], shard["rows"] - start))
-                repeats.append(manifest["sources"][shard["source"]]["repeat"])
+            for index, start in enumerate(range(0, shard.rows, manifest.row_group)):
+                self._groups.append((shard.name, index))
+                sizes.append(min(manifest.row_group, shard.rows - start))
+                repeats.append(manifest.sources[shard.source].repeat)
         if not sizes:
             raise DataError(f"dataset {uri} has no samples in split {split!r}; change build.split and build anew")
         self.sizes = np.array(sizes, np.int64)
@@ -76,9 +77,9 @@ class ShardReader:
         return rows
 
 
-def columns(uri: str, described: dict[str, Any], names: Sequence[str], split: str | None = None) -> pa.Table:
+def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | None = None) -> pa.Table:
     """Columns, small ones, of all rows of a split (None: of all splits), in the order of the manifest."""
-    wanted = [one["name"] for one in described["shards"] if one["rows"] and split in (None, one["split"])]
+    wanted = [shard.name for shard in manifest.shards if shard.rows and split in (None, shard.split)]
 
     def read(name: str) -> pa.Table:
         filesystem, path = storage.resolve(where(uri, name))
@@ -91,15 +92,15 @@ def columns(uri: str, described: dict[str, Any], names: Sequence[str], split: st
     return pa.concat_tables([empty, *tables]).combine_chunks()
 
 
-def spread(uri: str, described: dict[str, Any], each: int = 6) -> list[Row]:
+def spread(uri: str, manifest: Manifest, each: int = 6) -> list[Row]:
     """Rows with views, to look at: a few of every split and source, of the kinds that their first row group has."""
     found = []
-    for shard in {(shard["split"], shard["source"]): shard for shard in reversed(described["shards"])}.values():
-        if not shard["rows"]:
+    for shard in {(shard.split, shard.source): shard for shard in reversed(manifest.shards)}.values():
+        if not shard.rows:
             continue
-        only = {**described, "shards": [shard]}
+        only = manifest.model_copy(update={"shards": [shard]})
         by_kind: dict[str, list[Row]] = defaultdict(list)
-        for row in ShardReader(uri, only, shard["split"]).read(0, SCHEMA.names):
+        for row in ShardReader(uri, only, shard.split).read(0, SCHEMA.names):
             by_kind[row["kind"]].append(row)
         turns = [rows[turn] for turn in range(each) for rows in by_kind.values() if turn < len(rows)]
         found += turns[:each]

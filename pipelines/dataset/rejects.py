@@ -1,9 +1,11 @@
 """The rejects of a build, rejects.parquet: a row for every sample that is left out, and the reason codes."""
 
 import hashlib
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
 from mpc_model.errors import DataError
 from pipelines.runtime import storage, uris
@@ -36,15 +38,19 @@ REASONS = {
 
 REJECTS = "rejects.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("sample", "source", "stage", "reason", "message")])
-Row = dict[str, str]
 
 
-def row(key: str, source: str, stage: str, reason: str, message: str) -> Row:
-    """One sample that is left out; `stage` is survey, plan or render."""
-    return {"sample": key, "source": source, "stage": stage, "reason": reason, "message": message}
+class Reject(TypedDict):
+    """One sample that is left out: its key, the stage that rejected it, a code of REASONS, and a sentence."""
+
+    sample: str
+    source: str
+    stage: Literal["survey", "plan", "render"]
+    reason: str
+    message: str
 
 
-def write(rejects: list[Row], uri: str) -> str:
+def write(rejects: list[Reject], uri: str) -> str:
     """Store rejects.parquet; its SHA-256 (hex)."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rejects, schema=SCHEMA), sink)
@@ -53,11 +59,12 @@ def write(rejects: list[Row], uri: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read(uri: str) -> list[Row]:
+def read(uri: str) -> list[Reject]:
     """The rows of a dataset's rejects.parquet."""
-    where = uris.join(uri, REJECTS)
+    location = uris.join(uri, REJECTS)
     try:
-        found: list[Row] = pq.read_table(storage.in_arrow(storage.read_bytes(where)), schema=SCHEMA).to_pylist()
+        table = pq.read_table(storage.in_arrow(storage.read_bytes(location)), schema=SCHEMA)
     except pa.ArrowException:
-        raise DataError(f"{where} is damaged; delete the dataset and build it anew") from None
-    return found
+        raise DataError(f"{location} is damaged; delete the dataset and build it anew") from None
+    rejects: list[Reject] = table.to_pylist()
+    return rejects

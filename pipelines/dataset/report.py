@@ -19,6 +19,8 @@ from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset import shortcuts
 from pipelines.dataset.counts import CLASSES, Statistics
 from pipelines.dataset.duplicates import NearDuplicates
+from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.rejects import Reject
 
 PICTURED = 36
 """Samples shown, at most."""
@@ -30,9 +32,9 @@ _SHORT = {"encoding": "stored file", "quality": "JPEG quality of the source", "s
 
 
 def dataset_page(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     counted: Statistics,
-    rejects: Sequence[Mapping[str, str]],
+    rejects: Sequence[Reject],
     samples: Sequence[Mapping[str, Any]],
     near: NearDuplicates,
 ) -> str:
@@ -40,7 +42,7 @@ def dataset_page(
     to choose pictures from."""
     body = [
         "<h1>Pixel dataset</h1>",
-        f"<p class=dim>fingerprint <code>{manifest['fingerprint']}</code>, seed {manifest['seed']}</p>",
+        f"<p class=dim>fingerprint <code>{manifest.fingerprint}</code>, seed {manifest.seed}</p>",
         _tiles(counted, rejects),
         "<h2>Know this first</h2>",
         _first(counted),
@@ -64,11 +66,11 @@ def dataset_page(
     )
 
 
-def summary_lines(manifest: Mapping[str, Any], counted: Statistics) -> list[str]:
+def summary_lines(manifest: Manifest, counted: Statistics) -> list[str]:
     """The same for a terminal, without pictures."""
     areas = _area_counts(counted)
     lines = [
-        f"fingerprint {manifest['fingerprint']}, seed {manifest['seed']}",
+        f"fingerprint {manifest.fingerprint}, seed {manifest.seed}",
         "  ".join(f"{name} {value}" for name, value in _figures(counted)),
         "",
         *charts.columns(*_by_split(counted)),
@@ -101,7 +103,7 @@ def _figures(counted: Statistics) -> list[tuple[str, str]]:
     ]
 
 
-def _tiles(counted: Statistics, rejects: Sequence[Mapping[str, str]]) -> str:
+def _tiles(counted: Statistics, rejects: Sequence[Reject]) -> str:
     figures = [*_figures(counted), ("left out", f"{len(rejects):,}")]
     return f"<div class=tiles>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in figures)}</div>"
 
@@ -140,11 +142,11 @@ def _by_split(counted: Statistics) -> tuple[tuple[str, ...], list[tuple[str, ...
     return ("split", "source", *kinds, "samples"), rows
 
 
-def _sources(manifest: Mapping[str, Any], counted: Statistics) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _sources(manifest: Manifest, counted: Statistics) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     forged = counted.images(4, 2)
     rows = []
-    for name, source in manifest["sources"].items():
-        numbers = (source["listed"], source["samples"], source["rejected"], forged["forged", name], source["repeat"])
+    for name, source in manifest.sources.items():
+        numbers = (source.listed, source.samples, source.rejected, forged["forged", name], source.repeat)
         rows.append((name, *(f"{number:,}" for number in numbers)))
     return ("source", "listed", "written", "left out", "forged", "times an epoch"), rows
 
@@ -234,10 +236,10 @@ def _near(near: NearDuplicates) -> list[str]:
     return lines + [f"{a} and {b}: {distance} bits apart" for a, b, distance in near.examples]
 
 
-def _left_out(rejects: Sequence[Mapping[str, str]]) -> str:
+def _left_out(rejects: Sequence[Reject]) -> str:
     if not rejects:
         return "<p>Nothing: every listed sample is in the dataset.</p>"
-    by_reason: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    by_reason: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
         by_reason[reject["reason"]].append(reject)
     rows = []

@@ -14,6 +14,7 @@ from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.model_registry import EvaluateConfig
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 
 METHODS = ("model", "untrained", "everything_forged")
@@ -22,14 +23,12 @@ METHODS = ("model", "untrained", "everything_forged")
 class Scorer:
     """One worker of the pool: the model and its untrained twin."""
 
-    def __init__(
-        self, model: str, dataset: str, described: dict[str, Any], settings: EvaluateConfig, seed: int
-    ) -> None:
+    def __init__(self, model: str, dataset: str, manifest: Manifest, settings: EvaluateConfig, seed: int) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, device)
         torch.manual_seed(seed)
         self.untrained = Localizer(self.model.spec).to(device)
-        self.reader = ShardReader(dataset, described, settings.split)
+        self.reader = ShardReader(dataset, manifest, settings.split)
         self.robustness = settings.robustness
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:

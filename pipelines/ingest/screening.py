@@ -1,6 +1,7 @@
 """What a build leaves out, and why: a row of rejects.parquet for every sample, and the limit that stops the build."""
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +11,13 @@ import pyarrow.compute as pc
 from mpc_model.errors import DataError
 from pipelines.config.build import BuildConfig
 from pipelines.dataset import duplicates
-from pipelines.dataset.rejects import REJECTS, Row, row
+from pipelines.dataset.rejects import REJECTS, Reject
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import listing
 from pipelines.runtime import uris
 
 
-def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Row]]:
+def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Reject]]:
     """The good items, with what the survey found of them beside, and a row for every sample of the others.
 
     Of items with the same image, byte for byte, the first one listed is good; none is where they contradict each other
@@ -31,7 +32,7 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
     for name in ("image_sha256", "mask_sha256", *duplicates.COLUMNS):
         good = good.append_column(name, survey[name].filter(~bad))
     samples = {source.name: source.samples_per_photo for source in config.sources}
-    rejects = []
+    rejects = list[Reject]()
     owners = _owners(listed, survey, repeated)
     found = zip(
         listing.columns(listed.filter(bad), "source", "name", "kind", "image"),
@@ -39,6 +40,7 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
         torn[bad].tolist(),
         strict=True,
     )
+    stage: Literal["survey", "plan"]
     for (source, name, kind, image), (reason, message, digest), contradicted in found:
         stage = "survey"
         if contradicted:
@@ -48,11 +50,12 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
             stage, reason = "plan", "duplicate"
             message = f"{image} is the same file as {owners[digest]}, which is kept; leave one out"
         for number in range(samples[source]) if kind == PHOTO else [None]:
-            rejects.append(row(listing.sample_key(source, name, number), source, stage, reason, message))
+            key = listing.sample_key(source, name, number)
+            rejects.append(Reject(sample=key, source=source, stage=stage, reason=reason, message=message))
     return good.combine_chunks(), rejects
 
 
-def check(config: BuildConfig, rejects: list[Row], listed: int) -> None:
+def check(config: BuildConfig, rejects: list[Reject], listed: int) -> None:
     """DataError, with the commonest reasons, when more than `build.max_reject_fraction` of the samples are bad."""
     if len(rejects) <= config.max_reject_fraction * listed and len(rejects) < listed:
         return

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines.config.build import BuildConfig
-from pipelines.dataset import manifest
-from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset.counts import Statistics
+from pipelines.dataset.manifest import SCHEMA_VERSION
 from pipelines.dataset.reader import where
+from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SCHEMA, Row
 from pipelines.ingest import render
 from pipelines.ingest.plan import Plan, PlannedSample, Shard
@@ -37,7 +37,7 @@ class _Summary:
     pixels: int = 0
     forged_pixels: int = 0
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
-    rejects: list[dataset_rejects.Row] = dataclasses.field(default_factory=list)
+    rejects: list[Reject] = dataclasses.field(default_factory=list)
 
     def add(self, row: Row, mask: codecs.Mask) -> None:
         """Count a row and the pixels of its canonical mask, uint8 (H, W) of 0 and 1."""
@@ -97,7 +97,7 @@ def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, see
     maps, which have no digest."""
     (source,) = (source for source in config.sources if source.name == shard.source)
     described = [
-        [manifest.SCHEMA_VERSION, shard.name, seed, config.row_group],
+        [SCHEMA_VERSION, shard.name, seed, config.row_group],
         source.model_dump(mode="json", include={"crop", "forge"}),
         config.views.model_dump(mode="json"),
         [dataclasses.asdict(sample) for sample in samples],
@@ -114,7 +114,10 @@ def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, su
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
-            summary.rejects.append(dataset_rejects.row(sample.key, sample.source, "render", error.reason, str(error)))
+            reject = Reject(
+                sample=sample.key, source=sample.source, stage="render", reason=error.reason, message=str(error)
+            )
+            summary.rejects.append(reject)
             continue
         summary.add(row, mask)
         yield row

@@ -4,7 +4,6 @@ import os
 import re
 
 from mpc_model.errors import UserError
-from pipelines.runtime.s3 import Stamp as Stamp
 
 
 def is_remote(uri: str) -> bool:

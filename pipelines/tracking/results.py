@@ -5,12 +5,12 @@ from typing import Any
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.commands import Command
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, signals
 from pipelines.tracking import runs
 
 
-def record(config: Config, command: Command, result: dict[str, Any]) -> None:
+def record(config: Config, command: Command, result: Any) -> None:
     """Record the result of a command that has `metrics` as a run, unless this result was recorded before.
 
     The result itself is safe: where MLflow does not answer, this says so and returns.
@@ -21,17 +21,17 @@ def record(config: Config, command: Command, result: dict[str, Any]) -> None:
         console.say(f"{command.name}: {error}; the result is not in MLflow")
 
 
-def _record(config: Config, command: Command, result: dict[str, Any]) -> None:
+def _record(config: Config, command: Command, result: Any) -> None:
     assert command.metrics
     verb, output = command.name, str(getattr(config, command.name).output)
     section, _, key = command.dataset.partition(".")
     dataset = str(getattr(getattr(config, section), key))
-    content = manifest.read(dataset)
-    if runs.find(config, verb, output, dataset=content["fingerprint"]):
+    manifest = Manifest.read(dataset)
+    if runs.find(config, verb, output, dataset=manifest.fingerprint):
         return
     with signals.defer_interrupts():
-        tags = {"mpc.output": output, "mpc.dataset": content["fingerprint"]}
-        run_id = runs.start_run(config, verb, None, (dataset, content), tags=tags)
+        tags = {"mpc.output": output, "mpc.dataset": manifest.fingerprint}
+        run_id = runs.start_run(config, verb, None, (dataset, manifest), tags=tags)
         metrics = {f"{verb}/{name}": value for name, value in command.metrics(result).items()}
         runs.log(config, run_id, metrics, 0)
         runs.finish(config, run_id)

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -18,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, host, signals, tracking_uri, uris
 from pipelines.tracking import watchdog
 from pipelines.tracking.client import client, fluent, mlflow_call
@@ -43,7 +43,7 @@ def start_run(
     config: Config,
     verb: str,
     run_id: str | None = None,
-    dataset: tuple[str, dict[str, Any]] | None = None,
+    dataset: tuple[str, Manifest] | None = None,
     *,
     parent: str | None = None,
     name: str | None = None,
@@ -95,7 +95,7 @@ def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bo
 
 
 def _describe(
-    store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, dict[str, Any]] | None
+    store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, Manifest] | None
 ) -> None:
     described = config.dump()
     params = {"seed": config.seed, "workspace": config.workspace}
@@ -108,9 +108,9 @@ def _describe(
         location, manifest = dataset
         entity = Dataset(
             name=location.rstrip("/").rsplit("/", 1)[-1],
-            digest=manifest["fingerprint"][:32],
+            digest=manifest.fingerprint[:32],
             source_type="mpc_pixel_dataset",
-            source=json.dumps({"uri": location, "fingerprint": manifest["fingerprint"]}),
+            source=json.dumps({"uri": location, "fingerprint": manifest.fingerprint}),
         )
         store.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", verb)])])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 
 
@@ -31,7 +31,7 @@ class FeatureStore:
         """The store of one encoder on one dataset at one size."""
         parts = (
             model_digest(str(config.finetune.encoder)),
-            manifest.read(str(config.train.dataset))["fingerprint"],
+            Manifest.read(str(config.train.dataset)).fingerprint,
             str(config.model.input_size),
             config.train.precision,
         )

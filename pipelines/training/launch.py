@@ -14,7 +14,7 @@ from mpc_model.nn.heads import HEADS
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as outputs
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, lease, signals, storage, uris
 from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop, worker_context
@@ -50,18 +50,18 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
     """
     verb, settings = stage.verb, getattr(config, stage.verb)
     dataset, output = str(config.train.dataset), str(settings.output)
-    described = manifest.read(dataset)
-    if storage.exists(uris.join(output, "manifest.json")):
+    manifest = Manifest.read(dataset)
+    if Manifest.exists(output):
         raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
-    check(config, described)
-    stage.check(config, described)
+    check(config, manifest)
+    stage.check(config, manifest)
     known = outputs.run_of(output)
     if not known:  # a run that is to be begun needs MLflow, and nothing is lost yet
         client.client(config)
     made = stage(config)  # a model that cannot be made is refused here, before any worker starts
     shape = {
         "seed": config.seed,
-        "dataset": described["fingerprint"],
+        "dataset": manifest.fingerprint,
         "model": dataclasses.asdict(made.localizer.spec),
         "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
         verb: settings.model_dump(mode="json", exclude={"output", "encoder", "cache"})
@@ -81,7 +81,7 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
         run_id = record.results.get("run_id")
         try:
             with signals.defer_interrupts():
-                run_id = record.results["run_id"] = _run(config, verb, run_id, (dataset, described))
+                run_id = record.results["run_id"] = _run(config, verb, run_id, (dataset, manifest))
                 record.save()
             result = _start(config, stage, run_id, output, held, on_epoch)
             held.check()
@@ -99,9 +99,9 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
     return record.results
 
 
-def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, dict[str, Any]]) -> str:
+def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, Manifest]) -> str:
     """The MLflow run to report to. One that is known needs no MLflow now: its reports wait until it is back."""
-    tags = {"mpc.output": str(getattr(config, verb).output), "mpc.dataset": dataset[1]["fingerprint"]}
+    tags = {"mpc.output": str(getattr(config, verb).output), "mpc.dataset": dataset[1].fingerprint}
     if verb == "finetune" and config.finetune.start != "scratch":
         before = outputs.run_of(str(config.finetune.encoder).rstrip("/").rpartition("/")[0])
         if before:
@@ -115,17 +115,16 @@ def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, dict[
         return known
 
 
-def check(config: Config, described: dict[str, Any]) -> None:
-    """Refuse what would fail, or mean nothing, after hours (UserError, DataError); `described` is a manifest."""
+def check(config: Config, manifest: Manifest) -> None:
+    """Refuse what would fail, or mean nothing, after hours (UserError, DataError)."""
     dataset = str(config.train.dataset)
     HEADS.require(config.model.head)
     if config.model.input_size is None:
         raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")
     for split in ("train", "validation"):
-        counts = described["splits"].get(split, {"samples": 0, "forged": 0})
-        if not counts["forged"]:
+        if split not in manifest.splits or not manifest.splits[split].forged:
             raise DataError(f"split {split!r} of {dataset} has no forged samples; change the sources or build.split")
-    size = described["splits"]["train"]["samples"]
+    size = manifest.splits["train"].samples
     most = config.train.worker_range[1]
     if size < most:
         raise UserError(f"train.workers is {config.train.workers}, but there are only {size} training samples")

@@ -25,8 +25,8 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
-from pipelines.dataset import manifest
 from pipelines.dataset.loader import Batch
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor, step_seed
 from pipelines.runtime import console, storage, uris
 from pipelines.tracking import outbox
@@ -77,11 +77,11 @@ class _Training:
         self.settings: OptimConfig = getattr(config, verb)
         self.output = str(getattr(config, verb).output)
         dataset = str(config.train.dataset)
-        self.manifest = manifest.read(dataset)
+        self.manifest = Manifest.read(dataset)
         torch.manual_seed(config.seed)
         self.stage: Stage = stage(config)
         self.start_card = self.stage.localizer.card
-        own = TrainingDataset(uri=dataset, fingerprint=self.manifest["fingerprint"])
+        own = TrainingDataset(uri=dataset, fingerprint=self.manifest.fingerprint)
         self.trained_on = [*(other for other in self.start_card.get("trained_on", []) if other != own), own]
         self.loader = validation.open_split(
             config,
@@ -124,7 +124,7 @@ class _Training:
         if not chosen:
             return
         facts, state, where = found or checkpoint.read(chosen)
-        if facts["fingerprint"] != self.manifest["fingerprint"]:
+        if facts["fingerprint"] != self.manifest.fingerprint:
             raise UserError(f"{where} was trained on another dataset; name another {self.verb}.output")
         self.stage.localizer.load_state_dict(load_model(where).state_dict())
         self.module.load_state_dict(state["module"], strict=False)
@@ -349,7 +349,7 @@ class _Training:
         card: Card = {
             "stage": self.verb,
             "trained_on": self.trained_on,
-            "dataset_fingerprint": self.manifest["fingerprint"],
+            "dataset_fingerprint": self.manifest.fingerprint,
             "step": self.step,
             "epoch": self.cursor.epoch,
             "validation": self.history[-1] if self.history else {},
@@ -367,7 +367,7 @@ class _Training:
         return {
             "verb": self.verb,
             "config": self.config.dump(),
-            "fingerprint": self.manifest["fingerprint"],
+            "fingerprint": self.manifest.fingerprint,
             "cursor": self.cursor.to_json(),
             "history": self.history,
             "assessed": self.assessed,

@@ -5,7 +5,7 @@ pipelines/pretrain.py and pipelines/finetune.py.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch
+from pipelines.dataset.manifest import Manifest
 
 Rates = list[tuple[Iterable[nn.Parameter], float]]
 """Parameter groups: parameters with their factor of the learning rate."""
@@ -35,8 +36,8 @@ class Stage(Protocol):
     def __init__(self, config: Config) -> None: ...
 
     @staticmethod
-    def check(config: Config, described: dict[str, Any]) -> None:
-        """UserError where the settings and the dataset (its manifest) do not go together."""
+    def check(config: Config, manifest: Manifest | None) -> None:
+        """UserError where the settings and the dataset do not go together; `manifest` is None for one not built yet."""
 
     @staticmethod
     def read(

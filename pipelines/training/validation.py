@@ -8,8 +8,8 @@ import torch
 from mpc_model.localizer import Localizer
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
 from pipelines.dataset.loader import Batch, PixelLoader
+from pipelines.dataset.manifest import Manifest
 from pipelines.training.stage import Stage
 
 
@@ -53,7 +53,7 @@ def open_split(config: Config, split: str, **more: Any) -> PixelLoader:
     assert config.model.input_size is not None  # launch.py refuses it
     return PixelLoader(
         dataset,
-        manifest.read(dataset),
+        Manifest.read(dataset),
         split,
         input_size=config.model.input_size,
         seed=config.seed,

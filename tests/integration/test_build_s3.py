@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fault_proxy import FAULTS, FaultProxy
 
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 
 SHARE = 0.25
@@ -66,7 +66,7 @@ def test_of_two_builds_into_one_place_one_wins_and_the_other_is_told(swift: str,
     lost = [text for text, code in said.items() if code == 2]
     assert sorted(said.values()) == [0, 2], said
     assert "is writing" in lost[0]
-    assert manifest.read(f"{swift}/contested")["sources"]["photos"]["samples"] == 48
+    assert Manifest.read(f"{swift}/contested").sources["photos"].samples == 48
     assert not storage.folder_exists(f"{swift}/contested/lease")
 
 

@@ -8,7 +8,7 @@ from mpc_model.imaging import codecs
 from pipelines.artifacts import checkpoint
 from pipelines.build import build
 from pipelines.config import recipe
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.predict import predict
@@ -34,7 +34,7 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
 
     ray.shutdown()  # workers take the AWS variables from the driver at the start
     dataset = build(config)
-    assert manifest.read(f"{swift}/run/dataset") == dataset
+    assert Manifest.read(f"{swift}/run/dataset") == dataset
     trained = pretrain(config)
     assert checkpoint.steps(f"{swift}/run/pretrain") == [trained["step"]]
     finetune(config)

@@ -20,7 +20,7 @@ import yaml
 from mpc_model.errors import InfrastructureError
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.finetune import Finetuning, finetune
 from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop, worker_context
@@ -100,7 +100,7 @@ def points(config: Config, run_id: str, key: str) -> list[int]:
 
 def expected(config: Config, epochs: int) -> dict[str, list[int]]:
     """What a run that nobody disturbed reports: every ten steps and at the end of each epoch."""
-    samples = manifest.read(str(config.train.dataset))["splits"]["train"]["samples"]
+    samples = Manifest.read(str(config.train.dataset)).splits["train"].samples
     steps = -(-samples // config.train.batch_size)
     ends = [steps * (epoch + 1) for epoch in range(epochs)]
     return {"train/total": sorted({*ends, *range(10, ends[-1] + 1, 10)}), "validation/f1": ends}
@@ -127,7 +127,7 @@ def test_a_run_is_kept_by_postgresql_and_its_pictures_by_s3(
     assert found(config, run_id) == expected(config, 1)
     assert run.data.params["finetune.learning_rate"] == "0.001"
     assert run.data.tags["mpc.version.python"] == sys.version.split()[0]
-    assert run.inputs.dataset_inputs[0].dataset.digest == manifest.read(str(config.train.dataset))["fingerprint"][:32]
+    assert run.inputs.dataset_inputs[0].dataset.digest == Manifest.read(str(config.train.dataset)).fingerprint[:32]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     store = boto3.client(
         "s3",

@@ -18,7 +18,7 @@ from pipelines import cli
 from pipelines.benchmarks import build, loader, timing
 from pipelines.benchmarks import plan as bench_plan
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 
 MIB = 2**20
 
@@ -71,9 +71,9 @@ def test_both_plans_hold_every_sample(tmp_path: Path) -> None:
 def test_loaders_do_the_same_work(built: Config, tmp_path: Path) -> None:
     found = loader.measure_loaders(built, tmp_path, rounds=1)  # raises where a batch differs
     uri = str(built.build.output)
-    described = manifest.read(uri)
-    assert found["samples"] == described["splits"]["train"]["samples"]
-    assert len(list(tmp_path.iterdir())) == 2 * described["views"] * found["samples"]
+    manifest = Manifest.read(uri)
+    assert found["samples"] == manifest.splits["train"].samples
+    assert len(list(tmp_path.iterdir())) == 2 * manifest.views * found["samples"]
     assert found["ratio_to_best_dataloader"] == pytest.approx(
         found["pixel_loader_samples_per_second"]
         / max(found["dataloader_files_samples_per_second"], found["dataloader_shards_samples_per_second"])

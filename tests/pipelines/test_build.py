@@ -15,7 +15,7 @@ from mpc_model.imaging import codecs
 from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest, SourceCounts
 from pipelines.ingest import listing, survey
 from pipelines.runtime import lease
 
@@ -60,21 +60,17 @@ def pairs_config(tmp_path: Path, folder: Path, *more: str) -> Config:
 
 
 def test_the_manifest_describes_the_shards_that_are_there(built: Config) -> None:
-    found = manifest.read(str(built.build.output))
+    manifest = Manifest.read(str(built.build.output))
     rows = rows_of(built)
-    assert (
-        sum(split["samples"] for split in found["splits"].values())
-        == len(rows)
-        == found["sources"]["photos"]["samples"]
-    )
-    for shard in found["shards"]:
-        data = Path(str(built.build.output), "shards", f"{shard['name']}.parquet").read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
-    for name, split in found["splits"].items():
+    assert sum(split.samples for split in manifest.splits.values()) == len(rows) == manifest.sources["photos"].samples
+    for shard in manifest.shards:
+        data = Path(str(built.build.output), "shards", f"{shard.name}.parquet").read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+    for name, split in manifest.splits.items():
         own = [row for row in rows if row["split"] == name]
-        assert split["samples"] == len(own)
-        assert split["forged"] == sum(row["kind"] != "authentic" for row in own)
-        assert split["pixels"]["forged"] == sum(row["forged_pixels"] for row in own)
+        assert split.samples == len(own)
+        assert split.forged == sum(row["kind"] != "authentic" for row in own)
+        assert split.pixels.forged == sum(row["forged_pixels"] for row in own)
 
 
 def test_every_row_holds_what_it_says(built: Config) -> None:
@@ -160,7 +156,7 @@ def test_another_repeat_is_another_dataset(tmp_path: Path, pairs: Path, ray_sess
 
 def test_a_finished_dataset_is_reused_and_another_is_refused(built: Config) -> None:
     before = tree(str(built.build.output))
-    assert build(built)["fingerprint"] == manifest.read(str(built.build.output))["fingerprint"]
+    assert build(built).fingerprint == Manifest.read(str(built.build.output)).fingerprint
     with pytest.raises(UserError, match=r"another config.*build\.output"):
         build(built.model_copy(update={"seed": 1}))
     assert tree(str(built.build.output)) == before
@@ -175,7 +171,7 @@ def test_pairs_keep_the_original_files_and_their_masks(tmp_path: Path, pairs: Pa
     assert forged["views"][0]["image"] == (pairs / "images" / "f1.jpg").read_bytes()
     assert forged["jpeg_quality"] == 80
     assert forged["forged_pixels"] == 60 * 60
-    assert found["sources"]["mine"] == {"repeat": 3, "listed": 5, "samples": 5, "rejected": 0}
+    assert found.sources["mine"] == SourceCounts(repeat=3, listed=5, samples=5, rejected=0)
 
 
 def damaged(folder: Path) -> None:
@@ -221,7 +217,7 @@ def test_a_bad_sample_stops_the_build_or_is_recorded(
     assert not (output / "shards").exists()  # nothing was rendered in vain
     (early,) = pq.read_table(output / "rejects.parquet").to_pylist()
     tolerant = pairs_config(tmp_path, pairs, "build.max_reject_fraction=0.3")
-    assert build(tolerant)["sources"]["mine"] == {"repeat": 3, "listed": 5, "samples": 4, "rejected": 1}
+    assert build(tolerant).sources["mine"] == SourceCounts(repeat=3, listed=5, samples=4, rejected=1)
     (reject,) = pq.read_table(output / "rejects.parquet").to_pylist()
     assert reject == early
     assert reject["reason"] == reason
@@ -239,7 +235,7 @@ def test_near_duplicates_across_splits_stop_the_build_or_move_together(
     with pytest.raises(DataError, match=r"near-duplicate in another split.*build\.near_duplicates=together"):
         build(pairs_config(tmp_path, pairs))
     config = pairs_config(tmp_path, pairs, "build.near_duplicates=together")
-    assert build(config)["near_duplicates"]["alike"] == 4
+    assert build(config).near_duplicates.alike == 4
     splits = {row["key"]: row["split"] for row in rows_of(config)}
     assert len({splits[f"mine/images/f{index}"] for index in (1, 3, 4, 5)}) == 1
     assert len(splits) == 8
@@ -287,22 +283,22 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, content: bytes | None, wo
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(DataError, match=words):
-        manifest.read(str(tmp_path))
+        Manifest.read(str(tmp_path))
 
 
 def test_a_manifest_that_was_changed_is_refused(built: Config, tmp_path: Path) -> None:
-    found = manifest.read(str(built.build.output))
-    found["splits"]["train"]["samples"] += 1
-    manifest.write(str(tmp_path), found)
+    stored = json.loads(Path(str(built.build.output), "manifest.json").read_text())
+    stored["splits"]["train"]["samples"] += 1
+    (tmp_path / "manifest.json").write_text(json.dumps(stored))
     with pytest.raises(DataError, match="was changed"):
-        manifest.read(str(tmp_path))
+        Manifest.read(str(tmp_path))
 
 
 def test_the_report_is_one_page_with_pictures_and_no_links(built: Config) -> None:
     page = Path(str(built.build.output), "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 6
     assert "http" not in page
-    assert manifest.read(str(built.build.output))["fingerprint"] in page
+    assert Manifest.read(str(built.build.output)).fingerprint in page
 
 
 def test_folders_of_the_users_own_are_left_alone(tmp_path: Path, pairs: Path, ray_session: None) -> None:

@@ -12,7 +12,7 @@ import pytest
 from mpc_model.errors import DataError
 from pipelines import cli
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.inspect import inspect
 
 
@@ -25,23 +25,23 @@ def test_it_prints_what_is_in_a_dataset(built: Config, capsys: Any, tmp_path: Pa
     page = tmp_path / "page.html"
     assert cli.main(["inspect", str(built.build.output), "--page", str(page)]) == 0
     said = capsys.readouterr().out
-    described = manifest.read(str(built.build.output))
-    assert described["fingerprint"] in said
-    assert f"samples {sum(split['samples'] for split in described['splits'].values())}" in said
+    manifest = Manifest.read(str(built.build.output))
+    assert manifest.fingerprint in said
+    assert f"samples {sum(split.samples for split in manifest.splits.values())}" in said
     assert all(word in said for word in ("splice", "JPEG quality", "height x width", "forged share"))
     assert page.read_text() == Path(str(built.build.output), "report.html").read_text()
 
 
 def test_a_whole_dataset_is_verified(built: Config, capsys: Any) -> None:
     inspect(str(built.build.output), verify=True)
-    assert f"all {len(manifest.read(str(built.build.output))['shards'])} shards" in capsys.readouterr().out
+    assert f"all {len(Manifest.read(str(built.build.output)).shards)} shards" in capsys.readouterr().out
 
 
 def test_a_command_whose_error_stream_is_closed_does_its_work(built: Config) -> None:
     command = f"exec {sys.executable} -m pipelines.cli inspect {built.build.output} --verify 2>&-"
     done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 0
-    assert f"all {len(manifest.read(str(built.build.output))['shards'])} shards" in done.stdout
+    assert f"all {len(Manifest.read(str(built.build.output)).shards)} shards" in done.stdout
 
 
 def test_a_result_that_nobody_reads_is_no_failure_with_a_traceback(built: Config) -> None:
@@ -77,16 +77,16 @@ def test_damage_is_named(copy: Path, damage: Any, words: str) -> None:
 
 @pytest.mark.parametrize("key", ["statistics", "near_duplicates", "config", "asked", "seal"])
 def test_no_part_of_a_manifest_can_be_changed_or_left_out(copy: Path, key: str) -> None:
-    described = json.loads((copy / "manifest.json").read_text())
-    del described[key]
-    (copy / "manifest.json").write_text(json.dumps(described))
+    stored = json.loads((copy / "manifest.json").read_text())
+    del stored[key]
+    (copy / "manifest.json").write_text(json.dumps(stored))
     with pytest.raises(DataError, match="was changed"):
-        manifest.read(str(copy))
+        Manifest.read(str(copy))
 
 
 def test_what_two_datasets_share_is_listed(built: Config, copy: Path, capsys: Any) -> None:
     inspect(str(built.build.output), against=str(copy))
-    samples = sum(split["samples"] for split in manifest.read(str(copy))["splits"].values())
+    samples = sum(split.samples for split in Manifest.read(str(copy)).splits.values())
     said = capsys.readouterr().out
     telling = [line for line in said.splitlines() if " of " in line and "samples come from a picture" in line]
     assert len(telling) == 1

@@ -23,7 +23,7 @@ from pipelines.artifacts import record as outputs
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.evaluate import evaluate
 from pipelines.model_registry import gates, lineage, model_card
@@ -77,7 +77,7 @@ def entry(config: Config, version: Any, tmp_path_factory: pytest.TempPathFactory
 
 def test_robustness_is_the_f1_of_degraded_images(config: Config, figures: dict[str, Any]) -> None:
     dataset = str(config.build.output)
-    reader = ShardReader(dataset, manifest.read(dataset), "test")
+    reader = ShardReader(dataset, Manifest.read(dataset), "test")
     model = Localizer.load(Path(str(config.finetune.output), "model"))
     found = figures["test"]["robustness"]
     assert set(found) == set(DEGRADED)
@@ -118,8 +118,8 @@ def test_from_a_version_one_walks_back_to_runs_checkpoints_data_and_configs(
         kept = (entry / "lineage" / f"{stage}.yaml").read_bytes()
         assert hashlib.sha256(kept).hexdigest() == tags[f"mpc.{stage}.config_sha256"]
         assert yaml.safe_load(kept)[stage]["learning_rate"] == getattr(config, stage).learning_rate
-    described = manifest.read(str(config.build.output))
-    seen = {"uri": str(config.build.output), "fingerprint": described["fingerprint"]}
+    fingerprint = Manifest.read(str(config.build.output)).fingerprint
+    seen = {"uri": str(config.build.output), "fingerprint": fingerprint}
     assert lineage.trained_on(tags) == [seen]
     told = "\n".join(lineage.walk(tags))
     for fact in (tags["mpc.finetune.run_id"], tags["mpc.pretrain.checkpoint"], seen["fingerprint"], "lineage complete"):
@@ -127,7 +127,7 @@ def test_from_a_version_one_walks_back_to_runs_checkpoints_data_and_configs(
 
 
 def test_figures_are_tags_by_dataset_and_split(config: Config, version: Any, figures: Any, entry: Path) -> None:
-    fingerprint = manifest.read(str(config.build.output))["fingerprint"]
+    fingerprint = Manifest.read(str(config.build.output)).fingerprint
     found = gates.from_tags(version.tags)
     assert set(found) == {(fingerprint, "test"), (fingerprint, "validation")}
     one = found[fingerprint, "test"]
@@ -142,7 +142,7 @@ def test_figures_are_tags_by_dataset_and_split(config: Config, version: Any, fig
 def test_the_card_says_what_is_known(config: Config, version: Any, figures: Any, entry: Path) -> None:
     card = (entry / model_card.FILE).read_text()
     assert version.description == model_card.description(card)
-    fingerprint = manifest.read(str(config.build.output))["fingerprint"]
+    fingerprint = Manifest.read(str(config.build.output)).fingerprint
     for fact in (
         f"- data: `{fingerprint}` at {config.build.output}",
         f"| {figures['test']['model']['f1']:.3f} | {figures['test']['untrained']['f1']:.3f} |",
@@ -171,7 +171,7 @@ def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Confi
     with pytest.raises(Refused, match=r"leakage: on .* validation: the model was chosen by split 'validation'"):
         promote(recipe.revised(config, floor))
     client = tracking_client.client(config)
-    fingerprint = manifest.read(str(config.build.output))["fingerprint"]
+    fingerprint = Manifest.read(str(config.build.output)).fingerprint
     client.delete_model_version_tag(version.name, version.version, f"mpc.figures.{fingerprint[:12]}.validation")
     assert promote(recipe.revised(config, floor))["version"] == str(version.version)
     register(config)  # which brings the figures back

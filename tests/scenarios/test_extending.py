@@ -68,8 +68,9 @@ CHECKS = {
         assert 100 <= decode_image(second.image_bytes, "x").mean() <= 180
         """,
     "A source layout": """
-        pixels = {"authentic": 7680, "forged": 512}
-        assert manifest["splits"] == {"train": {"samples": 2, "forged": 2, "pixels": pixels}}
+        train = manifest.splits["train"]
+        assert (train.samples, train.forged) == (2, 2)
+        assert (train.pixels.authentic, train.pixels.forged) == (7680, 512)
         """,
 }
 

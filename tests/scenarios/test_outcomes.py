@@ -15,7 +15,7 @@ from mpc_model.evaluation.metrics import image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.evaluate import evaluate
 from pipelines.model_registry import gates
@@ -38,7 +38,7 @@ def with_predict(config: Config, folder: Path, **settings: object) -> Config:
 def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
     found = evaluate(trained)
     dataset = str(trained.build.output)
-    reader = ShardReader(dataset, manifest.read(dataset), "test")
+    reader = ShardReader(dataset, Manifest.read(dataset), "test")
     model = Localizer.load(Path(str(trained.finetune.output), "model"))
     f1, whole = [], []
     for group in range(len(reader.sizes)):
@@ -54,7 +54,7 @@ def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
     assert found["model"]["forged_images"] == len(f1)
     assert 0 <= found["untrained"]["f1"] <= 1
     listed = json.loads(Path(str(trained.evaluate.output), "images.json").read_text())
-    assert len(listed) == manifest.read(dataset)["splits"]["test"]["samples"]
+    assert len(listed) == Manifest.read(dataset).splits["test"].samples
     sheet = codecs.decode_image(Path(found["pictures"][0]).read_bytes(), "sheet")
     assert sheet.std() > 20
 
@@ -75,7 +75,7 @@ def test_the_version_carries_its_lineage_and_the_alias(trained: Config, register
     version = client.get_model_version_by_alias(registered["name"], "candidate")
     assert str(version.version) == registered["version"]
     figures = json.loads(Path(str(trained.evaluate.output), "metrics.json").read_text())
-    fingerprint = manifest.read(str(trained.build.output))["fingerprint"]
+    fingerprint = Manifest.read(str(trained.build.output)).fingerprint
     assert gates.from_tags(version.tags)[fingerprint, "test"].f1 == figures["model"]["f1"]
     assert fingerprint in version.tags["mpc.trained_on"]
     assert register(trained)["version"] == registered["version"]  # the same weights are not registered twice
@@ -83,7 +83,7 @@ def test_the_version_carries_its_lineage_and_the_alias(trained: Config, register
 
 def test_figures_that_come_after_the_version_are_added_to_it(trained: Config, registered: dict[str, str]) -> None:
     client = tracking_client.client(trained)
-    key = f"mpc.figures.{manifest.read(str(trained.build.output))['fingerprint'][:12]}.test"
+    key = f"mpc.figures.{Manifest.read(str(trained.build.output)).fingerprint[:12]}.test"
     client.delete_model_version_tag(registered["name"], registered["version"], key)
     register(trained)
     assert key in client.get_model_version(registered["name"], registered["version"]).tags

@@ -13,8 +13,8 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
 from pipelines.dataset.loader import PixelLoader
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
@@ -50,7 +50,7 @@ def test_a_run_learns_and_leaves_a_model_a_record_and_a_config(trained: Config) 
     output = str(trained.finetune.output)
     model = Localizer.load(Path(output, "model"))
     assert model.spec.head == "mlp4"
-    assert model.card["dataset_fingerprint"] == manifest.read(str(trained.train.dataset))["fingerprint"]
+    assert model.card["dataset_fingerprint"] == Manifest.read(str(trained.train.dataset)).fingerprint
     record = json.loads(Path(output, "record.json").read_text())
     assert record["finished"] is True
     assert recipe.load(str(Path(output, "config.yaml"))) == trained
@@ -175,7 +175,7 @@ def test_input_that_is_refused_leaves_no_claim_on_the_output(trained: Config, tm
 
 def test_fixed_samples_hold_both_classes(built: Config) -> None:
     dataset = str(built.build.output)
-    loader = PixelLoader(dataset, manifest.read(dataset), "train", input_size=64, seed=0, batch_size=4)
+    loader = PixelLoader(dataset, Manifest.read(dataset), "train", input_size=64, seed=0, batch_size=4)
     for count in (2, 4, 6):
         forged = [bool((mask == 1).any()) for batch in loader.fixed(count) for mask in batch.masks]
         assert sum(forged) == count // 2
@@ -203,22 +203,22 @@ def test_a_missing_encoder_is_refused(trained: Config, tmp_path: Path) -> None:
 def test_a_dataset_without_forged_validation_samples_is_refused(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = manifest.read(str(trained.train.dataset))
-    found["splits"]["validation"]["forged"] = 0
-    monkeypatch.setattr(manifest, "read", lambda uri: found)
+    manifest = Manifest.read(str(trained.train.dataset))
+    splits = manifest.splits | {"validation": manifest.splits["validation"].model_copy(update={"forged": 0})}
+    monkeypatch.setattr(Manifest, "read", lambda uri: manifest.model_copy(update={"splits": splits}))
     with pytest.raises(DataError, match=r"'validation'.*no forged samples"):
         pretrain(at(trained, tmp_path))
 
 
 def test_the_loader_gives_each_sample_once_over_two_ranks_and_goes_on_from_a_cursor(built: Config) -> None:
     dataset = str(built.build.output)
-    found = manifest.read(dataset)
+    found = Manifest.read(dataset)
     made = {"input_size": 64, "seed": 5, "batch_size": 4, "world": 2}
     ranks = [PixelLoader(dataset, found, "train", rank=rank, **made) for rank in (0, 1)]
     batches = [list(loader.epoch(Cursor())) for loader in ranks]
     assert len(batches[0]) == len(batches[1])
     ids = sorted(name for rank in batches for batch in rank for name in batch.ids)
-    assert len(ids) == len(set(ids)) == found["splits"]["train"]["samples"]
+    assert len(ids) == len(set(ids)) == found.splits["train"].samples
     alone = PixelLoader(dataset, found, "train", **made | {"world": 1})
     assert sorted(name for batch in alone.epoch(Cursor()) for name in batch.ids) == ids
     assert batches[0][-1].progress == 1.0
@@ -231,8 +231,8 @@ def test_the_loader_gives_each_sample_once_over_two_ranks_and_goes_on_from_a_cur
 
 def test_a_rank_without_samples_keeps_in_step_with_a_sample_that_counts_for_nothing(built: Config) -> None:
     dataset = str(built.build.output)
-    found = manifest.read(dataset)
-    count = found["splits"]["test"]["samples"]
+    found = Manifest.read(dataset)
+    count = found.splits["test"].samples
     loaders = [
         PixelLoader(dataset, found, "test", input_size=64, seed=5, batch_size=1, rank=rank, world=count - 1)
         for rank in range(count - 1)

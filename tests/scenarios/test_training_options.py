@@ -19,7 +19,7 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
@@ -63,7 +63,7 @@ def test_accumulated_gradients_are_the_mean_over_the_forward_passes(trained: Con
 
 def test_an_epoch_of_accumulated_steps_sees_every_sample_once(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, "train.accumulate=3", "train.batch_size=2", verb="finetune")
-    samples = manifest.read(str(config.train.dataset))["splits"]["train"]["samples"]
+    samples = Manifest.read(str(config.train.dataset)).splits["train"].samples
     assert run(config, Finetuning)["step"] == math.ceil(math.ceil(samples / 2) / 3)
 
 
@@ -209,7 +209,7 @@ def test_cached_features_are_computed_once_for_each_stored_view(
 
     monkeypatch.setattr(FeatureStore, "features", counted)
     run(config, Finetuning)
-    described = manifest.read(str(config.train.dataset))
+    manifest = Manifest.read(str(config.train.dataset))
     keys = {
         key
         for epoch in range(6)
@@ -217,7 +217,7 @@ def test_cached_features_are_computed_once_for_each_stored_view(
         for key in batch.keys
     }
     assert sum(seen) == len(keys) == len(list((tmp_path / "cache").rglob("*.safetensors")))
-    assert len(keys) <= described["splits"]["train"]["samples"] * described["views"]
+    assert len(keys) <= manifest.splits["train"].samples * manifest.views
 
 
 def test_cached_features_are_the_encoder_s_rounded_to_half_precision(trained: Config, tmp_path: Path) -> None:
@@ -367,8 +367,8 @@ def test_settings_that_contradict_each_other_are_refused(trained: Config, overri
 def test_settings_that_do_not_fit_the_dataset_are_refused(
     built: Config, trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, words: str
 ) -> None:
-    described = manifest.read(str(trained.train.dataset)) | {"views": 1}
-    monkeypatch.setattr(manifest, "read", lambda uri: described)
+    manifest = Manifest.read(str(trained.train.dataset)).model_copy(update={"views": 1})
+    monkeypatch.setattr(Manifest, "read", lambda uri: manifest)
     with pytest.raises(UserError, match=words):
         pretrain(at(trained, tmp_path, override))
     assert not (tmp_path / "pretrain").exists()

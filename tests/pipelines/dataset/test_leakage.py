@@ -10,7 +10,8 @@ import pytest
 from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import leakage, manifest
+from pipelines.dataset import leakage
+from pipelines.dataset.manifest import Manifest
 
 
 def trained_on(*datasets: tuple[str, str]) -> dict[str, Any]:
@@ -18,17 +19,17 @@ def trained_on(*datasets: tuple[str, str]) -> dict[str, Any]:
     return {"trained_on": [{"uri": uri, "fingerprint": fingerprint} for uri, fingerprint in datasets]}
 
 
-def described(config: Config) -> tuple[str, dict[str, Any]]:
+def dataset_of(config: Config) -> tuple[str, Manifest]:
     uri = str(config.build.output)
-    return uri, manifest.read(uri)
+    return uri, Manifest.read(uri)
 
 
-def one_split(split: str, folder: Path, workspace: Path) -> tuple[str, dict[str, Any]]:
+def one_split(split: str, folder: Path, workspace: Path) -> tuple[str, Manifest]:
     """A dataset of a folder of photographs, two crops of each, all in one split."""
     source = f"{{name: photos, layout: photos, location: {folder}, crop: 64, samples_per_photo: 2, split: {split}}}"
     config = recipe.load(None, [f"workspace={workspace}", f"build.sources=[{source}]", "build.views.count=0"])
     build(config)
-    return described(config)
+    return dataset_of(config)
 
 
 @pytest.fixture(scope="module")
@@ -50,43 +51,43 @@ def sets(photos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
 
 @pytest.mark.parametrize(("split", "words"), [("train", "trained on split 'train'"), ("validation", "chosen by split")])
 def test_the_dataset_of_the_training_itself_is_no_test(built: Config, split: str, words: str) -> None:
-    uri, found = described(built)
-    (warning,) = leakage.warnings(trained_on((uri, found["fingerprint"])), uri, found, split)
+    uri, manifest = dataset_of(built)
+    (warning,) = leakage.warnings(trained_on((uri, manifest.fingerprint)), uri, manifest, split)
     assert words in warning
     assert "too good" in warning
 
 
 def test_the_test_split_of_the_training_dataset_is_a_test(built: Config) -> None:
-    uri, found = described(built)
-    assert leakage.warnings(trained_on((uri, found["fingerprint"])), uri, found, "test") == []
+    uri, manifest = dataset_of(built)
+    assert leakage.warnings(trained_on((uri, manifest.fingerprint)), uri, manifest, "test") == []
     # Known by its fingerprint, wherever it was then.
-    assert leakage.warnings(trained_on(("/long/gone", found["fingerprint"])), uri, found, "test") == []
+    assert leakage.warnings(trained_on(("/long/gone", manifest.fingerprint)), uri, manifest, "test") == []
 
 
 def test_a_model_that_says_nothing_may_have_seen_everything(built: Config) -> None:
-    (warning,) = leakage.warnings({"backbone": "hrformer_tiny"}, *described(built), "test")
+    (warning,) = leakage.warnings({"backbone": "hrformer_tiny"}, *dataset_of(built), "test")
     assert "does not say what it was trained on" in warning
 
 
 def test_a_model_that_was_trained_on_nothing_has_seen_nothing(built: Config) -> None:
-    assert leakage.warnings(trained_on(), *described(built), "test") == []
+    assert leakage.warnings(trained_on(), *dataset_of(built), "test") == []
 
 
 def test_a_training_dataset_out_of_reach_is_said(built: Config, tmp_path: Path) -> None:
-    (warning,) = leakage.warnings(trained_on((str(tmp_path / "gone"), "0" * 64)), *described(built), "test")
+    (warning,) = leakage.warnings(trained_on((str(tmp_path / "gone"), "0" * 64)), *dataset_of(built), "test")
     assert "cannot be told" in warning
     assert str(tmp_path / "gone") in warning
 
 
 def test_another_dataset_where_the_training_was_is_said(built: Config, sets: dict[str, Any]) -> None:
-    (warning,) = leakage.warnings(trained_on((sets["train"][0], "0" * 64)), *described(built), "test")
+    (warning,) = leakage.warnings(trained_on((sets["train"][0], "0" * 64)), *dataset_of(built), "test")
     assert "cannot be told" in warning
     assert "another dataset is there" in warning
 
 
 def test_pictures_that_both_have_are_counted_and_named(sets: dict[str, Any]) -> None:
     """Two crops of one photograph of two: found smaller and as JPEG, by the photograph and not by the crops."""
-    card = trained_on((sets["train"][0], sets["train"][1]["fingerprint"]))
+    card = trained_on((sets["train"][0], sets["train"][1].fingerprint))
     (warning,) = leakage.warnings(card, *sets["overlap"], "test")
     assert warning.startswith("2 of 4 images are in the data it was trained on")
     assert sets["train"][0] in warning
@@ -97,7 +98,7 @@ def test_pictures_that_both_have_are_counted_and_named(sets: dict[str, Any]) -> 
 
 def test_every_dataset_of_the_training_counts(sets: dict[str, Any], tmp_path: Path) -> None:
     uri, train = sets["train"]
-    card = trained_on((str(tmp_path), "0" * 64), (uri, train["fingerprint"]))
+    card = trained_on((str(tmp_path), "0" * 64), (uri, train.fingerprint))
     first, second = leakage.warnings(card, *sets["overlap"], "test")
     assert "cannot be told" in first
     assert "2 of 4" in second
@@ -117,4 +118,4 @@ def test_what_two_datasets_share_comes_in_pairs(sets: dict[str, Any]) -> None:
     none, _ = leakage.shared(*sets["overlap"], sets["train"][0], "test", ("validation",))
     assert len(none) == 0
     itself, _ = leakage.shared(*sets["apart"], sets["apart"][0])
-    assert len(itself) == sets["apart"][1]["splits"]["test"]["samples"] == 2
+    assert len(itself) == sets["apart"][1].splits["test"].samples == 2

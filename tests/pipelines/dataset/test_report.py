@@ -15,8 +15,8 @@ from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset import report
 from pipelines.dataset.counts import of_rows
 from pipelines.dataset.duplicates import NearDuplicates
+from pipelines.dataset.manifest import Manifest, SourceCounts
 
-FINGERPRINT = "f1" * 32
 NONE_NEAR = NearDuplicates(4, 0, 0, 0, ())
 VOID = {"meta", "img", "br"}
 LEFT_OPEN = {"html", "td", "th", "tr"}  # HTML closes these itself
@@ -79,15 +79,26 @@ def rows(count: int = 80, shortcut: bool = False) -> list[dict[str, Any]]:
     return made
 
 
-def described(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def manifest_of(samples: list[dict[str, Any]]) -> Manifest:
     names = sorted({row["source"] for row in samples})
     counts = {name: sum(row["source"] == name for row in samples) for name in names}
-    sources = {n: {"repeat": 20, "listed": c + 1234, "samples": c, "rejected": 1234} for n, c in counts.items()}
-    return {"fingerprint": FINGERPRINT, "seed": 7, "sources": sources}
+    return Manifest(
+        config={},
+        request="",
+        seed=7,
+        row_group=1,
+        views=2,
+        sources={n: SourceCounts(repeat=20, listed=c + 1234, samples=c, rejected=1234) for n, c in counts.items()},
+        splits={},
+        shards=[],
+        statistics=of_rows(samples).to_json(),
+        near_duplicates=NONE_NEAR,
+        rejects="",
+    )
 
 
 def page_of(samples: list[dict[str, Any]], rejects: Any = (), near: NearDuplicates = NONE_NEAR) -> str:
-    return report.dataset_page(described(samples), of_rows(samples), rejects, samples, near)
+    return report.dataset_page(manifest_of(samples), of_rows(samples), rejects, samples, near)
 
 
 def test_the_page_needs_nothing_else_and_is_the_same_each_time() -> None:
@@ -104,7 +115,7 @@ def test_the_page_needs_nothing_else_and_is_the_same_each_time() -> None:
 def test_the_page_says_what_the_numbers_are() -> None:
     samples = rows()
     page = Page(page_of(samples))
-    assert FINGERPRINT in page.text
+    assert manifest_of(samples).fingerprint in page.text
     forged_in_test = sum(row["split"] == "test" and row["kind"] == "splice" for row in samples)
     in_test = sum(row["split"] == "test" for row in samples)
     assert f"testall{in_test - forged_in_test}{forged_in_test}{in_test}" in page.text
@@ -169,14 +180,14 @@ def test_a_dataset_of_one_class_has_a_page() -> None:
     text = Page(page_of(authentic)).text
     assert "No forged images." in text
     assert "Split train has no forged image: there is nothing to find in it." in text
-    assert report.summary_lines(described(authentic), of_rows(authentic))
+    assert report.summary_lines(manifest_of(authentic), of_rows(authentic))
 
 
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_the_summary_has_aligned_columns_and_the_shortcuts(shortcut: bool) -> None:
     samples = rows(shortcut=shortcut)
-    lines = report.summary_lines(described(samples), of_rows(samples))
-    assert FINGERPRINT in lines[0]
+    lines = report.summary_lines(manifest_of(samples), of_rows(samples))
+    assert manifest_of(samples).fingerprint in lines[0]
     start = next(n for n, line in enumerate(lines) if line.startswith("split"))
     block = lines[start : lines.index("", start)]
     assert len({len(line) for line in block}) == 1

@@ -131,9 +131,9 @@ def test_listed_is_good_and_rejected(found: list[str]) -> None:
     assert len({reject["sample"] for reject in rejects}) == len(rejects)
 
 
-def rejected(*reasons: str) -> list[dataset_rejects.Row]:
+def rejected(*reasons: str) -> list[dataset_rejects.Reject]:
     return [
-        dataset_rejects.row(f"a/{index}", "a", "survey", reason, f"{index} is bad")
+        {"sample": f"a/{index}", "source": "a", "stage": "survey", "reason": reason, "message": f"{index} is bad"}
         for index, reason in enumerate(reasons)
     ]
 

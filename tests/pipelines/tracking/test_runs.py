@@ -18,7 +18,7 @@ from pipelines.build import build
 from pipelines.commands import COMMANDS
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.finetune import finetune
 from pipelines.runtime import host, signals, storage, tracking_uri
 from pipelines.tracking import client, outbox, results, runs
@@ -229,10 +229,10 @@ def test_a_result_is_recorded_once_with_its_figures_and_its_dataset(built: Confi
     for _ in range(2):
         results.record(config, COMMANDS["build"], build(config))
     (run,) = client.client(config).search_runs(["1"])
-    described = manifest.read(str(config.build.output))
+    manifest = Manifest.read(str(config.build.output))
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["build/train_samples"] == described["splits"]["train"]["samples"]
-    assert run.inputs.dataset_inputs[0].dataset.digest == described["fingerprint"][:32]
+    assert run.data.metrics["build/train_samples"] == manifest.splits["train"].samples
+    assert run.inputs.dataset_inputs[0].dataset.digest == manifest.fingerprint[:32]
     away = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})})
     results.record(away, COMMANDS["build"], build(away))
     assert "the result is not in MLflow" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
-from pipelines.dataset import manifest
+from pipelines.dataset.manifest import Manifest
 from pipelines.pretrain import pretrain
 from pipelines.runtime import cluster
 from pipelines.tracking import client
@@ -52,10 +52,10 @@ def test_one_ray_worker_gives_the_weights_of_this_process(trained: Config, tmp_p
 def test_a_data_failure_in_a_worker_reaches_the_driver_as_one_line(trained: Config, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     shutil.copytree(str(trained.build.output), dataset)
-    lost = next(shard for shard in manifest.read(str(dataset))["shards"] if shard["split"] == "train")
+    lost = next(shard for shard in Manifest.read(str(dataset)).shards if shard.split == "train")
     config = on_ray(trained, tmp_path, 1, dataset=str(dataset))
-    (dataset / "shards" / f"{lost['name']}.parquet").unlink()
-    with pytest.raises(DataError, match=rf"shard {lost['name']} .*damaged or lost"):
+    (dataset / "shards" / f"{lost.name}.parquet").unlink()
+    with pytest.raises(DataError, match=rf"shard {lost.name} .*damaged or lost"):
         pretrain(config)
     assert not (tmp_path / "pretrain" / "model").exists()
 
@@ -64,7 +64,7 @@ def test_a_data_failure_in_a_worker_reaches_the_driver_as_one_line(trained: Conf
 def test_two_ray_workers_train_together(trained: Config, tmp_path: Path) -> None:
     config = on_ray(trained, tmp_path, 2, batch_size=2)
     results = pretrain(config)
-    samples = manifest.read(str(trained.build.output))["splits"]["train"]["samples"]
+    samples = Manifest.read(str(trained.build.output)).splits["train"].samples
     assert results["step"] == -(-samples // 4)
     assert all(torch.isfinite(tensor).all() for tensor in weights(config).values() if tensor.is_floating_point())
 
