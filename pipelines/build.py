@@ -138,7 +138,7 @@ def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[dict[st
     progress = console.Progress("build", len(plan.item), "samples")
     markers: dict[int, dict[str, Any]] = {}
     statistics, reused = Statistics(), 0
-    tasks = cluster.spread(
+    tasks = cluster.map_unordered(
         lambda shared, index: json.dumps(writer.write(shared, index, settings, seed)).encode(),
         plan,
         range(len(plan.shards)),

@@ -6,14 +6,18 @@ SIGTERM, 141 nobody reads the result.
 
 import argparse
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from mpc_model.errors import MPCError
+from mpc_model.errors import MPCError, UserError
 from pipelines.commands import COMMANDS, Command
 from pipelines.runtime import console, signals
+from pipelines.runtime.library_output import LibraryOutput
+from pipelines.runtime.uris import without_secrets
 
 _S3 = "S3 endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"
 _OVERRIDES = """overrides: section.key=value, for example train.batch_size=8 or workspace=s3://bucket/run
@@ -28,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train image forgery localizers with multi-view pixel contrast.",
         epilog="`mpc <command> --help` tells more about one.",
     )
+    _add_levels(top, None)
     commands = top.add_subparsers(dest="verb", metavar="<command>", required=True)
     for command in COMMANDS.values():
         _add(
@@ -43,7 +48,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_levels(arguments: argparse.ArgumentParser, default: str | None) -> None:
+    """-q and -v, which may stand before the command and after it."""
+    either = arguments.add_mutually_exclusive_group()
+    for short, long, level, words in (
+        ("-q", "--quiet", "warning", "say only warnings and errors"),
+        ("-v", "--verbose", "debug", "say more, and where libraries write"),
+    ):
+        either.add_argument(short, long, dest="level", action="store_const", const=level, default=default, help=words)
+
+
 def _add(arguments: argparse.ArgumentParser, command: Command) -> None:
+    _add_levels(arguments, argparse.SUPPRESS)
     if command.config != "none":
         arguments.add_argument(
             "--config",
@@ -60,29 +76,62 @@ def _add(arguments: argparse.ArgumentParser, command: Command) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code."""
+    """Run one command and return the exit code.
+
+    Without `arguments` this is the program `mpc`: it takes those of the process, whose standard error it keeps free of
+    what libraries write (runtime/library_output.py).
+    """
     signals.open_streams()
     parsed = _parsed(arguments)
     command = COMMANDS[parsed.verb]
+    try:
+        if parsed.level:
+            os.environ["MPC_LOG"] = parsed.level  # for workers, too
+        console.configure()
+    except UserError as error:
+        return _fail(command, error)
     if any(find_spec(package) is None for package in command.packages):
-        console.say(f"mpc {command.name}: the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'")
-        return 2
+        return _fail(command, UserError("the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'"))
+    if arguments is not None:
+        return _exit_code(command, parsed)
+    output = LibraryOutput(command.name)
+    output.divert()
+    try:
+        code = _exit_code(command, parsed)
+    except BaseException:
+        output.restore()  # Python prints the traceback
+        raise
+    if console.is_shown("debug") or (code == 1 and not output.is_empty()):
+        console.say(f"mpc {command.name}: what libraries wrote is in {output.path}")
+    else:
+        output.discard()
+    return code
+
+
+def _exit_code(command: Command, parsed: argparse.Namespace) -> int:
+    """Run a command. Raises what is no failure of ours; it is a mistake in this program, or in a library."""
     with signals.Interruption(command.name) as interruption:
         try:
             _run(command, parsed)
         except KeyboardInterrupt:
-            return interruption.told()
+            return interruption.report()
         except Exception as error:
             if isinstance(error, BrokenPipeError) and signals.unread():
                 return 141
             known = _ours(error)
-            if known is None:
+            if known is not None:
+                return _fail(command, known)
+            if not console.is_json():
                 raise
-            from pipelines.runtime.uris import without_secrets
-
-            console.say(f"mpc {command.name}: {without_secrets(str(known))}")
-            return known.exit_code
+            console.fail(f"mpc {command.name}: {traceback.format_exc()}")
+            return 1
     return 0
+
+
+def _fail(command: Command, error: MPCError) -> int:
+    """Say in one line why a command ends, and return its exit code."""
+    console.fail(f"mpc {command.name}: {without_secrets(str(error))}")
+    return error.exit_code
 
 
 def _run(command: Command, parsed: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     require_head(localizer, model)
     doubts = leakage.warnings(localizer.card, dataset, manifest, settings.split)
     for doubt in doubts:
-        console.say(f"evaluate: WARNING: {doubt}")
+        console.warn(f"evaluate: {doubt}")
     threshold = localizer.spec.threshold
     identity = {
         "model": model_digest(model),

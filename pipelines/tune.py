@@ -78,7 +78,7 @@ def tune(config: Config) -> dict[str, Any]:
                 runs.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": count}, count)
             runs.finish(config, run_id)
         except InfrastructureError as error:
-            console.say(f"tune: {error}; all is done, but its run there is not ended")
+            console.warn(f"tune: {error}; all is done, but its run there is not ended")
         record.finish(**results, budget=budget)
     return record.results
 

@@ -54,11 +54,11 @@ def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
         facts = _unsealed(where)
         damaged = [name for name, sha256 in facts["files"].items() if _sha256(uris.join(where, name)) != sha256]
         if damaged:
-            console.say(f"checkpoint {where} is damaged ({', '.join(damaged)}); looking at the one before")
+            console.warn(f"checkpoint: {where} is damaged ({', '.join(damaged)}); looking at the one before")
             continue
         return facts, _state(where), where
     if found:
-        console.say(f"no checkpoint of {run} is sound; starting from the beginning")
+        console.warn(f"checkpoint: no checkpoint of {run} is sound; starting from the beginning")
     return None
 
 

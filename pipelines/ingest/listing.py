@@ -110,7 +110,7 @@ def _checked(source: SourceConfig) -> pa.Table:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
     for setting in () if photos else ("samples_per_photo", "forge"):
         if getattr(source, setting) != SourceConfig.model_fields[setting].default:
-            console.say(
+            console.warn(
                 f"build: source {source.name}: {setting} is for photographs, and layout {source.layout} lists none"
             )
     if source.annotations is not None and source.layout != "coco":

@@ -272,7 +272,7 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
             item = replace(item, mask=mask, mask_rule=naming.mask_rule, mask_stamp=stamp)
         yield item
     if strange and found:
-        console.say(
+        console.warn(
             f"build: source {source.name}: {len(strange)} images have no name that layout {source.layout} expects,"
             f" and are not listed ({', '.join(strange[:3])})"
         )

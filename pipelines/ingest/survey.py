@@ -39,7 +39,7 @@ def survey(config: BuildConfig, listed: pa.Table, uri: str) -> pa.Table:
     parts: dict[int, pa.Table] = {}
     starts = range(0, len(listed), PART)
     progress = console.Progress("survey", len(listed), "files")
-    tasks = cluster.spread(
+    tasks = cluster.map_unordered(
         lambda table, start: _part(table.slice(start, PART), config.max_pixels, uri), listed, list(starts)
     )
     for start, data in tasks:

@@ -1,6 +1,6 @@
-"""The one place that starts or joins Ray: a running cluster if there is one (RAY_ADDRESS), a local one otherwise.
+"""The only module that starts or joins Ray: the cluster at RAY_ADDRESS where it is set, else one of its own.
 
-What workers print stays in Ray's log files; what a job has to say comes through `listening`.
+What workers print stays in Ray's log files. What they say to people comes through a `message_queue`.
 """
 
 import logging
@@ -25,6 +25,8 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, describe, revive
+from pipelines.runtime import signals
+from pipelines.runtime.environment import WORKER_VARIABLES
 
 _RETRIES = 10
 """Times that a piece is done again after its worker was lost."""
@@ -42,6 +44,7 @@ def connect() -> None:
             address=os.environ.get("RAY_ADDRESS"),
             logging_level=logging.ERROR,
             log_to_driver=False,
+            runtime_env=_worker_environment(),
         )
     except SystemExit:  # how Ray answers SIGTERM while it starts
         raise KeyboardInterrupt from None
@@ -53,13 +56,20 @@ def connect() -> None:
     if "RAY_ADDRESS" not in os.environ:
         global _own_head
         _own_head = ray.get_runtime_context().gcs_address
+    signals.ask_when_terminated(_is_lost)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def is_lost(seconds: float) -> bool:
-    """Wait for so long; whether the head of a Ray that this process started is gone then."""
+def _worker_environment() -> dict[str, Any] | None:
+    """The variables that workers of another's cluster need from here; those of our own inherit all of them."""
+    given = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
+    return {"env_vars": given} if given and "RAY_ADDRESS" in os.environ else None
+
+
+def _is_lost(seconds: float) -> bool:
+    """Wait some seconds; whether the head of a Ray that this process started is gone then."""
     time.sleep(seconds)
     if not _own_head or not ray.is_initialized():
         return False
@@ -87,7 +97,9 @@ def _reach(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def spread(function: Callable[[Any, int], bytes], shared: Any, pieces: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+def map_unordered(
+    function: Callable[[Any, int], bytes], shared: Any, pieces: Iterable[int]
+) -> Iterator[tuple[int, bytes]]:
     """`function(shared, piece)` for every piece on the cluster's cores; (piece, result) as they come.
 
     `shared` is stored once a machine. A worker or a machine that is lost has its pieces done again elsewhere; a failure
@@ -153,25 +165,25 @@ def queue_here() -> Queue:
 
 
 @contextmanager
-def listening(hear: Callable[[Any], None]) -> Iterator[Any]:
-    """A queue for workers, whose items are given to `hear` here, in a thread, for as long as the block runs."""
-    lines = queue_here()
+def message_queue(on_message: Callable[[Any], None]) -> Iterator[Any]:
+    """A queue for workers. While the block runs, a thread of this process calls `on_message` with each item."""
+    messages = queue_here()
     done = threading.Event()
 
-    def listen() -> None:
-        while not (done.is_set() and lines.empty()):
+    def receive() -> None:
+        while not (done.is_set() and messages.empty()):
             try:
-                hear(lines.get(timeout=0.5))
+                on_message(messages.get(timeout=0.5))
             except queue.Empty:
                 continue
-            except ray.exceptions.RayError:  # the queue went with Ray, which whoever waits for Ray is told
+            except ray.exceptions.RayError:  # the queue is lost with Ray; whoever waits for Ray gets the error
                 return
 
-    thread = threading.Thread(target=listen, daemon=True)
+    thread = threading.Thread(target=receive, daemon=True)
     thread.start()
     try:
-        yield lines
+        yield messages
     finally:
         done.set()
         thread.join(timeout=10)
-        lines.shutdown()
+        messages.shutdown()

@@ -41,6 +41,9 @@ OWN_CLUSTER_DEFAULTS = (
 )
 """Set where RAY_ADDRESS is not: the command then starts a Ray of its own."""
 
+WORKER_VARIABLES = ("MPC_LOG", "MPC_LOG_FORMAT", "MPC_S3_TIMEOUT")
+"""Variables of this project that are passed on to the workers of a cluster that a command joins."""
+
 
 def prepare() -> None:
     """Set the defaults; called before Ray or MLflow can be imported."""

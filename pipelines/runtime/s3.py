@@ -31,18 +31,12 @@ from pyarrow import fs as pafs
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.runtime import console
 from pipelines.runtime.retry import Backoff, retry
+from pipelines.runtime.stamp import Stamp
 
 T = TypeVar("T")
 _BACKOFF = Backoff(first=0.5, longest=16.0, attempts=8, jitter=0.5)  # about 36 seconds in all before giving up
 _BLOCK = 8 << 20  # bytes of one request of `Blocks`
 _KEYS = 1000  # that one listing or deletion can name
-
-
-class Stamp(NamedTuple):
-    """Bytes of a file and the time of its last change (ns): what tells whether it was replaced."""
-
-    size: int
-    mtime_ns: int
 
 
 class _Settings(NamedTuple):
@@ -144,7 +138,7 @@ def _with_retries(uri: str, request: Callable[[Any, str, str], T]) -> T:
 
     def before_pause(error: Exception, failures: int, pause: float) -> None:
         if failures >= 3:
-            console.say(f"storage: {uri} does not answer as it should ({error}), trying again in {pause:.1f} s")
+            console.warn(f"storage: {uri} does not answer as it should ({error}), trying again in {pause:.1f} s")
 
     try:
         return retry(attempt, _PassingError, _BACKOFF, before_pause)

@@ -1,11 +1,11 @@
-"""How a command meets whoever started it: signals that end it, streams that are closed or that nobody reads."""
+"""Signals that end a command, and standard streams that are closed or that nobody reads."""
 
 import os
 import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,20 +15,30 @@ ORDERLY_SECONDS = 4.0
 """How long a job whose Ray was ended with it may take to end in order: less than Ray's own patience (cluster.py)."""
 
 
+_is_ray_lost: Callable[[float], bool] | None = None
+
+
+def ask_when_terminated(is_ray_lost: Callable[[float], bool]) -> None:
+    """Register what tells, after some seconds, whether the Ray of this process has ended; cluster.py does so."""
+    global _is_ray_lost
+    _is_ray_lost = is_ray_lost
+
+
 class Interruption:
     """In this block SIGTERM, which Kubernetes sends before it takes a machine away, ends a job as Ctrl-C does.
 
-    Sent to a whole process group, it ends our own Ray, too. What then waits for Ray never comes to hear the signal, and
-    Ray ends this process after some seconds, with words and a code of its own. A thread, which hears of the signal by a
-    pipe, is quicker; what is left to do is the guard's.
+    Sent to a whole process group, SIGTERM also ends a Ray of our own. The main thread may then wait inside Ray, where
+    Python handles no signal, and Ray would end this process after some seconds with its own message and exit code.
+    Therefore a thread reads the signals from a pipe. It ends the process where Ray has gone; the watchdog then ends
+    the runs in MLflow.
     """
 
     def __init__(self, verb: str) -> None:
-        self._verb, self._said = verb, False
+        self._verb, self._reported = verb, False
 
     def __enter__(self) -> "Interruption":
         reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)  # as Python wants it
+        os.set_blocking(self._writing, False)  # set_wakeup_fd requires it
         self._before = signal.signal(signal.SIGTERM, interrupt), signal.set_wakeup_fd(self._writing)
         threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         return self
@@ -38,19 +48,18 @@ class Interruption:
         signal.set_wakeup_fd(self._before[1])
         os.close(self._writing)
 
-    def told(self) -> int:
-        """Say it, once; the exit code."""
-        if not self._said:
-            self._said = True
-            console.say(f"mpc {self._verb}: interrupted; the same command goes on from here")
+    def report(self) -> int:
+        """Say once that the command was interrupted; the exit code."""
+        if not self._reported:
+            self._reported = True
+            console.fail(f"mpc {self._verb}: interrupted; the same command goes on from here")
         return 130
 
     def _watch(self, reading: int) -> None:
         with open(reading, "rb", buffering=0) as signals:
             while number := signals.read(1):  # until the other end is closed
-                cluster = sys.modules.get("pipelines.runtime.cluster")
-                if ord(number) == signal.SIGTERM and cluster and cluster.is_lost(ORDERLY_SECONDS):
-                    os._exit(self.told())
+                if ord(number) == signal.SIGTERM and _is_ray_lost and _is_ray_lost(ORDERLY_SECONDS):
+                    os._exit(self.report())
 
 
 @contextmanager
@@ -82,14 +91,14 @@ def defer_interrupts() -> Iterator[None]:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C does, also where that is ignored, as it is in what a script starts in the background."""
+    """Raise KeyboardInterrupt, also where SIGINT is ignored: a shell sets that for what it starts in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 
 def open_streams() -> None:
-    """Started with a standard stream closed (2>&-), write into the void, and not into a file that gets its number."""
+    """Open /dev/null for each standard stream that is closed (2>&-): a file opened later would get its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -99,7 +108,7 @@ def open_streams() -> None:
 
 
 def unread() -> bool:
-    """Whether nobody reads our standard output any more, as in `mpc inspect ... | head -1`; then nothing is said."""
+    """Whether nobody reads our standard output any more, as in `mpc inspect ... | head -1`. It is closed then."""
     output = select.poll()
     output.register(1, 0)
     gone = any(event & select.POLLERR for _, event in output.poll(0))

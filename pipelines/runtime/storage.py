@@ -8,23 +8,27 @@ growing pauses. One that moves no byte for MPC_S3_TIMEOUT seconds (30) counts as
 that do not exist are never tried again.
 """
 
+import importlib
 import io
 import os
 import secrets
+import shutil
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
-
-import pyarrow as pa
-from pyarrow import fs as pafs
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines.runtime import s3
-from pipelines.runtime.s3 import Stamp as Stamp
+from pipelines.runtime.stamp import Stamp as Stamp
 from pipelines.runtime.uris import absolute, is_remote, local_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import fs as pafs
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,13 +37,21 @@ _PREFETCH = 4
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
 
 
-def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+def _s3() -> ModuleType:
+    """The S3 half. It and Arrow are imported when they are needed: a command that only says that its output is finished
+    should not wait for them."""
+    return importlib.import_module("pipelines.runtime.s3")
+
+
+def resolve(uri: str) -> "tuple[pafs.FileSystem, str]":
     """The Arrow filesystem of a location and the path in it, for those who read parts of a file.
 
     Its S3 requests are tried again by the SDK; `explained` turns what it raises in the end into our failures.
     """
     if is_remote(uri):
-        return s3.arrow(), uri.removeprefix("s3://").rstrip("/")
+        return _s3().arrow(), uri.removeprefix("s3://").rstrip("/")
+    from pyarrow import fs as pafs
+
     return pafs.LocalFileSystem(), absolute(uri)
 
 
@@ -66,20 +78,22 @@ def explained(uri: str) -> Iterator[None]:
 def exists(uri: str) -> bool:
     """Whether a file (not a folder) is there."""
     with explained(uri):
-        return s3.head(uri) is not None if is_remote(uri) else os.path.isfile(absolute(uri))
+        return _s3().head(uri) is not None if is_remote(uri) else os.path.isfile(absolute(uri))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file; UserError when it is not there."""
     with explained(uri):
-        return s3.get(uri) if is_remote(uri) else Path(absolute(uri)).read_bytes()
+        return _s3().get(uri) if is_remote(uri) else Path(absolute(uri)).read_bytes()
 
 
-def in_arrow(data: bytes) -> pa.BufferReader:
+def in_arrow(data: bytes) -> "pa.BufferReader":
     """The bytes as a file in Arrow's own memory.
 
     A thread of Arrow's that still holds bytes of Python's when a short command ends aborts it (arrow#34314).
     """
+    import pyarrow as pa
+
     copy = pa.BufferOutputStream()
     copy.write(data)
     return pa.BufferReader(copy.getvalue())
@@ -93,7 +107,7 @@ def open_input(uri: str) -> Iterator[BinaryIO]:
             with open(absolute(uri), "rb") as file:
                 yield file
             return
-        with io.BufferedReader(s3.Blocks(uri)) as stream:
+        with io.BufferedReader(_s3().Blocks(uri)) as stream:
             yield cast(BinaryIO, stream)
 
 
@@ -101,7 +115,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file at once: readers see the old one, or the new one, never a part."""
     with explained(uri):
         if is_remote(uri):
-            s3.put(uri, data)
+            _s3().put(uri, data)
         else:
             with _beside(absolute(uri), data) as temporary:
                 os.replace(temporary, absolute(uri))
@@ -114,7 +128,7 @@ def create(uri: str, data: bytes) -> bool:
     """
     with explained(uri):
         if is_remote(uri):
-            return s3.create(uri, data)
+            return _s3().create(uri, data)
         with _beside(absolute(uri), data) as temporary:
             try:
                 os.link(temporary, absolute(uri))
@@ -174,7 +188,7 @@ def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
     Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
     """
     with explained(uri):
-        found = dict(s3.objects(uri) if is_remote(uri) else _files(uri))
+        found = dict(_s3().objects(uri) if is_remote(uri) else _files(uri))
     below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
     return {
         location: found[location]
@@ -211,23 +225,26 @@ def stamp(uri: str) -> Stamp:
     """The stamp of one file; zeros when it is not there."""
     with explained(uri):
         if is_remote(uri):
-            return s3.stamp(uri) or Stamp(0, 0)
-        info = pafs.LocalFileSystem().get_file_info(absolute(uri))
-        return Stamp(int(info.size or 0), int(info.mtime_ns or 0))
+            return _s3().stamp(uri) or Stamp(0, 0)
+        try:
+            facts = os.stat(absolute(uri))
+        except (FileNotFoundError, NotADirectoryError):
+            return Stamp(0, 0)
+        return Stamp(facts.st_size if stat.S_ISREG(facts.st_mode) else 0, facts.st_mtime_ns)
 
 
 def delete(uri: str) -> None:
     """Remove a file or a folder and all below it; nothing happens when it is not there."""
     with explained(uri):
         if is_remote(uri):
-            s3.delete(uri)
+            _s3().delete(uri)
             return
-        filesystem, path = resolve(uri)
-        kind = filesystem.get_file_info(path).type
-        if kind == pafs.FileType.File:
-            filesystem.delete_file(path)
-        elif kind == pafs.FileType.Directory:
-            filesystem.delete_dir(path)
+        path = absolute(uri)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(path)
 
 
 def delete_if_empty(uri: str) -> None:
@@ -253,7 +270,7 @@ def folder_exists(uri: str) -> bool:
         if not is_remote(uri):
             return os.path.isdir(absolute(uri))
         try:
-            next(s3.objects(uri, limit=1, markers=True), None)
+            next(_s3().objects(uri, limit=1, markers=True), None)
         except FileNotFoundError:
             return False
         return True

@@ -95,5 +95,5 @@ class TrialRuns:
 
     def _away(self, error: MPCError) -> None:
         if not self._silent:
-            console.say(f"tune: {error}; the search goes on, figures are kept and sent later, a new trial waits")
+            console.warn(f"tune: {error}; the search goes on, figures are kept and sent later, a new trial waits")
         self._silent = True

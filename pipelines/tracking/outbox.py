@@ -145,7 +145,7 @@ class Spool:
                 self._send(batch)
             except MPCError as error:
                 if not self.failing and not self._closed:
-                    console.say(f"{self._verb}: {error}; its reports are kept and sent later")
+                    console.warn(f"{self._verb}: {error}; its reports are kept and sent later")
                 self.failing = True
                 pause = FIRST_PAUSE if self._sleep(pause) else min(2 * pause, LONGEST_PAUSE)
             else:
@@ -238,7 +238,7 @@ def finish(
         left = spool.close(END_SECONDS if status in (None, "FINISHED") else HURRY_SECONDS, status)
         watchdog.leave(run_id)
         if left:
-            console.say(
+            console.warn(
                 f"{verb}: MLflow at {uris.without_secrets(str(config.tracking.uri))} has not taken {left} reports;"
                 f" they are kept in {unsent(output)}; run the same command again to send them"
             )

@@ -18,7 +18,7 @@ def record(config: Config, command: Command, result: Any) -> None:
     try:
         _record(config, command, result)
     except (InfrastructureError, UserError) as error:
-        console.say(f"{command.name}: {error}; the result is not in MLflow")
+        console.warn(f"{command.name}: {error}; the result is not in MLflow")
 
 
 def _record(config: Config, command: Command, result: Any) -> None:

@@ -89,7 +89,7 @@ def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bo
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         shown = uris.without_secrets(str(config.tracking.uri))
-        console.say(f"{verb}: its run {run_id} is no longer in MLflow at {shown}; what follows goes into a new one")
+        console.warn(f"{verb}: its run {run_id} is no longer in MLflow at {shown}; what follows goes into a new one")
         return False
     return True
 
@@ -147,7 +147,7 @@ def running(config: Config, verb: str) -> Iterator[str]:
     try:
         finish(config, run_id)
     except InfrastructureError as error:
-        console.say(f"{verb}: {error}; all is done, but its run there is not ended")
+        console.warn(f"{verb}: {error}; all is done, but its run there is not ended")
 
 
 @mlflow_call

@@ -21,7 +21,7 @@ def compile_encoder(localizer: Localizer, config: Config, device: torch.device) 
     before = copy.deepcopy(encoder.state_dict())
     side = config.model.input_size
     blank = torch.zeros(config.train.batch_size, 3, side, side, device=device)  # type: ignore[arg-type]
-    console.say("compiling the backbone; this takes minutes")
+    console.say("compile: compiling the backbone; this takes minutes")
     encoder.compile()
     try:
         with torch.autocast(device.type, torch.bfloat16, config.train.precision == "bf16"):
@@ -31,7 +31,9 @@ def compile_encoder(localizer: Localizer, config: Config, device: torch.device) 
     except (RuntimeError, OSError, ImportError) as error:
         encoder._compiled_call_impl = None
         said = " ".join(str(error).split())[:200]
-        console.say(f"torch.compile does not work here, training goes on without it: {type(error).__name__}: {said}")
+        console.warn(
+            f"compile: torch.compile does not work here, training goes on without it: {type(error).__name__}: {said}"
+        )
         return False
     finally:
         encoder.zero_grad(set_to_none=True)

@@ -111,7 +111,7 @@ def _run(config: Config, verb: str, known: str | None, dataset: tuple[str, Manif
     except InfrastructureError as error:
         if not known:
             raise
-        console.say(f"{verb}: {error}; the run goes on, its reports are kept and sent later")
+        console.warn(f"{verb}: {error}; the run goes on, its reports are kept and sent later")
         return known
 
 

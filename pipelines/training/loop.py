@@ -335,7 +335,7 @@ class _Training:
                     f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; free space or"
                     f" mend the access, and run the command again: it goes on from the last checkpoint"
                 ) from error
-            console.say(
+            console.warn(
                 f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; going on"
                 f" ({self.failed_saves} of {UNSAVED_LIMIT} before training stops)"
             )

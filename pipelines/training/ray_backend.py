@@ -59,7 +59,7 @@ def run(
         "final": final,
     }
     try:
-        with cluster.listening(partial(_hear, on_epoch)) as lines, _own_interrupts():
+        with cluster.message_queue(partial(_on_message, on_epoch)) as lines, _own_interrupts():
             trainer = TorchTrainer(
                 partial(_worker, told | {"say": lines}),  # not train_loop_config, which the steering process reads, too
                 scaling_config=ScalingConfig(
@@ -113,7 +113,7 @@ def _fit(trainer: TorchTrainer, failures: int, verb: str) -> None:
             if not failures:
                 raise
             failures -= 1
-            console.say(f"{verb}: the workers could not be set up: {_last_words(error)}; trying again")
+            console.warn(f"{verb}: the workers could not be set up: {_last_words(error)}; trying again")
 
 
 @contextmanager
@@ -127,10 +127,10 @@ def _own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _hear(on_epoch: Callable[[dict[str, float]], None], item: str | dict[str, float]) -> None:
-    """What workers say is said here, what they report of an epoch is handed on."""
-    if isinstance(item, str):
-        console.say(item)
+def _on_message(on_epoch: Callable[[dict[str, float]], None], item: console.Line | dict[str, float]) -> None:
+    """What workers say is shown here, what they report of an epoch is handed on."""
+    if isinstance(item, console.Line):
+        console.show(item)
     else:
         on_epoch(item)
 
@@ -164,7 +164,7 @@ def _worker(settings: dict[str, Any]) -> None:
     config, stage, final = settings["config"], settings["stage"], settings["final"]
     if not final.empty():
         return
-    console.relay(settings["say"].put)
+    console.relay(settings["say"].put, ray.train.get_context().get_world_rank())
     torch.set_num_threads(config.train.cpus_per_worker)
     context = ray.train.get_context()
     host = worker_context.Host(
@@ -219,6 +219,9 @@ class _Beside:
             except ray.exceptions.RayError as error:
                 lost = isinstance(error, ray.exceptions.RayActorError)
                 why = "was lost" if lost else f"did not start in {BESIDE_PATIENCE_SECONDS:.0f} s"
-                console.say(f"validation beside the training {why}; from now on it is done by the first worker")
+                console.warn(
+                    f"{self._of[1].verb}: validation beside the training {why};"
+                    " from now on it is done by the first worker"
+                )
                 self._here = validation.Assessment(*self._of, get_device())
         return self._here.figures_of(location)

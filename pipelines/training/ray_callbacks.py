@@ -3,6 +3,7 @@
 Apart from ray_train.py, since that process starts sooner if it need not import what workers train with.
 """
 
+import logging
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 
 from mpc_model.errors import InfrastructureError, MPCError
+from pipelines.runtime import console
 
 
 class Losses(UserCallback):
@@ -27,7 +29,8 @@ class Losses(UserCallback):
             if isinstance(error, InfrastructureError) or not isinstance(error, MPCError)
         }
         if lost and len(lost) == len(worker_exceptions):
-            self._lines.put(f"{self._verb}: {guilty(lost)}; going back to the last checkpoint")
+            words = f"{self._verb}: {guilty(lost)}; going back to the last checkpoint"
+            self._lines.put(console.line(words, logging.WARNING))
 
 
 class Epochs(UserCallback):

@@ -225,7 +225,7 @@ def test_a_lasting_fault_ends_with_what_was_seen_and_says_so_on_the_way(
     swift: str, monkeypatch: pytest.MonkeyPatch, fault: str, hasty: None
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     monkeypatch.setenv("MPC_S3_TIMEOUT", "0.3")
     with FaultProxy(swift_endpoint(), share=1, faults=[fault]) as proxy:
         through(proxy, monkeypatch)

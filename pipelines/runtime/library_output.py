@@ -1,0 +1,60 @@
+"""What libraries write to standard error, in a file of its own: a terminal gets the lines of this project alone.
+
+Ray's core, OpenCV and libtiff write to file descriptor 2 from C++, where no setting of Python's logging reaches them,
+so the descriptor itself is led to the file. Lines of this project go to a copy of the descriptor that was there before.
+"""
+
+import faulthandler
+import os
+import sys
+import tempfile
+from contextlib import suppress
+
+from pipelines.runtime import console
+
+
+class LibraryOutput:
+    """From `divert` to `restore`, or to the end of the process, standard error is a file that only its owner can read.
+
+    It is `<temporary folder>/mpc-<command>-<random>.log`. A fatal signal (SIGSEGV, SIGABRT) still prints Python's stack
+    where people look.
+    """
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self.path = ""
+        self._before: int | None = None
+
+    def divert(self) -> None:
+        """Lead descriptor 2 to the file. Nothing happens where no file can be made: then nothing is hidden."""
+        with suppress(OSError):
+            file, self.path = tempfile.mkstemp(prefix=f"mpc-{self._command}-", suffix=".log")  # mode 0600
+            sys.stderr.flush()
+            self._before = os.dup(2)
+            os.dup2(file, 2)
+            os.close(file)
+            stream = open(self._before, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            console.write_to(stream)
+            faulthandler.enable(stream)
+            console.debug(f"mpc {self._command}: libraries write to {self.path}")
+
+    def restore(self) -> None:
+        """Give descriptor 2 back what it was."""
+        if self._before is not None:
+            sys.stderr.flush()
+            faulthandler.disable()
+            console.write_to(None)
+            os.dup2(self._before, 2)
+            os.close(self._before)
+            self._before = None
+
+    def discard(self) -> None:
+        """Delete the file, which may still be written to."""
+        if self.path:
+            with suppress(OSError):
+                os.unlink(self.path)
+            self.path = ""
+
+    def is_empty(self) -> bool:
+        """Whether no library wrote anything."""
+        return not self.path or not os.path.getsize(self.path)
