@@ -100,7 +100,7 @@ def _build(
     screening.check(settings, rejects, listed)
     manifest = _manifest(config, asked, markers, rejects, statistics, near, rejects_digest)
     _tidy(plan, uri)
-    page = report.dataset_page(manifest, statistics, rejects, reader.spread(uri, manifest), near)
+    page = report.dataset_page(manifest, statistics, rejects, reader.sample_rows(uri, manifest), near)
     storage.write_bytes(uris.join(uri, "report.html"), page.encode())
     survey.forget(uri)
     manifest.write(uri)

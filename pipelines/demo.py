@@ -20,7 +20,7 @@ from pipelines.config.recipe import load
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.dataset.schema import SPLITS
+from pipelines.dataset.schema import SPLITS, Row
 from pipelines.ingest import example_photos
 from pipelines.runtime import console, storage, uris
 from pipelines.runtime.canonical import canonical_json
@@ -86,7 +86,7 @@ def _write_examples(config: Config) -> None:
     folder = str(config.predict.input)
     manifest = Manifest.read(str(config.build.output))
     reader = ShardReader(str(config.build.output), manifest, "test")
-    by_kind: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    by_kind: dict[bool, list[Row]] = {True: [], False: []}
     for group in range(len(reader.sizes)):
         for row in reader.read(group, ("id", "kind", "views")):
             by_kind[row["kind"] != "authentic"].append(row)

@@ -13,7 +13,7 @@ from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.focal import focal_loss
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, Inputs
+from pipelines.dataset.loader import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
@@ -49,7 +49,7 @@ class _Focal(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+    def forward(self, inputs: DeviceBatch, seed: int) -> dict[str, Tensor]:
         """The focal loss at the masks' size; stochastic depth draws from the global generator, so `seed` is unused."""
         assert self.decoder is not None
         logits = self.decoder(self._features(inputs)).float()
@@ -61,7 +61,7 @@ class _Focal(nn.Module):
             "called_share": (raised.detach() > 0).float().mean(),
         }
 
-    def _features(self, inputs: Inputs) -> list[Tensor]:
+    def _features(self, inputs: DeviceBatch) -> list[Tensor]:
         if not self.frozen:
             return self.encoder(inputs.images)
         with torch.no_grad():
@@ -122,7 +122,7 @@ class Finetuning:
         scores = []
         for batch in validation:
             with torch.no_grad():
-                maps = localizer.probabilities(batch.on(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
+                maps = localizer.probabilities(batch.to(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
             scores += [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]
         summary = summarize(scores)
         return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate")}

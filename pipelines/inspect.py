@@ -31,7 +31,7 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     reasons = Counter(reject["reason"] for reject in rejects).most_common()
     print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
     if page is not None:
-        text = report.dataset_page(manifest, statistics, rejects, reader.spread(uri, manifest), near)
+        text = report.dataset_page(manifest, statistics, rejects, reader.sample_rows(uri, manifest), near)
         storage.write_bytes(uris.absolute(page), text.encode())
     print(f"\nlook at {page or uris.join(uri, 'report.html')}")
     if verify:
@@ -62,10 +62,10 @@ def _verify(uri: str, manifest: Manifest) -> None:
 
 def _damage(uri: str, shard: ShardEntry) -> str:
     """What is wrong with a shard; an empty text when nothing is."""
-    where = reader.where(uri, shard.name)
-    if not storage.exists(where):
+    location = reader.shard_location(uri, shard.name)
+    if not storage.exists(location):
         return "lost"
-    data = storage.read_bytes(where)
+    data = storage.read_bytes(location)
     if len(data) != shard.bytes:
         return f"{len(data)} bytes instead of {shard.bytes}"
     return "" if hashlib.sha256(data).hexdigest() == shard.sha256 else "other bytes"

@@ -16,7 +16,7 @@ from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
 from mpc_model.nn.backbone import Backbone
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, Inputs
+from pipelines.dataset.loader import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
@@ -45,7 +45,7 @@ class _Contrast(nn.Module):
         if self.settings.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
 
-    def forward(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+    def forward(self, inputs: DeviceBatch, seed: int) -> dict[str, Tensor]:
         """Losses of a batch; `seed` draws the pixels."""
         settings = self.settings
         first: Sequence[Tensor]
@@ -158,6 +158,6 @@ class Pretraining:
 @torch.no_grad()
 def _mapped(localizer: Localizer, batches: Sequence[Batch], device: torch.device) -> Iterator[MappedImage]:
     for batch in batches:
-        maps = localizer.features(batch.on(device).images)
+        maps = localizer.features(batch.to(device).images)
         for index in range(len(batch.ids)):
             yield [level[index] for level in maps], batch.masks[index].numpy()

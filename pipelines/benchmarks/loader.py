@@ -22,6 +22,7 @@ from pipelines.dataset import order
 from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.schema import Row
 
 SIZE, BATCH, WORKERS = 512, 8, 2
 Sample = tuple[codecs.Image, codecs.Mask]
@@ -126,7 +127,7 @@ class _Rows(Dataset[Sample]):
         return _decoded(stored["image"], stored["mask"], turn)
 
     @functools.cached_property
-    def _read(self) -> Callable[[int], list[dict[str, Any]]]:
+    def _read(self) -> Callable[[int], list[Row]]:
         return functools.lru_cache(order.WINDOW + 2)(ShardReader(*self._of).read)  # made in the worker that uses it
 
 

@@ -21,7 +21,7 @@ from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.recipe import revised
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Inputs
+from pipelines.dataset.loader import DeviceBatch
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning
 from pipelines.ingest import example_photos
@@ -78,7 +78,7 @@ def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]
     Localizer(ModelSpec(config.model.backbone, None, side)).save(encoder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = next(
-        validation.open_split(revised(config, f"train.batch_size={batch}"), "train", turns=False).epoch(Cursor())
+        validation.open_split(revised(config, f"train.batch_size={batch}"), "train", symmetries=False).epoch(Cursor())
     )
     variants = {
         "unfrozen": ["finetune.unfreeze=all"],
@@ -86,7 +86,7 @@ def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]
         "cached": [f"finetune.cache={folder / 'cache'}"],
     }
     steps = {
-        name: _step(revised(config, f"finetune.encoder={encoder}", *more), inputs.on(device), device)
+        name: _step(revised(config, f"finetune.encoder={encoder}", *more), inputs.to(device), device)
         for name, more in variants.items()
     }
     for step in steps.values():
@@ -104,7 +104,7 @@ def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]
     }
 
 
-def _step(config: Config, inputs: Inputs, device: torch.device) -> Callable[[], object]:
+def _step(config: Config, inputs: DeviceBatch, device: torch.device) -> Callable[[], object]:
     """One step of stage 2 on the same batch each time."""
     stage = Finetuning(config)
     module = stage.module.to(device).train()

@@ -1,12 +1,18 @@
-"""The order of samples: one pure function, and the cursor that says how much of it is behind us.
+"""The order of samples in an epoch: a pure function, and the cursor that says how much of an epoch is done.
 
-An epoch's rows are permuted by row group, cut into one contiguous lane a rank (so that a rank reads its own row groups
-and hardly any of another's), shuffled inside a window of groups, and cut into equally many batches on every rank.
-Every row comes exactly once an epoch (a source with repeat r: r times); batches hold the batch size, or one less where
+An epoch is ordered in four steps:
+
+1. The row groups are put into a random order.
+2. The rows are cut into one contiguous part for each rank, so that ranks hardly ever read the same row group.
+3. Each rank's rows are shuffled inside windows of WINDOW row groups.
+4. Each rank's rows are cut into batches, equally many on every rank.
+
+Every row comes once an epoch (a row of a source with repeat r: r times). A batch holds the batch size, or fewer where
 the epoch does not divide.
 
-The cursor is (epoch, segments): each segment says that `steps` steps were taken with a world and batch size. What is
-left of the epoch after the segments is dealt anew when the world changes, and goes on as it was when it does not.
+The cursor is (epoch, segments). A segment says that `steps` steps were taken with one world size and batch size. When
+training goes on with the same two, so does the sequence of batches; when they change, the rows that are left are
+ordered anew by the same four steps.
 """
 
 import math
@@ -31,13 +37,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far training has come: the epoch, and what was done of it."""
+    """How far training has come: the epoch, and the segments of it that are done."""
 
     epoch: int = 0
     segments: tuple[Segment, ...] = ()
 
     def advanced(self, world: int, batch_size: int, steps: int = 1) -> "Cursor":
-        """The cursor after `steps` more steps; steps of the same shape extend the last segment."""
+        """The cursor after `steps` more steps; with the same world and batch size they extend the last segment."""
         *before, last = self.segments or (Segment(world, batch_size, 0),)
         if (last.world, last.batch_size) == (world, batch_size):
             return Cursor(self.epoch, (*before, Segment(world, batch_size, last.steps + steps)))
@@ -56,11 +62,11 @@ class Cursor:
 
 
 def entries(group_sizes: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> tuple[Rows, Rows]:
-    """All rows of an epoch, before any shuffling.
+    """All rows of an epoch in the order of the split, before any shuffling.
 
-    Args: `group_sizes` (G,) rows in each row group, `repeats` (G,) times each is drawn.
-    Returns: rows (N,) numbered through the whole split, and the group each belongs to (N,), where every repetition
-    counts as a group of its own.
+    `group_sizes` (G,) is the number of rows of each row group, `repeats` (G,) how often each is drawn.
+    Returns the numbers of the rows in the split (N,), and the group that each belongs to (N,), where every repetition
+    of a group counts as a group of its own.
     """
     first = np.concatenate([[0], np.cumsum(group_sizes)[:-1]])
     drawn = np.repeat(np.arange(len(group_sizes)), repeats)
@@ -73,41 +79,52 @@ def entries(group_sizes: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) 
 def epoch_batches(
     rows: Rows, groups: Rows, *, fingerprint: str, seed: int, cursor: Cursor, world: int, batch_size: int
 ) -> list[list[Rows]]:
-    """What is left of an epoch: batches[rank][step], each an array of positions into `rows`.
+    """The batches that are left of an epoch: batches[rank][step] is an array of positions into `rows`.
 
-    A pure function of its arguments. With the same world and batch size as the cursor's last segment, it is the rest of
-    the sequence an uninterrupted run would have had.
+    A pure function of its arguments. With the world and batch size of the cursor's last segment, the result is the rest
+    of what an uninterrupted run would have had. `rows` and `groups` are those of `entries`.
     """
-    left = np.arange(len(rows), dtype=np.int64)
-    part = 0
-    for part, segment in enumerate(cursor.segments):
-        lanes = _deal(left, groups, fingerprint, seed, cursor.epoch, part, segment.world, segment.batch_size)
-        if (segment.world, segment.batch_size) == (world, batch_size) and segment is cursor.segments[-1]:
-            return [lane[segment.steps :] for lane in lanes]
-        done = [batch for lane in lanes for batch in lane[: segment.steps]]
-        left = np.setdiff1d(left, np.concatenate(done)) if done else left
-        part += 1
-    return _deal(left, groups, fingerprint, seed, cursor.epoch, part, world, batch_size)
+    segments = cursor.segments
+    if not segments or (segments[-1].world, segments[-1].batch_size) != (world, batch_size):
+        segments = (*segments, Segment(world, batch_size, 0))
+
+    def generator(segment_index: int) -> np.random.Generator:
+        return np.random.default_rng([int(fingerprint[:16], 16), seed, cursor.epoch, segment_index])
+
+    remaining = np.arange(len(rows), dtype=np.int64)
+    *finished, current = segments
+    for segment_index, segment in enumerate(finished):
+        rank_batches = _assign_to_ranks(remaining, groups, segment, generator(segment_index))
+        done = [batch for batches in rank_batches for batch in batches[: segment.steps]]
+        remaining = np.setdiff1d(remaining, np.concatenate(done)) if done else remaining
+    rank_batches = _assign_to_ranks(remaining, groups, current, generator(len(finished)))
+    return [batches[current.steps :] for batches in rank_batches]
 
 
-def _deal(
-    left: Rows, groups: Rows, fingerprint: str, seed: int, epoch: int, part: int, world: int, batch_size: int
+def _assign_to_ranks(
+    positions: Rows, groups: Rows, segment: Segment, generator: np.random.Generator
 ) -> list[list[Rows]]:
-    """Deal positions to ranks and batches; `part` is the number of world changes so far in this epoch."""
-    if not len(left):
-        return [[] for _ in range(world)]
-    generator = np.random.default_rng([int(fingerprint[:16], 16), seed, epoch, part])
-    shuffled_groups = generator.permutation(int(groups.max()) + 1)
-    by_group = left[np.argsort(shuffled_groups[groups[left]], kind="stable")]
-    steps = math.ceil(len(left) / (world * batch_size))
-    lanes = []
-    for lane in np.array_split(by_group, world):
-        position = np.unique(shuffled_groups[groups[lane]], return_inverse=True)[1] if len(lane) else lane
-        mixed = lane[np.lexsort((generator.random(len(lane)), position // WINDOW))]
-        lanes.append(np.array_split(mixed, steps))
-    return lanes
+    """All batches of a segment that begins with `positions` left: the four steps at the top of this module."""
+    if not len(positions):
+        return [[] for _ in range(segment.world)]
+    # 1. A random order of the row groups; the rows of a group stay together.
+    group_rank = generator.permutation(int(groups.max()) + 1)[groups]
+    by_group = positions[np.argsort(group_rank[positions], kind="stable")]
+    steps = math.ceil(len(positions) / (segment.world * segment.batch_size))
+    rank_batches = []
+    # 2. One contiguous part for each rank.
+    for part in np.array_split(by_group, segment.world):
+        # 3. Shuffled inside windows; groups are counted from the first that this rank reads.
+        window = np.unique(group_rank[part], return_inverse=True)[1] // WINDOW
+        shuffled = part[np.lexsort((generator.random(len(part)), window))]
+        # 4. Equally many batches on every rank.
+        rank_batches.append(np.array_split(shuffled, steps))
+    return rank_batches
 
 
-def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """The seed of everything random in one forward pass of a step of one rank: nothing to save, nothing to restore."""
-    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0] >> 1)
+def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
+    """The seed of everything random in one forward pass: nothing has to be saved in a checkpoint or restored.
+
+    `micro_batch` counts the forward passes of a step where gradients are accumulated, `rank` is the process.
+    """
+    return int(np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,11 +1,11 @@
-"""Reading shards: row groups in the order of the manifest, single columns, and a few rows to look at."""
+"""Reads shards: row groups in the order of the manifest, whole columns, and a few rows to look at."""
 
 import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +17,16 @@ from pipelines.dataset.schema import SCHEMA, SPLITS, Row
 from pipelines.runtime import storage, uris
 
 
-def where(uri: str, name: str, suffix: str = "parquet") -> str:
-    """The location of a dataset's shard, or (json) of its done-marker."""
+def shard_location(uri: str, name: str, suffix: str = "parquet") -> str:
+    """The location of a dataset's shard, or (suffix json) of its done-marker."""
     return uris.join(uri, "shards", f"{name}.{suffix}")
 
 
 @contextmanager
-def _sound(uri: str, name: str) -> Iterator[None]:
-    """Say which shard is damaged, and of which dataset."""
+def _shard_errors(uri: str, name: str) -> Iterator[None]:
+    """Raise DataError, naming shard and dataset, where Arrow cannot read a shard."""
     try:
-        with storage.explained(where(uri, name)):
+        with storage.explained(shard_location(uri, name)):
             yield
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
@@ -36,9 +36,10 @@ def _sound(uri: str, name: str) -> Iterator[None]:
 
 
 class ShardReader:
-    """Row groups of the shards of one split, in the order of the manifest.
+    """Reads the row groups of one split, numbered in the order of the manifest.
 
-    `sizes` (G,) is the number of rows of each row group and `repeats` (G,) how often each is drawn in an epoch.
+    `sizes` (G,) is the number of rows of each row group, `repeats` (G,) how often each is drawn in an epoch (int64).
+    Raises DataError for a split without samples.
     """
 
     def __init__(self, uri: str, manifest: Manifest, split: str) -> None:
@@ -60,48 +61,52 @@ class ShardReader:
         self._footer = functools.lru_cache(maxsize=64)(self._read_footer)
 
     def _read_footer(self, name: str) -> pq.FileMetaData:
-        filesystem, path = storage.resolve(where(self.uri, name))
-        with _sound(self.uri, name):
-            if storage.stamp(where(self.uri, name)).size != self._bytes[name]:
+        filesystem, path = storage.resolve(shard_location(self.uri, name))
+        with _shard_errors(self.uri, name):
+            if storage.stamp(shard_location(self.uri, name)).size != self._bytes[name]:
                 raise pa.ArrowInvalid("another size than the manifest says")
             return pq.read_metadata(path, filesystem=filesystem)
 
-    def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[dict[str, Any]]:
-        """The rows of one row group as dictionaries."""
+    def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[Row]:
+        """The rows of one row group, with these columns only. Raises DataError for a shard that is damaged or lost."""
         name, index = self._groups[group]
-        filesystem, path = storage.resolve(where(self.uri, name))
+        filesystem, path = storage.resolve(shard_location(self.uri, name))
         footer = self._footer(name)
-        with _sound(self.uri, name), filesystem.open_input_file(path) as file:
+        with _shard_errors(self.uri, name), filesystem.open_input_file(path) as file:
             table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
-        rows: list[dict[str, Any]] = table.to_pylist()
+        rows: list[Row] = table.to_pylist()
         return rows
 
 
 def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | None = None) -> pa.Table:
-    """Columns, small ones, of all rows of a split (None: of all splits), in the order of the manifest."""
-    wanted = [shard.name for shard in manifest.shards if shard.rows and split in (None, shard.split)]
+    """Columns of all rows of a split (None: of all splits), in the order of the manifest, held in memory."""
+    shards = [shard.name for shard in manifest.shards if shard.rows and split in (None, shard.split)]
 
     def read(name: str) -> pa.Table:
-        filesystem, path = storage.resolve(where(uri, name))
-        with _sound(uri, name):
+        filesystem, path = storage.resolve(shard_location(uri, name))
+        with _shard_errors(uri, name):
             return pq.read_table(path, columns=list(names), filesystem=filesystem, use_threads=False, partitioning=None)
 
     with ThreadPoolExecutor(8) as pool:
-        tables = list(pool.map(read, wanted))
+        tables = list(pool.map(read, shards))
     empty = pa.schema([SCHEMA.field(name) for name in names]).empty_table()
     return pa.concat_tables([empty, *tables]).combine_chunks()
 
 
-def spread(uri: str, manifest: Manifest, each: int = 6) -> list[Row]:
-    """Rows with views, to look at: a few of every split and source, of the kinds that their first row group has."""
-    found = []
-    for shard in {(shard.split, shard.source): shard for shard in reversed(manifest.shards)}.values():
+def sample_rows(uri: str, manifest: Manifest, count: int = 6) -> list[Row]:
+    """Up to `count` rows of every split and source, with all columns, to show what a dataset holds.
+
+    They come from the first row group of the first shard of each, in turn from each kind that it has.
+    """
+    first_shards = {(shard.split, shard.source): shard for shard in reversed(manifest.shards)}
+    rows = list[Row]()
+    for shard in first_shards.values():
         if not shard.rows:
             continue
         only = manifest.model_copy(update={"shards": [shard]})
         by_kind: dict[str, list[Row]] = defaultdict(list)
         for row in ShardReader(uri, only, shard.split).read(0, SCHEMA.names):
             by_kind[row["kind"]].append(row)
-        turns = [rows[turn] for turn in range(each) for rows in by_kind.values() if turn < len(rows)]
-        found += turns[:each]
-    return sorted(found, key=lambda row: (SPLITS.index(row["split"]), row["key"]))
+        alternating = [row for rank in zip_longest(*by_kind.values()) for row in rank if row is not None]
+        rows += alternating[:count]
+    return sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["key"]))

@@ -1,6 +1,6 @@
-"""A row of a pixel dataset: the columns of its Parquet files, and the names of splits and kinds."""
+"""A row of a pixel dataset: the columns of its Parquet files, and the names of splits and of what a source declares."""
 
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -27,4 +27,37 @@ SCHEMA = pa.schema(
         ("views", pa.list_(_VIEW)),
     ]
 )
-Row = dict[str, Any]
+
+
+class StoredView(TypedDict):
+    """One view as it is stored: an image file, a mask as PNG, and what was done to the image, as JSON."""
+
+    image: bytes
+    mask: bytes
+    done: str
+
+
+class Row(TypedDict):
+    """A row as Python values; one that was read with fewer columns lacks the others.
+
+    `key` names the sample (source, name, and number of a crop), `id` its content. `kind` is "authentic" or the kind of
+    forgery. `height`, `width` and `forged_pixels` are those of the canonical view, views[0]. `perceptual_hash` is of
+    that view, `photo_hash` and `photo_hash_fine` of the whole source file. `jpeg_quality` is of the source file, None
+    where it is no JPEG. `recipe` is JSON: what was drawn to forge the sample.
+    """
+
+    id: str
+    key: str
+    source: str
+    split: str
+    kind: str
+    height: int
+    width: int
+    perceptual_hash: int
+    photo_hash: int
+    photo_hash_fine: bytes
+    jpeg_quality: int | None
+    forged_fraction: float
+    forged_pixels: int
+    recipe: str
+    views: list[StoredView]

@@ -16,6 +16,7 @@ from pipelines.artifacts.model_directory import load_model
 from pipelines.config.model_registry import EvaluateConfig
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.schema import Row
 
 METHODS = ("model", "untrained", "everything_forged")
 
@@ -69,7 +70,7 @@ class Scorer:
         return self.model.spec.threshold if name == "model" else 0.5
 
 
-def decode_row(row: dict[str, Any]) -> tuple[codecs.Image, codecs.Mask]:
+def decode_row(row: Row) -> tuple[codecs.Image, codecs.Mask]:
     """Pixels of the canonical view of a row: uint8 RGB (H, W, 3) and mask (H, W)."""
     view = row["views"][0]
     return codecs.decode_image(view["image"], row["key"]), codecs.decode_mask(view["mask"], row["key"])

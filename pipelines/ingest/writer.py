@@ -20,7 +20,7 @@ from mpc_model.imaging import codecs
 from pipelines.config.build import BuildConfig
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import SCHEMA_VERSION
-from pipelines.dataset.reader import where
+from pipelines.dataset.reader import shard_location
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SCHEMA, Row
 from pipelines.ingest import render
@@ -56,7 +56,7 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, A
     """
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
-    done, data_at = (where(uri, shard.name, suffix) for suffix in ("json", "parquet"))
+    done, data_at = (shard_location(uri, shard.name, suffix) for suffix in ("json", "parquet"))
     wanted = _digest(shard, samples, config, seed)
     marker = _marker(done)
     if marker.get("plan") == wanted and storage.stamp(data_at).size == marker["bytes"]:

@@ -88,7 +88,7 @@ class _Training:
             "train",
             rank=host.rank,
             world=host.world,
-            turns=config.finetune.cache is None or verb != "finetune",
+            symmetries=config.finetune.cache is None or verb != "finetune",
             pairs=verb == "pretrain" and config.pretrain.second_pass == "view",
         )
         self.assessment = validation.Assessment(config, stage, host.device)
@@ -240,7 +240,7 @@ class _Training:
             torch.manual_seed(seed)
             with self._unsynchronised() if part + 1 < len(batches) else nullcontext():
                 with torch.autocast(self.host.device.type, torch.bfloat16, self.config.train.precision == "bf16"):
-                    losses = self.parallel(batch.on(self.host.device), seed)
+                    losses = self.parallel(batch.to(self.host.device), seed)
                 (losses["total"] / len(batches)).backward()
             told.append({name: value.detach() for name, value in losses.items()})
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip or math.inf)

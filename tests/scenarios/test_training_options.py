@@ -53,7 +53,7 @@ def test_accumulated_gradients_are_the_mean_over_the_forward_passes(trained: Con
     expected: list[torch.Tensor] = []
     for part, batch in enumerate(first):
         twin.module.zero_grad()
-        twin.module(batch.on(torch.device("cpu")), part)["total"].backward()
+        twin.module(batch.to(torch.device("cpu")), part)["total"].backward()
         found = [one.grad for one in twin.module.parameters() if one.grad is not None]
         expected = [a + b / 2 for a, b in zip(expected or [torch.zeros_like(g) for g in found], found, strict=True)]
     state._step(first)
@@ -185,7 +185,7 @@ def test_a_frozen_backbone_has_no_graph_and_no_new_statistics(trained: Config, t
     batch = next(state.loader.epoch(Cursor()))
     state.parallel.train()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
-        maps = state.module._features(batch.on(torch.device("cpu")))
+        maps = state.module._features(batch.to(torch.device("cpu")))
     assert saved == []
     assert not any(level.requires_grad for level in maps)
     state._step([batch])
@@ -213,7 +213,7 @@ def test_cached_features_are_computed_once_for_each_stored_view(
     keys = {
         key
         for epoch in range(6)
-        for batch in validation.open_split(config, "train", turns=False).epoch(Cursor(epoch))
+        for batch in validation.open_split(config, "train", symmetries=False).epoch(Cursor(epoch))
         for key in batch.keys
     }
     assert sum(seen) == len(keys) == len(list((tmp_path / "cache").rglob("*.safetensors")))
@@ -224,7 +224,7 @@ def test_cached_features_are_the_encoder_s_rounded_to_half_precision(trained: Co
     config = at(trained, tmp_path, f"finetune.cache={tmp_path / 'cache'}", verb="finetune")
     store = FeatureStore.of(config)
     encoder = Finetuning(config).localizer.encoder.eval()
-    inputs = next(validation.open_split(config, "train", turns=False).epoch(Cursor())).on(torch.device("cpu"))
+    inputs = next(validation.open_split(config, "train", symmetries=False).epoch(Cursor())).to(torch.device("cpu"))
     with torch.no_grad():
         expected = [level.half().float() for level in encoder(inputs.images)]
         for _ in range(2):  # computed, then read
@@ -267,8 +267,8 @@ def test_the_second_view_is_another_one_of_the_same_sample(with_views: Config) -
     turned = 0
     for one, batch in zip(plain.epoch(Cursor()), paired.epoch(Cursor()), strict=True):
         assert one.ids == batch.ids
-        assert batch.second is not None
-        for name, key, image, mask in zip(batch.ids, batch.keys, batch.second[0], batch.second[1], strict=True):
+        assert batch.second_images is not None
+        for name, key, image, mask in zip(batch.ids, batch.keys, batch.second_images, batch.second_masks, strict=True):
             shown = [
                 view
                 for view in range(len(rows[name]))
@@ -277,7 +277,7 @@ def test_the_second_view_is_another_one_of_the_same_sample(with_views: Config) -
             other = {*shown} - {int(key.split("-")[1])}  # a stored view may have come out like another
             assert other
             turned += not any(_is(image, mask, rows[name][view], 0) for view in shown)
-    assert turned  # turns of their own
+    assert turned  # in symmetries of their own
 
 
 def _is(image: torch.Tensor, mask: torch.Tensor, stored: dict[str, bytes], turn: int) -> bool:
