@@ -32,6 +32,7 @@ LAYERS = (
         "pipelines.cli",
     ),
     ("pipelines.training", "pipelines.search"),
+    ("pipelines.reuse",),
     ("pipelines.ingest", "pipelines.tracking", "pipelines.inference", "pipelines.model_registry"),
     ("pipelines.config", "pipelines.dataset", "pipelines.artifacts", "pipelines.commands"),
     ("pipelines.runtime",),

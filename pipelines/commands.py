@@ -54,8 +54,15 @@ class Command:
     dataset: str = ""
     """With `metrics`: the config key of the dataset that the result is about."""
 
+    finished: str = ""
+    """The function of pipelines/reuse.py that gives the results of a finished output, without importing the command."""
+
     def call(self, *values: Any, **arguments: Any) -> Any:
-        """Import the command's function and call it."""
+        """The result of the command: of its finished output, else of its function, which is imported now."""
+        if self.finished:
+            results = getattr(importlib.import_module("pipelines.reuse"), self.finished)(*values)
+            if results is not None:
+                return results
         return getattr(importlib.import_module(self.module), self.function)(*values, **arguments)
 
 
@@ -100,6 +107,7 @@ _TABLE = (
         "stage 1: the backbone, by multi-view pixel contrast",
         "pipelines.pretrain",
         "pretrain",
+        finished="finished_pretrain",
         sections=("model", "train", "pretrain", "tracking"),
     ),
     Command(
@@ -107,6 +115,7 @@ _TABLE = (
         "stage 2: a small head on the frozen features of stage 1",
         "pipelines.finetune",
         "finetune",
+        finished="finished_finetune",
         sections=("model", "train", "finetune", "tracking"),
     ),
     Command(
@@ -114,6 +123,7 @@ _TABLE = (
         "a search over config values: temperature, sampling, learning rate, views",
         "pipelines.tune",
         "tune",
+        finished="finished_tune",
         sections=("build", "model", "train", "pretrain", "finetune", "tune", "tracking"),
     ),
     Command(
@@ -121,6 +131,7 @@ _TABLE = (
         "a model on a test split, beside two baselines, with pictures",
         "pipelines.evaluate",
         "evaluate",
+        finished="finished_evaluate",
         sections=("evaluate", "tracking"),
         metrics=_evaluate_metrics,
         dataset="evaluate.dataset",
@@ -148,6 +159,7 @@ _TABLE = (
         "a folder or s3:// prefix of images to probability maps and scores",
         "pipelines.predict",
         "predict",
+        finished="finished_predict",
         sections=("predict", "tracking"),
     ),
     Command(

@@ -14,8 +14,9 @@ from mpc_model.evaluation.metrics import Scores, summarize
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer
+from pipelines import reuse
 from pipelines.artifacts import record as outputs
-from pipelines.artifacts.model_directory import load_model, model_digest, require_head
+from pipelines.artifacts.model_directory import load_model, require_head
 from pipelines.artifacts.record import METRICS
 from pipelines.config.root import Config
 from pipelines.dataset import leakage
@@ -46,15 +47,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     for doubt in doubts:
         console.warn(f"evaluate: {doubt}")
     threshold = localizer.spec.threshold
-    identity = {
-        "model": model_digest(model),
-        "dataset": manifest.fingerprint,
-        "split": settings.split,
-        "robustness": sorted(settings.robustness),
-    }
-    record = outputs.claim(output, "evaluate", identity, config.dump())
+    record = outputs.claim(output, "evaluate", reuse.evaluation_identity(config, manifest), config.dump())
     if record.finished:
-        console.say(f"evaluate: reusing the finished evaluation at {output}")
+        reuse.say_reused("evaluate", "evaluation", output)
         return record.results
     rows = _score_all(config, model, dataset, manifest, len(reader.sizes))
     summaries = {name: _summary([row[name] for row in rows]) for name in METHODS}

@@ -23,8 +23,9 @@ from pipelines.training.stage import Rates
 
 def finetune(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:
     """Train the head of `config.model` and leave the localizer at `<finetune.output>/model`."""
-    started = {} if config.finetune.start == "scratch" else {"encoder": model_digest(str(config.finetune.encoder))}
-    return launch.train(config, Finetuning, on_epoch, **started)
+    if config.finetune.start != "scratch":
+        model_digest(str(config.finetune.encoder))  # a missing encoder is the first thing that is reported
+    return launch.train(config, Finetuning, on_epoch)
 
 
 class _Focal(nn.Module):

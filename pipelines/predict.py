@@ -16,10 +16,11 @@ from mlflow.exceptions import MlflowException
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from mpc_model.localizer import Localizer
+from pipelines import reuse
 from pipelines.artifacts import record as outputs
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config, PredictConfig
-from pipelines.runtime import canonical, console, storage, tracking_uri, uris
+from pipelines.runtime import console, storage, tracking_uri, uris
 from pipelines.tracking import client
 
 
@@ -33,8 +34,7 @@ def predict(config: Config) -> dict[str, Any]:
     if settings.input is None:
         raise UserError("predict.input is not set; name a folder or prefix of images: predict.input=folder")
     source, output = settings.input, str(settings.output)
-    alone = storage.exists(source)
-    files = {source: storage.stamp(source)} if alone else storage.list_stamps(source, IMAGE_SUFFIXES)
+    files = reuse.images(source)
     if not files:
         raise UserError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {source}")
     model, digest = fetch(str(settings.model), config)
@@ -42,10 +42,10 @@ def predict(config: Config) -> dict[str, Any]:
     names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
-    record = outputs.claim(output, "predict", {"model": digest, "input": source}, config.dump())
-    seen = canonical.digest([sorted(files.items()), settings.overlays, settings.tile])
-    if record.finished and record.results["seen"] == seen and not record.results["failed"]:
-        console.say(f"predict: reusing the finished maps at {output}")
+    record = outputs.claim(output, "predict", reuse.prediction_identity(digest, source), config.dump())
+    seen = reuse.prediction_request(files, settings)
+    if reuse.is_prediction_done(record, seen):
+        reuse.say_reused("predict", "maps", output)
         return record.results
     rows = _map_all(model, names, output, settings)
     failed = [row["error"] for row in rows if pd.notna(row["error"])]

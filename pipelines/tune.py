@@ -15,7 +15,7 @@ from typing import Any
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from mpc_model.nn.heads import HEADS
-from pipelines import build, finetune, pretrain
+from pipelines import build, finetune, pretrain, reuse
 from pipelines.artifacts import record as outputs
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -27,7 +27,7 @@ from pipelines.runtime.canonical import digest
 from pipelines.search import ray_backend, report, space
 from pipelines.search import trial as trials
 from pipelines.tracking import client, runs
-from pipelines.training.launch import NOT_IDENTITY, check
+from pipelines.training.launch import check
 
 STAGE_FUNCTIONS = {
     "pretrain": trials.StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
@@ -41,17 +41,17 @@ def tune(config: Config) -> dict[str, Any]:
     Finished trials are never repeated, unfinished ones go on from their checkpoints; with a larger budget a finished
     search goes on, too. Raises UserError where the space and the config do not go together.
     """
-    settings, output = config.tune, str(config.tune.output)
+    output = str(config.tune.output)
     _check(config)
     with lease.held(output, "tune") as held:
         if not storage.exists(uris.join(output, outputs.RECORD)):  # what a new search needs, before it is one
             outputs.check_free(output, "tune")
             client.client(config)
             ray_backend.room_for(config)
-        record = outputs.claim(output, "tune", _identity(config), config.dump())
-        budget = settings.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
+        record = outputs.claim(output, "tune", reuse.search_identity(config), config.dump())
+        budget = reuse.search_budget(config)
         if record.finished and record.results.get("budget") == budget:
-            console.say(f"tune: reusing the finished search at {output}")
+            reuse.say_reused("tune", "search", output)
             return record.results
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
@@ -128,7 +128,7 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
     if name in ("output", "encoder", "dataset"):
         raise UserError(f"tune.space: {key} is set by the search itself")
-    if section == "train" and name in NOT_IDENTITY:
+    if section == "train" and name in reuse.NOT_IDENTITY:
         raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
 
 
@@ -151,24 +151,6 @@ def _try(config: Config, manifest: Manifest | None, tried: set[str]) -> None:
     if start not in tried:
         pretrain.Pretraining(config)
         tried.add(start)
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    """What makes two searches the same one."""
-    dataset: Any = (
-        config.build.model_dump(mode="json", exclude={"output"})
-        if any(key.startswith("build.") for key in config.tune.space)
-        else Manifest.read(str(config.train.dataset)).fingerprint
-    )
-    return {
-        "seed": config.seed,
-        "dataset": dataset,
-        "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
-        "pretrain": config.pretrain.model_dump(mode="json", exclude={"output"}),
-        "finetune": config.finetune.model_dump(mode="json", exclude={"output", "encoder"}),
-        "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"}),
-    }
 
 
 def _datasets(config: Config) -> dict[str, str]:

@@ -1,19 +1,27 @@
-"""Model directories at any location: loading, identity, and where an output keeps its model."""
+"""Model directories at any location: loading, identity, and where an output keeps its model.
+
+torch is imported when a model is loaded: its digest needs none.
+"""
 
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpc_model.errors import UserError
-from mpc_model.localizer import DOCUMENT, TENSORS, Localizer
 from pipelines.runtime import storage, uris
 
+if TYPE_CHECKING:
+    from mpc_model.localizer import Localizer
 
-def load_model(uri: str, device: str = "cpu", name: str | None = None) -> Localizer:
+
+def load_model(uri: str, device: str = "cpu", name: str | None = None) -> "Localizer":
     """`Localizer.load` from any location; errors speak of `name`, or of the location, never of a temporary copy.
 
     Of a checkpoint on S3 only the files of its model directory are fetched.
     """
+    from mpc_model.localizer import DOCUMENT, TENSORS, Localizer
+
     with tempfile.TemporaryDirectory() as folder:
         local = uris.local_path(uri) if not uris.is_remote(uri) else folder
         if uris.is_remote(uri):
@@ -27,7 +35,7 @@ def load_model(uri: str, device: str = "cpu", name: str | None = None) -> Locali
             raise UserError(str(error).replace(local, name or uri)) from None
 
 
-def require_head(model: Localizer, name: str) -> None:
+def require_head(model: "Localizer", name: str) -> None:
     """UserError where a model cannot make maps: it is an encoder of stage 1."""
     if model.spec.head is None:
         raise UserError(f"{name} is a stage-1 encoder without a head; use the output of `mpc finetune`")

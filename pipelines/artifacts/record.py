@@ -81,6 +81,15 @@ def claim(uri: str, verb: str, identity: dict[str, Any], settings: dict[str, Any
     return record
 
 
+def finished(uri: str, verb: str, identity: dict[str, Any]) -> Record | None:
+    """The record of a finished output of a command with this identity; None where there is none."""
+    if not storage.exists(uris.join(uri, RECORD)):
+        return None
+    record = read(uri)
+    is_same = record.verb == verb and record.identity == json.loads(json.dumps(identity))
+    return record if is_same and record.finished else None
+
+
 def check_free(uri: str, verb: str) -> None:
     """UserError, naming a file, where a folder without a record holds what is of no command of ours."""
     ours = ("config.yaml", "lease/")  # of a command that died before its record was there

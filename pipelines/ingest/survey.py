@@ -17,7 +17,7 @@ from mpc_model.errors import DataError, UserError
 from pipelines.config.build import BuildConfig
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import annotations, masks, validation
-from pipelines.runtime import cluster, console, storage, uris
+from pipelines.runtime import console, storage, uris
 
 PART = 256
 """Items a task."""
@@ -39,6 +39,8 @@ def survey(config: BuildConfig, listed: pa.Table, uri: str) -> pa.Table:
     parts: dict[int, pa.Table] = {}
     starts = range(0, len(listed), PART)
     progress = console.Progress("survey", len(listed), "files")
+    from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
+
     tasks = cluster.map_unordered(
         lambda table, start: _part(table.slice(start, PART), config.max_pixels, uri), listed, list(starts)
     )

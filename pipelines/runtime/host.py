@@ -10,8 +10,6 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 _PACKAGES = ("mpc-localizer", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "opencv-python")
 _GIB = 2**30
 
@@ -32,6 +30,8 @@ def hardware() -> dict[str, str]:
     """Tags of the machine that this process is on: `mpc.hardware.host`, `cpu`, `cpus`, `memory_gib`, `gpus`."""
     found = {"host": socket.gethostname(), "cpu": _cpu(), "cpus": str(len(os.sched_getaffinity(0)))}
     found["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f}"
+    import torch  # here: most of what imports this module needs no torch
+
     if torch.cuda.is_available():
         found["gpus"] = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return {f"mpc.hardware.{key}": value for key, value in found.items() if value}

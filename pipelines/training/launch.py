@@ -3,7 +3,6 @@
 With `train.workers: 0` nothing of Ray is imported: the same loop runs here, on the first accelerator or the CPU.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.nn.heads import HEADS
+from pipelines import reuse
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as outputs
 from pipelines.config.root import Config
@@ -20,20 +20,6 @@ from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop, worker_context
 from pipelines.training.stage import Stage
 
-# What may differ between a run and its continuation, since it does not change what is learnt.
-NOT_IDENTITY = {
-    "dataset",
-    "workers",
-    "cpus_per_worker",
-    "accelerator",
-    "loader_threads",
-    "checkpoint_every",
-    "max_failures",
-    "compile",
-    "pictures_every",
-}
-
-
 OnEpoch = Callable[[dict[str, float]], None]
 """Is told the figures of every epoch, with `epoch`, `step`, and as `figure` the one that is maximised."""
 
@@ -42,11 +28,10 @@ def unheard(figures: dict[str, float]) -> None:
     """Nobody asked."""
 
 
-def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any) -> dict[str, Any]:
+def train(config: Config, stage: type[Stage], on_epoch: OnEpoch) -> dict[str, Any]:
     """Run a stage to its end and return its results; finished output is reused, unfinished output is resumed.
 
-    `identity` adds to what tells one run from another (the digest of the encoder, say). Raises UserError and DataError
-    before anything is written where the input is wrong.
+    Raises UserError and DataError before anything is written where the input is wrong.
     """
     verb, settings = stage.verb, getattr(config, stage.verb)
     dataset, output = str(config.train.dataset), str(settings.output)
@@ -58,19 +43,12 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch, **identity: Any
     known = outputs.run_of(output)
     if not known:  # a run that is to be begun needs MLflow, and nothing is lost yet
         client.client(config)
-    made = stage(config)  # a model that cannot be made is refused here, before any worker starts
-    shape = {
-        "seed": config.seed,
-        "dataset": manifest.fingerprint,
-        "model": dataclasses.asdict(made.localizer.spec),
-        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
-        verb: settings.model_dump(mode="json", exclude={"output", "encoder", "cache"})
-        | {"cached": bool(getattr(settings, "cache", None))},
-    }
+    stage(config)  # a model that cannot be made is refused here, before any worker starts
+    identity = reuse.training_identity(config, verb, manifest)
     with lease.held(output, verb) as held:
-        record = outputs.claim(output, verb, shape | identity, config.dump())
+        record = outputs.claim(output, verb, identity, config.dump())
         if record.finished:
-            console.say(f"{verb}: reusing the finished run at {output}")
+            reuse.say_reused(verb, "run", output)
             if not storage.exists(uris.join(output, "model", "model.json")):
                 checkpoint.export(output, record.results["best"][0], uris.join(output, "model"))
             if known:

@@ -1,0 +1,183 @@
+"""Whether the output of a command is finished already, and what makes two runs of a command the same one.
+
+The decision needs the config, the output's record and the manifest of a dataset alone, so that a command whose output
+is finished says so without torch, Ray or MLflow; nothing here may import them. `Command.call` asks before it imports
+the command. The commands take what tells their outputs apart (`..._identity`) from here, too: there is one rule.
+"""
+
+from typing import Any
+
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES
+from pipelines.artifacts import record as outputs
+from pipelines.artifacts.model_directory import model_digest
+from pipelines.config.root import Config, PredictConfig
+from pipelines.dataset.manifest import Manifest
+from pipelines.runtime import canonical, console, storage, uris
+from pipelines.runtime.stamp import Stamp
+
+NOT_IDENTITY = {
+    "dataset",
+    "workers",
+    "cpus_per_worker",
+    "accelerator",
+    "loader_threads",
+    "checkpoint_every",
+    "max_failures",
+    "compile",
+    "pictures_every",
+}
+"""Keys of `train` that may differ between a run and its continuation: they do not change what is learnt."""
+_THRESHOLD = 0.5
+"""`ModelSpec.threshold` of a model in training; the class itself would import torch."""
+
+
+def training_identity(config: Config, verb: str, manifest: Manifest) -> dict[str, Any]:
+    """What tells one run of a training stage from another."""
+    settings, model = getattr(config, verb), config.model
+    identity = {
+        "seed": config.seed,
+        "dataset": manifest.fingerprint,
+        "model": {
+            "backbone": model.backbone,
+            "head": None if verb == "pretrain" else model.head,
+            "input_size": model.input_size,
+            "threshold": _THRESHOLD,
+        },
+        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
+        verb: settings.model_dump(mode="json", exclude={"output", "encoder", "cache"})
+        | {"cached": bool(getattr(settings, "cache", None))},
+    }
+    if verb == "finetune" and config.finetune.start != "scratch":
+        identity["encoder"] = model_digest(str(config.finetune.encoder))
+    return identity
+
+
+def evaluation_identity(config: Config, manifest: Manifest) -> dict[str, Any]:
+    """What tells one evaluation from another."""
+    settings = config.evaluate
+    return {
+        "model": model_digest(str(settings.model)),
+        "dataset": manifest.fingerprint,
+        "split": settings.split,
+        "robustness": sorted(settings.robustness),
+    }
+
+
+def prediction_identity(digest: str, source: str) -> dict[str, Any]:
+    """What tells the output of one model and input from another; `digest` is the model's."""
+    return {"model": digest, "input": source}
+
+
+def prediction_request(files: dict[str, Stamp], settings: PredictConfig) -> str:
+    """A digest of the images, with their stamps, and of what is made of each."""
+    return canonical.digest([sorted(files.items()), settings.overlays, settings.tile])
+
+
+def images(source: str) -> dict[str, Stamp]:
+    """The image at a location, or all images below it, with their stamps."""
+    return {source: storage.stamp(source)} if storage.exists(source) else storage.list_stamps(source, IMAGE_SUFFIXES)
+
+
+def search_identity(config: Config) -> dict[str, Any]:
+    """What tells one search from another."""
+    dataset: Any = (
+        config.build.model_dump(mode="json", exclude={"output"})
+        if any(key.startswith("build.") for key in config.tune.space)
+        else Manifest.read(str(config.train.dataset)).fingerprint
+    )
+    return {
+        "seed": config.seed,
+        "dataset": dataset,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
+        "pretrain": config.pretrain.model_dump(mode="json", exclude={"output"}),
+        "finetune": config.finetune.model_dump(mode="json", exclude={"output", "encoder"}),
+        "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"}),
+    }
+
+
+def search_budget(config: Config) -> dict[str, Any]:
+    """How far a search goes; a finished one goes on where it is larger."""
+    return config.tune.model_dump(mode="json", include={"trials", "epochs", "hours", "keep"})
+
+
+def say_reused(verb: str, what: str, output: str) -> None:
+    """The one line about an output that is used again."""
+    console.say(f"{verb}: reusing the finished {what} at {output}")
+
+
+def finished_pretrain(config: Config) -> dict[str, Any] | None:
+    """The results of a finished stage 1; None where there is something to do."""
+    return _finished_training(config, "pretrain")
+
+
+def finished_finetune(config: Config) -> dict[str, Any] | None:
+    """The results of a finished stage 2; None where there is something to do."""
+    return _finished_training(config, "finetune")
+
+
+def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:
+    output = str(getattr(config, verb).output)
+    if not _is_finished(output, verb) or storage.exists(uris.join(output, "tracking", "unsent.json")):
+        return None
+    if not storage.exists(uris.join(output, "model", "model.json")):
+        return None
+    identity = training_identity(config, verb, Manifest.read(str(config.train.dataset)))
+    record = outputs.finished(output, verb, identity)
+    if record is None:
+        return None
+    say_reused(verb, "run", output)
+    return record.results
+
+
+def finished_evaluate(config: Config) -> dict[str, Any] | None:
+    """The results of a finished evaluation; None where there is something to do. Its warnings are said again."""
+    output = str(config.evaluate.output)
+    if not _is_finished(output, "evaluate"):
+        return None
+    manifest = Manifest.read(str(config.evaluate.dataset))
+    record = outputs.finished(output, "evaluate", evaluation_identity(config, manifest))
+    if record is None:
+        return None
+    for warning in record.results["warnings"]:
+        console.warn(f"evaluate: {warning}")
+    say_reused("evaluate", "evaluation", output)
+    return record.results
+
+
+def finished_predict(config: Config) -> dict[str, Any] | None:
+    """The results of finished maps; None where there is something to do, or where the registry must be asked."""
+    settings, output = config.predict, str(config.predict.output)
+    model, source = str(settings.model), settings.input
+    if source is None or model.startswith("models:/") or not _is_finished(output, "predict"):
+        return None
+    record = outputs.finished(output, "predict", prediction_identity(model_digest(model), source))
+    if record is None or not is_prediction_done(record, prediction_request(images(source), settings)):
+        return None
+    say_reused("predict", "maps", output)
+    return record.results
+
+
+def is_prediction_done(record: outputs.Record, request: str) -> bool:
+    """Whether a record is of all the images of a request, and all of them could be read."""
+    return record.finished and record.results["seen"] == request and not record.results["failed"]
+
+
+def finished_tune(config: Config) -> dict[str, Any] | None:
+    """The results of a finished search with this budget; None where there is something to do."""
+    output = str(config.tune.output)
+    if not _is_finished(output, "tune"):
+        return None
+    record = outputs.finished(output, "tune", search_identity(config))
+    if record is None or record.results.get("budget") != search_budget(config):
+        return None
+    say_reused("tune", "search", output)
+    return record.results
+
+
+def _is_finished(output: str, verb: str) -> bool:
+    """Whether a folder holds a finished output of a command at all: most have none, and need no digests."""
+    if not storage.exists(uris.join(output, outputs.RECORD)):
+        return False
+    record = outputs.read(output)
+    return record.verb == verb and record.finished
