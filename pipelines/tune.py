@@ -5,7 +5,7 @@
     <tune.output>/trials.csv, best.yaml   the table, and the config of the best trial
     <tune.output>/*.png                   what pipelines/search/report.py draws
 
-It may be killed at any moment: the same command goes on with it (pipelines/search/space.py).
+It may be killed at any moment: the same command goes on with it (pipelines/search/ledger.py).
 """
 
 import itertools
@@ -16,7 +16,7 @@ from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from mpc_model.nn.heads import HEADS
 from pipelines import build, finetune, pretrain, reuse
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import record as records
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.config.search import Range, TuneConfig
@@ -26,6 +26,7 @@ from pipelines.runtime import cluster, console, lease, signals, storage, uris
 from pipelines.runtime.canonical import digest
 from pipelines.search import ray_backend, report, space
 from pipelines.search import trial as trials
+from pipelines.search.driver import Search
 from pipelines.tracking import client, runs
 from pipelines.training.launch import check
 
@@ -36,19 +37,19 @@ STAGE_FUNCTIONS = {
 
 
 def tune(config: Config) -> dict[str, Any]:
-    """Search `tune.space` and return the best trial's number, parameters and figure, and where the table is.
+    """Search `tune.space` and return the best trial's number, parameters and metric, and where the table is.
 
     Finished trials are never repeated, unfinished ones go on from their checkpoints; with a larger budget a finished
     search goes on, too. Raises UserError where the space and the config do not go together.
     """
     output = str(config.tune.output)
     _check(config)
-    with lease.held(output, "tune") as held:
-        if not storage.exists(uris.join(output, outputs.RECORD)):  # what a new search needs, before it is one
-            outputs.check_free(output, "tune")
+    with lease.held(output, "tune") as output_lease:
+        if not storage.exists(uris.join(output, records.RECORD)):  # check what a search needs before its record is made
+            records.check_free(output, "tune")
             client.client(config)
-            ray_backend.room_for(config)
-        record = outputs.claim(output, "tune", reuse.search_identity(config), config.dump())
+            ray_backend.trial_capacity(config)
+        record = records.claim(output, "tune", reuse.search_identity(config), config.dump())
         budget = reuse.search_budget(config)
         if record.finished and record.results.get("budget") == budget:
             reuse.say_reused("tune", "search", output)
@@ -63,28 +64,35 @@ def tune(config: Config) -> dict[str, Any]:
         try:
             with runs.below(run_id):
                 datasets = _datasets(config)
-            state = ray_backend.Search(config, run_id, datasets, STAGE_FUNCTIONS, record, held)
-            state.run()
-            results = report.write(config, state.trials, lambda trial: trials.config_of(config, trial, datasets))
+            search = Search(config, run_id, datasets, record, output_lease)
+            ray_backend.run(search, datasets, STAGE_FUNCTIONS)
+            results = report.write(config, search.trials, lambda trial: trials.config_of(config, trial, datasets))
         except BaseException as error:
-            with suppress(InfrastructureError):  # the failure itself is what has to be told
+            with suppress(InfrastructureError):  # the failure itself must reach the user
                 runs.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        try:
-            for name in results["pictures"]:
-                runs.log_picture(config, run_id, name, storage.read_bytes(uris.join(output, name)))
-            count = len(state.trials)
-            if runs.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
-                runs.log(config, run_id, {"best_figure": results["best"]["figure"], "trials": count}, count)
-            runs.finish(config, run_id)
-        except InfrastructureError as error:
-            console.warn(f"tune: {error}; all is done, but its run there is not ended")
+        _report_results(config, run_id, results, len(search.trials))
         record.finish(**results, budget=budget)
     return record.results
 
 
+def _report_results(config: Config, run_id: str, results: report.SearchResults, count: int) -> None:
+    """Send MLflow the pictures and the best metric, and end the search's run."""
+    output = str(config.tune.output)
+    try:
+        for name in results["pictures"]:
+            runs.log_picture(config, run_id, name, storage.read_bytes(uris.join(output, name)))
+        if runs.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
+            best = results["best"]["figure"]
+            assert best is not None  # a ranked trial has a metric
+            runs.log(config, run_id, {"best_figure": best, "trials": count}, count)
+        runs.finish(config, run_id)
+    except InfrastructureError as error:
+        console.warn(f"tune: {error}; all is done, but its run there is not ended")
+
+
 def _check(config: Config) -> None:
-    """Refuse what every trial, or some, would fail of."""
+    """Refuse what would fail in every trial, or in some."""
     settings = config.tune
     if not settings.space:
         raise UserError(
@@ -94,11 +102,11 @@ def _check(config: Config) -> None:
         _check_key(settings, key, values)
     builds = any(key.startswith("build.") for key in settings.space)
     manifest = None if builds else Manifest.read(str(config.train.dataset))
-    tried = set[str]()
-    _try(config, manifest, tried)
-    for override in space.corners(settings):
+    checked = set[str]()
+    _check_config(config, manifest, checked)
+    for override in space.boundary_overrides(settings):
         try:
-            _try(recipe.revised(config, override), manifest, tried)
+            _check_config(recipe.revised(config, override), manifest, checked)
         except (UserError, DataError) as error:
             raise UserError(f"tune.space: {error}") from None
     if config.finetune.start != "encoder":
@@ -106,7 +114,7 @@ def _check(config: Config) -> None:
             f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
         )
     if config.train.async_validation:
-        raise UserError("train.async_validation tells an epoch's figure an epoch late; turn it off for a search")
+        raise UserError("train.async_validation tells an epoch's metric an epoch late; turn it off for a search")
 
 
 def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> None:
@@ -123,7 +131,7 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
     if section == "build" and not isinstance(values, list):
         raise UserError(f"tune.space: {key} makes a dataset for every value; give a list of values")
     if section == "finetune" and settings.stages == "pretrain":
-        raise UserError(f"tune.space: {key} plays no part with tune.stages=pretrain; use both")
+        raise UserError(f"tune.space: {key} is not used with tune.stages=pretrain; use both")
     if name == "epochs" and settings.algorithm != "random":
         raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
     if name in ("output", "encoder", "dataset"):
@@ -132,37 +140,37 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
 
 
-def _try(config: Config, manifest: Manifest | None, tried: set[str]) -> None:
-    """What every trial does before it trains; `manifest` is that of its dataset, None where it is not built yet.
+def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) -> None:
+    """What every trial checks before it trains. `manifest` is that of its dataset, None where it is yet to be built.
 
-    Networks are made, and sources listed, once each: `tried` holds those that were.
+    Networks are made, and sources listed, once each: `checked` holds those that were.
     """
     HEADS.require(config.model.head)
     if manifest:
         check(config, manifest)
     else:
         VIEW_POLICIES.require(config.build.views.policy)
-        sources = digest([one.model_dump(mode="json") for one in config.build.sources])
-        if sources not in tried:
+        sources = digest([source.model_dump(mode="json") for source in config.build.sources])
+        if sources not in checked:
             listing.list_all(config.build, config.seed)
-            tried.add(sources)
+            checked.add(sources)
     pretrain.Pretraining.check(config, manifest)
-    start = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
-    if start not in tried:
+    network = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
+    if network not in checked:
         pretrain.Pretraining(config)
-        tried.add(start)
+        checked.add(network)
 
 
 def _datasets(config: Config) -> dict[str, str]:
-    """Build a dataset for every combination of `build` keys; locations by their overrides."""
+    """Build a dataset for every combination of `build` keys; their locations by the overrides that made them."""
     keys = [key for key in config.tune.space if key.startswith("build.")]
     if not keys:
         return {}
-    found = {}
+    locations = {}
     for values in itertools.product(*(config.tune.space[key] for key in keys)):  # _check refuses ranges
-        said = space.overrides(dict(zip(keys, values, strict=True)))
-        place = uris.join(str(config.tune.output), "datasets", digest(said)[:12])
-        console.say(f"tune: the dataset with {', '.join(said)}")
-        build.build(recipe.revised(config, *said, *space.overrides({"build.output": place})))
-        found[" ".join(said)] = place
-    return found
+        overrides = space.overrides(dict(zip(keys, values, strict=True)))
+        location = uris.join(str(config.tune.output), "datasets", digest(overrides)[:12])
+        console.say(f"tune: the dataset with {', '.join(overrides)}")
+        build.build(recipe.revised(config, *overrides, *space.overrides({"build.output": location})))
+        locations[" ".join(overrides)] = location
+    return locations

@@ -1,6 +1,6 @@
-"""The ledger of a search: what each trial was given and what it reached, one file a trial.
+"""The ledger of a search: one file a trial, with its parameters and what it reached.
 
-    <tune.output>/trials/0007/trial.json    parameters, state, metric after each epoch, reason of a failure
+    <tune.output>/trials/0007/trial.json    parameters, state, the metric after each epoch, reason of a failure
 
 A search that was killed goes on from these files alone: unfinished trials first, from their own checkpoints.
 """
@@ -9,20 +9,22 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
 from pipelines.runtime import storage, uris
 
 State = Literal["open", "finished", "stopped", "failed"]
+Parameters: TypeAlias = dict[str, Any]
+"""Values by dotted config key; a value is whatever the key takes."""
 
 
 class Point(TypedDict):
-    """The figures of an epoch of a stage; `figure` is what is maximised."""
+    """What a trial reached after an epoch of a stage. `figure` is the metric that the search maximises."""
 
     stage: Literal["pretrain", "finetune"]
     epoch: int
@@ -32,60 +34,69 @@ class Point(TypedDict):
 
 @dataclass
 class Trial:
-    """One point of the search. `curve` holds the figures of each epoch trained so far, of both stages in turn."""
+    """One trial. `curve` has a point for each epoch that was trained, those of stage 1 first."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     number: int
-    parameters: dict[str, Any]
+    parameters: Parameters
     state: State = "open"
     reason: str = ""
     run_id: str = ""
     seconds: float = 0.0
-    told: int = 0  # epochs that MLflow knows of
-    closed: bool = False  # whether its MLflow runs were ended
+    reported: Annotated[int, Field(alias="told")] = 0
+    """Points of `curve` that MLflow has; `told` in the file."""
+    closed: bool = False
+    """Whether its MLflow runs were ended."""
     curve: list[Point] = field(default_factory=list)
 
     @property
-    def figure(self) -> float | None:
-        """The best figure of the last stage that was reached; None before the first epoch."""
-        last = [point["figure"] for point in self.curve if point["stage"] == self.curve[-1]["stage"]]
-        return max(last, default=None)
+    def metric(self) -> float | None:
+        """The best metric of the last stage that was reached; None before the first epoch."""
+        last_stage = [point["figure"] for point in self.curve if point["stage"] == self.curve[-1]["stage"]]
+        return max(last_stage, default=None)
 
     def folder(self, output: str) -> str:
-        """Where everything of this trial is."""
+        """The folder of this trial."""
         return uris.join(output, "trials", f"{self.number:04d}")
 
     def save(self, output: str) -> None:
         """Write it to the ledger."""
-        document = json.dumps(asdict(self), indent=1).encode() + b"\n"
-        storage.write_bytes(uris.join(self.folder(output), "trial.json"), document)
+        document = json.dumps(_TRIAL.dump_python(self, by_alias=True), indent=1).encode() + b"\n"
+        storage.write_bytes(_file(output, self.number), document)
 
 
-def ledger(output: str) -> list[Trial]:
+_TRIAL = TypeAdapter(Trial)
+
+
+def _file(output: str, number: int) -> str:
+    return uris.join(Trial(number, {}).folder(output), "trial.json")
+
+
+def read_all(output: str) -> list[Trial]:
     """The trials of a search so far, by number."""
     root = uris.join(output, "trials")
     if not storage.folder_exists(root):
         return []
     pattern = re.compile(re.escape(root) + r"/(\d{4,})/trial\.json")
-    found = (pattern.fullmatch(file) for file in storage.list_files(root, (".json",)))
-    return [read(output, number) for number in sorted(int(match[1]) for match in found if match)]
+    matches = (pattern.fullmatch(file) for file in storage.list_files(root, (".json",)))
+    return [read(output, number) for number in sorted(int(match[1]) for match in matches if match)]
 
 
 def read(output: str, number: int) -> Trial:
-    """One trial of the ledger. UserError when its record is damaged."""
-    folder = Trial(number, {}).folder(output)
-    file = uris.join(folder, "trial.json")
+    """One trial of the ledger. UserError when its file is damaged."""
+    file = _file(output, number)
     try:
-        found = TypeAdapter(Trial).validate_json(storage.read_bytes(file))
-        if found.number != number:
+        trial = _TRIAL.validate_json(storage.read_bytes(file))
+        if trial.number != number:
             raise ValueError
-        return found
+        return trial
     except ValueError:  # pydantic's are
+        folder = file.rpartition("/")[0]
         raise UserError(f"{file} is damaged; delete {folder}, and the same command begins that trial anew") from None
 
 
-def free(trials: Sequence[Trial]) -> int:
-    """The number of the next trial: the first that none has."""
+def next_number(trials: Sequence[Trial]) -> int:
+    """The number of the next trial: the lowest that no trial has."""
     taken = {trial.number for trial in trials}
     return next(number for number in itertools.count() if number not in taken)

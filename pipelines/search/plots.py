@@ -1,4 +1,7 @@
-"""The pictures of a search: parallel coordinates, the metric against each parameter, learning curves."""
+"""The pictures of a search: parallel coordinates, the metric against each parameter, learning curves.
+
+`order` is always the trials with a metric, the best first (report.ranked).
+"""
 
 import io
 from collections.abc import Sequence
@@ -18,31 +21,32 @@ _NAMES = {"pretrain": "stage 1: linear-probe F1", "finetune": "stage 2: F1"}
 
 
 def parallel(config: Config, order: Sequence[Trial]) -> Figure:
-    """Parallel coordinates: an axis for each parameter and one for the figure, a line for each trial.
+    """Parallel coordinates: an axis for each parameter and one for the metric, a line for each trial.
 
-    Trials that were stopped before the last stage have no figure that compares, and end at the last parameter.
+    Trials that were stopped in an earlier stage than the best one have no metric that compares with its. Their lines
+    end at the last parameter.
     """
     space = config.tune.space
     figure = Figure(figsize=(max(7.0, 1.8 * (len(space) + 1)), 4.6), layout="constrained")
     axes = figure.add_subplot()
     comparable = [trial for trial in order if _compares(trial, order[0])]
-    reached = [trial.figure or 0.0 for trial in comparable]
+    reached = [trial.metric or 0.0 for trial in comparable]
     low, high = min(reached), max(reached)
     for trial in reversed(order):  # the best on top
         heights = [_height(values, trial.parameters[key]) for key, values in space.items()]
         if trial in comparable:
-            height = ((trial.figure or 0.0) - low) / (high - low) if high > low else 1.0
-            whole = trial.state == "finished"
-            axes.plot([*heights, height], color=_COLOURS(height), linewidth=2.0, linestyle="-" if whole else "--")
+            height = ((trial.metric or 0.0) - low) / (high - low) if high > low else 1.0
+            style = "-" if trial.state == "finished" else "--"
+            axes.plot([*heights, height], color=_COLOURS(height), linewidth=2.0, linestyle=style)
         else:
             axes.plot(heights, color="#b6bfcd", linewidth=1.0, linestyle="--", marker="." if len(space) == 1 else None)
     ends = [(f"{high:.3f}", 1.0), *([(f"{low:.3f}", 0.0)] if high > low else [])]
-    for place, ticks in enumerate([*(_ticks(values) for values in space.values()), ends]):
-        axes.axvline(place, color="#8892a6", linewidth=0.8)
+    for position, ticks in enumerate([*(_ticks(values) for values in space.values()), ends]):
+        axes.axvline(position, color="#8892a6", linewidth=0.8)
         for text, height in ticks:
             axes.annotate(
                 text,
-                (place, height),
+                (position, height),
                 xytext=(4, 0),
                 textcoords="offset points",
                 fontsize=8,
@@ -59,32 +63,32 @@ def parallel(config: Config, order: Sequence[Trial]) -> Figure:
 
 
 def parameters(config: Config, order: Sequence[Trial]) -> Figure:
-    """What was reached against each parameter, a panel each: at the end where all trials came to it, otherwise after
-    the last epoch that all of them reached, since nothing later compares."""
+    """The metric against each parameter, a panel each: at the end where all trials finished, otherwise after the last
+    epoch that all of them reached, since later ones do not compare."""
     space = config.tune.space
     columns = min(3, len(space))
     rows = -(-len(space) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.3 * rows + 0.3), layout="constrained")
     epoch = min(len(trial.curve) for trial in order)
-    whole = all(trial.state == "finished" for trial in order)
-    reading = metric_name(order[0]) if whole else _NAMES[order[0].curve[epoch - 1]["stage"]]
+    finished = all(trial.state == "finished" for trial in order)
+    metric = metric_name(order[0]) if finished else _NAMES[order[0].curve[epoch - 1]["stage"]]
     figure.suptitle(
-        "At the end of each trial" if whole else f"After epoch {epoch}, which every trial reached", fontsize=10
+        "At the end of each trial" if finished else f"After epoch {epoch}, which every trial reached", fontsize=10
     )
     kinds = (
         ("trained to its end", "o", "#2b6cb0", [trial for trial in order if trial.state == "finished"]),
         ("stopped before its end", "x", "#dd9a27", [trial for trial in order if trial.state != "finished"]),
     )
-    for place, (key, values) in enumerate(space.items(), 1):
-        axes = figure.add_subplot(rows, columns, place)
+    for panel, (key, values) in enumerate(space.items(), 1):
+        axes = figure.add_subplot(rows, columns, panel)
         for label, marker, colour, shown in kinds:
-            across = [
+            horizontal = [
                 values.index(trial.parameters[key]) if isinstance(values, list) else trial.parameters[key]
                 for trial in shown
             ]
-            up = [trial.figure or 0.0 if whole else trial.curve[epoch - 1]["figure"] for trial in shown]
+            vertical = [trial.metric or 0.0 if finished else trial.curve[epoch - 1]["figure"] for trial in shown]
             if shown:
-                axes.scatter(across, up, marker=marker, color=colour, label=label)
+                axes.scatter(horizontal, vertical, marker=marker, color=colour, label=label)
         if isinstance(values, list):
             axes.set_xticks(range(len(values)), [short(value) for value in values], fontsize=8)
             axes.margins(x=0.3)
@@ -95,24 +99,24 @@ def parameters(config: Config, order: Sequence[Trial]) -> Figure:
             axes.set_xticks(ticks, [short(float(f"{tick:.2g}")) for tick in ticks], fontsize=8)
             axes.set_xlim(values.least * 0.9, values.most * 1.1)
         axes.set_xlabel(key, fontsize=9)
-        axes.set_ylabel(reading, fontsize=9)
+        axes.set_ylabel(metric, fontsize=9)
         axes.grid(alpha=0.3)
-        if place == 1:
+        if panel == 1:
             axes.legend(fontsize=8)
     return figure
 
 
 def _compares(trial: Trial, best: Trial) -> bool:
-    """Whether a trial's figure is of the same reading as the best one's."""
+    """Whether a trial's metric is of the same stage as the best one's."""
     return bool(trial.curve[-1]["stage"] == best.curve[-1]["stage"])
 
 
 def curves(order: Sequence[Trial]) -> Figure:
-    """Figures after each epoch, a panel for each stage: they read different things."""
+    """The metric after each epoch, a panel for each stage, since each stage has a metric of its own."""
     stages = [stage for stage in ("pretrain", "finetune") if any(p["stage"] == stage for t in order for p in t.curve)]
     figure = Figure(figsize=(5.2 * len(stages), 3.6), layout="constrained")
-    for place, stage in enumerate(stages, 1):
-        axes = figure.add_subplot(1, len(stages), place)
+    for panel, stage in enumerate(stages, 1):
+        axes = figure.add_subplot(1, len(stages), panel)
         for rank, trial in reversed(list(enumerate(order))):
             points = [(point["epoch"], point["figure"]) for point in trial.curve if point["stage"] == stage]
             if points:
@@ -139,8 +143,8 @@ def _height(values: Range | list[Any], value: Any) -> float:
     """Where a value is on its axis, in [0, 1]."""
     if isinstance(values, list):
         return values.index(value) / max(1, len(values) - 1)
-    low, here, high = (np.log(x) if values.log else x for x in (values.least, value, values.most))
-    return float((here - low) / (high - low))
+    low, middle, high = (np.log(x) if values.log else x for x in (values.least, value, values.most))
+    return float((middle - low) / (high - low))
 
 
 def _ticks(values: Range | list[Any]) -> list[tuple[str, float]]:
@@ -149,12 +153,14 @@ def _ticks(values: Range | list[Any]) -> list[tuple[str, float]]:
 
 
 def to_png(figure: Figure) -> bytes:
-    packed = io.BytesIO()
-    figure.savefig(packed, format="png", dpi=110)
-    return packed.getvalue()
+    """The picture as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
 
 
 def metric_name(trial: Trial) -> str:
+    """The metric of the last stage that a trial reached."""
     return "linear-probe F1" if trial.curve[-1]["stage"] == "pretrain" else "F1"
 
 

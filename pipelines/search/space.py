@@ -1,12 +1,10 @@
-"""Where a search looks next, and what it has seen: parameters drawn by Optuna's samplers, and a ledger of trials.
+"""The search space: parameters are drawn by Optuna's samplers, and given to a config as overrides.
 
-    <tune.output>/trials/0007/trial.json    parameters, state, figures after each epoch, reason of a failure
-
-A trial's parameters are a pure function of the seed, its number and (for TPE) the ledger, so that a search that was
-killed goes on as if it had not been: unfinished trials first, from their own checkpoints.
+A trial's parameters are a pure function of the seed, its number and (for TPE) the trials before it, so that a search
+that was killed goes on as if it had not been.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,64 +14,63 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.config.search import Range, TuneConfig
-from pipelines.search.ledger import Trial
+from pipelines.search.ledger import Parameters, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def draw(settings: TuneConfig, seed: int, number: int, before: list[Trial]) -> dict[str, Any]:
+def draw(settings: TuneConfig, seed: int, number: int, before: Sequence[Trial]) -> Parameters:
     """The parameters of trial `number` (from 0), by config key."""
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    kinds = {"optuna": optuna.samplers.TPESampler}
-    study = optuna.create_study(
-        direction="maximize", sampler=kinds.get(settings.algorithm, optuna.samplers.RandomSampler)(seed=own)
-    )
+    trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    samplers = {"optuna": optuna.samplers.TPESampler}
+    sampler = samplers.get(settings.algorithm, optuna.samplers.RandomSampler)(seed=trial_seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     if settings.algorithm == "optuna":
-        study.add_trials([frozen(settings, trial, trial.figure) for trial in before if trial.figure is not None])
-    asked = study.ask(distributions(settings))
-    return {key: _value(settings.space[key], drawn) for key, drawn in asked.params.items()}
+        study.add_trials([to_optuna(settings, trial, trial.metric) for trial in before if trial.metric is not None])
+    drawn = study.ask(distributions(settings)).params
+    return {key: _from_optuna(settings.space[key], value) for key, value in drawn.items()}
 
 
 def distributions(settings: TuneConfig) -> dict[str, BaseDistribution]:
-    """The space in Optuna's words. Values of a list are named by their YAML: Optuna's choices are plain values."""
+    """The space as Optuna's distributions. Optuna's choices are plain values: those of a list are given as YAML."""
     return {key: _distribution(values) for key, values in settings.space.items()}
 
 
-def frozen(settings: TuneConfig, trial: Trial, figure: float) -> FrozenTrial:
-    """A trial in Optuna's words."""
-    said = {
-        key: _named(value) if isinstance(settings.space[key], list) else value
+def to_optuna(settings: TuneConfig, trial: Trial, metric: float) -> FrozenTrial:
+    """A trial that reached `metric`, as Optuna's."""
+    params = {
+        key: _to_yaml(value) if isinstance(settings.space[key], list) else value
         for key, value in trial.parameters.items()
     }
     return optuna.trial.create_trial(
-        params=said, distributions=distributions(settings), value=figure, state=TrialState.COMPLETE
+        params=params, distributions=distributions(settings), value=metric, state=TrialState.COMPLETE
     )
 
 
-def overrides(parameters: dict[str, Any]) -> list[str]:
-    """Parameters as the command line would give them."""
-    return [f"{key}={_named(value)}" for key, value in parameters.items()]
+def overrides(parameters: Parameters) -> list[str]:
+    """Parameters as overrides of the command line."""
+    return [f"{key}={_to_yaml(value)}" for key, value in parameters.items()]
 
 
-def corners(settings: TuneConfig) -> Iterator[str]:
-    """An override for every value of a list and both ends of every range: a key that is wrong is wrong at one."""
+def boundary_overrides(settings: TuneConfig) -> Iterator[str]:
+    """An override for every value of a list and both ends of every range: where a key is wrong, one of them fails."""
     for key, values in settings.space.items():
         for value in [values.least, values.most] if isinstance(values, Range) else values:
-            yield f"{key}={_named(value)}"
+            yield f"{key}={_to_yaml(value)}"
 
 
 def _distribution(values: Range | list[Any]) -> BaseDistribution:
     if isinstance(values, list):
-        return CategoricalDistribution([_named(value) for value in values])
+        return CategoricalDistribution([_to_yaml(value) for value in values])
     if values.whole:
         return IntDistribution(int(values.least), int(values.most), log=values.log)
     return FloatDistribution(float(values.least), float(values.most), log=values.log)
 
 
-def _value(values: Range | list[Any], drawn: Any) -> Any:
+def _from_optuna(values: Range | list[Any], drawn: Any) -> Any:
     return yaml.safe_load(drawn) if isinstance(values, list) else drawn
 
 
-def _named(value: Any) -> str:
+def _to_yaml(value: Any) -> str:
     """A value on one line of YAML, as an override takes it."""
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip().removesuffix("...").strip()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import ray.tune
 import torch
+from typing_extensions import TypedDict
 
 from mpc_model.errors import MPCError
 from pipelines.config import recipe
@@ -25,44 +26,55 @@ class StageFunction(NamedTuple):
     monitor: str
 
 
+class Request(TypedDict):
+    """What Ray Tune gives to a trial's process: its number. The rest is in the ledger."""
+
+    number: int
+
+
 def stages(config: Config) -> Sequence[str]:
     """The stages of a trial, in order."""
     return ("pretrain",) if config.tune.stages == "pretrain" else ("pretrain", "finetune")
 
 
-def config_of(base: Config, trial: Trial, datasets: dict[str, str]) -> Config:
-    """What a trial trains with. `datasets` are those of `build` keys, by the overrides that made them."""
-    own = {key: value for key, value in trial.parameters.items() if not key.startswith("build.")}
-    made = {key: value for key, value in trial.parameters.items() if key.startswith("build.")}
+def config_of(base: Config, trial: Trial, datasets: Mapping[str, str]) -> Config:
+    """The config that a trial trains with. `datasets`: the locations of those that `build` keys made, by the overrides
+    that made them."""
+    training = {key: value for key, value in trial.parameters.items() if not key.startswith("build.")}
+    build = {key: value for key, value in trial.parameters.items() if key.startswith("build.")}
     folder = trial.folder(str(base.tune.output))
-    places = {f"{verb}.output": uris.join(folder, verb) for verb in VERBS}
-    places["finetune.encoder"] = uris.join(folder, "pretrain", "model")
-    if made:
-        places["train.dataset"] = datasets[" ".join(space.overrides(made))]
-    return recipe.revised(base, *space.overrides(own | places))
+    locations = {f"{verb}.output": uris.join(folder, verb) for verb in VERBS}
+    locations["finetune.encoder"] = uris.join(folder, "pretrain", "model")
+    if build:
+        locations["train.dataset"] = datasets[" ".join(space.overrides(build))]
+    return recipe.revised(base, *space.overrides(training | locations))
 
 
-def train(told: dict[str, Any], base: Config, datasets: dict[str, str], functions: Mapping[str, StageFunction]) -> None:
-    """What runs in a trial's own process: its stages, one after the other. A failure is a result: no retry mends it."""
-    trial = ledger.read(str(base.tune.output), told["number"])
+def train(request: Request, base: Config, datasets: Mapping[str, str], functions: Mapping[str, StageFunction]) -> None:
+    """What runs in a trial's own process: its stages, one after the other.
+
+    Ray Tune gets a report for each epoch, and a last one, `{"ended": True}` or `{"failed": reason}`. A failure of ours
+    is reported and not raised: it would come again, so Ray Tune must not try again.
+    """
+    trial = ledger.read(str(base.tune.output), request["number"])
     config = config_of(base, trial, datasets)
     torch.set_num_threads(config.train.cpus_per_worker)
-    known = set[tuple[str, int]]()
+    reported = set[tuple[str, int]]()
 
-    def tell(stage: str, figures: Mapping[str, Any]) -> None:
-        if (stage, figures["epoch"]) not in known:
-            known.add((stage, figures["epoch"]))
-            ray.tune.report({**figures, "stage": stage})
+    def report(stage: str, metrics: Mapping[str, Any]) -> None:
+        if (stage, metrics["epoch"]) not in reported:
+            reported.add((stage, metrics["epoch"]))
+            ray.tune.report({**metrics, "stage": stage})
 
     try:
-        for point in trial.curve:  # of earlier calls, for whoever decides on early stopping
-            tell(point["stage"], point)
+        for point in trial.curve:  # of earlier calls: early stopping counts them
+            report(point["stage"], point)
         for stage in stages(base):
             function = functions[stage]
             with runs.below(trial.run_id):
-                result = function.run(config, partial(tell, stage))
-            for number, figures in enumerate(result["history"], 1):
-                tell(stage, {**figures, "epoch": number, "figure": figures[function.monitor]})
+                result = function.run(config, partial(report, stage))
+            for epoch, metrics in enumerate(result["history"], 1):
+                report(stage, {**metrics, "epoch": epoch, "figure": metrics[function.monitor]})
     except MPCError as error:
         ray.tune.report({"failed": uris.without_secrets(str(error))})
         return

@@ -71,7 +71,7 @@ def result(facts: dict[str, Any], monitor: str) -> dict[str, Any]:
 class _Training:
     """The state of one worker's run; rank 0 has `reports` and does all that is done once."""
 
-    def __init__(self, config: Config, stage: type[Stage], host: Host, reports: outbox.Spool | None) -> None:
+    def __init__(self, config: Config, stage: type[Stage], host: Host, reports: outbox.Outbox | None) -> None:
         verb = stage.verb
         self.config, self.verb, self.host, self.reports = config, verb, host, reports
         self.settings: OptimConfig = getattr(config, verb)
@@ -324,7 +324,7 @@ class _Training:
         self.host.check()
         self.stage.localizer.card = self._card()
         try:
-            self.reports.keep()
+            self.reports.store()
             checkpoint.save(self.output, self.step, self.stage.localizer, self._state(), self._facts())
         except (InfrastructureError, UserError) as error:
             self.failed_saves += 1

@@ -22,6 +22,7 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.finetune import Finetuning, finetune
+from pipelines.runtime.retry import Backoff
 from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop, worker_context
 
@@ -73,7 +74,7 @@ class Server:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(outbox, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(outbox, "BACKOFF", Backoff(first=1.0, longest=1.0))
     made = Server(tmp_path)
     yield made
     made.kill()

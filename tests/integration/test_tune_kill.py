@@ -43,7 +43,7 @@ def start(built: Config, tmp_path: Path) -> Iterator[Callable[..., Driver]]:
 
 
 def trials(output: Path | str) -> list[ledger.Trial]:
-    return ledger.ledger(str(output))
+    return ledger.read_all(str(output))
 
 
 def saved(uri: str, folder: Path) -> Path:

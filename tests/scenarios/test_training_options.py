@@ -32,7 +32,7 @@ from pipelines.training.feature_cache import FeatureStore
 
 
 def training(config: Config, stage: Any) -> loop._Training:
-    reports = outbox.Spool(config, stage.verb, runs.start_run(config, stage.verb))
+    reports = outbox.Outbox(config, stage.verb, runs.start_run(config, stage.verb))
     return loop._Training(config, stage, worker_context.Host(), reports)
 
 

@@ -1,0 +1,60 @@
+"""The table, the best config and the importances of a search."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from searches import config_at, curve, parameters
+
+from mpc_model.errors import MPCError
+from pipelines.config import recipe
+from pipelines.runtime import storage, uris
+from pipelines.search import report, space
+from pipelines.search import trial as trials
+from pipelines.search.ledger import Trial
+
+
+def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_path: Path) -> None:
+    config = config_at(tmp_path, "pretrain.epochs=2")
+    listed = []
+    for number in range(30):
+        drawn = space.draw(config.tune, 1, number, [])
+        figure = 0.5 + 0.2 * (drawn["pretrain.sampler"] == "balanced") + 0.001 * (number % 3)
+        state: Any = "finished" if number % 4 else "stopped"
+        listed.append(
+            Trial(number, drawn, state, curve=curve(figure, *([figure + 0.1] if state == "finished" else [])))
+        )
+    listed.append(Trial(30, parameters(), "failed", "the loss is nan"))
+    found = report.write(config, listed, lambda trial: trials.config_of(config, trial, {}))
+    best = max((trial for trial in listed if trial.state == "finished"), key=lambda trial: trial.metric or 0)
+    assert found["best"]["number"] == best.number
+    assert found["importances_epoch"] == 1
+    assert found["importances"]["pretrain.sampler"] > 0.8
+    table = pd.read_csv(found["table"])
+    assert list(table["trial"])[:1] == [best.number]
+    assert table["figure"][table["state"] == "finished"].is_monotonic_decreasing
+    assert list(table["reason"].dropna()) == ["the loss is nan"]
+    again = recipe.load(found["recipe"])
+    assert again.pretrain.temperature == best.parameters["pretrain.temperature"]
+    assert again.pretrain.weights == tuple(best.parameters["pretrain.weights"])
+    assert again.pretrain.output == f"{config.tune.output}/best/pretrain"
+    assert again.finetune.encoder == f"{config.tune.output}/best/pretrain/model"
+    for name in found["pictures"]:
+        assert storage.read_bytes(uris.join(str(config.tune.output), name)).startswith(b"\x89PNG")
+
+
+def test_when_all_trials_fail_their_reasons_are_in_the_table(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    with pytest.raises(MPCError, match="no trial finished an epoch; the last to fail: the loss is nan"):
+        report.write(config, [Trial(0, parameters(), "failed", "the loss is nan")], lambda trial: config)
+    assert pd.read_csv(tmp_path / "tune" / "trials.csv")["reason"].tolist() == ["the loss is nan"]
+
+
+def test_a_search_without_any_trial_has_a_table_with_its_columns(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    with pytest.raises(MPCError, match=r"raise tune\.hours or tune\.epochs"):
+        report.write(config, [], lambda trial: config)
+    table = pd.read_csv(tmp_path / "tune" / "trials.csv")
+    assert len(table) == 0
+    assert {"trial", "state", "figure", *config.tune.space, "reason"} <= set(table.columns)
