@@ -1,0 +1,113 @@
+"""The tests mirror the packages: pipelines/dataset/order.py has tests/pipelines/dataset/test_order.py.
+
+A long unit file may be cut by topic, as test_order_<topic>.py. Tests of more than one module are in tests/scenarios,
+those with real servers in tests/integration.
+"""
+
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+FOLDERS = {"mpc_model": "model", "pipelines": "pipelines"}
+"""Package -> its folder below tests/."""
+
+OTHER_FILES = {
+    "tests/model/test_interface.py": "the package itself, as its users import it",
+}
+"""Test files that mirror no module, each with what it is about."""
+
+WITHOUT_UNIT_FILE = {
+    "mpc_model/card.py": "scenarios/test_formats.py",
+    "mpc_model/contrast.py": "model/test_interface.py",
+    "mpc_model/errors.py": "pipelines/training/test_launch.py",
+    "mpc_model/imaging/drawing.py": "scenarios/test_outcomes.py",
+    "mpc_model/imaging/headers.py": "model/imaging/test_codecs.py",
+    "mpc_model/nn/heads.py": "model/test_localizer.py",
+    "mpc_model/nn/tile_frame.py": "model/nn/test_tiling.py",
+    "pipelines/artifacts/checkpoint.py": "scenarios/test_training.py",
+    "pipelines/artifacts/model_directory.py": "pipelines/test_register.py",
+    "pipelines/benchmarks/build.py": "pipelines/test_bench.py",
+    "pipelines/benchmarks/hrformer.py": "pipelines/test_bench.py",
+    "pipelines/benchmarks/loader.py": "pipelines/test_bench.py",
+    "pipelines/benchmarks/plan.py": "pipelines/test_bench.py",
+    "pipelines/benchmarks/reference_hrformer.py": "model/nn/test_hrformer_training.py",
+    "pipelines/benchmarks/search.py": "pipelines/test_bench.py",
+    "pipelines/benchmarks/timing.py": "pipelines/test_bench.py",
+    "pipelines/benchmarks/train.py": "pipelines/test_bench.py",
+    "pipelines/config/base.py": "pipelines/config/test_root.py",
+    "pipelines/config/build.py": "pipelines/ingest/test_layouts.py",
+    "pipelines/config/model_registry.py": "pipelines/test_promote.py",
+    "pipelines/config/recipe.py": "pipelines/config/test_root.py",
+    "pipelines/config/search.py": "pipelines/test_tune.py",
+    "pipelines/config/training.py": "scenarios/test_training_options.py",
+    "pipelines/dataset/html.py": "pipelines/dataset/test_report.py",
+    "pipelines/dataset/loader.py": "scenarios/test_training.py",
+    "pipelines/dataset/manifest.py": "pipelines/test_build.py",
+    "pipelines/dataset/reader.py": "scenarios/test_outcomes.py",
+    "pipelines/dataset/rejects.py": "pipelines/ingest/test_screening.py",
+    "pipelines/dataset/schema.py": "scenarios/test_formats.py",
+    "pipelines/dataset/shard_marker.py": "pipelines/test_build.py",
+    "pipelines/dataset/shortcuts.py": "pipelines/dataset/test_counts.py",
+    "pipelines/demo.py": "integration/test_demo.py",
+    "pipelines/evaluate.py": "scenarios/test_outcomes.py",
+    "pipelines/finetune.py": "scenarios/test_training_options.py",
+    "pipelines/inference/mapper.py": "scenarios/test_outcomes.py",
+    "pipelines/inference/scorer.py": "scenarios/test_outcomes.py",
+    "pipelines/ingest/example_photos.py": "integration/test_demo.py",
+    "pipelines/ingest/survey.py": "pipelines/test_build.py",
+    "pipelines/ingest/writer.py": "pipelines/test_build.py",
+    "pipelines/model_registry/lineage.py": "pipelines/test_register.py",
+    "pipelines/model_registry/model_card.py": "pipelines/test_register.py",
+    "pipelines/predict.py": "scenarios/test_outcomes.py",
+    "pipelines/pretrain.py": "scenarios/test_training_options.py",
+    "pipelines/runtime/canonical.py": "pipelines/test_build.py",
+    "pipelines/runtime/cluster.py": "pipelines/training/test_launch.py",
+    "pipelines/runtime/environment.py": "pipelines/test_cli.py",
+    "pipelines/runtime/host.py": "pipelines/tracking/test_runs.py",
+    "pipelines/runtime/s3.py": "integration/test_s3_faults.py",
+    "pipelines/runtime/signals.py": "pipelines/tracking/test_runs.py",
+    "pipelines/runtime/stamp.py": "pipelines/model_registry/test_audit_trail.py",
+    "pipelines/runtime/tracking_uri.py": "pipelines/tracking/test_runs.py",
+    "pipelines/runtime/uris.py": "pipelines/runtime/test_storage.py",
+    "pipelines/tracking/client.py": "pipelines/tracking/test_runs.py",
+    "pipelines/tracking/results.py": "pipelines/tracking/test_runs.py",
+    "pipelines/training/compile.py": "scenarios/test_training_options.py",
+    "pipelines/training/feature_cache.py": "scenarios/test_training_options.py",
+    "pipelines/training/loop.py": "scenarios/test_training.py",
+    "pipelines/training/ray_backend.py": "integration/test_train_kill.py",
+    "pipelines/training/ray_callbacks.py": "integration/test_train_kill.py",
+    "pipelines/training/stage.py": "scenarios/test_training.py",
+    "pipelines/training/step_window.py": "scenarios/test_training_options.py",
+    "pipelines/training/validation.py": "scenarios/test_training.py",
+    "pipelines/training/worker_context.py": "scenarios/test_training.py",
+}
+"""Modules that are tested only through others, each with the file below tests/ that does it."""
+
+
+def unit_files() -> dict[str, str]:
+    """Path of the unit file -> path of its module, of every module."""
+    files = {}
+    for package, folder in FOLDERS.items():
+        for module in sorted((ROOT / package).rglob("*.py")):
+            if module.name != "__init__.py":
+                inner = module.relative_to(ROOT / package)
+                file = Path("tests", folder, inner.parent, f"test_{inner.name}")
+                files[str(file)] = str(module.relative_to(ROOT))
+    return files
+
+
+def test_every_module_has_a_unit_file() -> None:
+    missing = {module for file, module in unit_files().items() if not (ROOT / file).exists()}
+    assert sorted(missing ^ WITHOUT_UNIT_FILE.keys()) == []
+
+
+def test_what_tests_a_module_instead_exists() -> None:
+    assert [file for file in WITHOUT_UNIT_FILE.values() if not (TESTS / file).exists()] == []
+
+
+def test_every_test_file_mirrors_a_module() -> None:
+    expected = unit_files()
+    stems = tuple(file.removesuffix(".py") + "_" for file in expected)
+    found = {str(path.relative_to(ROOT)) for name in FOLDERS.values() for path in (TESTS / name).rglob("test_*.py")}
+    others = {file for file in found if file not in expected and not file.startswith(stems)}
+    assert sorted(others ^ OTHER_FILES.keys()) == []
