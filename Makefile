@@ -6,7 +6,7 @@ DATA   ?=
 GROUP  ?= build
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install s3 demo test test-all bench lint format lock clean
+.PHONY: install s3 demo test test-all bench docs lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -52,9 +52,13 @@ s3: .venv-s3/.installed
 	$(PYTHON) infra/s3/serve.py --install
 	@touch $@
 
-# Figures of this machine; takes many minutes.
+# Measures this machine; takes many minutes.
 bench: install
 	$(BIN)/mpc bench --group $(GROUP)
 
+# The pages and the API as HTML, warnings as errors: build/docs/index.html.
+docs: install
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+
 clean:
-	rm -rf $(VENV) .venv-s3 runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-s3 build docs/_generated runs .pytest_cache .ruff_cache .mypy_cache .hypothesis

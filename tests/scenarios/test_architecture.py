@@ -1,13 +1,15 @@
-"""docs/architecture.md: its picture is drawn from the imports as they are."""
+"""docs/architecture.md is current, and what the pages name and link is there."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,39 @@ def test_an_arrow_is_drawn_only_where_no_longer_way_implies_it(layers: ModuleTyp
         ("pipelines.build", "pipelines.ingest"),
         ("pipelines.ingest", "pipelines.dataset"),
     ]
+
+
+def test_every_package_has_its_paragraph(layers: ModuleType) -> None:
+    page = (DOCS / "architecture.md").read_text()
+    packages = {name.rpartition(".")[2] for name in layers.modules() if layers.modules()[name].name == "__init__.py"}
+    assert [name for name in sorted(packages) if not re.search(rf"^\| `{name}/` \| \w", page, re.M)] == [
+        "mpc_model",
+        "pipelines",
+    ]
+
+
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("experiments/*.md"), *ROOT.glob("*.md"), *ROOT.glob("infra/**/*.md")])
+ENTRY_FILES = {"pyfunc_model.py", "registry_model.py"}
+"""Files of a registered version, not of the repository."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", page.read_text())) - ENTRY_FILES
+    folders = (page.parent, ROOT, ROOT / "pipelines", ROOT / "mpc_model")
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        goal = (page.parent / file).resolve() if file else page
+        headings = re.findall(r"^#+ (.+)", goal.read_text(), re.MULTILINE) if goal.suffix == ".md" else []
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        if not goal.exists() or (anchor and anchor not in anchors):
+            broken.append(target)
+    assert broken == []

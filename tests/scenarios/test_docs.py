@@ -23,7 +23,7 @@ from pipelines.register import signature
 
 DOCS = Path(__file__).parents[2] / "docs"
 DATASETS, TRAINING, REGISTRY, SERVING, SEARCH = (
-    (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "search")
+    (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "tuning")
 )
 
 

@@ -63,7 +63,7 @@ CHECKS = {
         from mpc_model.imaging.views import render_views
         image = np.full((40, 40, 3), 200, np.uint8)
         mask, rng = np.zeros((40, 40), np.uint8), np.random.default_rng(0)
-        original, second = render_views(encode_png(image), "x", mask, "darker", 2, rng)
+        original, second = render_views(encode_png(image), image, mask, "darker", 2, rng)
         assert original.ops == []
         assert 100 <= decode_image(second.image_bytes, "x").mean() <= 180
         """,
