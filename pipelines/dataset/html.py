@@ -1,11 +1,11 @@
-"""Plots, tables and pictures as text for a page or a terminal: no script, no other file, same values same text.
+"""Plots, tables and pictures as HTML, and tables as text for a terminal.
 
-Labels and captions are escaped here.
+They need no script and no other file, and the same values give the same text. Labels and captions are escaped here.
 """
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
+from html import escape
 
 from mpc_model.imaging import codecs
 
@@ -29,11 +29,11 @@ p { margin: .4rem 0; max-width: 60rem } .dim, figcaption { color: #56607a }
  border-radius: .2rem } figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere }
 .heat { width: 15rem; image-rendering: pixelated }
 """
-"""Style sheet of a page of these."""
+"""The style sheet of a page."""
 WIDTH, HEIGHT = 480, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 26, 44
 _LABELS = 12
-"""Labels that fit below the axis."""
+"""Labels that fit below the horizontal axis."""
 
 
 def bars(
@@ -44,50 +44,49 @@ def bars(
     stacked: bool = False,
     unit: str = "",
 ) -> str:
-    """A bar chart: one group of bars a label, one colour a series, axes called `x` and `y`.
+    """A bar chart: one group of bars for each label, one colour for each series, axes called `x` and `y`.
 
-    Each series has a value for every label; `unit` follows the numbers of the vertical axis.
+    Each series has a value for every label. `stacked` puts the bars of a group on top of each other. `unit` follows the
+    numbers of the vertical axis.
     """
     totals = [sum(column) if stacked else max(column) for column in zip(*series.values(), strict=True)]
     top = _rounded_up(max(totals, default=0))
-    inner, tall = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    step = inner / max(1, len(labels))
+    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    step = plot_width / max(1, len(labels))
     parts = []
     for tick in range(5):
-        level = HEIGHT - _BOTTOM - tall * tick / 4
+        level = HEIGHT - _BOTTOM - plot_height * tick / 4
         parts.append(f'<path d="M{_LEFT} {level:.1f}H{WIDTH - _RIGHT}" stroke="#dde3ec"/>')
         parts.append(_text(_LEFT - 5, level + 4, f"{top * tick / 4:,.4g}{unit}", "end"))
-    wide = 0.8 * step / (1 if stacked else len(series))
-    for place, label in enumerate(labels):
+    bar_width = 0.8 * step / (1 if stacked else len(series))
+    for index, label in enumerate(labels):
         base = HEIGHT - _BOTTOM + 0.0
         for number, (name, values) in enumerate(series.items()):
-            tip = f"{label}, {name}: {values[place]:,.4g}{unit}"
-            high = tall * values[place] / top
-            left = _LEFT + place * step + 0.1 * step + (0 if stacked else number * wide)
+            tooltip = f"{label}, {name}: {values[index]:,.4g}{unit}"
+            bar_height = plot_height * values[index] / top
+            left = _LEFT + index * step + 0.1 * step + (0 if stacked else number * bar_width)
             parts.append(
-                f'<rect x="{left:.1f}" y="{base - high:.1f}" width="{wide:.1f}" height="{high:.1f}"'
-                f' fill="{COLOURS[number % len(COLOURS)]}"><title>{html.escape(tip)}</title></rect>'
+                f'<rect x="{left:.1f}" y="{base - bar_height:.1f}" width="{bar_width:.1f}" height="{bar_height:.1f}"'
+                f' fill="{COLOURS[number % len(COLOURS)]}"><title>{escape(tooltip)}</title></rect>'
             )
-            base -= high if stacked else 0
-        if place % -(-len(labels) // _LABELS) == 0:
-            parts.append(_text(_LEFT + (place + 0.5) * step, HEIGHT - _BOTTOM + 14, label, "middle"))
-    parts.append(_text(_LEFT + inner / 2, HEIGHT - 6, x, "middle"))
+            base -= bar_height if stacked else 0
+        if index % -(-len(labels) // _LABELS) == 0:
+            parts.append(_text(_LEFT + (index + 0.5) * step, HEIGHT - _BOTTOM + 14, label, "middle"))
+    parts.append(_text(_LEFT + plot_width / 2, HEIGHT - 6, x, "middle"))
     parts.append(_text(2, 12, y, "start"))
     return f"{_legend(list(series))}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> str:
-    """An HTML table; columns from `numbers_from` on are set flush right."""
+    """An HTML table; columns from `numbers_from` on are aligned right."""
     lines = [
         "".join(
-            f"<td{' class=n' if column >= numbers_from else ''}>{html.escape(cell)}</td>"
-            for column, cell in enumerate(row)
+            f"<td{' class=n' if column >= numbers_from else ''}>{escape(cell)}</td>" for column, cell in enumerate(row)
         )
         for row in rows
     ]
     names = "".join(
-        f"<th{' class=n' if column >= numbers_from else ''}>{html.escape(name)}</th>"
-        for column, name in enumerate(head)
+        f"<th{' class=n' if column >= numbers_from else ''}>{escape(name)}</th>" for column, name in enumerate(head)
     )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<div class=wide><table><tr>{names}</tr>{body}</table></div>"
@@ -95,14 +94,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int 
 
 def figure(image: codecs.Image, alt: str, *caption: str) -> str:
     """A picture, uint8 RGB (H, W, 3), as an inline JPEG with lines of text below it."""
-    lines = "<br>".join(map(html.escape, caption))
+    lines = "<br>".join(map(escape, caption))
     source = embedded("jpeg", codecs.encode_jpeg(image, 80))
-    return f'<figure><img alt="{html.escape(alt)}" src="{source}"><figcaption>{lines}</figcaption></figure>'
+    return f'<figure><img alt="{escape(alt)}" src="{source}"><figcaption>{lines}</figcaption></figure>'
 
 
-def embedded(kind: str, data: bytes) -> str:
-    """An image file as the address of an inline picture."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def embedded(kind: str, file: bytes) -> str:
+    """An image file as the URL of an inline picture; `kind` is png or jpeg."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
 
 
 def byte_size(count: int) -> str:
@@ -113,13 +112,13 @@ def byte_size(count: int) -> str:
 
 
 def blocks(values: Sequence[float]) -> str:
-    """A histogram in one line of text: a block for each value, its height in eighths of the largest."""
+    """A histogram as one line of text: a block for each value, its height in eighths of the largest value."""
     largest = max(values, default=0) or 1
     return "".join(" ▁▂▃▄▅▆▇█"[-int(-8 * value // largest)] for value in values)
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines of text: the first column flush left, the others flush right."""
+    """A table as lines of text: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
@@ -128,7 +127,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _rounded_up(value: float) -> float:
-    """The least of 1, 2, 4, 10, 20, 40... that is not below: quarters of it are short numbers."""
+    """The smallest of 1, 2, 4, 10, 20, 40... that is at least `value`: a quarter of it is a short number."""
     top = 1.0
     while top < value:
         top *= 2.5 if str(top).startswith("4") else 2
@@ -136,14 +135,14 @@ def _rounded_up(value: float) -> float:
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _legend(names: Sequence[str]) -> str:
     if len(names) < 2:
         return ""
     keys = (
-        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{html.escape(name)}</span>'
+        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{escape(name)}</span>'
         for number, name in enumerate(names)
     )
     return f"<div class=legend>{''.join(keys)}</div>"

@@ -1,4 +1,4 @@
-"""What two datasets share, and what a model saw of the images that it is tested on."""
+"""Leakage: what two datasets share, and whether a model was trained on the images that it is tested on."""
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,11 @@ def shared(
     split: str | None = None,
     other_splits: tuple[str, ...] = SPLITS,
 ) -> tuple[pa.Table, pa.Table]:
-    """Samples of a dataset's `split` (None: all) and the samples of another's splits that come from nearly the same
-    picture.
+    """Pairs of samples that come from nearly the same picture: one of `split` (None: of any) of this dataset, one of
+    `other_splits` of the dataset at `other`.
 
-    Returns two tables (key, split, photo_hash, photo_hash_fine), row for row beside each other, the second with a
-    column `bits`.
+    Returns two tables with the columns key, split, photo_hash and photo_hash_fine. Row i of the first and row i of the
+    second are a pair; the second has a column `bits` too, the distance of their hashes.
     """
     ours = reader.columns(uri, manifest, _COLUMNS, split)
     theirs = reader.columns(other, Manifest.read(other), _COLUMNS)
@@ -37,27 +37,27 @@ def shared(
 
 
 def warnings(card: Card, uri: str, manifest: Manifest, split: str) -> list[str]:
-    """What makes a test of the model with this card on a split say less than it seems to; empty when nothing does."""
+    """Reasons why metrics of the model with this card on a split of this dataset may be too good; empty when none."""
     if "trained_on" not in card:
         return [UNKNOWN]
-    found = []
+    reasons = []
     for seen in card["trained_on"]:
         if seen["fingerprint"] == manifest.fingerprint:
             if split != "test":
                 use = "trained on" if split == "train" else "chosen by"
-                found.append(f"the model was {use} split {split!r} of this very dataset; its figures are too good")
+                reasons.append(f"the model was {use} split {split!r} of this very dataset; its metrics are too good")
             continue
         try:
             if Manifest.read(seen["uri"]).fingerprint != seen["fingerprint"]:
                 raise MPCError("another dataset is there now")
             ours, theirs = shared(uri, manifest, seen["uri"], split, ("train", "validation"))
         except MPCError as error:
-            found.append(f"whether its training images are among these cannot be told: {seen['uri']}: {error}")
+            reasons.append(f"whether its training images are among these cannot be told: {seen['uri']}: {error}")
             continue
         if len(ours):
             example = f"{ours['key'][0].as_py()} and {theirs['key'][0].as_py()}"
-            found.append(
+            reasons.append(
                 f"{len(ours)} of {manifest.splits[split].samples} images are in the data it was trained on or"
-                f" chosen by ({seen['uri']}) too, or nearly ({example}); figures on them measure memory"
+                f" chosen by ({seen['uri']}) too, or nearly ({example}); metrics on them measure memory"
             )
-    return found
+    return reasons

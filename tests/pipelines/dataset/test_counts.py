@@ -9,7 +9,7 @@ import pytest
 from mpc_model.imaging import codecs
 from pipelines.dataset import shortcuts as dataset_shortcuts
 from pipelines.dataset.counts import Statistics, of_rows
-from pipelines.dataset.shortcuts import guessing, one_class, one_place, shortcuts
+from pipelines.dataset.shortcuts import guess_accuracy, missing_classes, position_prior, shortcuts
 
 SIDE = 64
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
@@ -75,19 +75,26 @@ def test_counts_are_those_of_the_rows() -> None:
         row(2, True, forged_pixels=SIDE * SIDE, views=stored(codecs.encode_jpeg(PICTURE, 71)) * 3, split="test"),
     ]
     found = of_rows(rows)
-    assert found.by("samples", 1, 2, 3) == {
+    assert found.count_by("samples", "split", "source", "kind") == {
         ("train", "set", "authentic"): 1,
         ("train", "set", "remove"): 1,
         ("test", "set", "splice"): 1,
     }
     assert found.counts["views",] == 5
     assert found.counts["bytes",] == sum(len(v["image"]) + len(v["mask"]) for r in rows for v in r["views"])
-    assert found.by("area", 1, 2) == {("remove", "5"): 1, ("splice", "19"): 1}  # 25% and 100%, in twentieths
-    assert found.by("encoding", 4, 5) == {("authentic", "png"): 1, ("forged", "png"): 1, ("forged", "jpeg 71"): 1}
-    assert found.by("size", 5) == {("64x64",): 2, ("40x60",): 1}
+    assert found.count_by("area", "kind", "bin") == {
+        ("remove", "5"): 1,
+        ("splice", "19"): 1,
+    }  # 25%, 100%
+    assert found.count_by("encoding", "class", "value") == {
+        ("authentic", "png"): 1,
+        ("forged", "png"): 1,
+        ("forged", "jpeg 71"): 1,
+    }
+    assert found.count_by("size", "value") == {("64x64",): 2, ("40x60",): 1}
     everywhere, corner = np.full((32, 32), 255), np.zeros((32, 32), int)
     corner[:16, :16] = 255
-    np.testing.assert_array_equal(found.places.sum(axis=0), everywhere + corner)
+    np.testing.assert_array_equal(found.mask_sums.sum(axis=0), everywhere + corner)
 
 
 def test_the_mask_that_is_passed_is_counted_and_no_view_is_decoded() -> None:
@@ -97,12 +104,12 @@ def test_the_mask_that_is_passed_is_counted_and_no_view_is_decoded() -> None:
     passed.add(forged | {"views": [forged["views"][0] | {"mask": b"x" * len(forged["views"][0]["mask"])}]}, mask)
     assert passed.to_json() == of_rows([forged]).to_json()
     cells = mask.reshape(32, SIDE // 32, 32, SIDE // 32).astype(float).mean(axis=(1, 3))  # the mean of each cell
-    np.testing.assert_allclose(passed.places.sum(axis=0), 255 * cells, atol=0.5)
+    np.testing.assert_allclose(passed.mask_sums.sum(axis=0), 255 * cells, atol=0.5)
 
 
 @pytest.mark.parametrize(("side", "kept"), [(127, 127), (384, 384), (481, 480), (640, 640), (1023, 1016), (4033, 4032)])
 def test_sizes_keep_seven_bits(side: int, kept: int) -> None:
-    (size,) = of_rows([row(0, False, height=side, width=side)]).by("size", 5)
+    (size,) = of_rows([row(0, False, height=side, width=side)]).count_by("size", "value")
     assert size == (f"{kept}x{kept}",)
 
 
@@ -145,40 +152,40 @@ def test_a_feature_that_separates_the_classes_is_a_shortcut(
 def test_shuffled_labels_have_no_shortcut(feature: str, values: list[Any], said: str, typical: str) -> None:
     found = of_rows(feature_rows(feature, values, classes(shuffled=True)))
     assert shortcuts(found) == []
-    assert guessing(found, feature, "train") == 0.5
+    assert guess_accuracy(found, feature, "train") == 0.5
 
 
 def test_accuracy_is_that_of_the_rule_on_the_other_half() -> None:
     """80% of forged and 10% of authentic images have quality 75: guessing forged there is right (0.8 + 0.9) / 2."""
     rows = [row(n, n % 2 == 0, jpeg_quality=75 if n // 2 % 10 < (8 if n % 2 == 0 else 1) else 90) for n in range(4000)]
-    assert guessing(of_rows(rows), "quality", "train") == pytest.approx(0.85, abs=0.02)
+    assert guess_accuracy(of_rows(rows), "quality", "train") == pytest.approx(0.85, abs=0.02)
 
 
 def test_many_rare_values_prove_nothing() -> None:
     """Every photograph has a quality or size of its own: on its own half the rule would be perfect."""
     sizes = np.random.default_rng(1).permutation(200) + 300
     rows = [row(n, bool(label), height=int(sizes[n]), jpeg_quality=n) for n, label in enumerate(classes())]
-    assert guessing(of_rows(rows), "quality", "train") == 0.5
-    assert guessing(of_rows(rows), "size", "train") == 0.5
+    assert guess_accuracy(of_rows(rows), "quality", "train") == 0.5
+    assert guess_accuracy(of_rows(rows), "size", "train") == 0.5
 
 
 def test_sizes_that_never_repeat_still_separate_by_their_area() -> None:
     rows = [row(n, label, height=(700 if label else 300) + n, width=500 + n) for n, label in enumerate(classes())]
-    assert guessing(of_rows(rows), "size", "train") == 1.0
+    assert guess_accuracy(of_rows(rows), "size", "train") == 1.0
 
 
 def test_crops_of_one_photograph_share_a_half() -> None:
     """Forty photographs, each with a quality of its own and crops of one class only: that is no shortcut."""
     rows = [row(n, n // 10 % 2 == 0, key=f"set/{n // 10}.jpg#{n % 10:04d}", jpeg_quality=n // 10) for n in range(400)]
-    assert guessing(of_rows(rows), "quality", "train") == 0.5
+    assert guess_accuracy(of_rows(rows), "quality", "train") == 0.5
     apart = [made | {"key": f"set/{n}.jpg"} for n, made in enumerate(rows)]
-    assert guessing(of_rows(apart), "quality", "train") > 0.9
+    assert guess_accuracy(of_rows(apart), "quality", "train") > 0.9
 
 
 def test_few_images_show_nothing() -> None:
-    forged = np.arange(100) < dataset_shortcuts.ENOUGH - 1
+    forged = np.arange(100) < dataset_shortcuts.MINIMUM_IMAGES - 1
     rows = [row(n, label, jpeg_quality=75 if label else 90) for n, label in enumerate(forged)]
-    assert guessing(of_rows(rows), "quality", "train") is None
+    assert guess_accuracy(of_rows(rows), "quality", "train") is None
     assert shortcuts(of_rows(rows)) == []
 
 
@@ -195,18 +202,18 @@ def test_forged_pixels_in_one_place_are_a_shortcut() -> None:
     middle[24:40, 24:40] = 1
     views = stored(PNG, codecs.encode_mask(middle))
     centred = of_rows([row(n, True, views=views, forged_pixels=256) for n in range(100)])
-    place = one_place(centred)
+    place = position_prior(centred)
     assert place == pytest.approx((1.0, 2 * (1 / 16) / (1 + 1 / 16)))  # F1 of all: precision 1/16, recall 1
     assert shortcuts(centred)[0].startswith("Forged pixels lie in one place: a map that is the same for every image")
     anywhere = of_rows([row(n, True) for n in range(400)])
-    assert one_place(anywhere)[0] < one_place(anywhere)[1] + dataset_shortcuts.ONE_PLACE_PAYS
+    assert position_prior(anywhere)[0] < position_prior(anywhere)[1] + dataset_shortcuts.REPORTED_F1_GAIN
     assert shortcuts(anywhere) == []
-    assert one_place(of_rows([row(0, True)])) is None
+    assert position_prior(of_rows([row(0, True)])) is None
 
 
 def test_a_split_without_a_class_is_named() -> None:
     rows = [row(0, True), row(1, False), row(2, True, split="validation"), row(3, False, split="test")]
-    assert [sentence.split(":")[0] for sentence in one_class(of_rows(rows))] == [
+    assert [sentence.split(":")[0] for sentence in missing_classes(of_rows(rows))] == [
         "Split validation has no authentic image",
         "Split test has no forged image",
     ]

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from mpc_model.imaging import codecs
-from pipelines.dataset import html as charts
-from pipelines.dataset import rejects as dataset_rejects
-from pipelines.dataset import report
+from pipelines.dataset import html, report
 from pipelines.dataset.counts import of_rows
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.manifest import Manifest, SourceCounts
+from pipelines.dataset.rejects import REASONS
 
 NONE_NEAR = NearDuplicates(4, 0, 0, 0, ())
 VOID = {"meta", "img", "br"}
@@ -137,8 +136,8 @@ def test_rejects_are_counted_by_reason_with_what_it_means_and_examples() -> None
     reasons = ["truncated"] * 5 + ["duplicate"] * 2 + ["some_new_code"]
     rejects = [{"reason": reason, "message": f"{n}.jpg & more"} for n, reason in enumerate(reasons)]
     text = Page(page_of(rows(), rejects)).text
-    assert f"truncated5{dataset_rejects.REASONS['truncated']}0.jpg & more1.jpg & more2.jpg & more" in text
-    assert f"duplicate2{dataset_rejects.REASONS['duplicate']}5.jpg & more6.jpg & more" in text
+    assert f"truncated5{REASONS['truncated']}0.jpg & more1.jpg & more2.jpg & more" in text
+    assert f"duplicate2{REASONS['duplicate']}5.jpg & more6.jpg & more" in text
     assert "some_new_code17.jpg & more" in text
     assert "3.jpg & more" not in text
 
@@ -197,13 +196,13 @@ def test_the_summary_has_aligned_columns_and_the_shortcuts(shortcut: bool) -> No
 
 
 def test_bars_are_as_high_as_their_values() -> None:
-    drawn = charts.bars(["a", "b&c"], {"one": [1, 4], "two": [2, 0]}, "x <1>", "y")
+    drawn = html.bars(["a", "b&c"], {"one": [1, 4], "two": [2, 0]}, "x <1>", "y")
     heights = [float(height) for height in re.findall(r'<rect[^>]* height="([\d.]+)"', drawn)]
     assert heights == pytest.approx([heights[1] / 2, 2 * heights[0], heights[3] * 0 + heights[0] * 4, 0], rel=0.01)
     page = Page(drawn)
     assert "x <1>" in page.text
     assert "b&c" in page.text
-    stacked = charts.bars(["a"], {"one": [1], "two": [3]}, "x", "y", stacked=True)
+    stacked = html.bars(["a"], {"one": [1], "two": [3]}, "x", "y", stacked=True)
     (low, high) = [
         (float(y), float(h)) for y, h in re.findall(r' y="([\d.]+)" width="[^"]+" height="([\d.]+)"', stacked)
     ]
@@ -213,17 +212,17 @@ def test_bars_are_as_high_as_their_values() -> None:
 
 def test_an_axis_ends_just_above_the_largest_value() -> None:
     for value in (0, 0.3, 1, 3, 4, 7, 10, 99, 1234, 843_991):
-        top = charts._rounded_up(value)
+        top = html._rounded_up(value)
         assert value <= top <= max(1, 2.5 * value)
         assert str(top).strip("0.")[0] in "124"
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (5 << 40, "5 TiB")])
 def test_sizes_in_words(count: int, said: str) -> None:
-    assert charts.byte_size(count) == said
+    assert html.byte_size(count) == said
 
 
 def test_blocks_are_in_proportion() -> None:
-    assert charts.blocks([0, 1, 4, 8]) == " ▁▄█"
-    assert charts.blocks([0, 0]) == "  "
-    assert charts.blocks([]) == ""
+    assert html.blocks([0, 1, 4, 8]) == " ▁▄█"
+    assert html.blocks([0, 0]) == "  "
+    assert html.blocks([]) == ""
