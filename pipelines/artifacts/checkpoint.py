@@ -127,5 +127,17 @@ def folder(run: str, step: int) -> str:
     return uris.join(run, "checkpoints", f"step-{step:09d}")
 
 
+def run_and_step(location: str) -> tuple[str, int] | None:
+    """The run and the step of a finished checkpoint, the inverse of `folder`; None where the location is none."""
+    if not storage.exists(uris.join(location, _SEAL)):
+        return None
+    try:
+        step = int(json.loads(storage.read_bytes(uris.join(location, _SEAL)))["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    run = location.rstrip("/").removesuffix(folder("", step))
+    return (run, step) if folder(run, step) == location.rstrip("/") else None
+
+
 def _sha256(uri: str) -> str:
     return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if storage.exists(uri) else ""

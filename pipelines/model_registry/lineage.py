@@ -1,8 +1,10 @@
 """Where a model came from: the stages of training that led to it, as tags of a registered version and back.
 
-What training exports lies beside the record and the config of its run (artifacts/record.py), and that config names the
-model directory that the run began with, and so on to the first stage. Nothing is believed by its place alone: a
-directory counts as a link of the chain only where its digest is the one that the next link was made from.
+1. A model directory lies in the output of the run that made it, beside the run's record and config.
+2. The config names the model directory that the run began with, and the record has its digest.
+3. The same again from there, up to a first stage.
+
+A directory counts only where its digest is the one that the next stage recorded; its location alone proves nothing.
 
 The tags of a version, <stage> being finetune, pretrain, or finetune-2 where a stage came twice:
 
@@ -27,8 +29,9 @@ from mpc_model.card import TrainingDataset
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import model_digest
+from pipelines.artifacts.record import Record
 from pipelines.runtime import storage, uris
 
 UNKNOWN, COMPLETE = "unknown", "complete"
@@ -59,72 +62,99 @@ class Link:
     config: bytes
 
 
+class _UnknownError(Exception):
+    """What is not known of a lineage, in words."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The training run that made a model directory: its output, what lies in it, and the step of the model."""
+
+    output: str
+    record: Record
+    config: bytes
+    step: int
+
+    def start(self) -> tuple[str, str] | None:
+        """The location and the digest of the model that the run began with; None for a first stage."""
+        settings = yaml.safe_load(self.config)
+        if self.record.verb == "pretrain" or settings["finetune"].get("start") == "scratch":
+            return None
+        return settings["finetune"]["encoder"], self.record.identity.get("encoder", "")
+
+
 def trace(directory: str, digest: str) -> tuple[list[Link], str]:
     """The stages that led to the model directory with this digest, the last one first, and whether that is all.
 
     The second value is COMPLETE, or says what is not known.
     """
     links: list[Link] = []
-    while True:
-        found = _link(directory, digest, links)
-        if isinstance(found, str):
-            return links, f"{UNKNOWN}: {found}"
-        links.append(found)
-        told = yaml.safe_load(found.config)
-        if found.name.startswith("pretrain") or told["finetune"].get("start") == "scratch":
-            return links, COMPLETE
-        record = outputs.read(_run(directory)[0])
-        directory, digest = told["finetune"]["encoder"], record.identity.get("encoder", "")
-
-
-def _link(directory: str, digest: str, later: list[Link]) -> Link | str:
-    """The stage that made a model directory, or why it cannot be told."""
-    if not storage.exists(uris.join(directory, "model.json")) or model_digest(directory) != digest:
-        return f"the model that {later[-1].name if later else 'this'} began with is no longer at {directory}"
-    run, step = _run(directory)
+    start: tuple[str, str] | None = (directory, digest)
     try:
-        record = outputs.read(run)
-        config = storage.read_bytes(uris.join(run, "config.yaml"))
+        while start is not None:
+            origin = _origin(*start, links)
+            links.append(_link(origin, *start, links))
+            start = origin.start()
+    except _UnknownError as error:
+        return links, f"{UNKNOWN}: {error}"
+    return links, COMPLETE
+
+
+def _origin(directory: str, digest: str, later: list[Link]) -> _Origin:
+    """The run that made a model directory. A checkpoint says itself which run and step it is of; any other model
+    directory lies in the output of its run."""
+    if not storage.exists(uris.join(directory, "model.json")) or model_digest(directory) != digest:
+        name = later[-1].name if later else "this"
+        raise _UnknownError(f"the model that {name} began with is no longer at {directory}")
+    output, step = checkpoint.run_and_step(directory) or (directory.rpartition("/")[0], None)
+    try:
+        record = records.read(output)
+        config = storage.read_bytes(uris.join(output, "config.yaml"))
     except UserError:
-        return f"no record of a training run lies beside {directory}"
+        raise _UnknownError(f"no record of a training run lies beside {directory}") from None
     if record.verb not in ("pretrain", "finetune"):
-        return f"what lies beside {directory} is no record of a training run"
+        raise _UnknownError(f"what lies beside {directory} is no record of a training run")
     if step is None:
         if not record.finished:
-            return f"the run at {run} is not finished"
+            raise _UnknownError(f"the run at {output} is not finished")
         step = record.results["best"][0]
-    kept = checkpoint.folder(run, step)
-    there = storage.exists(uris.join(kept, "model.json"))
-    if there and model_digest(kept) != digest:
-        return f"{directory} is not the model of the run at {run}"
-    same = sum(link.name.startswith(record.verb) for link in later)
-    name = record.verb if not same else f"{record.verb}-{same + 1}"
-    return Link(name, record.results.get("run_id", UNKNOWN), kept if there else "gone", step, config)
+    return _Origin(output, record, config, step)
 
 
-def _run(directory: str) -> tuple[str, int | None]:
-    """The output folder of the run that a model directory belongs to, and the step where it is a checkpoint itself."""
-    match = re.fullmatch(r"(.+)/checkpoints/step-(\d{9,})", directory)
-    return (match[1], int(match[2])) if match else (directory.rpartition("/")[0], None)
+def _link(origin: _Origin, directory: str, digest: str, later: list[Link]) -> Link:
+    """What the tags say of a run. Raises where its checkpoint is of another model."""
+    location = checkpoint.folder(origin.output, origin.step)
+    exists = storage.exists(uris.join(location, "model.json"))
+    if exists and model_digest(location) != digest:
+        raise _UnknownError(f"{directory} is not the model of the run at {origin.output}")
+    verb = origin.record.verb
+    same = sum(link.name.startswith(verb) for link in later)
+    return Link(
+        name=f"{verb}-{same + 1}" if same else verb,
+        run_id=origin.record.results.get("run_id", UNKNOWN),
+        checkpoint=location if exists else "gone",
+        step=origin.step,
+        config=origin.config,
+    )
 
 
 def tags(directory: str, digest: str, model: Localizer, links: list[Link], status: str) -> dict[str, str]:
-    """What a version says of its lineage; see the head of this module."""
-    seen = model.card.get("trained_on")
-    found = {
+    """The tags of a version about its lineage; see the head of this module."""
+    datasets = model.card.get("trained_on")
+    tags = {
         MODEL: digest,
         "mpc.model_directory": directory,
-        TRAINED_ON: UNKNOWN if seen is None else json.dumps(seen),
+        TRAINED_ON: UNKNOWN if datasets is None else json.dumps(datasets),
         STATUS: status,
     }
     for link in links:
-        found |= {
+        tags |= {
             f"mpc.{link.name}.run_id": link.run_id,
             f"mpc.{link.name}.checkpoint": link.checkpoint,
             f"mpc.{link.name}.step": str(link.step),
             f"mpc.{link.name}.config_sha256": hashlib.sha256(link.config).hexdigest(),
         }
-    return found
+    return tags
 
 
 def trained_on(tags: Mapping[str, str]) -> list[TrainingDataset] | None:
@@ -132,11 +162,11 @@ def trained_on(tags: Mapping[str, str]) -> list[TrainingDataset] | None:
 
     UserError where the tag was changed so that it can no longer be read.
     """
-    told = tags.get(TRAINED_ON, UNKNOWN)
-    if told == UNKNOWN:
+    value = tags.get(TRAINED_ON, UNKNOWN)
+    if value == UNKNOWN:
         return None
     try:
-        return [TrainingDataset(**dataset) for dataset in _TRAINED_ON.validate_json(told)]
+        return [TrainingDataset(**dataset) for dataset in _TRAINED_ON.validate_json(value)]
     except ValidationError:
         raise UserError(f"the tag {TRAINED_ON} names no datasets; run `mpc register` again") from None
 
@@ -144,16 +174,17 @@ def trained_on(tags: Mapping[str, str]) -> list[TrainingDataset] | None:
 def walk(tags: Mapping[str, str]) -> list[str]:
     """From a version's tags back to where it came from, a line a step, for people."""
     lines = [f"model {tags.get(MODEL, UNKNOWN)} from {tags.get('mpc.model_directory', UNKNOWN)}"]
-    for name in (match[1] for match in map(re.compile(r"mpc\.([\w-]+)\.run_id").fullmatch, sorted(tags)) if match):
-        told = {
-            key: tags.get(f"mpc.{name}.{key}", UNKNOWN) for key in ("run_id", "checkpoint", "step", "config_sha256")
-        }
-        lines.append(
-            f"{name} run {told['run_id']}, step {told['step']}, checkpoint {told['checkpoint']};"
-            f" config {told['config_sha256']} (lineage/{name}.yaml of the entry)"
+    matches = map(re.compile(r"mpc\.([\w-]+)\.run_id").fullmatch, sorted(tags))
+    for name in (match[1] for match in matches if match):
+        run_id, location, step, config_sha256 = (
+            tags.get(f"mpc.{name}.{key}", UNKNOWN) for key in ("run_id", "checkpoint", "step", "config_sha256")
         )
-    seen = trained_on(tags)
-    lines += [f"trained on {one['fingerprint']} at {one['uri']}" for one in seen or []]
-    if seen is None:
+        lines.append(
+            f"{name} run {run_id}, step {step}, checkpoint {location};"
+            f" config {config_sha256} (lineage/{name}.yaml of the entry)"
+        )
+    datasets = trained_on(tags)
+    lines += [f"trained on {dataset['fingerprint']} at {dataset['uri']}" for dataset in datasets or []]
+    if datasets is None:
         lines.append("trained on: unknown")
     return [*lines, f"lineage {tags.get(STATUS, UNKNOWN)}"]
