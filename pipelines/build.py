@@ -57,7 +57,7 @@ def build(config: Config) -> Manifest:
             found = _finished(uri, asked)
             if found is None:
                 surveyed = survey.survey(settings, listed, uri)
-                good, rejects = screening.sort_out(settings, listed, surveyed)
+                good, rejects = screening.screen(settings, listed, surveyed)
                 del listed, surveyed  # what is good was copied, and a million items take room
                 found = _build(config, uri, asked, good, rejects, held)
     console.say(f"build: {uri} has {_counts(found)}; look at {uris.join(uri, 'report.html')}")
@@ -88,7 +88,7 @@ def _build(
     try:
         markers, statistics = _render(plan, config, held)
     except DataError:
-        survey.forget(uri)  # a file is not what it was: look at all of them again
+        survey.delete_parts(uri)  # a file is not what it was: look at all of them again
         raise
     for marker in markers:
         rejects += marker["rejects"]
@@ -102,7 +102,7 @@ def _build(
     _tidy(plan, uri)
     page = report.dataset_page(manifest, statistics, rejects, reader.sample_rows(uri, manifest), near)
     storage.write_bytes(uris.join(uri, "report.html"), page.encode())
-    survey.forget(uri)
+    survey.delete_parts(uri)
     manifest.write(uri)
     if rejects:
         console.say(

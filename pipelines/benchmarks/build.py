@@ -188,7 +188,7 @@ _PHASES = (
 
 def _planned(config: Config) -> tuple[Plan, Config]:
     listed = listing.list_all(config.build, config.seed)
-    good, _ = screening.sort_out(config.build, listed, survey.survey(config.build, listed, str(config.build.output)))
+    good, _ = screening.screen(config.build, listed, survey.survey(config.build, listed, str(config.build.output)))
     return planning.make(config.build, config.seed, good)[0], config
 
 
@@ -203,7 +203,7 @@ def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
             hashed = hashlib.sha256()
             for sample in plan.samples(plan.shards[index]):
                 try:
-                    row, _ = render.render(sample, render.files_of(sample), source, config.build.views, config.seed)
+                    row, _ = render.render(sample, render.read_files(sample), source, config.build.views, config.seed)
                 except DataError as error:
                     if error.reason != render.NOT_FORGED:
                         raise

@@ -64,8 +64,8 @@ def _plan(overrides: list[str], surveyed_at: str) -> dict[str, Any]:
         "digest": lambda: listing.digest(settings, config.seed, found["list"]),
         "count": lambda: listing.listed_samples(settings, found["list"]).total(),
         "survey_read": lambda: pq.read_table(surveyed_at).combine_chunks(),
-        "sort_out": lambda: screening.sort_out(settings, found.pop("list"), found.pop("survey_read")),
-        "plan": lambda: planning.make(settings, config.seed, found["sort_out"][0]),
+        "screen": lambda: screening.screen(settings, found.pop("list"), found.pop("survey_read")),
+        "plan": lambda: planning.make(settings, config.seed, found["screen"][0]),
     }
     spent = {}
     for name, step in steps.items():
@@ -78,7 +78,7 @@ def _plan(overrides: list[str], surveyed_at: str) -> dict[str, Any]:
     return {
         "listed": found["count"],
         "planned": len(plan.item),
-        "rejected": len(found["sort_out"][1]),
+        "rejected": len(found["screen"][1]),
         "near_duplicates": near.alike,
         "shards": len(plan.shards),
         **spent,

@@ -1,6 +1,11 @@
-"""The known objects of a photograph: an index map (0 = background, 1..n), from a file or from COCO's polygons."""
+"""The annotations of an item: its mask files read as one, and the objects known in a photograph.
+
+Objects are an index map, integers (H, W): 0 is background, 1 to n number the objects. It comes from a PNG file or is
+drawn from the polygons of a COCO instances file.
+"""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -8,58 +13,105 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError, UserError
+from mpc_model.imaging import codecs
 from mpc_model.imaging.codecs import PNG_MAGIC
+from pipelines.ingest.listing import ItemRow
 from pipelines.runtime import storage
 
-FAR = 100_000
-"""Pixels beyond which a corner is a mistake, and filling would take minutes."""
-CORNERS = 3
-"""A ring of fewer encloses nothing."""
+MAX_COORDINATE = 100_000
+"""A vertex further away (pixels) is taken for a mistake: filling such a polygon would take minutes."""
+MIN_VERTICES = 3
+"""A ring of fewer encloses no area, and is not drawn."""
 IndexMap = npt.NDArray[np.integer[Any]]
 
 
-def read(item: dict[str, Any], shape: tuple[int, ...]) -> IndexMap:
-    """The index map (H, W) of an item's photograph; all background where no object is known.
+def read_mask(locations: str, read: Callable[[str], bytes]) -> bytes:
+    """The mask file of an item; several files, one location a line, are united: a PNG of what any of them marks.
 
-    Raises DataError when a map is no grey image or has another size than its photograph.
+    `read` returns the bytes of one file. Raises DataError when one of several is not binary, or has another size than
+    the first.
+    """
+    first, *others = locations.split("\n")
+    if not others:
+        return read(first)
+    united = _decode_mask(first, read)
+    for location in others:
+        mask = _decode_mask(location, read)
+        if mask.shape != united.shape:
+            raise DataError(
+                f"mask {location} has another size than {first}; find the one that belongs to the image",
+                "size_mismatch",
+            )
+        united = np.maximum(united, mask)
+    return codecs.encode_mask(united)
+
+
+def mask_label(locations: str | None) -> str | None:
+    """How messages name the mask files of an item: the first, and how many more there are."""
+    first, *others = (locations or "").split("\n")
+    return f"{first} and {len(others)} more" if others else first or None
+
+
+def read_objects(item: ItemRow, shape: tuple[int, ...]) -> IndexMap:
+    """The index map of an item's photograph of `shape` (H, W); all background where no object is known.
+
+    Raises DataError, unreadable or size_mismatch, for a map that is not a grey PNG of that size, or a broken polygon.
     """
     if item["polygons"]:
-        return drawn(json.loads(item["polygons"]), shape)
-    if not item["instances"]:
+        return draw_objects(json.loads(item["polygons"]), shape)
+    location = item["instances"]
+    if not location:
         return np.zeros(shape, np.uint8)
     try:
-        data = storage.read_bytes(item["instances"])
+        data = storage.read_bytes(location)
     except UserError as error:
         raise DataError(f"index map of {item['image']}: {error}", "unreadable") from None
-    # The size as the header states it (PNG: bytes 16 to 24), before anything is decoded.
+    if not data.startswith(PNG_MAGIC):
+        raise _not_a_map(location)
+    # The size in the header, bytes 16 to 24 of a PNG file, is compared before anything is decoded.
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    if data.startswith(PNG_MAGIC) and (height, width) != tuple(shape):
+    if (height, width) != tuple(shape):
         raise DataError(
-            f"index map {item['instances']} is {width}x{height}, its photograph is {shape[1]}x{shape[0]}; make it anew",
+            f"index map {location} is {width}x{height}, its photograph is {shape[1]}x{shape[0]}; make it anew",
             "size_mismatch",
         )
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data.startswith(PNG_MAGIC) else None
-    if found is None or found.ndim != 2:
-        raise DataError(f"index map {item['instances']} is no grey PNG that can be read; make it anew", "unreadable")
-    return np.asarray(found)
+    index_map = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if index_map is None or index_map.ndim != 2:
+        raise _not_a_map(location)
+    return np.asarray(index_map)
 
 
-def drawn(outlines: list[list[list[int]]], shape: tuple[int, ...]) -> IndexMap:
-    """Segmentations as COCO has them (for each object its rings x, y, x, y...) as an index map; later objects lie over
-    earlier ones."""
-    found = np.zeros(shape, np.uint16)
-    for label, rings in enumerate(outlines, start=1):
+def draw_objects(objects: list[list[list[int]]], shape: tuple[int, ...]) -> IndexMap:
+    """The index map, uint16 (H, W), of objects given as COCO segmentations: for each its rings [x, y, x, y, ...].
+
+    Where objects overlap, the later one is on top. Raises DataError, unreadable, for an odd number of coordinates and
+    for coordinates beyond MAX_COORDINATE.
+    """
+    index_map = np.zeros(shape, np.uint16)
+    for label, rings in enumerate(objects, start=1):
         for ring in rings:
             if len(ring) % 2:
                 raise DataError(
                     f"an outline of object {label} has {len(ring)} coordinates, not pairs of them", "unreadable"
                 )
-            if len(ring) >= 2 * CORNERS:
-                # One ring at a time: together, OpenCV would leave out what two of them share.
-                corners = np.array(ring, np.float64).reshape(-1, 2)
-                if not (np.abs(corners) <= FAR).all():
-                    raise DataError(
-                        f"an outline of object {label} leaves the picture by more than {FAR} pixels", "unreadable"
-                    )
-                cv2.fillPoly(found, [corners.astype(np.int32)], label)
-    return found
+            if len(ring) < 2 * MIN_VERTICES:
+                continue
+            vertices = np.array(ring, np.float64).reshape(-1, 2)
+            if not (np.abs(vertices) <= MAX_COORDINATE).all():
+                raise DataError(
+                    f"an outline of object {label} leaves the picture by more than {MAX_COORDINATE} pixels",
+                    "unreadable",
+                )
+            # Ring by ring: in one call, OpenCV leaves out the areas that two rings share (the even-odd rule).
+            cv2.fillPoly(index_map, [vertices.astype(np.int32)], label)
+    return index_map
+
+
+def _decode_mask(location: str, read: Callable[[str], bytes]) -> codecs.Mask:
+    levels = codecs.decode_image(read(location), location)
+    codecs.check_binary(levels, location)
+    return codecs.bright(levels)
+
+
+def _not_a_map(location: str) -> DataError:
+    return DataError(f"index map {location} is not a grey PNG that can be read; make it anew", "unreadable")

@@ -1,7 +1,7 @@
-"""What the sources of a build list, as one table: a million items take some hundred bytes each, not a kilobyte.
+"""The items that the sources of a build list, as one table: some hundred bytes an item, where objects take a kilobyte.
 
-source, name, image, kind, mask, mask_rule, group, split, instances, polygons    of sources.Item
-image_bytes, image_changed, mask_bytes, mask_changed                             the files' stamps, 0 where unknown
+source, name, image, kind, mask, mask_rule, group, split, instances, polygons    as in layouts.Item
+image_bytes, image_changed, mask_bytes, mask_changed, instances_bytes, ...       the files' stamps, 0 where unknown
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +21,44 @@ from mpc_model.errors import UserError
 from mpc_model.imaging.codecs import MASK_RULES
 from pipelines.config.build import BuildConfig, SourceConfig
 from pipelines.dataset.schema import PHOTO, SPLITS
-from pipelines.ingest import public_sets as public_sets  # its layouts enter the registry
+from pipelines.ingest import layouts, public_sets
 from pipelines.ingest.layouts import LAYOUTS, Item
 from pipelines.runtime import console
 
+LAYOUT_MODULES = (layouts, public_sets)
+"""Every module that adds to LAYOUTS must have been imported when a layout is looked up, which happens here only."""
 _STAMPS = ("image", "mask", "instances")
 _TEXT = tuple(field.name for field in fields(Item) if not field.name.endswith("_stamp"))
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("source", *_TEXT)]
     + [(f"{name}_{what}", pa.int64()) for name in _STAMPS for what in ("bytes", "changed")]
 )
+
+
+class ItemRow(TypedDict):
+    """One row of the table, without the stamps of image and mask; layouts.Item says what the values mean."""
+
+    source: str
+    name: str
+    image: str
+    kind: str
+    mask: str | None
+    mask_rule: str
+    group: str | None
+    split: str | None
+    instances: str | None
+    polygons: str | None
+    instances_bytes: int
+    instances_changed: int
+
+
+class ListedItem(ItemRow):
+    """A row of the table (SCHEMA)."""
+
+    image_bytes: int
+    image_changed: int
+    mask_bytes: int
+    mask_changed: int
 
 
 def list_all(config: BuildConfig, seed: int) -> pa.Table:
@@ -40,18 +68,18 @@ def list_all(config: BuildConfig, seed: int) -> pa.Table:
     """
     if not config.sources:
         raise UserError("build.sources is empty; add a source such as {name: mine, layout: pairs, location: folder}")
-    found = pa.concat_tables([_limited(source, seed, _checked(source)) for source in config.sources]).combine_chunks()
+    items = pa.concat_tables([_limit(source, seed, _list(source)) for source in config.sources]).combine_chunks()
     pa.default_memory_pool().release_unused()
-    return found
+    return items
 
 
 def digest(config: BuildConfig, seed: int, items: pa.Table) -> str:
-    """Identity of what a build was asked: its settings, all that is listed, and the sizes of the files."""
-    described = config.model_dump(mode="json", exclude={"output", "max_reject_fraction"})
-    found = hashlib.sha256(json.dumps([described, seed], sort_keys=True).encode())
+    """The identity of a build's request: SHA-256 (hex) of its settings, of all that is listed, and of file sizes."""
+    settings = config.model_dump(mode="json", exclude={"output", "max_reject_fraction"})
+    request = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
     for batch in items.select([name for name in SCHEMA.names if not name.endswith("_changed")]).to_batches(4096):
-        found.update(json.dumps(batch.to_pydict()).encode())
-    return found.hexdigest()
+        request.update(json.dumps(batch.to_pydict()).encode())
+    return request.hexdigest()
 
 
 def last_change(items: pa.Table) -> int:
@@ -60,15 +88,14 @@ def last_change(items: pa.Table) -> int:
 
 
 def samples_each(config: BuildConfig, items: pa.Table) -> npt.NDArray[np.int64]:
-    """Samples (N,) that each item stands for: a photograph for as many as are made of it, anything else for one."""
-    made = {source.name: source.samples_per_photo for source in config.sources}
-    return np.fromiter(
-        (made[source] if kind == PHOTO else 1 for source, kind in columns(items, "source", "kind")), np.int64
-    )
+    """Samples (N,) that each item gives: `samples_per_photo` of its source for a photograph, one for anything else."""
+    per_photo = {source.name: source.samples_per_photo for source in config.sources}
+    rows = columns(items, "source", "kind")
+    return np.fromiter((per_photo[source] if kind == PHOTO else 1 for source, kind in rows), np.int64)
 
 
 def listed_samples(config: BuildConfig, items: pa.Table) -> Counter[str]:
-    """Samples that each source lists: what is written and what is rejected must add up to it."""
+    """Samples that each source lists: those that are written and those that are rejected must add up to it."""
     counts: Counter[str] = Counter()
     for (source,), count in zip(columns(items, "source"), samples_each(config, items).tolist(), strict=True):
         counts[source] += count
@@ -76,7 +103,7 @@ def listed_samples(config: BuildConfig, items: pa.Table) -> Counter[str]:
 
 
 def columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of some columns, a few thousand at a time: as objects, whole columns would fill the driver's memory."""
+    """Rows of some columns, made a few thousand at a time: as objects, whole columns would fill the driver's memory."""
     for batch in table.select(names).to_batches(4096):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
@@ -87,7 +114,7 @@ def sample_key(source: str, name: str, number: int | None = None) -> str:
 
 
 def sample_hash(seed: int, key: str) -> int:
-    """64 bits that depend on nothing but the seed and the key."""
+    """64 bits that depend on the seed and the key only."""
     return int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:8], "big")
 
 
@@ -96,7 +123,8 @@ def sample_hashes(seed: int, keys: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.fromiter((sample_hash(seed, key) for key in keys), np.uint64)
 
 
-def _checked(source: SourceConfig) -> pa.Table:
+def _list(source: SourceConfig) -> pa.Table:
+    """All items of a source. Raises UserError where the listing or the source's settings make no sense."""
     table = _table(source.name, LAYOUTS[source.layout](source))
     if not len(table):
         raise UserError(f"source {source.name}: nothing is listed at {source.location}")
@@ -105,7 +133,21 @@ def _checked(source: SourceConfig) -> pa.Table:
             MASK_RULES.require(rule)
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
-    photos = PHOTO in pc.unique(table["kind"]).to_pylist()
+    _check_settings(source, PHOTO in pc.unique(table["kind"]).to_pylist())
+    hashes = sample_hashes(0, (name for (name,) in columns(table, "name")))
+    order = np.argsort(hashes, kind="stable")
+    repeated = order[1:][np.diff(hashes[order]) == 0]
+    if len(repeated):
+        name = table["name"][int(repeated[0])].as_py()
+        raise UserError(f"source {source.name}: {name!r} is listed twice; names must be unique")
+    unknown = set(pc.unique(table["split"]).to_pylist()) - {*SPLITS, None}
+    if unknown:
+        raise UserError(f"source {source.name}: split {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}")
+    return table
+
+
+def _check_settings(source: SourceConfig, photos: bool) -> None:
+    """Refuse settings that the layout cannot follow, and name those that have no effect."""
     if source.crop is not None and not photos:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
     for setting in () if photos else ("samples_per_photo", "forge"):
@@ -117,20 +159,10 @@ def _checked(source: SourceConfig) -> pa.Table:
         raise UserError(
             f"source {source.name}: layout {source.layout} knows no annotations; use coco, or leave them out"
         )
-    hashes = sample_hashes(0, (name for (name,) in columns(table, "name")))
-    order = np.argsort(hashes, kind="stable")
-    twice = order[1:][np.diff(hashes[order]) == 0]
-    if len(twice):
-        again = table["name"][int(twice[0])].as_py()
-        raise UserError(f"source {source.name}: {again!r} is listed twice; names must be unique")
-    strange = set(pc.unique(table["split"]).to_pylist()) - {*SPLITS, None}
-    if strange:
-        raise UserError(f"source {source.name}: split {sorted(strange)[0]!r} is none of {', '.join(SPLITS)}")
-    return table
 
 
-def _limited(source: SourceConfig, seed: int, table: pa.Table) -> pa.Table:
-    """As many items as the source's limit allows, chosen by the seed, in their order."""
+def _limit(source: SourceConfig, seed: int, table: pa.Table) -> pa.Table:
+    """At most as many items as the source's limit, chosen by the seed, in their order."""
     if source.limit is None or source.limit >= len(table):
         return table
     hashes = sample_hashes(seed, (sample_key(source.name, name) for (name,) in columns(table, "name")))

@@ -1,13 +1,12 @@
-"""From surveyed items to a plan: which samples there will be, in which split and which shard.
+"""From good items to a plan: which samples will be rendered, in which split and which shard.
 
-A plan is columns, not objects, and a pure function of the items, what the survey found, the config and the seed.
+A plan is a few arrays, not objects, and a pure function of the items with their survey, the config and the seed.
 """
 
 import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +16,38 @@ from mpc_model.errors import DataError, UserError
 from pipelines.config.build import BuildConfig, SourceConfig, SplitConfig
 from pipelines.dataset import duplicates
 from pipelines.dataset.schema import PHOTO, SPLITS
-from pipelines.ingest import listing as items
+from pipelines.ingest import listing
+from pipelines.ingest.listing import ItemRow, sample_key
 
 KINDS = ("authentic", "splice", "copy_move", "copy_move_outline", "remove")
+"""What can be made of a photograph, in the order in which `Plan.kind` counts."""
 GIVEN = len(KINDS)
-"""In `Plan.kind`: the item says itself what it is."""
-_NONE = 255
-_key = items.sample_key
+"""In `Plan.kind`: the item is not a photograph to forge from, and has a kind of its own."""
+NO_DONOR = -1
+_NO_SPLIT = 255
 Indices = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 
+class GoodItem(ItemRow):
+    """An item that screening accepted: its row of the listing, without the stamps of image and mask, and its survey."""
+
+    image_sha256: bytes
+    mask_sha256: bytes | None
+    photo_hash: int
+    photo_hash_fine: bytes
+
+
 @dataclass(frozen=True)
 class PlannedSample:
-    """One sample to render. `image` and `donor` are items (ingest/listing.py) with what the survey found of them."""
+    """One sample to render; only a splice has a donor."""
 
     key: str
     source: str
     split: str
     kind: str
-    image: dict[str, Any]
-    donor: dict[str, Any] | None = None
+    image: GoodItem
+    donor: GoodItem | None = None
 
 
 @dataclass(frozen=True)
@@ -53,51 +63,52 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """The good items, and one entry a sample in each array, in the order of the shards."""
+    """The good items (N rows: GoodItem) and arrays (S,) with one entry a sample, in the order of the shards."""
 
     items: pa.Table
     item: Indices
+    """Row in `items`."""
     number: npt.NDArray[np.int32]
-    """Which of its photograph's samples it is."""
+    """Counts the samples of one photograph from 0."""
     kind: Bytes
+    """Index into KINDS, or GIVEN."""
     donor: Indices
-    """The item a splice takes from; -1 elsewhere."""
+    """Row in `items` of the photograph that a splice takes an object from; NO_DONOR elsewhere."""
     split: Bytes
+    """Index into SPLITS."""
     shards: list[Shard]
 
     def samples(self, shard: Shard) -> list[PlannedSample]:
         """The samples of a shard."""
-        here = slice(shard.start, shard.stop)
-        images = self.items.take(self.item[here]).to_pylist()
-        donors = self.items.take(np.maximum(self.donor[here], 0)).to_pylist()
-        has_donor = self.donor[here] >= 0
-        found = []
-        for image, donor, taken, number, kind in zip(
-            images, donors, has_donor, self.number[here], self.kind[here], strict=True
+        rows = slice(shard.start, shard.stop)
+        images = self.items.take(self.item[rows]).to_pylist()
+        donors = self.items.take(np.maximum(self.donor[rows], 0)).to_pylist()
+        has_donor = self.donor[rows] != NO_DONOR
+        samples = []
+        for image, donor, spliced, number, kind in zip(
+            images, donors, has_donor, self.number[rows], self.kind[rows], strict=True
         ):
-            made = image["kind"] == PHOTO
-            key = _key(image["source"], image["name"], int(number) if made else None)
-            named = KINDS[kind] if made else image["kind"]
-            found.append(PlannedSample(key, shard.source, shard.split, named, image, donor if taken else None))
-        return found
+            photo = image["kind"] == PHOTO
+            key = sample_key(image["source"], image["name"], int(number) if photo else None)
+            kind_name = KINDS[kind] if photo else image["kind"]
+            samples.append(PlannedSample(key, shard.source, shard.split, kind_name, image, donor if spliced else None))
+        return samples
 
 
 def make(config: BuildConfig, seed: int, good: pa.Table) -> tuple[Plan, duplicates.NearDuplicates]:
-    """The plan of good items, and the near-duplicates among them.
+    """The plan of good items (rows: GoodItem), and the near-duplicates among them.
 
-    Args: `good` is a table of items with the columns image_sha256, mask_sha256, photo_hash and photo_hash_fine beside
-    them.
-    Raises DataError when near-duplicates would come into different splits, UserError when there are too few to divide
-    or when what belongs together is given to different splits.
+    Raises DataError when near-duplicates would come into different splits, UserError when there are too few items to
+    divide, or when items that belong together are given to different splits.
     """
-    pa.default_memory_pool().release_unused()  # all that was listed and surveyed, of a million items
+    pa.default_memory_pool().release_unused()  # the listing and the survey of a million items, which nobody needs now
     hashes, bits = duplicates.from_columns(good), config.near_duplicate_bits
     scenes = _scenes(good)
     if config.near_duplicates == "together":
         scenes = duplicates.components(hashes, bits, scenes)
     split = _splits(config, seed, good, scenes)
     near = duplicates.summary(
-        lambda index: f"{_where(good, index)} ({SPLITS[split[index]]})", hashes, split.astype(np.int64), bits
+        lambda index: f"{_item_key(good, index)} ({SPLITS[split[index]]})", hashes, split.astype(np.int64), bits
     )
     if near.crossing:
         raise DataError(_leakage(near))
@@ -107,9 +118,9 @@ def make(config: BuildConfig, seed: int, good: pa.Table) -> tuple[Plan, duplicat
 def divide(keys: list[str], split: SplitConfig, seed: int, what: str = "the source") -> dict[str, str]:
     """Give each key (a scene) its split: keys in the order of a seeded hash, cut at the configured shares.
 
-    Every split with a share above zero gets at least one key when there are enough.
+    Every split with a share above zero gets at least one key. Raises UserError, naming `what`, for too few keys.
     """
-    hashes = items.sample_hashes(seed, keys)
+    hashes = listing.sample_hashes(seed, keys)
     order = sorted(range(len(keys)), key=lambda index: (hashes[index], keys[index]))
     wanted = [name for name in SPLITS if getattr(split, name) > 0]
     counts = {name: max(1, math.floor(getattr(split, name) * len(order) + 0.5)) for name in wanted}
@@ -126,89 +137,90 @@ def divide(keys: list[str], split: SplitConfig, seed: int, what: str = "the sour
 
 def sample_generator(seed: int, key: str) -> np.random.Generator:
     """The generator of everything random in one sample."""
-    return np.random.default_rng([seed, items.sample_hash(seed, key)])
+    return np.random.default_rng([seed, listing.sample_hash(seed, key)])
 
 
 def _scenes(good: pa.Table) -> Indices:
-    """A number (N,) for the group of each item; items without one are their own."""
-    columns = items.columns(good, "source", "group", "name")
-    hashes = items.sample_hashes(0, (_key(source, group or name) for source, group, name in columns))
+    """The scene (N,) of each item, a number: items of one group are one scene, any other item is its own."""
+    columns = listing.columns(good, "source", "group", "name")
+    hashes = listing.sample_hashes(0, (sample_key(source, group or name) for source, group, name in columns))
     return np.unique(hashes, return_inverse=True)[1]
 
 
 def _splits(config: BuildConfig, seed: int, good: pa.Table, scenes: Indices) -> Bytes:
-    """The split (N,) of each item, as an index into SPLITS. Scenes never part."""
+    """The split (N,) of each item, an index into SPLITS; all items of a scene share it."""
     given = _given_splits(config, good)
-    of_scene = np.full(int(scenes.max()) + 1, _NONE, np.uint8)
-    fixed = given != _NONE
-    of_scene[scenes[fixed]] = given[fixed]
-    torn = np.flatnonzero(fixed & (of_scene[scenes] != given))
-    if len(torn):
-        other = int(np.flatnonzero((scenes == scenes[torn[0]]) & (given == of_scene[scenes[torn[0]]]))[0])
+    is_given = given != _NO_SPLIT
+    split_of_scene = np.full(int(scenes.max()) + 1, _NO_SPLIT, np.uint8)
+    split_of_scene[scenes[is_given]] = given[is_given]
+    conflicts = np.flatnonzero(is_given & (split_of_scene[scenes] != given))
+    if len(conflicts):
+        item = int(conflicts[0])
+        other = int(np.flatnonzero((scenes == scenes[item]) & (given == split_of_scene[scenes[item]]))[0])
         raise UserError(
-            f"{_where(good, torn[0])} and {_where(good, other)} belong together (one scene, or near-duplicates), but"
-            f" are given to {SPLITS[given[torn[0]]]} and {SPLITS[given[other]]} ({len(torn)} such); leave one out, or"
+            f"{_item_key(good, item)} and {_item_key(good, other)} belong together (one scene, or near-duplicates), but"
+            f" are given to {SPLITS[given[item]]} and {SPLITS[given[other]]} ({len(conflicts)} such); leave one out, or"
             " give their sources one split"
         )
-    first = np.unique(scenes, return_index=True)[1]
-    owner = _sources(config, good)[first]
+    first_item = np.unique(scenes, return_index=True)[1]
+    source_of_scene = _sources(config, good)[first_item]
     for number, source in enumerate(config.sources):
-        open_scenes = np.flatnonzero((of_scene == _NONE) & (owner == number))
-        if len(open_scenes):
+        undecided = np.flatnonzero((split_of_scene == _NO_SPLIT) & (source_of_scene == number))
+        if len(undecided):
             shares = source.split if isinstance(source.split, SplitConfig) else config.split
-            keys = [_where(good, index) for index in first[open_scenes]]
-            chosen = divide(keys, shares, seed, f"source {source.name}")
-            of_scene[open_scenes] = [SPLITS.index(chosen[key]) for key in keys]
-    return of_scene[scenes]
+            keys = [_item_key(good, index) for index in first_item[undecided]]
+            split_of_key = divide(keys, shares, seed, f"source {source.name}")
+            split_of_scene[undecided] = [SPLITS.index(split_of_key[key]) for key in keys]
+    return split_of_scene[scenes]
 
 
 def _sources(config: BuildConfig, good: pa.Table) -> Indices:
     """The number (N,) of each item's source in the config."""
     numbers = {source.name: number for number, source in enumerate(config.sources)}
-    return np.fromiter((numbers[name] for (name,) in items.columns(good, "source")), np.int64)
+    return np.fromiter((numbers[name] for (name,) in listing.columns(good, "source")), np.int64)
 
 
 def _given_splits(config: BuildConfig, good: pa.Table) -> Bytes:
-    """Splits (N,) that a listing or a source's config fixes; _NONE where they are to be dealt."""
-    fixed = {source.name: source.split for source in config.sources if isinstance(source.split, str)}
-    names = (fixed.get(source, own) for source, own in items.columns(good, "source", "split"))
-    return np.fromiter((_NONE if name is None else SPLITS.index(name) for name in names), np.uint8)
+    """The split (N,) that a source's config or a listing gives to each item; _NO_SPLIT where neither does."""
+    of_source = {source.name: source.split for source in config.sources if isinstance(source.split, str)}
+    names = (of_source.get(source, own) for source, own in listing.columns(good, "source", "split"))
+    return np.fromiter((_NO_SPLIT if name is None else SPLITS.index(name) for name in names), np.uint8)
 
 
-def _where(good: pa.Table, index: int) -> str:
-    return _key(good["source"][int(index)].as_py(), good["name"][int(index)].as_py())
+def _item_key(good: pa.Table, index: int) -> str:
+    return sample_key(good["source"][int(index)].as_py(), good["name"][int(index)].as_py())
 
 
 def _leakage(near: duplicates.NearDuplicates) -> str:
-    """Why the same picture, or nearly, must not be in two splits: a test would then measure memory."""
-    shown = "; ".join(f"{a} and {b}, {distance} bits apart" for a, b, distance in near.examples)
+    """The error for near-duplicates in two splits: a test on a training image would measure memory."""
+    examples = "; ".join(f"{a} and {b}, {distance} bits apart" for a, b, distance in near.examples)
     return (
         f"{near.crossing} images have a near-duplicate in another split (difference hashes within {near.bits} of 64"
-        f" bits): {shown}. Keep such images together (build.near_duplicates=together), give their sources one split, or"
-        " leave one of them out"
+        f" bits): {examples}. Keep such images together (build.near_duplicates=together), give their sources one split,"
+        " or leave one of them out"
     )
 
 
 def _expand(config: BuildConfig, seed: int, good: pa.Table, split: Bytes, scenes: Indices) -> Plan:
     """Samples of the items, ordered by split, source and a hash of their key, and cut into shards."""
     source = _sources(config, good)
-    counts = items.samples_each(config, good)
+    counts = listing.samples_each(config, good)
     item = np.repeat(np.arange(len(good)), counts)
     number = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
-    made = np.fromiter((kind == PHOTO for (kind,) in items.columns(good, "kind")), bool)
-    named = items.columns(good, "source", "name", "kind")
+    is_photo = np.fromiter((kind == PHOTO for (kind,) in listing.columns(good, "kind")), bool)
+    rows = listing.columns(good, "source", "name", "kind")
     keys = (
-        _key(name, path, own if kind == PHOTO else None)
-        for (name, path, kind), count in zip(named, counts.tolist(), strict=True)
+        sample_key(source_name, name, own if item_kind == PHOTO else None)
+        for (source_name, name, item_kind), count in zip(rows, counts.tolist(), strict=True)
         for own in range(count)
     )
-    hashes = items.sample_hashes(seed, keys)
+    hashes = listing.sample_hashes(seed, keys)
     kind = np.full(len(item), GIVEN, np.uint8)
-    for index, one in enumerate(config.sources):
-        forged = made[item] & (source[item] == index)
-        kind[forged] = _kinds(one, int(forged.sum()))
+    for index, source_config in enumerate(config.sources):
+        of_photos = is_photo[item] & (source[item] == index)
+        kind[of_photos] = _kinds(source_config, int(of_photos.sum()))
     donor = _donors(kind, hashes, item, good, split, source, scenes)
-    kind[(kind == KINDS.index("splice")) & (donor < 0)] = KINDS.index("copy_move")
+    kind[(kind == KINDS.index("splice")) & (donor == NO_DONOR)] = KINDS.index("copy_move")
     order = np.lexsort((number, item, hashes, source[item], split[item]))
     plan_split, plan_source = split[item][order], source[item][order]
     return Plan(
@@ -218,16 +230,22 @@ def _expand(config: BuildConfig, seed: int, good: pa.Table, split: Bytes, scenes
         kind=kind[order],
         donor=donor[order],
         split=plan_split,
-        shards=_cut(config.shard_samples, plan_split, plan_source, [one.name for one in config.sources]),
+        shards=_cut(
+            config.shard_samples, plan_split, plan_source, [source_config.name for source_config in config.sources]
+        ),
     )
 
 
 def _kinds(source: SourceConfig, count: int) -> Bytes:
-    """Kinds of a source's samples, dealt low-discrepancy so that the shares hold over any run of them."""
+    """Kinds (count,) of the samples of a source's photographs, as indices into KINDS.
+
+    They are drawn by the additive recurrence n * golden ratio mod 1, a low-discrepancy sequence: the shares hold, to a
+    sample or two, over any stretch of the samples.
+    """
     shares = [getattr(source.forge, name) for name in KINDS[1:]]
     golden = (math.sqrt(5) - 1) / 2
-    place = np.searchsorted(np.cumsum(shares) - 1e-9, (golden * np.arange(1, count + 1)) % 1, side="right")
-    return np.where(place == len(shares), 0, place + 1).astype(np.uint8)
+    interval = np.searchsorted(np.cumsum(shares) - 1e-9, (golden * np.arange(1, count + 1)) % 1, side="right")
+    return np.where(interval == len(shares), 0, interval + 1).astype(np.uint8)
 
 
 def _donors(
@@ -239,25 +257,28 @@ def _donors(
     source: Indices,
     scenes: Indices,
 ) -> Indices:
-    """For each splice another photograph of its source and split, one with known objects where there are any."""
-    donor = np.full(len(item), -1, np.int64)
+    """The donor (S,) of each sample: for a splice a photograph of the same source and split, but of another scene.
+
+    Photographs with known objects are preferred. Among them, the first one from a position that the sample's hash draws
+    is taken. NO_DONOR for other kinds, and where there is no such photograph.
+    """
+    donor = np.full(len(item), NO_DONOR, np.int64)
     splices = np.flatnonzero(kind == KINDS.index("splice"))
-    photos = np.zeros(len(good), bool)
-    photos[item[kind != GIVEN]] = True
-    objects = good["instances"].is_valid().to_numpy() | good["polygons"].is_valid().to_numpy()
-    for place in {(int(split[i]), int(source[i])) for i in np.unique(item[splices])}:
-        same = photos & (split == place[0]) & (source == place[1])
-        preferred = [found for found in (np.flatnonzero(same & objects), np.flatnonzero(same)) if len(found)]
+    is_photo = np.zeros(len(good), bool)
+    is_photo[item[kind != GIVEN]] = True
+    has_objects = good["instances"].is_valid().to_numpy() | good["polygons"].is_valid().to_numpy()
+    for split_index, source_index in {(int(split[i]), int(source[i])) for i in np.unique(item[splices])}:
+        same = is_photo & (split == split_index) & (source == source_index)
+        pools = [pool for pool in (np.flatnonzero(same & has_objects), np.flatnonzero(same)) if len(pool)]
         for sample in splices[same[item[splices]]]:
-            own, drawn = scenes[item[sample]], int(hashes[sample])
-            tried = (found[(drawn + step) % len(found)] for found in preferred for step in range(len(found)))
-            others = (chosen for chosen in tried if scenes[chosen] != own)
-            donor[sample] = next(others, -1)
+            scene, start = scenes[item[sample]], int(hashes[sample])
+            candidates = (pool[(start + step) % len(pool)] for pool in pools for step in range(len(pool)))
+            donor[sample] = next((other for other in candidates if scenes[other] != scene), NO_DONOR)
     return donor
 
 
 def _cut(size: int, split: Bytes, source: Indices, sources: list[str]) -> list[Shard]:
-    """Runs of one split and source, cut into shards of at most `size` samples."""
+    """Cut the samples, sorted by split and source, into shards of one split and source and at most `size` samples."""
     changes = np.flatnonzero((np.diff(split) != 0) | (np.diff(source) != 0)) + 1
     bounds = [0, *changes.tolist(), len(split)]
     shards, numbers = [], Counter[str]()

@@ -16,8 +16,8 @@ from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, forging, views
 from pipelines.config.build import SourceConfig, ViewsConfig
 from pipelines.dataset.schema import PHOTO, Row
-from pipelines.ingest import annotations, masks, validation
-from pipelines.ingest.plan import PlannedSample, sample_generator
+from pipelines.ingest import annotations, validation
+from pipelines.ingest.plan import GoodItem, PlannedSample, sample_generator
 from pipelines.runtime import storage
 
 SURROUNDINGS = 1.5
@@ -36,13 +36,14 @@ class Files:
     donor: bytes | None
 
 
-def files_of(sample: PlannedSample) -> Files:
+def read_files(sample: PlannedSample) -> Files:
     """Read the files of a sample. Raises DataError with reason `changed` for one that is not what the survey read."""
-    return Files(
-        _read(sample.image, "image"),
-        _read(sample.image, "mask") if sample.image["mask"] else None,
-        _read(sample.donor, "image") if sample.donor else None,
-    )
+    item, donor = sample.image, sample.donor
+    image, mask = _read_image(item), None
+    if item["mask"]:
+        mask = annotations.read_mask(item["mask"], storage.read_bytes)
+        _check_digest(mask, item["mask_sha256"], annotations.mask_label(item["mask"]))
+    return Files(image, mask, _read_image(donor) if donor else None)
 
 
 def render(
@@ -93,20 +94,28 @@ def render(
     return row, mask
 
 
-def _read(item: dict[str, Any], which: str) -> bytes:
-    """A file of an item; DataError when it is not the one that the survey read."""
-    data = masks.read(item[which], storage.read_bytes) if which == "mask" else storage.read_bytes(item[which])
-    if hashlib.sha256(data).digest() != item[f"{which}_sha256"]:
-        raise DataError(
-            f"{item[which]} was changed while the dataset was built; run the build again when nothing changes any more",
-            "changed",
-        )
+def _read_image(item: GoodItem) -> bytes:
+    data = storage.read_bytes(item["image"])
+    _check_digest(data, item["image_sha256"], item["image"])
     return data
 
 
-def _decode_pair(item: dict[str, Any], image: bytes, mask: bytes | None) -> tuple[codecs.Image, codecs.Mask]:
+def _check_digest(data: bytes, sha256: bytes | None, name: str | None) -> None:
+    """Raise DataError, changed, for a file that is not the one that the survey read."""
+    if hashlib.sha256(data).digest() != sha256:
+        raise DataError(
+            f"{name} was changed while the dataset was built; run the build again when nothing changes any more",
+            "changed",
+        )
+
+
+def _decode_pair(item: GoodItem, image: bytes, mask: bytes | None) -> tuple[codecs.Image, codecs.Mask]:
     return validation.read_pair(
-        image, mask, name=item["image"], mask_name=masks.label(item["mask"]), mask_rule=item["mask_rule"]
+        image,
+        mask,
+        name=item["image"],
+        mask_name=annotations.mask_label(item["mask"]),
+        mask_rule=item["mask_rule"],
     )
 
 
@@ -131,7 +140,7 @@ def _forge(
     """
     donor_item = sample.donor or sample.image
     donor = photo if donor_file is None else _decode_pair(donor_item, donor_file, None)[0]
-    objects = annotations.read(donor_item, donor.shape[:2])
+    objects = annotations.read_objects(donor_item, donor.shape[:2])
     target, settings = photo, source.forge.settings()
     low, high = settings.area
     if source.crop is not None:

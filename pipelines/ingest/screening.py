@@ -1,6 +1,10 @@
-"""What a build leaves out, and why: a row of rejects.parquet for every sample, and the limit that stops the build."""
+"""Screening: which items a build leaves out and why, and the limit at which too many of them stop it.
+
+Every sample that is left out becomes a row of rejects.parquet.
+"""
 
 from collections import Counter
+from enum import IntEnum
 from typing import Literal
 
 import numpy as np
@@ -16,39 +20,51 @@ from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import listing
 from pipelines.runtime import uris
 
+_SURVEYED = ("image_sha256", "mask_sha256", *duplicates.COLUMNS)
+_NO_DIGEST = -1
+"""In `_number`: no file, or one that could not be read."""
 
-def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Reject]]:
-    """The good items, with what the survey found of them beside, and a row for every sample of the others.
 
-    Of items with the same image, byte for byte, the first one listed is good; none is where they contradict each other
-    (authentic and forged, or two masks).
+class Claim(IntEnum):
+    """What an item claims about its image. Two different claims about the same image contradict each other."""
+
+    NONE = -2
+    """A photograph to forge from claims nothing."""
+    AUTHENTIC = -1
+    FORGED = 1
+    """With the number of its mask added: forged by two different masks are two claims."""
+
+
+def screen(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.Table, list[Reject]]:
+    """Divide the items of a listing, given their survey, into the good ones and rows for the samples of all others.
+
+    The good ones (rows: plan.GoodItem) keep their order. Of items with the same image, byte for byte, the first one
+    listed is good, but none of them if they contradict each other (authentic and forged, or two masks).
     """
-    repeated, torn = _repeated(listed, survey)
-    bad = survey["reason"].is_valid().to_numpy() | repeated | torn
-    # What the survey has read is known by its digest; sizes and times have served.
-    good = listed.drop_columns(
-        [f"{name}_{what}" for name in ("image", "mask") for what in ("bytes", "changed")]
-    ).filter(~bad)
-    for name in ("image_sha256", "mask_sha256", *duplicates.COLUMNS):
+    repeated, contradicted = _repeated(listed, survey)
+    bad = survey["reason"].is_valid().to_numpy() | repeated | contradicted
+    stamps = [f"{name}_{what}" for name in ("image", "mask") for what in ("bytes", "changed")]
+    good = listed.drop_columns(stamps).filter(~bad)  # from here on, digests identify the files
+    for name in _SURVEYED:
         good = good.append_column(name, survey[name].filter(~bad))
     samples = {source.name: source.samples_per_photo for source in config.sources}
     rejects = list[Reject]()
-    owners = _owners(listed, survey, repeated)
-    found = zip(
+    first_images = _first_images(listed, survey, repeated)
+    bad_items = zip(
         listing.columns(listed.filter(bad), "source", "name", "kind", "image"),
         listing.columns(survey.filter(bad), "reason", "message", "image_sha256"),
-        torn[bad].tolist(),
+        contradicted[bad].tolist(),
         strict=True,
     )
     stage: Literal["survey", "plan"]
-    for (source, name, kind, image), (reason, message, digest), contradicted in found:
+    for (source, name, kind, image), (reason, message, digest), contradicts in bad_items:
         stage = "survey"
-        if contradicted:
+        if contradicts:
             stage, reason = "plan", "contradiction"
             message = f"{image} is declared {kind}, and the same file elsewhere something else; find out which is true"
         elif reason is None:
             stage, reason = "plan", "duplicate"
-            message = f"{image} is the same file as {owners[digest]}, which is kept; leave one out"
+            message = f"{image} is the same file as {first_images[digest]}, which is kept; leave one out"
         for number in range(samples[source]) if kind == PHOTO else [None]:
             key = listing.sample_key(source, name, number)
             rejects.append(Reject(sample=key, source=source, stage=stage, reason=reason, message=message))
@@ -56,41 +72,48 @@ def sort_out(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[p
 
 
 def check(config: BuildConfig, rejects: list[Reject], listed: int) -> None:
-    """DataError, with the commonest reasons, when more than `build.max_reject_fraction` of the samples are bad."""
+    """Raise DataError, with the most common reasons, if more than `build.max_reject_fraction` of `listed` samples are
+    rejected, or all of them."""
     if len(rejects) <= config.max_reject_fraction * listed and len(rejects) < listed:
         return
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in rejects).most_common(3))
+    counts = Counter(reject["reason"] for reject in rejects)
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common(3))
     raise DataError(
         f"{len(rejects)} of {listed} samples cannot be used: {reasons}; the first: {rejects[0]['message']}."
-        f" {uris.join(str(config.output), REJECTS)} lists them all; mend them, or raise build.max_reject_fraction to"
+        f" {uris.join(str(config.output), REJECTS)} lists them all; correct them, or raise build.max_reject_fraction to"
         " leave them out"
     )
 
 
 def _repeated(listed: pa.Table, survey: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Items (N,) whose image is, byte for byte, that of an earlier one, and items (N,) whose image is declared both
-    authentic and forged, or forged with two masks. Images that were not read are no one's."""
-    image, mask = (_numbered(survey[name]) for name in ("image_sha256", "mask_sha256"))
-    repeated = image >= 0
+    """Which items (N,) have the image, byte for byte, of an earlier one, and which (N,) an image about which two claims
+    are made. Images that were not read count as neither."""
+    image, mask = (_number(survey[name]) for name in ("image_sha256", "mask_sha256"))
+    readable = image != _NO_DIGEST
+    repeated = readable.copy()
     repeated[np.unique(image, return_index=True)[1]] = False
-    kinds = (kind for (kind,) in listing.columns(listed, "kind"))
-    # What an item says of its image: nothing (-2: to forge from), that it is authentic (-1), or what is forged in it.
-    said = np.fromiter((-2 if kind == PHOTO else -1 if kind == AUTHENTIC else 0 for kind in kinds), np.int64)
-    said = np.where(said == 0, mask + 1, said)
-    claims = np.unique(np.stack([image, said])[:, (image >= 0) & (said > -2)], axis=1)[0]
-    return repeated, np.isin(image, claims[1:][np.diff(claims) == 0])
+    photo, authentic = (
+        pc.equal(listed["kind"], kind).combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
+        for kind in (PHOTO, AUTHENTIC)
+    )
+    claim = np.select([photo, authentic], [int(Claim.NONE), int(Claim.AUTHENTIC)], Claim.FORGED + mask)
+    claiming = readable & (claim != Claim.NONE)
+    distinct_claims = np.unique(np.stack([image, claim])[:, claiming], axis=1)  # sorted by image
+    claimed_image = distinct_claims[0]
+    contradictory = claimed_image[1:][np.diff(claimed_image) == 0]
+    return repeated, np.isin(image, contradictory)
 
 
-def _numbered(digests: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """A number (N,) for each digest, -1 where there is none."""
-    numbers = digests.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+def _number(digests: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number (N,) for each distinct digest, _NO_DIGEST where there is none."""
+    numbers = digests.combine_chunks().dictionary_encode().indices.fill_null(_NO_DIGEST).to_numpy()
     return np.asarray(numbers, np.int64)
 
 
-def _owners(listed: pa.Table, survey: pa.Table, repeated: npt.NDArray[np.bool_]) -> dict[bytes, str]:
-    """By digest, the location of the image that is kept of each that comes more than once."""
-    wanted = pc.is_in(survey["image_sha256"], survey["image_sha256"].filter(repeated).combine_chunks())
-    kept = np.asarray(wanted) & ~repeated
-    images = listing.columns(listed.filter(kept), "image")
-    digests = listing.columns(survey.filter(kept), "image_sha256")
+def _first_images(listed: pa.Table, survey: pa.Table, repeated: npt.NDArray[np.bool_]) -> dict[bytes, str]:
+    """For the digest of each image that comes more than once, the location of the one listed first."""
+    several = pc.is_in(survey["image_sha256"], survey["image_sha256"].filter(repeated).combine_chunks())
+    first = np.asarray(several) & ~repeated
+    images = listing.columns(listed.filter(first), "image")
+    digests = listing.columns(survey.filter(first), "image_sha256")
     return {digest: image for (image,), (digest,) in zip(images, digests, strict=True)}

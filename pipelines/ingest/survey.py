@@ -1,14 +1,15 @@
 """The survey: every listed file is read and validated once, before anything is planned.
 
-What it finds (digests, hashes, reasons to reject) decides about duplicates, leakage and splits, and whether the sources
-are good enough to go on: a build that must fail fails here, not after hours of rendering. Each part of it is kept
-until the build is finished, named by a digest of what it covers, so an interrupted survey goes on where it was.
+Its results (digests, hashes, reasons to reject) decide about duplicates, leakage and splits, and whether the sources
+are good enough to go on: a build that must fail fails here, not after hours of rendering. Each part of the survey is
+stored below `<output>/survey` until the build is finished, under a digest of what it covers, so that an interrupted
+survey continues where it stopped.
 """
 
 import hashlib
 import json
 import re
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,12 +17,13 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DataError, UserError
 from pipelines.config.build import BuildConfig
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
-from pipelines.ingest import annotations, masks, validation
+from pipelines.ingest import annotations, validation
+from pipelines.ingest.listing import ListedItem
 from pipelines.runtime import console, storage, uris
 
 PART = 256
-"""Items a task."""
-_OURS = re.compile(r"[0-9a-f]{32}\.parquet(\.[0-9a-f]+\.part)?")
+"""Items of one task."""
+_PART_FILE = re.compile(r"[0-9a-f]{32}\.parquet(\.[0-9a-f]+\.part)?")
 SCHEMA = pa.schema(
     [
         ("image_sha256", pa.binary()),
@@ -34,91 +36,112 @@ SCHEMA = pa.schema(
 )
 
 
-def survey(config: BuildConfig, listed: pa.Table, uri: str) -> pa.Table:
-    """What was found of each item, row for row (SCHEMA); `reason` is null for the good ones."""
+class SurveyRow(TypedDict):
+    """What the survey says of one item (SCHEMA): digests and hashes of a good one, reason and message of a bad one."""
+
+    image_sha256: bytes | None
+    mask_sha256: bytes | None
+    photo_hash: int | None
+    photo_hash_fine: bytes | None
+    reason: str | None
+    """A key of dataset.rejects.REASONS; None for a good item."""
+    message: str | None
+
+
+ItemFiles = tuple[bytes, bytes | None]
+"""The image file of an item, and its mask file if it has one."""
+
+
+def survey(config: BuildConfig, items: pa.Table, uri: str) -> pa.Table:
+    """One row (SCHEMA) for each item of a listing, in the same order; `reason` is null for the good ones."""
     parts: dict[int, pa.Table] = {}
-    starts = range(0, len(listed), PART)
-    progress = console.Progress("survey", len(listed), "files")
     from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
 
+    starts = range(0, len(items), PART)
+    progress = console.Progress("survey", len(items), "files")
     tasks = cluster.map_unordered(
-        lambda table, start: _part(table.slice(start, PART), config.max_pixels, uri), listed, list(starts)
+        lambda table, start: _survey_part(table.slice(start, PART), config.max_pixels, uri), items, list(starts)
     )
     for start, data in tasks:
-        parts[start] = _decode(data)
+        parts[start] = pq.read_table(storage.in_arrow(data))
         progress.advance(len(parts[start]))
     return pa.concat_tables([parts[start] for start in starts]).combine_chunks()
 
 
-def forget(uri: str) -> None:
-    """Remove what the survey kept, and nothing else that may be there."""
+def delete_parts(uri: str) -> None:
+    """Delete the stored parts of the survey of an output, and no other file in their folder."""
     folder = uris.join(uri, "survey")
     if storage.folder_exists(folder):
         for file in storage.list_files(folder):
-            if _OURS.fullmatch(file.rsplit("/", 1)[-1]):
+            if _PART_FILE.fullmatch(file.rsplit("/", 1)[-1]):
                 storage.delete(file)
         storage.delete_if_empty(folder)
 
 
-def _part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
-    """One part as a Parquet file, taken from storage when it was made before."""
-    rows = items.to_pylist()
-    name = hashlib.sha256(json.dumps([rows, max_pixels]).encode()).hexdigest()[:32]
-    where = uris.join(uri, "survey", f"{name}.parquet")
-    if storage.exists(where):
-        return storage.read_bytes(where)
-    found = [examined(row, files, max_pixels) for row, files in storage.prefetch(files_of, rows)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(found, schema=SCHEMA), sink)
-    data = bytes(sink.getvalue())
-    storage.write_bytes(where, data)
-    return data
-
-
-def files_of(item: dict[str, Any]) -> tuple[bytes, bytes | None] | DataError:
-    """Image and mask of an item, or why they cannot be had."""
+def read_files(item: ListedItem) -> ItemFiles | DataError:
+    """Image and mask of an item, or the reason why they cannot be read: an error of one item must not end its part."""
     try:
         if item["mask"] is None and item["kind"] not in (PHOTO, AUTHENTIC):
             raise DataError(f"{item['image']} is declared {item['kind']}, but has no mask file", "mask_missing")
-        return _read(item["image"]), masks.read(item["mask"], _read) if item["mask"] else None
+        return _read(item["image"]), annotations.read_mask(item["mask"], _read) if item["mask"] else None
     except DataError as error:
         return error
 
 
-def examined(item: dict[str, Any], files: tuple[bytes, bytes | None] | DataError, max_pixels: int) -> dict[str, Any]:
-    """One row of the survey (SCHEMA)."""
+def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> SurveyRow:
+    """The row of one item, from its files or from the error that reading them gave."""
     try:
         if isinstance(files, DataError):
             raise files
-        found = validation.examine(
+        facts = validation.examine(
             *files,
             name=item["image"],
-            mask_name=masks.label(item["mask"]),
+            mask_name=annotations.mask_label(item["mask"]),
             mask_rule=item["mask_rule"],
             forged=item["kind"] not in (PHOTO, AUTHENTIC),
             max_pixels=max_pixels,
         )
-        annotations.read(item, (found.height, found.width))
+        annotations.read_objects(item, (facts.height, facts.width))
     except DataError as error:
-        return dict.fromkeys(SCHEMA.names) | {"reason": error.reason, "message": str(error)}
-    return {
-        "image_sha256": found.image_sha256,
-        "mask_sha256": found.mask_sha256,
-        "photo_hash": found.photo_hash,
-        "photo_hash_fine": found.photo_hash_fine,
-    }
+        return SurveyRow(
+            image_sha256=None,
+            mask_sha256=None,
+            photo_hash=None,
+            photo_hash_fine=None,
+            reason=error.reason,
+            message=str(error),
+        )
+    return SurveyRow(
+        image_sha256=facts.image_sha256,
+        mask_sha256=facts.mask_sha256,
+        photo_hash=facts.photo_hash,
+        photo_hash_fine=facts.photo_hash_fine,
+        reason=None,
+        message=None,
+    )
+
+
+def _survey_part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
+    """One part as a Parquet file; a stored one is not made again."""
+    rows: list[ListedItem] = items.to_pylist()
+    name = hashlib.sha256(json.dumps([rows, max_pixels]).encode()).hexdigest()[:32]
+    location = uris.join(uri, "survey", f"{name}.parquet")
+    if storage.exists(location):
+        return storage.read_bytes(location)
+    surveyed = [examine(row, files, max_pixels) for row, files in storage.prefetch(read_files, rows)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(surveyed, schema=SCHEMA), sink)
+    data = bytes(sink.getvalue())
+    storage.write_bytes(location, data)
+    return data
 
 
 def _read(location: str) -> bytes:
-    """A listed file. One that is not there, or may not be read here, is a bad sample like any other; storage that
-    refuses us altogether is not."""
+    """A listed file. One that is missing, or that may not be read, is a bad sample like any other; an object store that
+    refuses every request is the user's mistake."""
     try:
         return storage.read_bytes(location)
     except UserError as error:
         if storage.exists(location) and uris.is_remote(location):
             raise
         raise DataError(str(error), "unreadable") from None
-
-
-def _decode(data: bytes) -> pa.Table:
-    return pq.read_table(storage.in_arrow(data))

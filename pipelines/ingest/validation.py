@@ -1,7 +1,8 @@
-"""Is a source file fit for a dataset? One function that every worker calls (`examine`), and the one way to read a pair.
+"""Whether a source file is fit for a dataset (`examine`), and how a good image and its mask are decoded (`read_pair`).
 
-The survey examines each file once; rendering reads the same files again by `read_pair`, which decodes and turns them
-alike and leaves out the checks. Every refusal is a DataError whose reason is a key of REASONS.
+The survey examines each file once. Rendering reads the same files again by `read_pair`, which decodes and orients them
+in the same way but leaves out the checks. Every refusal is a DataError whose reason is a key of
+dataset.rejects.REASONS.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, headers
 from mpc_model.imaging.codecs import Image, Mask
 
-# Pillow's own classes, not Image.open: they have no pixel limit and no warning of their own; ours came before.
+# Pillow's classes, not Image.open, which has a pixel limit and warnings of its own; ours was checked before.
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,
     "png": PngImageFile,
@@ -30,25 +31,25 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "webp": WebPImageFile,
 }
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
-# What Pillow's readers let through of a damaged file; Image.open guards against the same.
+# What Pillow's readers raise for a damaged file; Image.open catches the same.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
 _NO_LIMIT = 2**62
 
 
 @dataclass(frozen=True)
-class Surveyed:
-    """What is known of a good image, or image with mask, after it was read once."""
+class FileFacts:
+    """Facts about a good image file and its mask file, found by decoding them once."""
 
     image_sha256: bytes
-    """32 bytes, of the file as it is."""
+    """32 bytes, of the file."""
     mask_sha256: bytes | None
     photo_hash: int
-    """`images.difference_hash` of the upright picture, 64 bits."""
+    """`codecs.difference_hash` of the upright image, 64 bits."""
     photo_hash_fine: bytes
-    """`images.fine_hash` of it, 32 bytes."""
+    """`codecs.fine_hash` of the upright image, 32 bytes."""
     height: int
     width: int
-    """Of the upright picture."""
+    """Of the upright image."""
     jpeg_quality: int | None
     """None where the file is no JPEG."""
     format: str
@@ -64,18 +65,18 @@ def examine(
     mask_rule: str,
     forged: bool,
     max_pixels: int,
-) -> Surveyed:
-    """Validate an image file and its mask file; `forged` says that some pixels must be forged, and not all.
+) -> FileFacts:
+    """Validate an image file and its mask file. If `forged`, the mask must mark some pixels but not all; else none.
 
-    Raises DataError, naming the file at fault, with a reason of REASONS.
+    Raises DataError, naming the file at fault, with a reason of dataset.rejects.REASONS.
     """
-    form = _check_file(image, name, max_pixels)
+    format_ = _check_file(image, name, max_pixels)
     if mask is not None:
         _check_file(mask, mask_name or name, max_pixels)
     pixels, levels = _decode(image, mask, name, mask_name or name, max_pixels)
     if levels is not None:
         _check_mask(levels, mask_name or name, mask_rule, forged)
-    return Surveyed(
+    return FileFacts(
         image_sha256=hashlib.sha256(image).digest(),
         mask_sha256=None if mask is None else hashlib.sha256(mask).digest(),
         photo_hash=codecs.difference_hash(pixels),
@@ -83,37 +84,35 @@ def examine(
         height=pixels.shape[0],
         width=pixels.shape[1],
         jpeg_quality=codecs.jpeg_quality(image),
-        format=form,
+        format=format_,
     )
 
 
 def read_pair(
     image: bytes, mask: bytes | None, *, name: str, mask_name: str | None, mask_rule: str
 ) -> tuple[Image, Mask]:
-    """Upright pixels, uint8 RGB (H, W, 3), and mask, uint8 (H, W) of 0 and 1, of files that `examine` has passed.
+    """Upright pixels, uint8 RGB (H, W, 3), and mask, uint8 (H, W) of 0 and 1, of files that `examine` has accepted.
 
-    Without a mask file all of the mask is 0. Files that were not examined fail with the same reasons, but some that
-    `examine` refuses (transparency, grey masks, a pixel limit) pass.
+    Without a mask file the mask is 0 everywhere. For other files some of the same errors are raised, but `examine`
+    also refuses transparency, grey masks and images above the pixel limit.
     """
     pixels, levels = _decode(image, mask, name, mask_name or name, _NO_LIMIT)
     return pixels, np.zeros(pixels.shape[:2], np.uint8) if levels is None else codecs.MASK_RULES[mask_rule](levels)
 
 
 def _check_file(data: bytes, name: str, max_pixels: int) -> str:
-    """Refuse what decoding would hide: foreign formats, several pictures, odd modes, transparency, damaged scans.
-
-    Returns the format.
-    """
-    form = headers.read_header(data, name, max_pixels).format
-    if form not in _OPENERS:
+    """The format of a file. Refuses what decoding would hide: other formats, several images in a file, unusual colour
+    modes, transparency, damaged scans."""
+    format_ = headers.read_header(data, name, max_pixels).format
+    if format_ not in _OPENERS:
         raise DataError(f"{name}: not a JPEG, PNG, BMP, TIFF or WebP file; convert it or leave it out", "unreadable")
     headers.check_scans(data, name)
     try:
-        picture = _OPENERS[form](io.BytesIO(data))
+        picture = _OPENERS[format_](io.BytesIO(data))
         frames = getattr(picture, "n_frames", 1)
         transparent = picture.mode in _MODES and picture.has_transparency_data and not _opaque(picture)
-        if form == "tiff" and frames == 1 and picture.mode in _MODES:
-            picture.load()  # OpenCV hands out what is left of damaged compressed data
+        if format_ == "tiff" and frames == 1 and picture.mode in _MODES:
+            picture.load()  # OpenCV returns partly decoded pixels without an error
     except _PILLOW_ERRORS as error:
         raise DataError(f"{name}: damaged ({error}); copy it again or leave it out", "unreadable") from None
     if frames > 1:
@@ -124,7 +123,7 @@ def _check_file(data: bytes, name: str, max_pixels: int) -> str:
         raise DataError(
             f"{name}: parts are transparent, and what lies behind is unknown; flatten it", "unsupported_mode"
         )
-    return form
+    return format_
 
 
 def _opaque(picture: ImageFile.ImageFile) -> bool:
@@ -135,24 +134,24 @@ def _opaque(picture: ImageFile.ImageFile) -> bool:
 def _decode(image: bytes, mask: bytes | None, name: str, mask_name: str, max_pixels: int) -> tuple[Image, Image | None]:
     """Pixels of both files, upright and of one size: RGB uint8 (H, W, 3).
 
-    Each file's own EXIF tag is applied. A mask without a tag, of an image with one, was drawn on the upright picture
-    if it has that size, and on the pixels as stored if it has theirs.
+    The EXIF orientation of each file is applied. If only the image has one, its mask was drawn on the upright image if
+    it has that size, and on the stored pixels if it has the size of those.
     """
     pixels = codecs.decode_image(image, name, max_pixels)
     if mask is None:
         return pixels, None
     levels = codecs.decode_image(mask, mask_name, max_pixels)
-    turn = headers.read_header(image, name, max_pixels).orientation
-    if turn != 1 and headers.read_header(mask, mask_name, max_pixels).orientation == 1:
+    orientation = headers.read_header(image, name, max_pixels).orientation
+    if orientation != 1 and headers.read_header(mask, mask_name, max_pixels).orientation == 1:
         height, width = pixels.shape[:2]
-        if turn < 5 or height == width:
+        if orientation < 5 or height == width:
             raise DataError(
-                f"{name} is turned by its EXIF tag ({turn}), and whether {mask_name} is too cannot be told;"
+                f"{name} is turned by its EXIF tag ({orientation}), and whether {mask_name} is too cannot be told;"
                 " turn the pixels of both and remove the tag",
                 "orientation",
             )
         if levels.shape[:2] == (width, height):
-            levels = codecs.upright(levels, turn)
+            levels = codecs.upright(levels, orientation)
     if pixels.shape != levels.shape:
         raise DataError(
             f"{mask_name} is {levels.shape[1]}x{levels.shape[0]}, its image {pixels.shape[1]}x{pixels.shape[0]};"

@@ -108,7 +108,7 @@ def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, see
 def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, summary: _Summary) -> Iterator[Row]:
     """The rows of a shard one by one, counted in `summary`; what could not be forged is put to its `rejects`."""
     sources = {source.name: source for source in config.sources}
-    for sample, files in storage.prefetch(render.files_of, samples):
+    for sample, files in storage.prefetch(render.read_files, samples):
         try:
             row, mask = render.render(sample, files, sources[sample.source], config.views, seed)
         except DataError as error:

@@ -22,7 +22,7 @@ from mpc_model.nn.heads import HEADS
 from pipelines import cli
 from pipelines.config.recipe import load
 from pipelines.config.root import Config
-from pipelines.ingest.layouts import LAYOUTS
+from pipelines.ingest.listing import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

@@ -18,7 +18,7 @@ from pipelines.config.search import Range, TuneConfig
 from pipelines.config.training import FinetuneConfig, PretrainConfig, TrainConfig
 from pipelines.dataset import rejects
 from pipelines.ingest import plan
-from pipelines.ingest.layouts import LAYOUTS
+from pipelines.ingest.listing import LAYOUTS
 from pipelines.register import signature
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -1,4 +1,4 @@
-"""Known objects of a photograph: polygons drawn against points that lie in them or not, and index maps read."""
+"""Masks of several files are united; objects are drawn where their polygons are, and index maps read as they are."""
 
 import json
 from contextlib import suppress
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from mpc_model.errors import DataError, MPCError
+from mpc_model.imaging import codecs
 from pipelines.ingest import annotations
+from pipelines.runtime import storage
 
 Ring = list[int]
 
@@ -58,7 +60,7 @@ PARTS = [[10, 10, 40, 12, 25, 45], [60, 20, 90, 20, 90, 60, 60, 60]]
     ids=["concave", "parts", "two", "border", "overlapping parts"],
 )
 def test_polygons_are_drawn_where_they_are(outlines: list[list[Ring]]) -> None:
-    found = annotations.read(item(polygons=json.dumps(outlines)), (100, 100))
+    found = annotations.read_objects(item(polygons=json.dumps(outlines)), (100, 100))
     assert found.shape == (100, 100)
     assert found.max() == len(outlines)
     wanted = {(x, y): expected(outlines, x, y) for x in range(0, 100, 3) for y in range(0, 100, 3)}
@@ -69,7 +71,7 @@ def test_polygons_are_drawn_where_they_are(outlines: list[list[Ring]]) -> None:
 
 def test_more_objects_than_a_byte_counts() -> None:
     outlines = [[[x, y, x + 2, y, x + 2, y + 2, x, y + 2]] for y in range(0, 100, 5) for x in range(0, 100, 5)]
-    found = annotations.drawn(outlines, (100, 100))
+    found = annotations.draw_objects(outlines, (100, 100))
     assert np.unique(found).tolist() == list(range(401))
     assert np.count_nonzero(found == 300) == 9
 
@@ -78,7 +80,7 @@ def test_more_objects_than_a_byte_counts() -> None:
 def test_odd_outlines_are_drawn_or_refused(outlines: list[list[Ring]]) -> None:
     """Files hold outlines of no area, and broken ones: neither may end a build with a crash."""
     with suppress(DataError):
-        assert annotations.read(item(polygons=json.dumps(outlines)), (20, 20)).shape == (20, 20)
+        assert annotations.read_objects(item(polygons=json.dumps(outlines)), (20, 20)).shape == (20, 20)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -87,18 +89,18 @@ def test_an_index_map_is_read_as_it_is(tmp_path: Path, kind: Any) -> None:
     numbers[5:10, 5:20] = 1
     numbers[20:25, 5:20] = np.iinfo(kind).max
     cv2.imwrite(str(tmp_path / "map.png"), numbers)
-    assert np.array_equal(annotations.read(item(instances=str(tmp_path / "map.png")), (30, 40)), numbers)
+    assert np.array_equal(annotations.read_objects(item(instances=str(tmp_path / "map.png")), (30, 40)), numbers)
 
 
 def test_a_photograph_without_objects_is_all_background() -> None:
-    found = annotations.read(item(), (30, 40))
+    found = annotations.read_objects(item(), (30, 40))
     assert (found.shape, found.any()) == ((30, 40), False)
 
 
 def test_an_index_map_of_another_size_is_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "map.png"), np.ones((30, 40), np.uint8))
     with pytest.raises(DataError, match=r"map\.png is 40x30, its photograph is 30x40") as error:
-        annotations.read(item(instances=str(tmp_path / "map.png")), (40, 30))
+        annotations.read_objects(item(instances=str(tmp_path / "map.png")), (40, 30))
     assert error.value.reason == "size_mismatch"
 
 
@@ -109,10 +111,49 @@ def test_what_is_no_index_map_is_refused(tmp_path: Path, content: bytes | str) -
     else:
         cv2.imwrite(str(tmp_path / "map.png"), np.full((30, 40, 3), (1, 2, 3), np.uint8))
     with pytest.raises(DataError, match=r"map\.png") as error:
-        annotations.read(item(instances=str(tmp_path / "map.png")), (30, 40))
+        annotations.read_objects(item(instances=str(tmp_path / "map.png")), (30, 40))
     assert error.value.reason == "unreadable"
 
 
 def test_an_index_map_that_is_lost_is_named(tmp_path: Path) -> None:
     with pytest.raises(MPCError, match=r"map\.png"):
-        annotations.read(item(instances=str(tmp_path / "map.png")), (30, 40))
+        annotations.read_objects(item(instances=str(tmp_path / "map.png")), (30, 40))
+
+
+def mask(file: Path, *box: int, shape: tuple[int, int] = (40, 60)) -> str:
+    top, bottom, left, right = box
+    drawn = np.zeros(shape, np.uint8)
+    drawn[top:bottom, left:right] = 255
+    cv2.imwrite(str(file), drawn)
+    return str(file)
+
+
+def test_one_mask_keeps_its_bytes(tmp_path: Path) -> None:
+    where = mask(tmp_path / "a.png", 1, 5, 2, 9)
+    assert annotations.read_mask(where, storage.read_bytes) == Path(where).read_bytes()
+    assert annotations.mask_label(where) == where
+    assert annotations.mask_label(None) is None
+
+
+def test_what_any_mask_marks_is_forged(tmp_path: Path) -> None:
+    places = [
+        mask(tmp_path / "a.png", 1, 5, 2, 9),
+        mask(tmp_path / "b.png", 4, 30, 8, 20),
+        mask(tmp_path / "c.png", 0, 0, 0, 0),
+    ]
+    expected = np.zeros((40, 60), np.uint8)
+    expected[1:5, 2:9] = expected[4:30, 8:20] = 1
+    united = annotations.read_mask("\n".join(places), storage.read_bytes)
+    assert np.array_equal(codecs.decode_mask(united, "united"), expected)
+    assert annotations.mask_label("\n".join(places)) == f"{places[0]} and 2 more"
+
+
+def test_masks_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+    places = [mask(tmp_path / "a.png", 1, 5, 2, 9), mask(tmp_path / "b.png", 1, 5, 2, 9, shape=(60, 40))]
+    with pytest.raises(DataError, match=r"b\.png has another size than .*a\.png") as caught:
+        annotations.read_mask("\n".join(places), storage.read_bytes)
+    assert caught.value.reason == "size_mismatch"
+    cv2.imwrite(places[1], np.full((40, 60), 100, np.uint8))
+    with pytest.raises(DataError, match="neither black nor white") as caught:
+        annotations.read_mask("\n".join(places), storage.read_bytes)
+    assert caught.value.reason == "mask_not_binary"

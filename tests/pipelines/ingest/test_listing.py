@@ -1,6 +1,8 @@
 """The table of what the sources list: limits, refusals, the digest that names a build, and what must add up."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from mpc_model.errors import UserError
 from pipelines.config.build import BuildConfig, SourceConfig
-from pipelines.ingest import listing as items
+from pipelines.ingest import listing
 
 
 @pytest.fixture
@@ -30,17 +32,17 @@ def photos(folder: Path, name: str = "mine", **more: Any) -> SourceConfig:
     return SourceConfig(name=name, layout="photos", location=str(folder / "photos"), **more)
 
 
-def listing(folder: Path, name: str = "listed", **more: Any) -> SourceConfig:
+def csv_source(folder: Path, name: str = "listed", **more: Any) -> SourceConfig:
     return SourceConfig(name=name, layout="pairs", location=str(folder / "list.csv"), **more)
 
 
 def listed(*sources: SourceConfig, seed: int = 0) -> pa.Table:
-    return items.list_all(BuildConfig(sources=list(sources)), seed)
+    return listing.list_all(BuildConfig(sources=list(sources)), seed)
 
 
 def digest(*sources: SourceConfig, seed: int = 0, **more: Any) -> str:
     config = BuildConfig(sources=list(sources), **more)
-    return items.digest(config, seed, items.list_all(config, seed))
+    return listing.digest(config, seed, listing.list_all(config, seed))
 
 
 def names(table: pa.Table) -> list[str]:
@@ -48,16 +50,16 @@ def names(table: pa.Table) -> list[str]:
 
 
 def test_all_items_come_in_the_order_of_the_config_and_of_the_listings(folder: Path) -> None:
-    table = listed(listing(folder), photos(folder))
-    assert table.schema == items.SCHEMA
+    table = listed(csv_source(folder), photos(folder))
+    assert table.schema == listing.SCHEMA
     assert table["source"].to_pylist() == ["listed"] * 4 + ["mine"] * 40
     assert names(table)[4:] == [f"{index:02d}.png" for index in range(40)]
     first, last = table.to_pylist()[0], table.to_pylist()[-1]
     assert (first["mask"], first["split"], first["image_bytes"]) == (f"{folder}/m.png", "train", 1)
     assert (last["kind"], last["mask"], last["group"], last["image_bytes"]) == ("photo", None, None, 40)
     youngest = max(file.stat().st_mtime_ns for file in folder.rglob("*.png"))
-    assert items.last_change(table) == youngest
-    assert 0 < items.last_change(listed(listing(folder))) < youngest
+    assert listing.last_change(table) == youngest
+    assert 0 < listing.last_change(listed(csv_source(folder))) < youngest
 
 
 def test_a_limit_takes_a_part_drawn_by_the_seed_in_its_order(folder: Path) -> None:
@@ -78,7 +80,7 @@ def test_a_larger_limit_keeps_what_a_smaller_one_took(folder: Path) -> None:
 
 
 def test_a_limit_holds_for_its_source_alone(folder: Path) -> None:
-    table = listed(photos(folder, limit=3), listing(folder), photos(folder, "other", limit=5))
+    table = listed(photos(folder, limit=3), csv_source(folder), photos(folder, "other", limit=5))
     assert table["source"].to_pylist() == ["mine"] * 3 + ["listed"] * 4 + ["other"] * 5
 
 
@@ -90,13 +92,13 @@ def test_no_sources_are_refused_with_an_example() -> None:
 def test_an_empty_listing_is_refused(folder: Path) -> None:
     write_rows(folder, [])
     with pytest.raises(UserError, match=rf"source listed: nothing is listed at {folder}/list\.csv"):
-        listed(photos(folder), listing(folder))
+        listed(photos(folder), csv_source(folder))
 
 
 def test_a_name_that_comes_twice_is_refused(folder: Path) -> None:
     write_rows(folder, ["a.png,m.png,", "b.png,m.png,", "a.png,n.png,"])
     with pytest.raises(UserError, match=r"source listed: 'a\.png' is listed twice.*unique"):
-        listed(listing(folder))
+        listed(csv_source(folder))
 
 
 def test_two_sources_may_use_the_same_names(folder: Path) -> None:
@@ -106,20 +108,20 @@ def test_two_sources_may_use_the_same_names(folder: Path) -> None:
 def test_a_split_that_does_not_exist_is_refused(folder: Path) -> None:
     write_rows(folder, ["a.png,m.png,", "b.png,m.png,val"])
     with pytest.raises(UserError, match="source listed: split 'val' is none of train, validation, test"):
-        listed(listing(folder))
+        listed(csv_source(folder))
 
 
 def test_a_mask_rule_that_does_not_exist_is_refused_before_anything_is_read(folder: Path) -> None:
     write_rows(folder, ["a.png,m.png,bright", "b.png,m.png,brigth"], "image,mask,mask_rule")
     with pytest.raises(UserError, match=r"source listed: .*'brigth'.*bright"):
-        listed(listing(folder))
+        listed(csv_source(folder))
 
 
 def test_crops_are_for_photographs(folder: Path) -> None:
     with pytest.raises(UserError, match=r"source listed: layout pairs .*leave out crop"):
-        listed(listing(folder, crop=64))
+        listed(csv_source(folder, crop=64))
     write_rows(folder, ["photos/00.png,photo"], "image,kind")
-    assert len(listed(listing(folder, crop=64))) == 1
+    assert len(listed(csv_source(folder, crop=64))) == 1
 
 
 def test_an_unknown_layout_is_refused_with_the_nearest(folder: Path) -> None:
@@ -128,9 +130,9 @@ def test_an_unknown_layout_is_refused_with_the_nearest(folder: Path) -> None:
 
 
 def test_the_digest_is_the_same_for_the_same(folder: Path) -> None:
-    once = digest(photos(folder), listing(folder))
+    once = digest(photos(folder), csv_source(folder))
     (folder / "photos" / "00.png").write_bytes(b"y")  # other bytes, no more of them: the survey and the stamp tell
-    assert digest(photos(folder), listing(folder), output="/elsewhere", max_reject_fraction=0.9) == once
+    assert digest(photos(folder), csv_source(folder), output="/elsewhere", max_reject_fraction=0.9) == once
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_the_digest_is_the_same_for_the_same(folder: Path) -> None:
         lambda folder: digest(photos(folder), shard_samples=7),
         lambda folder: digest(photos(folder), near_duplicates="together"),
         lambda folder: digest(photos(folder, "other")),
-        lambda folder: digest(photos(folder), listing(folder)),
+        lambda folder: digest(photos(folder), csv_source(folder)),
         lambda folder: (folder / "photos/00.png").write_bytes(b"longer") and digest(photos(folder)),
         lambda folder: (folder / "photos/new.png").write_bytes(b"new") and digest(photos(folder)),
         lambda folder: (folder / "photos/00.png").unlink() or digest(photos(folder)),
@@ -170,7 +172,7 @@ def test_a_listing_that_says_something_else_is_another_build(
     found = []
     for row in (before, after):
         write_rows(folder, [row], columns)
-        found.append(digest(listing(folder)))
+        found.append(digest(csv_source(folder)))
     assert found[0] != found[1]
 
 
@@ -189,21 +191,38 @@ def test_other_objects_are_another_build(folder: Path) -> None:
 
 def test_a_photograph_stands_for_as_many_samples_as_are_made_of_it(folder: Path) -> None:
     write_rows(folder, ["a.png,m.png,", "b.png,m.png,", "c.png,m.png,"])
-    sources = [photos(folder, samples_per_photo=5, limit=7), listing(folder, samples_per_photo=9), photos(folder, "x")]
+    sources = [
+        photos(folder, samples_per_photo=5, limit=7),
+        csv_source(folder, samples_per_photo=9),
+        photos(folder, "x"),
+    ]
     config = BuildConfig(sources=sources)
-    table = items.list_all(config, 0)
-    assert items.samples_each(config, table).tolist() == [5] * 7 + [1] * 3 + [1] * 40
-    counts = items.listed_samples(config, table)
+    table = listing.list_all(config, 0)
+    assert listing.samples_each(config, table).tolist() == [5] * 7 + [1] * 3 + [1] * 40
+    counts = listing.listed_samples(config, table)
     assert counts == {"mine": 35, "listed": 3, "x": 40}
-    assert counts.total() == items.samples_each(config, table).sum()
+    assert counts.total() == listing.samples_each(config, table).sum()
 
 
 def test_keys_name_a_sample() -> None:
-    assert items.sample_key("mine", "a/b.png") == "mine/a/b.png"
-    assert items.sample_key("mine", "a/b.png", 3) == "mine/a/b.png#0003"
+    assert listing.sample_key("mine", "a/b.png") == "mine/a/b.png"
+    assert listing.sample_key("mine", "a/b.png", 3) == "mine/a/b.png#0003"
 
 
 def test_hashes_depend_on_seed_and_key_alone() -> None:
-    assert items.sample_hashes(7, ["a", "b", "a"]).tolist() == [items.sample_hash(7, key) for key in "aba"]
-    assert items.sample_hash(7, "a") == int(hashlib.sha256(b"7|a").hexdigest()[:16], 16)
-    assert items.sample_hash(7, "a") != items.sample_hash(8, "a")
+    assert listing.sample_hashes(7, ["a", "b", "a"]).tolist() == [listing.sample_hash(7, key) for key in "aba"]
+    assert listing.sample_hash(7, "a") == int(hashlib.sha256(b"7|a").hexdigest()[:16], 16)
+    assert listing.sample_hash(7, "a") != listing.sample_hash(8, "a")
+
+
+def test_every_layout_is_known_to_whoever_imports_the_listing_alone() -> None:
+    """Layouts register themselves when their module is imported: none may depend on what else a process imports."""
+    code = "from pipelines.ingest import listing; print(*listing.LAYOUTS)"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert {"photos", "coco", "pairs", "casia1", "columbia", "ffpp", "nist16"} <= set(names.split())
+
+
+def test_a_row_is_typed_by_the_columns_of_the_table(folder: Path) -> None:
+    (row, *_) = listed(csv_source(folder)).to_pylist()
+    assert set(row) == set(listing.SCHEMA.names) == set(listing.ListedItem.__annotations__)
+    assert all(isinstance(row[name], int) for name, kind in listing.ListedItem.__annotations__.items() if kind is int)

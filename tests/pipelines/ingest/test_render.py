@@ -54,8 +54,8 @@ def planned(of: SourceConfig) -> list[PlannedSample]:
     """The samples of a source as a build plans them, the bad ones left out."""
     config = BuildConfig(sources=[of], near_duplicates="stop")
     listed = listing.list_all(config, SEED)
-    found = [survey.examined(row, survey.files_of(row), config.max_pixels) for row in listed.to_pylist()]
-    good, _ = screening.sort_out(config, listed, pa.Table.from_pylist(found, survey.SCHEMA))
+    found = [survey.examine(row, survey.read_files(row), config.max_pixels) for row in listed.to_pylist()]
+    good, _ = screening.screen(config, listed, pa.Table.from_pylist(found, survey.SCHEMA))
     made, _ = plan.make(config, SEED, good)
     return [sample for shard in made.shards for sample in made.samples(shard)]
 
@@ -66,7 +66,7 @@ def rendered(of: SourceConfig, views: int = 0) -> dict[str, Row]:
     for sample in planned(of):
         try:
             rows[sample.key], mask = render.render(
-                sample, render.files_of(sample), of, ViewsConfig(policy="light", count=views), SEED
+                sample, render.read_files(sample), of, ViewsConfig(policy="light", count=views), SEED
             )
             assert np.array_equal(mask, canonical(rows[sample.key])[1])
         except DataError as error:
@@ -222,7 +222,7 @@ def test_nothing_is_decoded_that_was_just_encoded(
     (tmp_path / "list.csv").write_text(f"image,mask\n{photos / 'chelsea.png'},m.png\n")
     of = source(photos if layout == "photos" else tmp_path / "list.csv", layout, forge=forge)
     sample = planned(of)[0]
-    files = render.files_of(sample)
+    files = render.read_files(sample)
     decodings = []
     imdecode = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *args: decodings.append(args) or imdecode(*args))
@@ -260,7 +260,7 @@ def test_a_file_that_is_not_what_the_survey_saw_is_refused(photos: Path, tmp_pat
     with Path(changed).open("ab") as file:
         file.write(b"\0")  # after the end: it decodes as before
     with pytest.raises(DataError, match=rf"{changed} was changed.*again") as error:
-        render.render(sample, render.files_of(sample), of, ViewsConfig(count=0), SEED)
+        render.render(sample, render.read_files(sample), of, ViewsConfig(count=0), SEED)
     assert error.value.reason == "changed"
 
 
@@ -294,7 +294,7 @@ def test_a_row_depends_on_nothing_but_its_sample(coco: Path) -> None:
         found: dict[str, Any] = {}
         for sample in samples:
             try:
-                found[sample.key], _ = render.render(sample, render.files_of(sample), of, stored, seed)
+                found[sample.key], _ = render.render(sample, render.read_files(sample), of, stored, seed)
             except DataError as error:
                 found[sample.key] = str(error)
         return found
@@ -330,6 +330,6 @@ def test_what_is_listed_as_authentic_has_no_forged_pixels(photos: Path, tmp_path
     config = BuildConfig(sources=[of])
     listed = listing.list_all(config, SEED)
     (item,) = listed.to_pylist()
-    if survey.examined(item, survey.files_of(item), config.max_pixels).get("reason") is None:
+    if survey.examine(item, survey.read_files(item), config.max_pixels)["reason"] is None:
         (row,) = rendered(of).values()
         assert (row["kind"], row["forged_pixels"]) == ("authentic", 0)

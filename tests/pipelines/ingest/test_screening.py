@@ -46,7 +46,7 @@ def names(table: pa.Table) -> list[str]:
 
 def test_a_bad_photograph_is_as_many_rejects_as_samples_were_to_come_of_it() -> None:
     table = listed(("many", "a", "photo"), ("many", "b", "photo"), ("given", "c", "forged"), ("given", "d", "photo"))
-    good, rejects = screening.sort_out(config(), table, surveyed("truncated", "ok:b", "empty_mask", "zero_bytes"))
+    good, rejects = screening.screen(config(), table, surveyed("truncated", "ok:b", "empty_mask", "zero_bytes"))
     assert names(good) == ["b"]
     assert [(reject["sample"], reject["source"], reject["reason"]) for reject in rejects] == [
         ("many/a#0000", "many", "truncated"),
@@ -61,7 +61,7 @@ def test_a_bad_photograph_is_as_many_rejects_as_samples_were_to_come_of_it() -> 
 
 def test_good_items_keep_what_the_survey_found() -> None:
     table = listed(("given", "a", "forged"), ("given", "b", "forged"), ("given", "c", "forged"))
-    good, rejects = screening.sort_out(config(), table, surveyed("ok:a", "truncated", "ok:c"))
+    good, rejects = screening.screen(config(), table, surveyed("ok:a", "truncated", "ok:c"))
     assert len(rejects) == 1
     kept = [name for name in listing.SCHEMA.names if not name.startswith(("image_", "mask_")) or name == "mask_rule"]
     assert good.schema.names == [*kept, "image_sha256", "mask_sha256", "photo_hash", "photo_hash_fine"]
@@ -80,7 +80,7 @@ def test_of_the_same_bytes_the_first_stays_and_owns_the_others() -> None:
         ("given", "e", "forged"),
         ("given", "f", "forged"),
     )
-    good, rejects = screening.sort_out(config(), table, surveyed("ok:x", "ok:y", "ok:x", "ok:y", "ok:y", "ok:z"))
+    good, rejects = screening.screen(config(), table, surveyed("ok:x", "ok:y", "ok:x", "ok:y", "ok:y", "ok:z"))
     assert names(good) == ["a", "b", "f"]
     assert [(one["sample"], one["stage"], one["reason"]) for one in rejects] == [
         *((f"many/c#000{number}", "plan", "duplicate") for number in range(3)),
@@ -103,7 +103,7 @@ def test_the_same_bytes_declared_authentic_and_forged_are_not_kept() -> None:
         ("given", "e", "forged"),
         ("given", "f", "authentic"),
     )
-    good, rejects = screening.sort_out(config(), table, surveyed("ok:x", "ok:x", "ok:x", "ok:y", "ok:y", "ok:z"))
+    good, rejects = screening.screen(config(), table, surveyed("ok:x", "ok:x", "ok:x", "ok:y", "ok:y", "ok:z"))
     assert names(good) == ["d", "f"]
     assert [(one["sample"], one["reason"]) for one in rejects] == [
         ("given/a", "contradiction"),
@@ -117,7 +117,7 @@ def test_the_same_bytes_declared_authentic_and_forged_are_not_kept() -> None:
 def test_a_bad_image_owns_nothing_and_repeats_nothing() -> None:
     """Images that were not read have no digest: they are not the same as each other, nor as a good one."""
     table = listed(*(("given", name, "forged") for name in "abcd"))
-    good, rejects = screening.sort_out(config(), table, surveyed("zero_bytes", "ok:x", "zero_bytes", "ok:w"))
+    good, rejects = screening.screen(config(), table, surveyed("zero_bytes", "ok:x", "zero_bytes", "ok:w"))
     assert names(good) == ["b", "d"]
     assert [reject["reason"] for reject in rejects] == ["zero_bytes", "zero_bytes"]
 
@@ -125,7 +125,7 @@ def test_a_bad_image_owns_nothing_and_repeats_nothing() -> None:
 @pytest.mark.parametrize("found", [["ok:a", "ok:b"], ["zero_bytes", "truncated"], ["ok:a", "ok:a"]])
 def test_listed_is_good_and_rejected(found: list[str]) -> None:
     table = listed(("many", "a", "photo"), ("given", "b", "forged"))
-    good, rejects = screening.sort_out(config(), table, surveyed(*found))
+    good, rejects = screening.screen(config(), table, surveyed(*found))
     left = listing.samples_each(config(), good).sum() if len(good) else 0
     assert left + len(rejects) == listing.listed_samples(config(), table).total() == 4
     assert len({reject["sample"] for reject in rejects}) == len(rejects)

@@ -19,7 +19,7 @@ from PIL import Image
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import decode_image, difference_hash, encode_jpeg, encode_png, fine_hash
 from pipelines.dataset.rejects import REASONS
-from pipelines.ingest.validation import Surveyed, examine, read_pair
+from pipelines.ingest.validation import FileFacts, examine, read_pair
 
 PHOTO = skimage.data.astronaut()[:96, :160]
 PICTURE = Image.fromarray(PHOTO)
@@ -46,7 +46,7 @@ def mask_png(values: np.ndarray) -> bytes:
 MASK = mask_png(REGION)
 
 
-def look(image: bytes, mask: bytes | None = None, rule: str = "bright", max_pixels: int = 10**8) -> Surveyed:
+def look(image: bytes, mask: bytes | None = None, rule: str = "bright", max_pixels: int = 10**8) -> FileFacts:
     return examine(
         image,
         mask,
