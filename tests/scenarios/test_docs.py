@@ -1,4 +1,4 @@
-"""The documentation names everything a user can set, ask for, or be told."""
+"""The pages name every config key, layout, sampler, reason code, column and parameter that users meet."""
 
 import dataclasses
 import re
@@ -39,8 +39,8 @@ def test_every_name_is_documented(names: Iterable[str]) -> None:
     "names", [TrainConfig.model_fields, PretrainConfig.model_fields, FinetuneConfig.model_fields, SAMPLERS]
 )
 def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
-    told = set(re.findall(r"`(\w+)`", TRAINING))
-    assert [name for name in names if name not in told | {"dataset", "output"}] == []
+    documented = set(re.findall(r"`(\w+)`", TRAINING))
+    assert [name for name in names if name not in documented | {"dataset", "output"}] == []
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
     [EvaluateConfig.model_fields, RegisterConfig.model_fields, PromoteConfig.model_fields, DEGRADATIONS],
 )
 def test_every_setting_of_the_registry_is_documented(names: Iterable[str]) -> None:
-    told = set(re.findall(r"`(\w+)`", REGISTRY))
-    assert [name for name in names if name not in told | {"dataset", "output"}] == []
+    documented = set(re.findall(r"`(\w+)`", REGISTRY))
+    assert [name for name in names if name not in documented | {"dataset", "output"}] == []
 
 
 def test_every_parameter_and_column_of_the_registered_model_is_documented() -> None:
-    found = signature(tiny())
-    names = [one.name for one in (*found.params.params, *found.outputs.inputs)]
+    model = signature(tiny())
+    names = [field.name for field in (*model.params.params, *model.outputs.inputs)]
     assert [name for name in names if name not in set(re.findall(r"`(\w+)`", SERVING))] == []
 
 
@@ -71,5 +71,5 @@ def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
 
 
 def test_every_setting_of_a_search_is_documented() -> None:
-    told = set(re.findall(r"`(\w+)`", SEARCH)) | {"least", "most", "log"}
-    assert [name for name in (*TuneConfig.model_fields, *Range.model_fields) if name not in told] == []
+    documented = set(re.findall(r"`(\w+)`", SEARCH)) | {"least", "most", "log"}
+    assert [name for name in (*TuneConfig.model_fields, *Range.model_fields) if name not in documented] == []
