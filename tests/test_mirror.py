@@ -19,11 +19,6 @@ OTHER_FILES = {
 WITHOUT_UNIT_FILE = {
     "mpc_model/card.py": "scenarios/test_formats.py",
     "mpc_model/contrast.py": "model/test_interface.py",
-    "mpc_model/errors.py": "pipelines/training/test_launch.py",
-    "mpc_model/imaging/drawing.py": "scenarios/test_outcomes.py",
-    "mpc_model/imaging/headers.py": "model/imaging/test_codecs.py",
-    "mpc_model/nn/heads.py": "model/test_localizer.py",
-    "mpc_model/nn/tile_frame.py": "model/nn/test_tiling.py",
     "pipelines/artifacts/checkpoint.py": "scenarios/test_training.py",
     "pipelines/artifacts/model_directory.py": "pipelines/test_register.py",
     "pipelines/benchmarks/build.py": "pipelines/test_bench.py",
