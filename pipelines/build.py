@@ -2,16 +2,13 @@
 
     list the sources -> survey every file -> plan samples, splits and shards -> render the shards -> report, manifest
 
-The survey and the shards are spread over the cluster by Ray. Each piece is a pure function of the plan and leaves
-a marker when it is done, so the result does not depend on how many workers there are, nor on how often the build was
-interrupted.
+Ray distributes the survey and the shards over the cluster. Each part is a pure function of the plan and writes a marker
+when it is done, so the result depends neither on the number of workers nor on how often the build was interrupted.
 """
 
-import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -22,18 +19,20 @@ from pipelines.dataset import reader, report
 from pipelines.dataset import rejects as dataset_rejects
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.dataset.manifest import FILE_NAME, Manifest, PixelCounts, ShardEntry, SourceCounts, SplitCounts
+from pipelines.dataset.manifest import FILE_NAME, Manifest, PixelCounts, SourceCounts, SplitCounts
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SPLITS
+from pipelines.dataset.shard_marker import ShardMarker
 from pipelines.ingest import listing, screening, survey, writer
 from pipelines.ingest import plan as planning
 from pipelines.ingest.plan import Plan
+from pipelines.ingest.writer import WrittenShard
 from pipelines.runtime import console, lease, storage, uris
 
-_CLOCKS_DIFFER = 300 * 10**9
-"""Nanoseconds by which a store's clock may be ahead of another's."""
-_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)")
-_PARTS = re.compile(r"[\w-]+\.(parquet|json|html)\.[0-9a-f]{8}\.part")
+_CLOCK_DIFFERENCE = 300 * 10**9
+"""Nanoseconds by which the clocks of two stores may differ."""
+_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)")
+_TEMPORARY_FILE = re.compile(r"[\w-]+\.(parquet|json|html)\.[0-9a-f]{8}\.part")
 
 
 def build(config: Config) -> Manifest:
@@ -45,61 +44,62 @@ def build(config: Config) -> Manifest:
     settings, uri = config.build, str(config.build.output)
     VIEW_POLICIES.require(settings.views.policy)
     listed = listing.list_all(settings, config.seed)
-    asked = _Asked(
+    request = _Request(
         digest=listing.digest(settings, config.seed, listed),
         samples=listing.listed_samples(settings, listed),
         remote=uris.is_remote(listed["image"][0].as_py()),
-        changed=listing.last_change(listed),
+        last_change=listing.last_change(listed),
     )
-    found = _finished(uri, asked)
-    if found is None:
+    manifest = _finished(uri, request)
+    if manifest is None:
         with lease.held(uri, "build") as held:
-            found = _finished(uri, asked)
-            if found is None:
+            manifest = _finished(uri, request)  # another build may have finished it before the lease was free
+            if manifest is None:
                 surveyed = survey.survey(settings, listed, uri)
                 good, rejects = screening.screen(settings, listed, surveyed)
-                del listed, surveyed  # what is good was copied, and a million items take room
-                found = _build(config, uri, asked, good, rejects, held)
-    console.say(f"build: {uri} has {_counts(found)}; look at {uris.join(uri, 'report.html')}")
-    return found
+                del listed, surveyed  # the good items are a copy, and a million items need much memory
+                manifest = _build(config, uri, request, good, rejects, held)
+    console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, 'report.html')}")
+    return manifest
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a build was asked for, in short."""
+class _Request:
+    """What a build is to be made from, in short; the listing itself may be large."""
 
     digest: str
+    """`listing.digest`."""
     samples: Counter[str]
-    """Listed, by source."""
+    """Listed samples by source."""
     remote: bool
     """Whether the sources are in object storage."""
-    changed: int
-    """When the youngest of their files was changed (ns)."""
+    last_change: int
+    """When the youngest source file was changed (ns)."""
 
 
 def _build(
-    config: Config, uri: str, asked: _Asked, good: pa.Table, rejects: list[Reject], held: lease.Lease
+    config: Config, uri: str, request: _Request, good: pa.Table, rejects: list[Reject], held: lease.Lease
 ) -> Manifest:
-    """Everything between good items and a finished dataset."""
-    settings, listed = config.build, asked.samples.total()
+    """Make the dataset from the good items, and return its manifest."""
+    settings, listed = config.build, request.samples.total()
     dataset_rejects.write(rejects, uri)
     screening.check(settings, rejects, listed)
     plan, near = planning.make(settings, config.seed, good)
     try:
         markers, statistics = _render(plan, config, held)
     except DataError:
-        survey.delete_parts(uri)  # a file is not what it was: look at all of them again
+        survey.delete_parts(uri)  # a file has changed since: the next build surveys all of them again
         raise
     for marker in markers:
-        rejects += marker["rejects"]
-    written = sum(marker["rows"] for marker in markers)
+        rejects += marker.rejects
+    written = sum(marker.rows for marker in markers)
     if written + len(rejects) != listed:
         raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
     held.check()
     rejects_digest = dataset_rejects.write(rejects, uri)
     screening.check(settings, rejects, listed)
-    manifest = _manifest(config, asked, markers, rejects, statistics, near, rejects_digest)
-    _tidy(plan, uri)
+    manifest = _manifest(config, request, markers, rejects, statistics, near, rejects_digest)
+    _delete_strays(plan, uri)
     page = report.dataset_page(manifest, statistics, rejects, reader.sample_rows(uri, manifest), near)
     storage.write_bytes(uris.join(uri, "report.html"), page.encode())
     survey.delete_parts(uri)
@@ -111,18 +111,18 @@ def _build(
     return Manifest.read(uri)
 
 
-def _finished(uri: str, asked: _Asked) -> Manifest | None:
-    """The manifest of the finished dataset that was asked for; None where there is none.
+def _finished(uri: str, request: _Request) -> Manifest | None:
+    """The manifest of the finished dataset of this request; None where there is no dataset.
 
-    Raises UserError when it is of another config or of other files, or of files that were replaced since.
+    Raises UserError for a dataset of another config or of other files, or of files that were replaced since.
     """
     if not Manifest.exists(uri):
         return None
     manifest = Manifest.read(uri)
     built = storage.stamp(uris.join(uri, FILE_NAME)).mtime_ns
-    if manifest.request != asked.digest:
+    if manifest.request != request.digest:
         problem = "a dataset of another config or other files"
-    elif asked.changed > built + (0 if asked.remote == uris.is_remote(uri) else _CLOCKS_DIFFER):
+    elif request.last_change > built + (0 if request.remote == uris.is_remote(uri) else _CLOCK_DIFFERENCE):
         problem = "a dataset of files that were changed since it was built"
     else:
         console.say("build: reusing the finished dataset")
@@ -130,44 +130,47 @@ def _finished(uri: str, asked: _Asked) -> Manifest | None:
     raise UserError(f"{uri} holds {problem}, and datasets are never changed; name another build.output, or delete it")
 
 
-def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[dict[str, Any]], Statistics]:
-    """All shards, those that are finished left as they are: their done-markers in order, and statistics over all."""
-    from pipelines.runtime import cluster
+def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[ShardMarker], Statistics]:
+    """Render all shards but those that are finished: their done-markers in the plan's order, and the sum of statistics.
+
+    The statistics of single shards are dropped from the markers: of thousands of shards they would fill the memory.
+    """
+    from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
 
     settings, seed = config.build, config.seed
     progress = console.Progress("build", len(plan.item), "samples")
-    markers: dict[int, dict[str, Any]] = {}
-    statistics, reused = Statistics(), 0
+    markers: dict[int, ShardMarker] = {}
+    statistics, reused, no_statistics = Statistics(), 0, Statistics().to_json()
     tasks = cluster.map_unordered(
-        lambda shared, index: json.dumps(writer.write(shared, index, settings, seed)).encode(),
+        lambda shared, index: writer.write(shared, index, settings, seed).model_dump_json().encode(),
         plan,
         range(len(plan.shards)),
     )
     for index, data in tasks:
         held.check()
-        marker = json.loads(data)
-        statistics.merge(Statistics.from_json(marker.pop("statistics")))
-        reused += marker.pop("reused")
-        markers[index] = marker
-        progress.advance(marker["rows"] + len(marker["rejects"]))
+        written = WrittenShard.model_validate_json(data)
+        statistics.merge(Statistics.from_json(written.marker.statistics))
+        reused += written.reused
+        markers[index] = written.marker.model_copy(update={"statistics": no_statistics})
+        progress.advance(written.marker.rows + len(written.marker.rejects))
     if reused:
         console.say(f"build: {reused} of {len(plan.shards)} shards were already finished")
     return [markers[index] for index in range(len(plan.shards))], statistics
 
 
-def _tidy(plan: Plan, uri: str) -> None:
-    """Remove what writers that were killed, or an unfinished build of another config, left among the shards."""
-    wanted = {f"{shard.name}.{suffix}" for shard in plan.shards for suffix in ("parquet", "json")}
-    for stray in storage.list_files(uri):
-        name = stray.rsplit("/", 1)[-1]
-        if _PARTS.fullmatch(name) or (name not in wanted and _SHARD.fullmatch(name)):
-            storage.delete(stray)
+def _delete_strays(plan: Plan, uri: str) -> None:
+    """Delete the temporary files of killed writers, and shards that an unfinished build of another config left."""
+    own = {f"{shard.name}.{suffix}" for shard in plan.shards for suffix in ("parquet", "json")}
+    for file in storage.list_files(uri):
+        name = file.rsplit("/", 1)[-1]
+        if _TEMPORARY_FILE.fullmatch(name) or (name not in own and _SHARD_FILE.fullmatch(name)):
+            storage.delete(file)
 
 
 def _manifest(
     config: Config,
-    asked: _Asked,
-    markers: list[dict[str, Any]],
+    request: _Request,
+    markers: list[ShardMarker],
     rejects: list[Reject],
     statistics: Statistics,
     near: NearDuplicates,
@@ -177,19 +180,21 @@ def _manifest(
     written, rejected = Counter[str](), Counter(reject["source"] for reject in rejects)
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     for marker in markers:
-        written[marker["source"]] += marker["rows"]
-        splits[marker["split"]].update(samples=marker["rows"], forged=marker["forged"])
-        splits[marker["split"]].update({f"{name} pixels": count for name, count in marker["pixels"].items()})
+        written[marker.source] += marker.rows
+        splits[marker.split].update(samples=marker.rows, forged=marker.forged)
+        splits[marker.split].update(
+            {"authentic pixels": marker.pixels.authentic, "forged pixels": marker.pixels.forged}
+        )
     return Manifest(
         config=settings.model_dump(mode="json", exclude={"output"}),
-        request=asked.digest,
+        request=request.digest,
         seed=config.seed,
         row_group=settings.row_group,
         views=settings.views.count + 1,
         sources={
             source.name: SourceCounts(
                 repeat=source.repeat,
-                listed=asked.samples[source.name],
+                listed=request.samples[source.name],
                 samples=written[source.name],
                 rejected=rejected[source.name],
             )
@@ -203,7 +208,7 @@ def _manifest(
             )
             for name, counts in splits.items()
         },
-        shards=[ShardEntry(**{key: marker[key] for key in ShardEntry.model_fields}) for marker in markers],
+        shards=[marker.entry() for marker in markers],
         statistics=statistics.to_json(),
         near_duplicates=near,
         rejects=rejects_digest,

@@ -1,7 +1,7 @@
-"""One shard: planned samples rendered to rows, written as Parquet with a done-marker beside it, and read back.
+"""One shard: planned samples are rendered to rows and written as a Parquet file, then its done-marker.
 
-A row is a sample with its views. Everything in a shard is a pure function of its plan, the build's config and the
-input files; only the done-marker holds a time.
+Everything in a shard is a pure function of its plan, the build's config and the input files; only the done-marker
+holds a time.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +17,13 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines.config.build import BuildConfig
+from pipelines.dataset import shard_marker
 from pipelines.dataset.counts import Statistics
-from pipelines.dataset.manifest import SCHEMA_VERSION
+from pipelines.dataset.manifest import SCHEMA_VERSION, Document, PixelCounts
 from pipelines.dataset.reader import shard_location
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SCHEMA, Row
+from pipelines.dataset.shard_marker import ShardMarker
 from pipelines.ingest import render
 from pipelines.ingest.plan import Plan, PlannedSample, Shard
 from pipelines.runtime import storage
@@ -48,65 +49,65 @@ class _Summary:
         self.statistics.add(row, mask)
 
 
-def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> dict[str, Any]:
-    """Render and store one shard of a plan, then its done-marker, which is returned.
+class WrittenShard(Document):
+    """What writing a shard returns. `reused`: the shard was finished before, and only its done-marker was read."""
 
-    A marker that is already there, for this very shard, is returned as it is. Photographs that could not be forged
-    become rows of the marker's `rejects`. Raises DataError when a file is not what the survey saw.
+    marker: ShardMarker
+    reused: bool
+
+
+def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> WrittenShard:
+    """Render and store one shard of a plan, then its done-marker.
+
+    A shard whose done-marker belongs to this very plan is not rendered again. Photographs that could not be forged
+    become rows of the marker's `rejects`. Raises DataError when a file is not what the survey read.
     """
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
-    done, data_at = (shard_location(uri, shard.name, suffix) for suffix in ("json", "parquet"))
-    wanted = _digest(shard, samples, config, seed)
-    marker = _marker(done)
-    if marker.get("plan") == wanted and storage.stamp(data_at).size == marker["bytes"]:
-        return {**marker, "reused": True}
+    marker_location, data_location = (shard_location(uri, shard.name, suffix) for suffix in ("json", "parquet"))
+    digest = _digest(shard, samples, config, seed)
+    finished = shard_marker.decode(storage.read_bytes(marker_location)) if storage.exists(marker_location) else None
+    if finished and finished.plan == digest and storage.stamp(data_location).size == finished.bytes:
+        return WrittenShard(marker=finished, reused=True)
     started = time.monotonic()
     summary = _Summary()
     data = _encode(_render_all(samples, config, seed, summary), config.row_group)
-    storage.write_bytes(data_at, data)
-    marker = {
-        "name": shard.name,
-        "plan": wanted,
-        "source": shard.source,
-        "split": shard.split,
-        "rows": summary.rows,
-        "forged": summary.forged,
-        "pixels": {"authentic": summary.pixels - summary.forged_pixels, "forged": summary.forged_pixels},
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "rejects": summary.rejects,
-        "statistics": summary.statistics.to_json(),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    storage.write_bytes(done, json.dumps(marker, indent=1).encode())
-    return {**marker, "reused": False}
-
-
-def _marker(done: str) -> dict[str, Any]:
-    """A done-marker; empty where there is none that can be read."""
-    try:
-        found = json.loads(storage.read_bytes(done)) if storage.exists(done) else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    storage.write_bytes(data_location, data)
+    marker = ShardMarker(
+        name=shard.name,
+        plan=digest,
+        source=shard.source,
+        split=shard.split,
+        rows=summary.rows,
+        forged=summary.forged,
+        pixels=PixelCounts(authentic=summary.pixels - summary.forged_pixels, forged=summary.forged_pixels),
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        rejects=summary.rejects,
+        statistics=summary.statistics.to_json(),
+        seconds=round(time.monotonic() - started, 3),
+    )
+    storage.write_bytes(marker_location, shard_marker.encode(marker))
+    return WrittenShard(marker=marker, reused=False)
 
 
 def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, seed: int) -> str:
-    """Tells whether a finished shard is the one that is asked for: by the content of its files, and the age of index
-    maps, which have no digest."""
+    """SHA-256 (hex) of everything that a shard is made from.
+
+    Images and masks count by their content, index maps of objects, which have no digest, by size and time of change.
+    """
     (source,) = (source for source in config.sources if source.name == shard.source)
-    described = [
+    inputs = [
         [SCHEMA_VERSION, shard.name, seed, config.row_group],
         source.model_dump(mode="json", include={"crop", "forge"}),
         config.views.model_dump(mode="json"),
         [dataclasses.asdict(sample) for sample in samples],
     ]
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=bytes.hex).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=bytes.hex).encode()).hexdigest()
 
 
 def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, summary: _Summary) -> Iterator[Row]:
-    """The rows of a shard one by one, counted in `summary`; what could not be forged is put to its `rejects`."""
+    """The rows of a shard one by one, each counted in `summary`, as are the samples that could not be forged."""
     sources = {source.name: source for source in config.sources}
     for sample, files in storage.prefetch(render.read_files, samples):
         try:
@@ -124,7 +125,7 @@ def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, su
 
 
 def _encode(rows: Iterator[Row], row_group: int) -> pa.Buffer:
-    """Rows as a Parquet file. It is not compressed: the bytes inside are compressed images."""
+    """Rows as a Parquet file, without compression: the images inside are compressed already."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False) as writer:
         while group := list(islice(rows, row_group)):
