@@ -89,7 +89,7 @@ def test_across_finds_what_lies_in_another_split_only() -> None:
     hashes = scattered(5)
     splits = np.random.default_rng(5).integers(0, 3, len(hashes))
     near = all_near(hashes, hashes, 4) & (splits[:, None] != splits[None])
-    index, distance = duplicates.across(hashes, splits, 4)
+    index, distance = duplicates.nearest_across(hashes, splits, 4)
     np.testing.assert_array_equal(index >= 0, near.any(axis=1))
     found = np.flatnonzero(index >= 0)
     assert near[found, index[found]].all()
@@ -161,7 +161,7 @@ def test_pictures_that_say_nothing_match_nothing() -> None:
     photo = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
     shown = (blank, blank, gradient, gradient, photo, photo)
     hashes = duplicates.from_columns(table(*shown))
-    assert duplicates.telling(hashes).tolist() == [False] * 4 + [True] * 2
+    assert duplicates.distinctive(hashes).tolist() == [False] * 4 + [True] * 2
     assert duplicates.components(hashes).tolist() == [0, 1, 2, 3, 4, 4]
     assert duplicates.nearest(hashes, hashes)[0].tolist() == [-1, -1, -1, -1, 4, 4]
 
@@ -170,7 +170,7 @@ def test_pictures_that_say_nothing_match_nothing() -> None:
 def test_hashes_near_all_equal_bits_say_nothing(bits: int) -> None:
     few = 2 * bits
     hashes = rows((1 << few) - 1, (1 << few + 1) - 1, 2**64 - (1 << few), 2**64 - (1 << few + 1))
-    assert duplicates.telling(hashes, bits).tolist() == [False, True, False, True]
+    assert duplicates.distinctive(hashes, bits).tolist() == [False, True, False, True]
 
 
 def test_no_images_are_no_trouble() -> None:
@@ -186,7 +186,7 @@ def test_a_hundred_thousand_equal_hashes_are_one_value() -> None:
     """Compared pair by pair they would take minutes, and their pairs 80 GB."""
     hashes = rows(0x0F1E2D3C4B5A6978).repeat(100_000, axis=0)
     assert not duplicates.components(hashes).any()
-    assert (duplicates.across(hashes, np.arange(100_000) % 2)[0] >= 0).all()
+    assert (duplicates.nearest_across(hashes, np.arange(100_000) % 2)[0] >= 0).all()
 
 
 def test_equal_first_words_with_other_fine_hashes_take_no_more_memory_than_a_few_blocks() -> None:
