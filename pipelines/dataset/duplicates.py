@@ -154,7 +154,8 @@ def _distinct(hashes: Hashes) -> tuple[Hashes, Indices, Indices]:
 def _near(a: Hashes, b: Hashes, bits: int) -> Iterator[tuple[Indices, Indices]]:
     """Blocks of all near pairs (i, j) of `a` and `b`, whose rows are in ascending order.
 
-    A pair may come more than once. Within one array (`b is a`) no row is paired with itself, and only one of (i, j) and (j, i) comes.
+    A pair may come more than once. Within one array (`b is a`) no row is paired with itself, and only one of (i, j) and
+    (j, i) comes.
     """
     for i, j in _candidates(a, b, bits):
         differing = np.zeros(len(i), np.uint16)

@@ -24,15 +24,15 @@ def shard_location(uri: str, name: str, suffix: str = "parquet") -> str:
 
 @contextmanager
 def _shard_errors(uri: str, name: str) -> Iterator[None]:
-    """Raise DataError, naming shard and dataset, where Arrow cannot read a shard."""
-    try:
-        with storage.explained(shard_location(uri, name)):
+    """Raise DataError, naming shard and dataset, where a shard is lost or Arrow cannot read it."""
+    with storage.explained(shard_location(uri, name)):
+        try:
             yield
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"shard {name} of {uri} is damaged or lost ({reason}); delete the dataset and build it anew"
-        ) from error
+        except (pa.ArrowException, FileNotFoundError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"shard {name} of {uri} is damaged or lost ({reason}); delete the dataset and build it anew"
+            ) from error
 
 
 class ShardReader:

@@ -1,0 +1,181 @@
+"""The loader: batches of stored views against the rows of the files, one by one, and the same from any cursor."""
+
+from collections import Counter
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mpc_model.imaging import codecs
+from pipelines.config.root import Config
+from pipelines.dataset.loader import IGNORE, Batch, PixelLoader, scaled
+from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.order import Cursor
+from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.schema import Row
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def dataset(built: Config) -> tuple[str, Manifest]:
+    uri = str(built.build.output)
+    return uri, Manifest.read(uri)
+
+
+def loader(dataset: tuple[str, Manifest], split: str = "train", **more: Any) -> PixelLoader:
+    return PixelLoader(*dataset, split, **{"input_size": SIZE, "seed": 3, "batch_size": 4} | more)
+
+
+def rows_of(dataset: tuple[str, Manifest], split: str = "train") -> list[Row]:
+    reader = ShardReader(*dataset, split)
+    return [row for group in range(len(reader.sizes)) for row in reader.read(group)]
+
+
+def decoded(row: Row, view: int) -> tuple[np.ndarray, np.ndarray]:
+    """A stored view at the input size: image (SIZE, SIZE, 3) and mask (SIZE, SIZE)."""
+    image = codecs.decode_image(row["views"][view]["image"], "row")
+    mask = codecs.decode_mask(row["views"][view]["mask"], "row")
+    return (
+        cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR),
+        cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST),
+    )
+
+
+def symmetries(image: np.ndarray) -> list[np.ndarray]:
+    """The eight symmetries of the square."""
+    return [turned for k in range(4) for turned in (np.rot90(image, k), np.fliplr(np.rot90(image, k)))]
+
+
+def test_without_symmetries_a_batch_shows_the_views_that_its_keys_name(dataset: tuple[str, Manifest]) -> None:
+    rows, views = rows_of(dataset), Counter[int]()
+    for epoch in range(3):
+        for batch in loader(dataset, symmetries=False).epoch(Cursor(epoch)):
+            assert batch.images.dtype == batch.masks.dtype == torch.uint8
+            assert batch.second_images is batch.second_masks is None
+            for sample, key, image, mask in zip(batch.ids, batch.keys, batch.images, batch.masks, strict=True):
+                row, view = map(int, key.split("-"))
+                views[view] += 1
+                assert sample == rows[row]["id"]
+                expected_image, expected_mask = decoded(rows[row], view)
+                np.testing.assert_array_equal(image.numpy(), expected_image)
+                np.testing.assert_array_equal(mask.numpy(), expected_mask)
+    assert set(views) == set(range(dataset[1].views))
+
+
+def test_with_symmetries_image_and_mask_have_the_same_one_and_all_eight_come(dataset: tuple[str, Manifest]) -> None:
+    rows, seen = rows_of(dataset), Counter[int]()
+    for epoch in range(6):
+        for batch in loader(dataset).epoch(Cursor(epoch)):
+            for key, image, mask in zip(batch.keys, batch.images, batch.masks, strict=True):
+                row, view = map(int, key.split("-"))
+                expected_image, expected_mask = decoded(rows[row], view)
+                both = zip(symmetries(expected_image), symmetries(expected_mask), strict=True)
+                fits = [
+                    number
+                    for number, (its_image, its_mask) in enumerate(both)
+                    if np.array_equal(image, its_image) and np.array_equal(mask, its_mask)
+                ]
+                assert fits
+                seen.update(fits)
+    assert set(seen) == set(range(8))
+
+
+def test_pairs_show_another_stored_view_of_the_same_sample(dataset: tuple[str, Manifest]) -> None:
+    rows = rows_of(dataset)
+    assert dataset[1].views == 2
+    for batch in loader(dataset, symmetries=False, pairs=True).epoch(Cursor()):
+        assert batch.second_images is not None
+        assert batch.second_masks is not None
+        for key, image, mask in zip(batch.keys, batch.second_images, batch.second_masks, strict=True):
+            row, view = map(int, key.split("-"))
+            expected_image, expected_mask = decoded(rows[row], 1 - view)
+            np.testing.assert_array_equal(image.numpy(), expected_image)
+            np.testing.assert_array_equal(mask.numpy(), expected_mask)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.images, b.images) and torch.equal(a.masks, b.masks) and (a.ids, a.keys) == (b.ids, b.keys)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_batches_do_not_depend_on_threads_and_go_on_from_a_cursor(dataset: tuple[str, Manifest], threads: int) -> None:
+    whole = list(loader(dataset).epoch(Cursor(1)))
+    again = list(loader(dataset, threads=threads).epoch(Cursor(1)))
+    rest = list(loader(dataset, threads=threads).epoch(Cursor(1).advanced(1, 4, 2)))
+    assert len(whole) > 2
+    assert all(same(a, b) for a, b in zip(whole, again, strict=True))
+    assert all(same(a, b) for a, b in zip(whole[2:], rest, strict=True))
+    assert not same(whole[0], next(loader(dataset).epoch(Cursor(2))))
+    assert not same(whole[0], next(loader(dataset, seed=4).epoch(Cursor(1))))
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 4), (2, 3)])
+def test_progress_is_the_share_of_samples_that_all_ranks_have_had(
+    dataset: tuple[str, Manifest], world: int, batch_size: int
+) -> None:
+    ranks = [
+        list(loader(dataset, rank=rank, world=world, batch_size=batch_size).epoch(Cursor())) for rank in range(world)
+    ]
+    total, done = dataset[1].splits["train"].samples, 0
+    for batches in zip(*ranks, strict=True):
+        done += sum(len(batch.ids) for batch in batches)
+        assert {batch.progress for batch in batches} == {1 - (total - done) / total}
+    assert done == total == len(loader(dataset))
+
+
+def test_an_epoch_that_is_done_has_no_batches(dataset: tuple[str, Manifest]) -> None:
+    one = loader(dataset)
+    steps = len(list(one.epoch(Cursor())))
+    assert list(one.epoch(Cursor().advanced(1, 4, steps))) == []
+    assert list(one.epoch(Cursor().advanced(1, 4, steps).advanced(2, 4, 0))) == []
+
+
+def test_a_rank_without_samples_gets_one_that_is_ignored(dataset: tuple[str, Manifest]) -> None:
+    samples = dataset[1].splits["test"].samples
+    ranks = [
+        list(loader(dataset, "test", batch_size=1, rank=rank, world=samples - 1, pairs=True).epoch(Cursor()))
+        for rank in range(samples - 1)
+    ]
+    fillers = [batches[1] for batches in ranks if (batches[1].masks == IGNORE).all()]
+    assert len(fillers) == samples - 2
+    assert all((batch.second_masks == IGNORE).all() for batch in fillers if batch.second_masks is not None)
+
+
+def test_fixed_samples_are_canonical_balanced_and_always_the_same(dataset: tuple[str, Manifest]) -> None:
+    rows = rows_of(dataset)
+    first, again = loader(dataset).fixed(6), loader(dataset, seed=99).fixed(6)
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    keys = [key for batch in first for key in batch.keys]
+    assert {key.split("-")[1] for key in keys} == {"0"}
+    kinds = [rows[int(key.split("-")[0])]["kind"] != "authentic" for key in keys]
+    assert sorted(kinds) == [False] * 3 + [True] * 3
+
+
+def test_more_samples_than_there_are_gives_all_that_fit(dataset: tuple[str, Manifest]) -> None:
+    counts = dataset[1].splits["train"]
+    keys = [key for batch in loader(dataset).fixed(1000) for key in batch.keys]
+    assert len(keys) == len(set(keys)) == counts.samples
+
+
+def test_on_its_device_a_batch_is_what_a_network_takes(dataset: tuple[str, Manifest]) -> None:
+    batch = next(loader(dataset, pairs=True).epoch(Cursor()))
+    moved = batch.to(torch.device("cpu"))
+    expected = torch.from_numpy(batch.images.numpy().transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    torch.testing.assert_close(moved.images, expected, rtol=0, atol=1e-7)
+    assert moved.images.shape == (4, 3, SIZE, SIZE)
+    assert torch.equal(moved.masks, batch.masks)
+    assert batch.second_images is not None
+    assert moved.second_images is not None
+    assert torch.equal(moved.second_images, scaled(batch.second_images, torch.device("cpu")))
+    assert moved.keys == batch.keys
+
+
+def test_row_groups_beyond_a_window_are_dropped(dataset: tuple[str, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.dataset.order.WINDOW", 0)
+    one = loader(dataset)
+    assert len(one._reader.sizes) > 2
+    assert len(one.fixed(1000)) > 1
+    assert len(one._held) == 2  # the window and two: the last of the one before, the first of the next

@@ -1,0 +1,107 @@
+"""Shards read back: by row group, by column, and a few rows to look at, against Arrow's own reading of the files."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from mpc_model.errors import DataError
+from pipelines.config.root import Config
+from pipelines.dataset import reader
+from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.schema import SCHEMA, SPLITS
+
+
+def files(config: Config, split: str = "*") -> list[Path]:
+    return sorted(Path(str(config.build.output), "shards").glob(f"{split}-*.parquet"))
+
+
+def rows_of(config: Config, split: str = "*") -> list[dict[str, Any]]:
+    return [row for file in files(config, split) for row in pq.read_table(file, partitioning=None).to_pylist()]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_row_groups_of_a_split_are_its_rows_in_the_order_of_the_manifest(built: Config, split: str) -> None:
+    uri = str(built.build.output)
+    shards = ShardReader(uri, Manifest.read(uri), split)
+    groups = [shards.read(group, SCHEMA.names) for group in range(len(shards.sizes))]
+    assert [row for group in groups for row in group] == rows_of(built, split)
+    assert [len(group) for group in groups] == shards.sizes.tolist()
+    sizes = [
+        pq.read_metadata(file).row_group(index).num_rows
+        for file in files(built, split)
+        for index in range(pq.read_metadata(file).num_row_groups)
+    ]
+    assert shards.sizes.tolist() == sizes
+    assert max(sizes) == built.build.row_group
+    assert set(shards.repeats.tolist()) == {1}
+
+
+def test_only_the_columns_that_are_named_are_read(built: Config) -> None:
+    uri = str(built.build.output)
+    (row, *_) = ShardReader(uri, Manifest.read(uri), "train").read(0, ("kind", "key"))
+    assert set(row) == {"kind", "key"}
+
+
+def test_a_source_with_repeats_is_drawn_as_often(built: Config) -> None:
+    uri = str(built.build.output)
+    manifest = Manifest.read(uri)
+    sources = {name: source.model_copy(update={"repeat": 3}) for name, source in manifest.sources.items()}
+    shards = ShardReader(uri, manifest.model_copy(update={"sources": sources}), "train")
+    assert set(shards.repeats.tolist()) == {3}
+
+
+@pytest.mark.parametrize("split", [None, "test"])
+def test_columns_are_those_of_all_rows(built: Config, split: str | None) -> None:
+    uri = str(built.build.output)
+    table = reader.columns(uri, Manifest.read(uri), ("key", "forged_pixels"), split)
+    expected = [{name: row[name] for name in ("key", "forged_pixels")} for row in rows_of(built, split or "*")]
+    by_key = sorted(expected, key=lambda row: row["key"])
+    assert sorted(table.to_pylist(), key=lambda row: row["key"]) == by_key
+    assert table.schema.names == ["key", "forged_pixels"]
+
+
+def test_columns_of_nothing_are_an_empty_table(built: Config) -> None:
+    uri = str(built.build.output)
+    table = reader.columns(uri, Manifest.read(uri).model_copy(update={"shards": []}), ("key", "photo_hash"))
+    assert len(table) == 0
+    assert table.schema == SCHEMA.empty_table().select(["key", "photo_hash"]).schema
+
+
+def test_sample_rows_come_from_every_split_and_kind(built: Config) -> None:
+    uri = str(built.build.output)
+    manifest = Manifest.read(uri)
+    for count in (1, 3):
+        rows = reader.sample_rows(uri, manifest, count)
+        assert max(Counter(row["split"] for row in rows).values()) <= count
+        assert {row["split"] for row in rows} == set(SPLITS)
+        assert rows == sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["key"]))
+    first_group = ShardReader(uri, manifest, "train").read(0, ("kind",))
+    kinds = {row["kind"] for row in first_group}
+    assert {row["kind"] for row in reader.sample_rows(uri, manifest, len(kinds)) if row["split"] == "train"} == kinds
+
+
+def test_a_split_without_samples_is_refused(built: Config) -> None:
+    uri = str(built.build.output)
+    with pytest.raises(DataError, match=r"no samples in split 'other'; change build\.split"):
+        ShardReader(uri, Manifest.read(uri), "other")
+
+
+@pytest.mark.parametrize("damage", ["lost", "shorter", "no Parquet"])
+def test_a_damaged_shard_is_named(built: Config, tmp_path: Path, damage: str) -> None:
+    uri = shutil.copytree(str(built.build.output), tmp_path / "dataset")
+    shard = Manifest.read(str(uri)).shards[0]
+    file = Path(uri, "shards", f"{shard.name}.parquet")
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(b"x" * (shard.bytes - (damage == "shorter")))
+    shards = ShardReader(str(uri), Manifest.read(str(uri)), shard.split)
+    with pytest.raises(DataError, match=rf"shard {shard.name} of .*damaged or lost.*delete the dataset"):
+        shards.read(0)
+    with pytest.raises(DataError, match=rf"shard {shard.name} of .*damaged or lost"):
+        reader.columns(str(uri), Manifest.read(str(uri)), ("key",))

@@ -1,0 +1,37 @@
+"""The columns of a row: the types that Python sees are those that the files store."""
+
+from pathlib import Path
+from typing import get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.config.root import Config
+from pipelines.dataset.schema import SCHEMA, Row, StoredView
+
+PYTHON = {
+    pa.string(): str,
+    pa.binary(): bytes,
+    pa.binary(32): bytes,
+    pa.int32(): int,
+    pa.int64(): int,
+    pa.uint64(): int,
+    pa.float64(): float,
+}
+
+
+def test_a_row_has_the_columns_of_the_files_with_their_types() -> None:
+    hints = get_type_hints(Row)
+    assert list(hints) == SCHEMA.names
+    assert hints.pop("views") == list[StoredView]
+    assert hints.pop("jpeg_quality") == int | None
+    assert hints == {name: PYTHON[SCHEMA.field(name).type] for name in hints}
+    view = SCHEMA.field("views").type.value_type
+    assert get_type_hints(StoredView) == {field.name: PYTHON[field.type] for field in view}
+
+
+def test_every_shard_has_this_schema(built: Config) -> None:
+    shards = list(Path(str(built.build.output), "shards").glob("*.parquet"))
+    assert len(shards) > 1
+    for shard in shards:
+        assert pq.read_schema(shard).equals(SCHEMA)
