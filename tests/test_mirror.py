@@ -51,7 +51,6 @@ WITHOUT_UNIT_FILE = {
     "pipelines/ingest/example_photos.py": "integration/test_demo.py",
     "pipelines/ingest/survey.py": "pipelines/test_build.py",
     "pipelines/ingest/writer.py": "pipelines/test_build.py",
-    "pipelines/model_registry/lineage.py": "pipelines/test_register.py",
     "pipelines/model_registry/model_card.py": "pipelines/test_register.py",
     "pipelines/predict.py": "scenarios/test_outcomes.py",
     "pipelines/pretrain.py": "scenarios/test_training_options.py",

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from mpc_model.errors import DataError
 from mpc_model.imaging.codecs import difference_hash
-from pipelines.ingest.validation import Surveyed, examine, read_pair
+from pipelines.ingest.validation import FileFacts, examine, read_pair
 
 PHOTO = skimage.data.astronaut()[:96, :160]
 REGION = np.zeros(PHOTO.shape[:2], np.uint8)
@@ -28,7 +28,7 @@ def mask_png(values: np.ndarray) -> bytes:
     return saved(Image.fromarray(values), "PNG")
 
 
-def look(image: bytes, mask: bytes | None = None) -> Surveyed:
+def look(image: bytes, mask: bytes | None = None) -> FileFacts:
     return examine(image, mask, forged=mask is not None, max_pixels=10**8, **NAMES)
 
 
