@@ -25,6 +25,16 @@ recipes that ship: demo, paper_small, paper_large (give the name, or a path of y
 """
 
 
+class _Version(argparse.Action):
+    """`--version`; the version of the installed package is looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *others: object) -> None:
+        from importlib.metadata import version
+
+        print(f"mpc {version('mpc-localizer')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
     top = argparse.ArgumentParser(
@@ -32,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train image forgery localizers with multi-view pixel contrast.",
         epilog="`mpc <command> --help` tells more about one.",
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_levels(top, None)
     commands = top.add_subparsers(dest="verb", metavar="<command>", required=True)
     for command in COMMANDS.values():
@@ -90,8 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.configure()
     except UserError as error:
         return _fail(command, error)
-    if any(find_spec(package) is None for package in command.packages):
-        return _fail(command, UserError("the jobs need Ray and MLflow: pip install 'mpc-localizer[pipelines]'"))
+    missing = [package for package in command.packages if find_spec(package) is None]
+    if missing:
+        return _fail(command, UserError(f"this needs {' and '.join(missing)}: pip install 'mpc-localizer[pipelines]'"))
     if arguments is not None:
         return _exit_code(command, parsed)
     output = LibraryOutput(command.name)

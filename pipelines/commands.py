@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 JOB_PACKAGES = ("ray", "mlflow")
+CONFIG_PACKAGES = ("pydantic", "yaml")
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,40 @@ _TABLE = (
         "predict",
         finished="finished_predict",
         sections=("predict", "tracking"),
+    ),
+    Command(
+        "init",
+        "write a first recipe, with comments",
+        "pipelines.init",
+        "init",
+        config="none",
+        arguments=(
+            Argument(
+                "file", "the recipe (default: mpc.yaml)", {"metavar": "FILE", "nargs": "?", "default": "mpc.yaml"}
+            ),
+            Argument("--data", "a folder or s3:// prefix of images", {"metavar": "FOLDER", "default": "photos"}),
+            Argument("--layout", "how the images lie there", {"choices": ("photos", "pairs"), "default": "photos"}),
+        ),
+        packages=CONFIG_PACKAGES,
+    ),
+    Command(
+        "config",
+        "every key of the config with default, type and meaning",
+        "pipelines.reference",
+        "config",
+        config="none",
+        arguments=(Argument("command", "only the keys that this command reads", {"metavar": "COMMAND", "nargs": "?"}),),
+        packages=CONFIG_PACKAGES,
+    ),
+    Command(
+        "completion",
+        "a script that completes commands and config keys in a shell",
+        "pipelines.completion",
+        "completion",
+        config="none",
+        arguments=(Argument("shell", "bash, zsh or fish", {"choices": ("bash", "zsh", "fish")}),),
+        epilog='bash, zsh: eval "$(mpc completion bash)"    fish: mpc completion fish | source',
+        packages=CONFIG_PACKAGES,
     ),
     Command(
         "bench",

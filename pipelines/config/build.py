@@ -1,7 +1,7 @@
 """The config sections of `mpc build`: sources, forging, splits, views and the dataset itself."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,13 @@ from mpc_model.errors import UserError
 from mpc_model.imaging.forging import ForgeSettings
 from pipelines.config.base import Fraction, Location, Positive, Quality, Section, SplitName
 
-_FORGE = ForgeSettings()
+
+def _forge_setting(name: str) -> Any:
+    """A field with the default and the meaning that `ForgeSettings` gives it."""
+    field = ForgeSettings.__dataclass_fields__[name]
+    about = field.metadata
+    description = f"{about['meaning']} ({about['unit']}, {about['least']:g} to {about['most']:g})"
+    return Field(default=field.default, description=description[0].upper() + description[1:])
 
 
 class ForgeConfig(Section):
@@ -26,19 +32,19 @@ class ForgeConfig(Section):
     """A random curved outline of the photograph itself."""
     remove: Fraction = 0.15
     """An object or outline, inpainted."""
-    area: tuple[Fraction, Fraction] = _FORGE.area
-    feather: tuple[int, int] = _FORGE.feather
-    scale: tuple[float, float] = _FORGE.scale
-    rotation: tuple[float, float] = _FORGE.rotation
-    shear: tuple[float, float] = _FORGE.shear
-    flip: Fraction = _FORGE.flip
-    gain: tuple[float, float] = _FORGE.gain
-    offset: tuple[float, float] = _FORGE.offset
-    noise_sigma: tuple[float, float] = _FORGE.noise_sigma
-    donor_quality: tuple[int, int] = _FORGE.donor_quality
-    remove_margin: tuple[int, int] = _FORGE.remove_margin
-    inpaint_radius: tuple[int, int] = _FORGE.inpaint_radius
-    telea: Fraction = _FORGE.telea
+    area: tuple[Fraction, Fraction] = _forge_setting("area")
+    feather: tuple[int, int] = _forge_setting("feather")
+    scale: tuple[float, float] = _forge_setting("scale")
+    rotation: tuple[float, float] = _forge_setting("rotation")
+    shear: tuple[float, float] = _forge_setting("shear")
+    flip: Fraction = _forge_setting("flip")
+    gain: tuple[float, float] = _forge_setting("gain")
+    offset: tuple[float, float] = _forge_setting("offset")
+    noise_sigma: tuple[float, float] = _forge_setting("noise_sigma")
+    donor_quality: tuple[int, int] = _forge_setting("donor_quality")
+    remove_margin: tuple[int, int] = _forge_setting("remove_margin")
+    inpaint_radius: tuple[int, int] = _forge_setting("inpaint_radius")
+    telea: Fraction = _forge_setting("telea")
     final_quality: tuple[Quality, Quality] | None = None
     """JPEG quality of the finished sample, forged and authentic alike; null stores what was forged without loss."""
 
@@ -71,8 +77,11 @@ class SplitConfig(Section):
     """Shares of the scenes (photographs with all that was made of them) that go to each split."""
 
     train: Fraction = 0.8
+    """Share that trains."""
     validation: Fraction = 0.1
+    """Share that chooses the epoch whose model is kept."""
     test: Fraction = 0.1
+    """Share that `evaluate` scores by default."""
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SplitConfig":
@@ -85,8 +94,11 @@ class SourceConfig(Section):
     """Where samples come from. `layout` names how files become samples (ingest/layouts.py, public_sets.py)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Of the source in keys of samples, counts and reports; lower-case letters, digits, _ and -."""
     layout: str
+    """How files become samples: photos, coco, pairs, or a public set by its name."""
     location: Location | list[Location]
+    """A folder, an s3:// prefix or a list file, or several."""
     annotations: Location | None = None
     """Objects of the photographs (layout coco): a folder of index maps, or a COCO instances file."""
     repeat: Positive = 1
@@ -98,25 +110,35 @@ class SourceConfig(Section):
     crop: Annotated[int, Field(ge=32)] | None = None
     """Side of square crops in pixels (layouts photos, coco); left out, photographs are used whole."""
     samples_per_photo: Positive = 1
+    """Samples made of each photograph (layouts photos, coco)."""
     forge: ForgeConfig = ForgeConfig()
+    """How samples are forged (layouts photos, coco)."""
 
 
 class ViewsConfig(Section):
     """Renderings stored beside the canonical one (view 0)."""
 
     policy: str = "release"
+    """Which renderings are drawn: light, release or another registered policy."""
     count: Annotated[int, Field(ge=0, le=64)] = 3
+    """Stored views besides the canonical one."""
 
 
 class BuildConfig(Section):
     """A pixel dataset and the sources it is built from."""
 
     sources: list[SourceConfig] = Field(default=[])
+    """Where samples come from; a build needs at least one."""
     output: Location | None = None
+    """Folder or s3:// prefix of the dataset; left out, `<workspace>/dataset`."""
     split: SplitConfig = SplitConfig()
+    """Shares of the scenes that go to each split."""
     views: ViewsConfig = ViewsConfig()
+    """Renderings stored beside the canonical one."""
     shard_samples: Positive = 256
+    """Samples in one Parquet file at most."""
     row_group: Annotated[int, Field(ge=1, le=256)] = 16
+    """Samples in one row group, the unit that a reader fetches."""
     max_reject_fraction: Fraction = 0.05
     """More bad samples than this share stop the build, before anything is rendered. Photographs that could not be
     forged (too flat, too small) are left out and counted, too, when all is rendered."""

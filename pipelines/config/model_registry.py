@@ -41,10 +41,15 @@ class EvaluateConfig(Section):
     """A model on one split of a dataset, beside two baselines."""
 
     model: Location | None = None
+    """Model directory with a head; left out, that of `finetune.output`."""
     dataset: Location | None = None
+    """Pixel dataset to score on; left out, `train.dataset`."""
     split: SplitName = "test"
+    """The split that is scored."""
     output: Location | None = None
+    """Where metrics, scores and pictures go; left out, `<workspace>/evaluate`."""
     pictures: Annotated[int, Field(ge=0, le=100)] = 6
+    """Images drawn beside their masks and maps."""
     robustness: list[str] = Field(default=["jpeg70", "half_size"])
     """Degradations (imaging/degradations.py) under which the forged images are scored once more. Each costs a pass
     over them with the model alone, at most half of what the evaluation costs without; the default, what nearly every
@@ -55,10 +60,13 @@ class RegisterConfig(Section):
     """A model directory into the MLflow registry."""
 
     model: Location | None = None
+    """Model directory; left out, that of `finetune.output`."""
     evaluation: Location | list[Location] | None = None
     """Folders that `evaluate` wrote, one for each test set; their figures go into the model version."""
     name: RegisteredName = "mpc-localizer"
+    """Of the registered model."""
     alias: Alias = "candidate"
+    """The alias that the new version gets."""
     licence: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
     """Of the weights; left out, it is not stated. What published weights carry is always said beside it."""
 
@@ -71,6 +79,7 @@ class PromoteConfig(Section):
     source: Alias | None = None
     """The alias of the version to promote; left out, `register.alias`."""
     target: Alias = "champion"
+    """The alias that moves."""
     datasets: list[Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")]] = Field(default=[])
     """Fingerprints of evaluation datasets, or how they begin; left out, all that the target's version has figures on.
     """

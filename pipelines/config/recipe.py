@@ -56,6 +56,11 @@ def revised(config: Config, *overrides: str) -> Config:
     return _settled(json.loads(config.model_dump_json(by_alias=True)), overrides)
 
 
+def shipped() -> list[str]:
+    """Names of the recipes that ship."""
+    return sorted(item.stem for item in RECIPES.glob("*.yaml"))
+
+
 def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     for override in overrides:
         _apply(values, override)
@@ -70,8 +75,9 @@ def _read(recipe: str) -> dict[str, Any]:
     if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
         path = (RECIPES / recipe).with_suffix(".yaml")
     if not path.is_file():
-        shipped = ", ".join(sorted(item.stem for item in RECIPES.glob("*.yaml")))
-        raise UserError(f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {shipped}")
+        raise UserError(
+            f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {', '.join(shipped())}"
+        )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -23,9 +23,11 @@ class PredictConfig(Section):
     """A folder or prefix of images to probability maps."""
 
     input: Location | None = None
+    """One image, or a folder or s3:// prefix of images; it must be given."""
     model: ModelLocation | None = None
     """A model directory, or a registered model such as models:/mpc-localizer@candidate."""
     output: Location | None = None
+    """Where maps, overlays and scores go; left out, `<workspace>/predict`."""
     overlays: bool = True
     """Also draw each map over its image."""
     tile: Annotated[int, Field(ge=32)] | Literal[0] | None = None
@@ -39,19 +41,23 @@ class TrackingConfig(Section):
     uri: Annotated[str, AfterValidator(tracking_uri.checked)] | None = None
     """A server (http://...), or an SQLite file (sqlite:///path); left out, a file in the workspace."""
     experiment: Annotated[str, Field(min_length=1, max_length=200)] = "mpc"
+    """Name of the MLflow experiment."""
 
 
 class DemoConfig(Section):
     """The photographs of `mpc demo`: a folder or s3:// prefix; left out, those that installed packages ship."""
 
     photos: Location | None = None
+    """A folder or s3:// prefix of photographs; left out, those that installed packages ship."""
 
 
 class Config(Section):
     """All of it. `workspace` is where every output goes that names no place of its own."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """What every draw follows from: splits, forgeries, initial weights, order of samples, search."""
     workspace: Location = "runs/mpc"
+    """Folder or s3:// prefix. Every location that is left out becomes a folder in it."""
     build: BuildConfig = BuildConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -34,6 +34,7 @@ class TuneConfig(Section):
     """A search over config values, each trial a training of its own."""
 
     output: Location | None = None
+    """Folder or s3:// prefix of the search; left out, `<workspace>/tune`."""
     space: dict[str, Range | list[Any]] = Field(default={})
     """Dotted config keys to what they may be: a list of values, or {least, most, log}. Keys of `build` make datasets,
     one for each of their values, before the search."""

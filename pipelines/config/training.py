@@ -13,19 +13,25 @@ class ModelConfig(Section):
     """The network. `input_size` is the side that images are resized to; null keeps their own size."""
 
     backbone: str = "hrformer_base"
+    """The encoder: hrformer_tiny, hrformer_small, hrformer_base or another registered backbone."""
     head: str = "mlp4"
+    """The decoder of stage 2: mlp4 or another registered head."""
     input_size: Annotated[int, Field(ge=32)] | None = 512
+    """Side in pixels that images are resized to; null keeps their own size."""
 
 
 class TrainConfig(Section):
     """What both training stages share."""
 
     dataset: Location | None = None
+    """Pixel dataset to train on; left out, `build.output`."""
     workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = 1
     """Ray Train workers; [least, most] trains with as many as the cluster has at the moment; 0 trains in this very
     process, without Ray."""
     cpus_per_worker: Positive = 1
+    """CPU cores of each worker."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where workers train: auto takes GPUs where every worker can have one."""
     batch_size: Positive = 4
     """Samples per worker and forward pass."""
     accumulate: Positive = 1
@@ -37,11 +43,13 @@ class TrainConfig(Section):
     sync_batchnorm: bool = False
     """Batch statistics over all workers instead of each worker's own."""
     loader_threads: Positive = 2
+    """Threads of each worker that read and decode samples."""
     checkpoint_every: Positive | None = None
     """Steps between checkpoints, besides one at the end of each epoch."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker groups that may be lost and restarted from the last checkpoint; preempted ones do not count."""
     validation_images: Positive = 256
+    """Images of the validation split that are scored after each epoch, at most."""
     async_validation: bool = False
     """Validate beside the training, on resources of its own: an epoch's figures are known at the end of the next."""
     pictures_every: Positive | None = 1000
@@ -73,9 +81,13 @@ class OptimConfig(Section):
     protocol: Literal["paper", "release"] | None = None
     """Optimizer, learning rate, weight decay, schedule and floor as published; keys that are given win."""
     epochs: Positive = 20
+    """Passes over the training split."""
     optimizer: Literal["adam", "adamw"] = "adamw"
+    """adam couples weight decay to the gradient, adamw does not."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Largest learning rate of the schedule."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of the optimizer."""
     schedule: Literal["constant", "cosine", "cosine20", "plateau"] = "cosine"
     """pipelines/training/schedules.py says what each does."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -109,10 +121,13 @@ class PretrainConfig(OptimConfig):
     }
 
     output: Location | None = None
+    """Folder or s3:// prefix of the run; left out, `<workspace>/pretrain`."""
     initial: Location | None = None
     """A published checkpoint (ImageNet or MPC) to start from."""
     objective: str = "release"
+    """Form of the contrast: release (as published code has it) or paper."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Divides the similarities: the smaller, the more the nearest negatives count."""
     learn_temperature: bool = False
     """Train the temperature with the weights, from `temperature` on."""
     anchors: Literal["authentic", "both"] | None = None
@@ -152,6 +167,7 @@ class FinetuneConfig(OptimConfig):
     }
 
     output: Location | None = None
+    """Folder or s3:// prefix of the run; left out, `<workspace>/finetune`."""
     encoder: Location | None = None
     """Model directory to start from: stage 1's, or a localizer's."""
     start: Literal["encoder", "localizer", "scratch"] = "encoder"
@@ -163,7 +179,9 @@ class FinetuneConfig(OptimConfig):
     cache: Location | None = None
     """Folder where the frozen features of each stored view are kept after they were first computed."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Weight of forged pixels in the focal loss; authentic ones have 1 - alpha."""
     gamma: Annotated[float, Field(ge=0)] = 2.0
+    """How much the focal loss plays down pixels that are already right."""
 
     @model_validator(mode="after")
     def _trains_what_is_fresh(self) -> "FinetuneConfig":

@@ -17,7 +17,7 @@ MPC = Path(sys.executable).with_name("mpc")
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
     jobs = ["build", "pretrain", "finetune", "tune", "evaluate", "register", "promote", "predict", "demo"]
-    assert set(COMMANDS) == {*jobs, "inspect", "bench"}
+    assert set(COMMANDS) == {*jobs, "inspect", "bench", "init", "config", "completion"}
     for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
         assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
@@ -110,3 +110,34 @@ def test_what_a_task_raised_is_found_below_what_it_was_wrapped_in() -> None:
     assert isinstance(found, DataError)
     assert (str(found), found.reason) == ("inner", "empty_mask")
     assert cli._ours(RuntimeError("ours it is not")) is None
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    done = subprocess.run([MPC, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"mpc {version('mpc-localizer')}\n")
+
+
+def test_levels_stand_before_the_command_and_after_it() -> None:
+    for arguments, level in (
+        (["-q", "build", "--config", "x"], "warning"),
+        (["build", "--config", "x", "--quiet"], "warning"),
+        (["promote", "-v", "--config", "x", "a=1"], "debug"),
+        (["build", "--config", "x"], None),
+    ):
+        assert cli._parsed(arguments).level == level
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["build", "--help"]])
+def test_help_imports_nothing_that_takes_time(arguments: list[str]) -> None:
+    code = "import sys\nfrom pipelines import cli\ntry:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+    code += "print(*(name for name in ('numpy', 'cv2', 'pydantic', 'yaml', 'torch', 'ray') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_level_that_does_not_exist_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("MPC_LOG", "loud")
+    assert cli.main(["build", "--config", "demo"]) == 2
+    assert capsys.readouterr().err == "mpc build: MPC_LOG is 'loud'; it may be debug, info or warning\n"
