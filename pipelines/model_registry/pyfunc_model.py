@@ -27,18 +27,26 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from mpc_model.errors import DataError, UserError
-from mpc_model.evaluation.metrics import image_score
-from mpc_model.imaging import codecs
-from mpc_model.imaging.codecs import Image
-from mpc_model.localizer import Localizer, check_image
-from mpc_model.nn import tiling
+import mpc_model
+
+try:  # Python takes these from an `mpc_model` that this process has imported before, not from the entry's copy
+    from mpc_model.errors import DataError, UserError
+    from mpc_model.evaluation.metrics import image_score
+    from mpc_model.imaging import codecs
+    from mpc_model.imaging.codecs import Image
+    from mpc_model.localizer import Localizer, check_image
+    from mpc_model.nn import tiling
+except ImportError as error:
+    raise ImportError(
+        f"this process has already imported another mpc_model, from {os.path.dirname(str(mpc_model.__file__))}, with"
+        f" which this entry cannot work ({error}); load the entry before that one, or in a process of its own"
+    ) from error
 
 COLUMN = "image"
 COLUMNS = ("score", "forged_fraction", "height", "width", "map", "mask", "error")
 ENCODINGS = ("auto", "array", "png")
 SHOWN = 200  # characters of a path or base64 that an error shows
-LEAST = 32  # bytes: no image file is smaller, but a mistyped path may be base64 of fewer
+SMALLEST_FILE = 32  # bytes: no image file is smaller, but a mistyped path may be base64 of fewer
 BATCH, BATCH_PIXELS = 8, 2**24  # images, and pixels, that are held decoded at once
 
 
@@ -73,7 +81,7 @@ class Server:
         for batch in _batches(inputs, rows):
             maps = self.localizer.predict(list(batch.values()), tile=tile)
             for index, probability in zip(batch, maps, strict=True):
-                rows[index] |= _described(probability, threshold, png)
+                rows[index] |= _columns(probability, threshold, png)
         return pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # None stays None: NaN is not JSON
 
 
@@ -148,9 +156,9 @@ def _fetch(text: str, name: str) -> bytes:
                 raise DataError(f"{name}: cannot be read: {error.strerror}") from error
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        found = base64.b64decode("".join(encoded.split()), validate=True)
-        if len(found) >= LEAST:
-            return found
+        data = base64.b64decode("".join(encoded.split()), validate=True)
+        if len(data) >= SMALLEST_FILE:
+            return data
     except (binascii.Error, ValueError):
         pass
     expected = "base64 of an image file" if SERVED.get() else "a file, a file:// or s3:// URI, or base64"
@@ -188,19 +196,19 @@ def _batches(inputs: list[Any], rows: list[dict[str, Any]]) -> Iterator[dict[int
         yield batch
 
 
-def _described(probability: npt.NDArray[np.float32], threshold: float, png: bool) -> dict[str, Any]:
-    """The columns of a map, its files in PNG if `png`."""
+def _columns(probability: npt.NDArray[np.float32], threshold: float, png: bool) -> dict[str, Any]:
+    """The columns of one map, with map and mask as PNG files if `png`, else as arrays."""
     mask = (probability > threshold).astype(np.uint8)
-    found = {
+    columns = {
         "score": image_score(probability),
         "forged_fraction": float(mask.mean()),
         "height": probability.shape[0],
         "width": probability.shape[1],
     }
     if not png:
-        return {**found, "map": probability, "mask": mask}
+        return {**columns, "map": probability, "mask": mask}
     levels = np.rint(probability * 255).astype(np.uint8)
-    return {**found, "map": cv2.imencode(".png", levels)[1].tobytes(), "mask": codecs.encode_mask(mask)}
+    return {**columns, "map": cv2.imencode(".png", levels)[1].tobytes(), "mask": codecs.encode_mask(mask)}
 
 
 def _check(threshold: float, tile: int, encoding: str) -> None:

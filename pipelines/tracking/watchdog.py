@@ -1,8 +1,11 @@
-"""Ends the MLflow runs of a process that died too suddenly to do it: killed for memory, or as Ray was taken from it.
+"""Ends the MLflow runs of a process that died too suddenly to do it: killed for memory, or because Ray was ended.
 
-A small process, started with the first run, is told of each run that starts and ends. It reads a pipe: when that
-breaks, its process is gone, and the runs that are left are set to KILLED. It is no child, and of no group, that
-whoever kills the process would kill too; the whole machine, or container, it does not outlive.
+1. With its first run, this process starts a small one, the watchdog, and keeps a pipe to it.
+2. Whenever a run starts or ends, it writes all runs that are open into the pipe, as one line.
+3. When this process is gone the pipe ends. The watchdog then sets the runs of the last line to KILLED.
+
+The watchdog is not a child of this process and not in its process group, so that what ends these does not end it. It
+ends with its machine, or container.
 """
 
 import functools
@@ -12,78 +15,95 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections import deque
-from typing import IO
+from typing import IO, TypeAlias
 
 from pipelines.runtime import tracking_uri
+from pipelines.runtime.retry import wait_until
 
 PROCESS = uuid.uuid4().hex
 """Tells this process from all others: the value of the tag TAG of the runs that it writes."""
 TAG = "mpc.process"
 PATIENCE_SECONDS = 120.0
-"""How long an MLflow that does not answer is asked again."""
+"""How long the watchdog tries to reach an MLflow that does not answer."""
 PAUSE_SECONDS = 5.0
-_open = dict[str, str]()  # runs of this process that are not ended, with the store that each is in
-_telling = threading.Lock()
+OpenRuns: TypeAlias = dict[str, str]
+"""Run ids with the tracking URI of each."""
+_open: OpenRuns = {}
+_lock = threading.Lock()
 
 
 def watch(uri: str, run_id: str) -> None:
-    """From now on, a run is ended as KILLED should this process die. A run that it already watches is watched once."""
-    with _telling:
+    """From now on the run is set to KILLED should this process die. Nothing changes for a run that is watched."""
+    with _lock:
         _open[run_id] = uri
-        _tell()
+        _send()
 
 
 def leave(run_id: str) -> None:
-    """The run was ended, or what waits for MLflow will end it."""
-    with _telling:
+    """Watch a run no longer: it was ended, or what waits for MLflow will end it."""
+    with _lock:
         if _open.pop(run_id, None):
-            _tell()
+            _send()
 
 
-def _tell() -> None:
-    """All runs that are open, in a line. A guard that somebody killed is followed by another."""
+def _send() -> None:
+    """Write all open runs into the pipe. Where the watchdog was killed, another is started, once."""
     for _ in range(2):
         try:
             _pipe().write(json.dumps(_open).encode() + b"\n")
             return
-        except OSError:  # twice, and the job goes on without
+        except OSError:
             _pipe.cache_clear()
 
 
 @functools.cache
 def _pipe() -> IO[bytes]:
-    # -P: not what is called pipelines in the working directory.
+    """The pipe to the watchdog, which is started by the first call."""
+    # -P: import this package, not a folder called pipelines in the working directory.
     command = [sys.executable, "-P", "-m", "pipelines.tracking.watchdog", PROCESS, str(PATIENCE_SECONDS)]
-    silent = subprocess.DEVNULL  # whoever reads what we print until its end must not wait for the guard's
-    guard = subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=silent, stderr=silent, start_new_session=True
+    process = subprocess.Popen(
+        command,
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # who reads our output until its end must not wait for the watchdog's end
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    guard.wait()  # it has forked
-    assert guard.stdin
-    return guard.stdin
+    process.wait()  # it has forked: the watchdog is its child
+    assert process.stdin
+    return process.stdin
 
 
 def _main(process: str, patience: float) -> None:
-    if os.fork():  # Ray ends the children of its workers, but not theirs
+    """What the watchdog does."""
+    if os.fork():  # Ray ends the children of its workers; a child of a child that has ended belongs to nobody
         os._exit(0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a batch system sends to all there is: our part comes after
-    left = dict[str, str]()
-    for line in sys.stdin:
-        left = json.loads(line) if line.endswith("\n") else left
-    waiting, until = deque(left.items()), time.monotonic() + patience
-    while waiting and time.monotonic() < until:
-        run_id, uri = waiting.popleft()
-        if not _ended(uri, run_id, process):
-            waiting.append((run_id, uri))
-            time.sleep(PAUSE_SECONDS)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to every process before it ends the job
+    runs = _read_until_end(sys.stdin)
+    wait_until(lambda: _end_runs(runs, process), patience, PAUSE_SECONDS)
 
 
-def _ended(uri: str, run_id: str, process: str) -> bool:
-    """Set the run of a process that is gone to KILLED, unless another goes on with it. False when MLflow is away."""
-    # Not before it is needed, and not pipelines.tracking.runs, which is twice as large: this process should be small.
+def _read_until_end(pipe: IO[str]) -> OpenRuns:
+    """The runs of the last whole line, once the pipe has ended."""
+    runs: OpenRuns = {}
+    for line in pipe:
+        if line.endswith("\n"):
+            runs = json.loads(line)
+    return runs
+
+
+def _end_runs(runs: OpenRuns, process: str) -> bool:
+    """Set the runs of a process that is gone to KILLED, and remove from `runs` what is done. Whether all are done."""
+    for run_id, uri in list(runs.items()):
+        if _end_run(uri, run_id, process):
+            del runs[run_id]
+    return not runs
+
+
+def _end_run(uri: str, run_id: str, process: str) -> bool:
+    """Set a run to KILLED unless another process goes on with it. False when MLflow does not answer."""
+    # Imported here, and not pipelines.tracking.runs, which is twice as large: a process that waits should be small.
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -95,7 +115,7 @@ def _ended(uri: str, run_id: str, process: str) -> bool:
         run = store.get_run(run_id)
         if run.info.status == "RUNNING" and run.data.tags.get(TAG) == process:
             store.set_terminated(run_id, "KILLED")
-            if store.get_run(run_id).data.tags.get(TAG) != process:  # it was taken up in this very moment
+            if store.get_run(run_id).data.tags.get(TAG) != process:  # another took it up between the two requests
                 store.update_run(run_id, status="RUNNING")
     except MlflowException as error:
         return error.error_code == "RESOURCE_DOES_NOT_EXIST"

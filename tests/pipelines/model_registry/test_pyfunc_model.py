@@ -391,3 +391,21 @@ np.save("map.npy", found)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "map.npy"), direct.predict(pictures[:1])[0], atol=1e-6)
+
+
+def test_another_mpc_model_that_was_imported_before_is_named_with_what_to_do(entry: str, tmp_path: Path) -> None:
+    """An entry of an earlier release that was loaded first brings its own `mpc_model`, without today's modules."""
+    earlier = tmp_path / "mpc_model"
+    earlier.mkdir()
+    for file in ("__init__.py", "errors.py"):
+        (earlier / file).write_text("class UserError(Exception): ...\nclass DataError(Exception): ...\n")
+    # An editable installation finds its own modules below any package of that name: consumers have none.
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', '')]; "
+    )
+    code += f"sys.path.insert(0, {str(tmp_path)!r}); import mpc_model, mlflow; mlflow.pyfunc.load_model({entry!r})"
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 1
+    words = f"this process has already imported another mpc_model, from {earlier}, with which this entry cannot work"
+    assert words in run.stderr
+    assert "load the entry before that one, or in a process of its own" in run.stderr
