@@ -5,6 +5,9 @@ It is the `card` of model.json, plain JSON. Whoever trains or saves a model may 
 
 from typing import TypedDict
 
+TENSORS, DOCUMENT = "model.safetensors", "model.json"
+"""The files of a model directory; the document is written last and holds the card."""
+
 
 class PublishedOrigin(TypedDict):
     """The public checkpoint that the weights are, or began as. `kind` is "stage-1", "stage-2" or "imagenet".

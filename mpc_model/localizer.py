@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mpc_model import published
-from mpc_model.card import Card
+from mpc_model.card import DOCUMENT, TENSORS, Card
 from mpc_model.errors import UserError
 from mpc_model.nn import (
     hrformer,  # noqa: F401  registers its backbones; the file of a new backbone is imported here, too
@@ -43,7 +43,6 @@ from mpc_model.nn.tile_frame import Frame
 
 FORMAT = 1
 ARCHITECTURE = "mpc-localizer"
-TENSORS, DOCUMENT = "model.safetensors", "model.json"
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # the most that go through the network at once
 SHOWN = 5  # how many differing tensor names an error lists
 
@@ -153,8 +152,11 @@ class Localizer(nn.Module):
                         maps[i] = to_probabilities(one[None], own_size)[0].cpu().numpy()
         return [maps[index] for index in range(len(images))]
 
-    def packed(self) -> dict[str, bytes]:
-        """The files of the model directory by name; model.json, which makes a folder one, comes last."""
+    def packed(self, card: Card | None = None) -> dict[str, bytes]:
+        """The files of the model directory by name; model.json, which makes a folder one, comes last.
+
+        A `card` takes the place of the localizer's own, which is left as it is.
+        """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         blob = safetensors.torch.save(tensors)
         document = {
@@ -164,7 +166,7 @@ class Localizer(nn.Module):
             "sizes": asdict(self.encoder.spec),
             "input": f"RGB / 255, {_size_rule(self.spec.input_size)}, no mean or standard deviation",
             "sha256": hashlib.sha256(blob).hexdigest(),
-            "card": self.card,
+            "card": self.card if card is None else card,
         }
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
         return {TENSORS: blob, DOCUMENT: text.encode()}

@@ -1,37 +1,37 @@
-"""`mpc evaluate`: a model on one split by the published protocol, beside two baselines, with pictures.
+"""`mpc evaluate`: a model on one split by the published protocol, next to two baselines, with pictures.
 
-The baselines say what a figure is worth: the same network untrained, and a map that calls every pixel forged.
+The baselines say what a metric is worth: the same network untrained, and a map that calls every pixel forged.
 """
 
 import json
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
-from mpc_model.errors import DataError, revive
+from mpc_model.errors import DataError
 from mpc_model.evaluation.metrics import Scores, summarize
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer
 from pipelines import reuse
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import evaluation, record
+from pipelines.artifacts.evaluation import EvaluationMetrics, EvaluationResult, Summary
 from pipelines.artifacts.model_directory import load_model, require_head
-from pipelines.artifacts.record import METRICS
 from pipelines.config.root import Config
 from pipelines.dataset import leakage
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference.scorer import METHODS, Scorer, decode_row
+from pipelines.inference.scorer import METHODS, ScoredImage, Scorer, decode_row, read_scores
 from pipelines.runtime import console, storage, uris
 
 
-def evaluate(config: Config) -> dict[str, Any]:
-    """Score `evaluate.model` on a split and return {method: summary}, also written as metrics.json.
+def evaluate(config: Config) -> EvaluationResult:
+    """Score `evaluate.model` on a split, write the metrics as metrics.json, and return them.
 
-    `robustness` holds a summary over the forged images under each of `evaluate.robustness`. Per image, in images.json:
-    id, kind, and F1 and IoU of each method. Raises UserError for a model without a head or an unknown degradation,
-    DataError for a dataset without forged images in that split.
+    images.json lists, for each image, id, key, kind, and F1 and IoU of each method. Raises UserError for a model
+    without a head or an unknown degradation, DataError for a dataset without forged images in that split.
     """
     settings = config.evaluate
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
@@ -43,39 +43,26 @@ def evaluate(config: Config) -> dict[str, Any]:
         raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
     localizer = load_model(model)
     require_head(localizer, model)
-    doubts = leakage.warnings(localizer.card, dataset, manifest, settings.split)
-    for doubt in doubts:
-        console.warn(f"evaluate: {doubt}")
-    threshold = localizer.spec.threshold
-    record = outputs.claim(output, "evaluate", reuse.evaluation_identity(config, manifest), config.dump())
-    if record.finished:
+    warnings = leakage.warnings(localizer.card, dataset, manifest, settings.split)
+    for warning in warnings:
+        console.warn(f"evaluate: {warning}")
+    claimed = record.claim(output, "evaluate", reuse.evaluation_identity(config, manifest), config.dump())
+    if claimed.finished:
         reuse.say_reused("evaluate", "evaluation", output)
-        return record.results
-    rows = _score_all(config, model, dataset, manifest, len(reader.sizes))
-    summaries = {name: _summary([row[name] for row in rows]) for name in METHODS}
-    kinds = sorted({row["kind"] for row in rows if row["kind"] != "authentic"})
-    figures = {
-        **summaries,
-        "f1_by_kind": {kind: _mean_f1([row for row in rows if row["kind"] == kind]) for kind in kinds},
-        "robustness": {
-            name: _summary([row["degraded"][name] for row in rows if row["degraded"]]) for name in settings.robustness
-        },
-        "threshold": threshold,
-        "dataset": dataset,
-        "split": settings.split,
-        "fingerprint": manifest.fingerprint,
-        "warnings": doubts,
-    }
-    listed = [{key: row[key] for key in ("id", "key", "kind")} | _per_method(row) for row in rows]
+        return cast(EvaluationResult, claimed.results)
+    images = _score_all(config, model, dataset, manifest, len(reader.sizes))
+    metrics = _metrics(images, config, localizer.spec.threshold, manifest.fingerprint, warnings)
+    listed = [{"id": image.id, "key": image.key, "kind": image.kind} | _f1_and_iou(image) for image in images]
     storage.write_bytes(uris.join(output, "images.json"), json.dumps(listed, indent=1).encode())
-    drawn = _draw(rows, reader, localizer, settings.pictures, output)
-    storage.write_bytes(uris.join(output, METRICS), json.dumps(figures, indent=1).encode())
-    record.finish(**figures, pictures=drawn)
-    console.say(f"evaluate: {summary_line(summaries['model'], threshold)}; pictures at {', '.join(drawn)}")
-    return record.results
+    pictures = _draw(images, reader, localizer, settings.pictures, output)
+    storage.write_bytes(uris.join(output, evaluation.FILE_NAME), json.dumps(metrics, indent=1).encode())
+    claimed.finish(**metrics, pictures=pictures)
+    line = summary_line(metrics["model"], metrics["threshold"])
+    console.say(f"evaluate: {line}; pictures at {', '.join(pictures)}")
+    return cast(EvaluationResult, claimed.results)
 
 
-def summary_line(summary: dict[str, Any], threshold: float) -> str:
+def summary_line(summary: Summary, threshold: float) -> str:
     """One line for people, with the protocol: an F1 without it is not a result."""
     return (
         f"F1 {summary['f1']:.3f}, IoU {summary['iou']:.3f}"
@@ -83,7 +70,7 @@ def summary_line(summary: dict[str, Any], threshold: float) -> str:
     )
 
 
-def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, groups: int) -> list[dict[str, Any]]:
+def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, groups: int) -> list[ScoredImage]:
     """Score every sample of the split, one row group a task, on a pool of workers that each hold the model."""
     from pipelines.runtime import cluster
 
@@ -96,49 +83,61 @@ def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, gro
         fn_constructor_args=(model, dataset, manifest, config.evaluate, config.seed),
         **cluster.model_pool(groups),
     )
-    total = manifest.splits[config.evaluate.split].samples
-    progress = console.Progress("evaluate", total, "images")
-    rows: list[dict[str, Any]] = []
+    progress = console.Progress("evaluate", manifest.splits[config.evaluate.split].samples, "images")
+    images: list[ScoredImage] = []
     for item in scored.iter_rows():
-        group = json.loads(item["rows"])
-        if "failure" in group:
-            raise revive(group["failure"])
-        found = [
-            {
-                **row,
-                **{name: Scores(**row[name]) for name in METHODS},
-                "degraded": {name: Scores(**scores) for name, scores in row["degraded"].items()},
-            }
-            for row in group["rows"]
-        ]
-        rows += found
-        progress.advance(len(found))
-    return sorted(rows, key=lambda row: (row["group"], row["row"]))
+        of_group = read_scores(item)
+        images += of_group
+        progress.advance(len(of_group))
+    return sorted(images, key=lambda image: (image.group, image.row))
 
 
-def _summary(scores: list[Scores]) -> dict[str, float | None]:
-    """A summary without NaN, which JSON has no word for."""
-    return {key: None if math.isnan(value) else value for key, value in summarize(scores).items()}
+def _metrics(
+    images: Sequence[ScoredImage], config: Config, threshold: float, fingerprint: str, warnings: list[str]
+) -> EvaluationMetrics:
+    settings = config.evaluate
+    forged = [image for image in images if image.is_forged]
+    return {
+        "model": _summary([image.scores["model"] for image in images]),
+        "untrained": _summary([image.scores["untrained"] for image in images]),
+        "everything_forged": _summary([image.scores["everything_forged"] for image in images]),
+        "f1_by_kind": {
+            kind: _mean_f1([image for image in forged if image.kind == kind])
+            for kind in sorted({image.kind for image in forged})
+        },
+        "robustness": {name: _summary([image.degraded[name] for image in forged]) for name in settings.robustness},
+        "threshold": threshold,
+        "dataset": str(settings.dataset),
+        "split": settings.split,
+        "fingerprint": fingerprint,
+        "warnings": warnings,
+    }
 
 
-def _mean_f1(rows: list[dict[str, Any]]) -> float:
-    return sum(row["model"].f1 for row in rows) / len(rows)
+def _summary(scores: list[Scores]) -> Summary:
+    """A summary with None in place of NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in summarize(scores).items()}
 
 
-def _per_method(row: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {name: {"f1": row[name].f1, "iou": row[name].iou} for name in METHODS}
+def _mean_f1(images: Sequence[ScoredImage]) -> float:
+    return sum(image.scores["model"].f1 for image in images) / len(images)
 
 
-def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, count: int, output: str) -> list[str]:
-    """A sheet of forged images from the best F1 to the worst, evenly spaced: nothing is picked for its looks."""
-    forged = sorted((row for row in rows if row["kind"] != "authentic"), key=lambda row: -row["model"].f1)
-    places = np.unique(np.linspace(0, len(forged) - 1, min(count, len(forged))).round().astype(int))
-    if not len(places):
+def _f1_and_iou(image: ScoredImage) -> dict[str, dict[str, float]]:
+    return {method: {"f1": image.scores[method].f1, "iou": image.scores[method].iou} for method in METHODS}
+
+
+def _draw(images: Sequence[ScoredImage], reader: ShardReader, model: Localizer, count: int, output: str) -> list[str]:
+    """Write a sheet of forged images, evenly spaced from the best F1 to the worst; its location, or no location where
+    there is nothing to draw."""
+    ranked = sorted((image for image in images if image.is_forged), key=lambda image: -image.scores["model"].f1)
+    ranks = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
+    if not len(ranks):
         return []
     lines, captions = [], []
-    for place in places:
-        chosen = forged[place]
-        image, mask = decode_row(reader.read(chosen["group"], ("key", "views"))[chosen["row"]])
+    for rank in ranks:
+        chosen = ranked[rank]
+        image, mask = decode_row(reader.read(chosen.group, ("key", "views"))[chosen.row])
         probability = model.predict([image])[0]
         called = (probability > model.spec.threshold).astype(np.uint8)
         lines.append(
@@ -149,9 +148,9 @@ def _draw(rows: list[dict[str, Any]], reader: ShardReader, model: Localizer, cou
                 drawing.outlined(image, called),
             ]
         )
-        rank = f"rank {place + 1} of {len(forged)}"
-        captions.append(f"{chosen['kind']}, F1 {chosen['model'].f1:.2f}, {rank}  {chosen['key']}")
-    drawn = drawing.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
-    where = uris.join(output, "pictures.png")
-    storage.write_bytes(where, codecs.encode_png(drawn))
-    return [where]
+        position = f"rank {rank + 1} of {len(ranked)}"
+        captions.append(f"{chosen.kind}, F1 {chosen.scores['model'].f1:.2f}, {position}  {chosen.key}")
+    sheet = drawing.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
+    location = uris.join(output, "pictures.png")
+    storage.write_bytes(location, codecs.encode_png(sheet))
+    return [location]

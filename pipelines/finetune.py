@@ -1,7 +1,6 @@
 """`mpc finetune`: stage 2, a small head on the frozen features of stage 1 (or the whole network), by the focal loss."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +16,22 @@ from pipelines.dataset.loader import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
-from pipelines.training.feature_cache import FeatureStore
-from pipelines.training.stage import Rates
+from pipelines.training.feature_cache import FeatureCache
+from pipelines.training.stage import ParameterGroups
 
 
-def finetune(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:
+def finetune(config: Config, on_epoch: launch.OnEpoch = launch.ignore_epoch) -> launch.StageResult:
     """Train the head of `config.model` and leave the localizer at `<finetune.output>/model`."""
     if config.finetune.start != "scratch":
-        model_digest(str(config.finetune.encoder))  # a missing encoder is the first thing that is reported
+        model_digest(str(config.finetune.encoder))  # raises where there is no encoder, before anything else is checked
     return launch.train(config, Finetuning, on_epoch)
 
 
 class _Focal(nn.Module):
     """The localizer under the focal loss.
 
-    A frozen encoder takes part without a graph and without a change of its statistics; with a cache its features are
-    computed once for each stored view.
+    A frozen encoder stays in eval mode and is not part of the autograd graph; with a cache its features are computed
+    once for each stored view.
     """
 
     def __init__(self, localizer: Localizer, config: Config) -> None:
@@ -41,10 +40,10 @@ class _Focal(nn.Module):
         self.settings = config.finetune
         self.frozen = config.finetune.unfreeze == "head"
         self.encoder.requires_grad_(not self.frozen)
-        self.cache = FeatureStore.of(config) if config.finetune.cache else None
+        self.cache = FeatureCache.of(config) if config.finetune.cache else None
 
     def train(self, mode: bool = True) -> "_Focal":
-        """Train mode is for what is trained."""
+        """As nn.Module.train, but a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
@@ -54,12 +53,12 @@ class _Focal(nn.Module):
         """The focal loss at the masks' size; stochastic depth draws from the global generator, so `seed` is unused."""
         assert self.decoder is not None
         logits = self.decoder(self._features(inputs)).float()
-        raised = F.interpolate(logits, inputs.masks.shape[-2:], mode="bilinear", align_corners=False)
+        upsampled = F.interpolate(logits, inputs.masks.shape[-2:], mode="bilinear", align_corners=False)
         forged = (inputs.masks == 1).sum() / (inputs.masks != 255).sum().clamp_min(1)
         return {
-            "total": focal_loss(raised, inputs.masks, self.settings.alpha, self.settings.gamma),
+            "total": focal_loss(upsampled, inputs.masks, self.settings.alpha, self.settings.gamma),
             "forged_share": forged,
-            "called_share": (raised.detach() > 0).float().mean(),
+            "called_share": (upsampled.detach() > 0).float().mean(),
         }
 
     def _features(self, inputs: DeviceBatch) -> list[Tensor]:
@@ -72,7 +71,7 @@ class _Focal(nn.Module):
 
 
 class Finetuning:
-    """Stage 2: the head, on the frozen features of stage 1; read by the published protocol."""
+    """Stage 2: the head, on the frozen features of stage 1; evaluated by the published protocol."""
 
     verb = "finetune"
     monitor = "f1"
@@ -84,28 +83,28 @@ class Finetuning:
             self._start_from(str(settings.encoder), config)
         self.module: nn.Module = _Focal(self.localizer, config)
         assert self.localizer.decoder is not None
-        self.rates: Rates = [(self.localizer.decoder.parameters(), 1.0)]
+        self.parameter_groups: ParameterGroups = [(self.localizer.decoder.parameters(), 1.0)]
         if settings.unfreeze == "all":
-            self.rates.append((self.localizer.encoder.parameters(), settings.backbone_rate))
+            self.parameter_groups.append((self.localizer.encoder.parameters(), settings.backbone_rate))
 
     def _start_from(self, uri: str, config: Config) -> None:
-        found = load_model(uri)
-        if found.spec.backbone != config.model.backbone:
+        start = load_model(uri)
+        if start.spec.backbone != config.model.backbone:
             raise UserError(
-                f"{uri} holds a {found.spec.backbone}, the config asks for {config.model.backbone};"
+                f"{uri} holds a {start.spec.backbone}, the config asks for {config.model.backbone};"
                 " set model.backbone, or name another finetune.encoder"
             )
         if config.finetune.start == "localizer":
-            require_head(found, uri)
-            if found.spec.head != config.model.head:
+            require_head(start, uri)
+            if start.spec.head != config.model.head:
                 raise UserError(
-                    f"{uri} has the head {found.spec.head}, the config asks for {config.model.head};"
+                    f"{uri} has the head {start.spec.head}, the config asks for {config.model.head};"
                     " set model.head, or finetune.start=encoder"
                 )
-            self.localizer.load_state_dict(found.state_dict())
+            self.localizer.load_state_dict(start.state_dict())
         else:
-            self.localizer.encoder.load_state_dict(found.encoder.state_dict())
-        self.localizer.card = found.card
+            self.localizer.encoder.load_state_dict(start.encoder.state_dict())
+        self.localizer.card = start.card
 
     @staticmethod
     def check(config: Config, manifest: Manifest | None) -> None:
@@ -116,10 +115,10 @@ class Finetuning:
             storage.delete(probe)
 
     @staticmethod
-    def read(
+    def evaluate(
         localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
     ) -> dict[str, float]:
-        """F1, IoU and false alarms on the validation images."""
+        """F1, IoU and false alarm rate on the validation images."""
         scores = []
         for batch in validation:
             with torch.no_grad():

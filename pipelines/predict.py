@@ -17,7 +17,7 @@ from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from mpc_model.localizer import Localizer
 from pipelines import reuse
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config, PredictConfig
 from pipelines.runtime import console, storage, tracking_uri, uris
@@ -42,27 +42,29 @@ def predict(config: Config) -> dict[str, Any]:
     names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
-    record = outputs.claim(output, "predict", reuse.prediction_identity(digest, source), config.dump())
-    seen = reuse.prediction_request(files, settings)
-    if reuse.is_prediction_done(record, seen):
+    claimed = record.claim(output, "predict", reuse.prediction_identity(digest, source), config.dump())
+    request = reuse.prediction_request(files, settings)
+    if reuse.is_prediction_done(claimed, request):
         reuse.say_reused("predict", "maps", output)
-        return record.results
+        return claimed.results
     rows = _map_all(model, names, output, settings)
     failed = [row["error"] for row in rows if pd.notna(row["error"])]
     _write(rows, output)
-    record.finish(images=len(rows), failed=len(failed), seen=seen, scores=uris.join(output, "scores.csv"))
+    claimed.finish(images=len(rows), failed=len(failed), seen=request, scores=uris.join(output, "scores.csv"))
     console.say(f"predict: {len(rows) - len(failed)} maps in {uris.join(output, 'maps')}, scores in scores.csv")
     if failed:
         raise DataError(
             f"{len(failed)} of {len(rows)} images could not be read (see `error` in {output}/scores.csv);"
             f" the first: {failed[0]}"
         )
-    return record.results
+    return claimed.results
 
 
 def _write(rows: list[dict[str, Any]], output: str) -> None:
-    """The table, in both forms."""
-    table = pd.DataFrame(rows, columns=["image", "map", "height", "width", "score", "forged_fraction", "error"])
+    """Write the table as CSV and as Parquet."""
+    from pipelines.inference.mapper import COLUMNS  # imports Ray, which reads its settings first
+
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.astype({"height": "Int64", "width": "Int64"})
     storage.write_bytes(uris.join(output, "scores.csv"), table.to_csv(index=False).encode())
     storage.write_bytes(uris.join(output, "scores.parquet"), table.to_parquet(index=False))
@@ -74,7 +76,7 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
         return load_model(model), model_digest(model)
     if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
-    client.client(config)  # a store that does not answer is told so
+    client.client(config)  # raises where the store does not answer
     with tempfile.TemporaryDirectory() as folder:
         try:
             with client.fluent(config):

@@ -3,14 +3,13 @@
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.errors import UserError
-from mpc_model.evaluation.probes import MappedImage, read_features
+from mpc_model.evaluation.probes import MappedImage, probe_features
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
@@ -20,22 +19,23 @@ from pipelines.dataset.loader import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
-from pipelines.training.stage import Rates
+from pipelines.training.stage import ParameterGroups
 
-LEAST_TEMPERATURE = 0.01
-"""A learned temperature stays above: a smaller one makes the loss of a single pixel outweigh a batch."""
+MIN_TEMPERATURE = 0.01
+"""Lower bound of a learned temperature: below it, the loss of a single pixel outweighs the rest of the batch."""
 
 
-def pretrain(config: Config, on_epoch: launch.OnEpoch = launch.unheard) -> dict[str, Any]:
+def pretrain(config: Config, on_epoch: launch.OnEpoch = launch.ignore_epoch) -> launch.StageResult:
     """Train the encoder of `config.model` and leave its model directory at `<pretrain.output>/model`."""
     return launch.train(config, Pretraining, on_epoch)
 
 
 class _Contrast(nn.Module):
-    """Two passes of a batch through the encoder, and the contrast between them.
+    """Two passes of a batch through the encoder, and the contrastive losses between them.
 
-    What makes the passes differ is stochastic depth, and with `second_pass: view` another view of the same samples.
-    The cross-modality loss alone looks at the second pass: where it weighs nothing there is one pass, at half the cost.
+    The passes differ by stochastic depth, and with `second_pass: view` the second one shows another view of the same
+    samples. Only the cross-modality loss uses the second pass: where its weight is 0 there is one pass, at half the
+    cost.
     """
 
     def __init__(self, encoder: Backbone, config: Config) -> None:
@@ -58,12 +58,12 @@ class _Contrast(nn.Module):
             first = second = self.encoder(inputs.images)
         temperature: float | Tensor = settings.temperature
         if settings.learn_temperature:
-            temperature = self.log_temperature.exp().clamp_min(LEAST_TEMPERATURE)
+            temperature = self.log_temperature.exp().clamp_min(MIN_TEMPERATURE)
         losses = multi_view_contrast(
             first,
             second,
-            _shrunk(inputs.masks, first[0]),
-            second_mask=None if inputs.second_masks is None else _shrunk(inputs.second_masks, first[0]),
+            _resized_masks(inputs.masks, first[0]),
+            second_mask=None if inputs.second_masks is None else _resized_masks(inputs.second_masks, first[0]),
             temperature=temperature,
             anchors_per_class=settings.anchors_per_class,
             generator=torch.Generator().manual_seed(seed),
@@ -73,23 +73,23 @@ class _Contrast(nn.Module):
             boundary_width=settings.boundary_width,
             hardness=settings.hardness,
             negatives=settings.negatives,
-            lent_negatives=settings.lent_negatives,
+            shared_negatives=settings.shared_negatives,
             gather_gradients=settings.gather_gradients,
             weights=settings.weights,
         )
-        # Where no image has both classes nothing else reaches the temperature, and ranks would fall out of step.
-        used = torch.as_tensor(temperature, device=inputs.images.device)
-        losses["total"] = losses["total"] + 0 * used
-        return losses | {"temperature": used.detach()}
+        # Where no image has both classes, this alone gives the temperature the gradient that other ranks wait for.
+        used_temperature = torch.as_tensor(temperature, device=inputs.images.device)
+        losses["total"] = losses["total"] + 0 * used_temperature
+        return losses | {"temperature": used_temperature.detach()}
 
 
-def _shrunk(masks: Tensor, finest: Tensor) -> Tensor:
+def _resized_masks(masks: Tensor, finest: Tensor) -> Tensor:
     """Masks (B, H, W) at the size of the finest map, by nearest neighbour."""
     return F.interpolate(masks[:, None].float(), finest.shape[-2:], mode="nearest")[:, 0].to(torch.uint8)
 
 
 class Pretraining:
-    """Stage 1: the encoder alone, by multi-view pixel contrast; read by a linear probe and by k-means."""
+    """Stage 1: the encoder alone, by multi-view pixel contrast; evaluated by a linear probe and by k-means."""
 
     verb = "pretrain"
     monitor = "linear_probe_f1"
@@ -114,7 +114,7 @@ class Pretraining:
             origin["file"] = config.pretrain.initial.rsplit("/", 1)[-1]  # not the name of the temporary copy
             self.localizer.card = {"published": origin}
         self.module: nn.Module = _Contrast(self.localizer.encoder, config)
-        self.rates: Rates = [(self.module.parameters(), 1.0)]
+        self.parameter_groups: ParameterGroups = [(self.module.parameters(), 1.0)]
 
     @staticmethod
     def check(config: Config, manifest: Manifest | None) -> None:
@@ -143,16 +143,16 @@ class Pretraining:
             )
 
     @staticmethod
-    def read(
+    def evaluate(
         localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
     ) -> dict[str, float]:
-        """F1 and IoU of both readings on the validation images; the probe is fitted on training images."""
-        readings = read_features(
+        """F1 and IoU of both probes on the validation images; the linear one is fitted on training images."""
+        probes = probe_features(
             _mapped(localizer, train, device),
             _mapped(localizer, validation, device),
             generator=torch.Generator().manual_seed(seed),
         )
-        return {f"{name}_{key}": found[key] for name, found in readings.items() for key in ("f1", "iou")}
+        return {f"{name}_{key}": summary[key] for name, summary in probes.items() for key in ("f1", "iou")}
 
 
 @torch.no_grad()

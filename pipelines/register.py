@@ -24,9 +24,9 @@ import mpc_model
 from mpc_model.errors import UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
+from pipelines.artifacts import evaluation
 from pipelines.artifacts import record as outputs
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
-from pipelines.artifacts.record import METRICS
 from pipelines.config.root import Config
 from pipelines.model_registry import gates, lineage, lock, model_card
 from pipelines.model_registry.model_card import LICENCE
@@ -74,7 +74,7 @@ def _metrics(evaluations: str | list[str] | None, digest: str) -> list[tuple[gat
             raise UserError(f"{where} evaluates another model; run `mpc evaluate` for this one first")
         if not record.finished:
             raise UserError(f"the evaluation at {where} is not finished; run `mpc evaluate` again, it goes on")
-        data = storage.read_bytes(uris.join(where, METRICS))
+        data = storage.read_bytes(uris.join(where, evaluation.FILE_NAME))
         try:
             figures = gates.from_metrics(json.loads(data), digest)
         except (ValueError, KeyError, TypeError):

@@ -9,10 +9,11 @@ from typing import Any
 
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.artifacts import record as outputs
-from pipelines.artifacts.model_directory import model_digest
+from pipelines.artifacts.model_directory import is_model_directory, model_digest
+from pipelines.config import renamed
 from pipelines.config.root import Config, PredictConfig
 from pipelines.dataset.manifest import Manifest
-from pipelines.runtime import canonical, console, storage, uris
+from pipelines.runtime import canonical, console, layout, storage, uris
 from pipelines.runtime.stamp import Stamp
 
 NOT_IDENTITY = {
@@ -49,7 +50,7 @@ def training_identity(config: Config, verb: str, manifest: Manifest) -> dict[str
     }
     if verb == "finetune" and config.finetune.start != "scratch":
         identity["encoder"] = model_digest(str(config.finetune.encoder))
-    return identity
+    return renamed.as_stored(identity)
 
 
 def evaluation_identity(config: Config, manifest: Manifest) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def search_identity(config: Config) -> dict[str, Any]:
         if any(key.startswith("build.") for key in config.tune.space)
         else Manifest.read(str(config.train.dataset)).fingerprint
     )
-    return {
+    identity = {
         "seed": config.seed,
         "dataset": dataset,
         "model": config.model.model_dump(mode="json"),
@@ -94,6 +95,7 @@ def search_identity(config: Config) -> dict[str, Any]:
         "finetune": config.finetune.model_dump(mode="json", exclude={"output", "encoder"}),
         "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"}),
     }
+    return renamed.as_stored(identity)
 
 
 def search_budget(config: Config) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:
     output = str(getattr(config, verb).output)
     if not _is_finished(output, verb) or storage.exists(uris.join(output, "tracking", "unsent.json")):
         return None
-    if not storage.exists(uris.join(output, "model", "model.json")):
+    if not is_model_directory(layout.model_of(output)):
         return None
     identity = training_identity(config, verb, Manifest.read(str(config.train.dataset)))
     record = outputs.finished(output, verb, identity)

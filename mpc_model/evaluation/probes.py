@@ -20,14 +20,14 @@ PENALTY = 1e-4
 MappedImage = tuple[Sequence[Tensor], npt.NDArray[np.uint8]]
 
 
-def read_features(
+def probe_features(
     train: Iterable[MappedImage],
     test: Iterable[MappedImage],
     *,
     generator: torch.Generator,
     pixels_per_class: int = 1000,
 ) -> dict[str, dict[str, float]]:
-    """Summaries (see `metrics.summarize`) of the images in `test` by both readings: `kmeans` and `linear_probe`.
+    """Summaries (see `metrics.summarize`) of the images in `test` by both probes: `kmeans` and `linear_probe`.
 
     The probe is fitted on at most `pixels_per_class` pixels of each class of every image in `train`, so that images
     can be streamed. Raises DataError when those pixels lack a class.
@@ -47,7 +47,7 @@ def read_features(
 
     clustered, probed = [], []
     for maps, mask in test:
-        clustered.append(pixel_scores(kmeans_reading(maps, generator).astype(np.float32), mask))
+        clustered.append(pixel_scores(kmeans_probe(maps, generator).astype(np.float32), mask))
         probed.append(pixel_scores(torch.sigmoid(stack_levels(maps) @ weight + bias).cpu().numpy(), mask))
     return {"kmeans": summarize(clustered), "linear_probe": summarize(probed)}
 
@@ -66,7 +66,7 @@ def stack_levels(maps: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def kmeans_reading(maps: Sequence[Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8]:
+def kmeans_probe(maps: Sequence[Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8]:
     """Forgery mask (h_1, w_1) of one image by k-means with two centres and cosine similarity: the smaller cluster is 1.
 
     `maps` as in `stack_levels`. This is the method's own stage-1 validation. Centres start at two pixels drawn as in

@@ -1,7 +1,7 @@
 """Rows of all ranks side by side, differentiably: what a loss needs whose negatives come from the other ranks.
 
 Every rank must call these functions equally often and in the same order, in the backward pass too: where a gradient is
-wanted, each rank's loss has to hang on what it gathered, if only by an empty slice of it. Works on gloo and NCCL.
+wanted, each rank's loss must depend on what it gathered, if only by an empty slice of it. Works on gloo and NCCL.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's place among the ranks: 0 where no process group was started."""
+    """The number of this process among the ranks: 0 where no process group was started."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather_numbers(numbers: Sequence[int], device: torch.device) -> list[list[int]]:
     """Each rank's `numbers`, which are equally many on all. `device` is one that the process group's backend serves."""
     mine = torch.tensor(numbers, dtype=torch.int64, device=device)
-    found = mine.new_empty(world_size(), len(numbers))
-    dist.all_gather(list(found.unbind()), mine)
-    return found.tolist()
+    gathered = mine.new_empty(world_size(), len(numbers))
+    dist.all_gather(list(gathered.unbind()), mine)
+    return gathered.tolist()
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -40,7 +40,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """
     padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
     gathered: Tensor = _AllGather.apply(padded)
-    return [found[:count] for found, count in zip(gathered.unbind(), counts, strict=True)]
+    return [rows_of_rank[:count] for rows_of_rank, count in zip(gathered.unbind(), counts, strict=True)]
 
 
 class _AllGather(torch.autograd.Function):
@@ -48,9 +48,9 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
-        found = mine.new_empty(world_size(), *mine.shape)
-        dist.all_gather(list(found.unbind()), mine.contiguous())
-        return found
+        gathered = mine.new_empty(world_size(), *mine.shape)
+        dist.all_gather(list(gathered.unbind()), mine.contiguous())
+        return gathered
 
     @staticmethod
     @once_differentiable

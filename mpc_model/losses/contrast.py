@@ -29,24 +29,26 @@ Temperature = float | Tensor
 
 
 class Views(NamedTuple):
-    """What one image is contrasted by: its pixels of X1, of X2..X4 pooled and of the second pass's X1, and, by class,
-    the features (L, C) of the pixels that other images lend it as negatives."""
+    """The sets of pixels of one image: `fine` of X1, `coarse` of X2..X4 pooled, `second` of the second pass's X1.
+
+    `shared` holds, by class, the features (L, C) of pixels of other images, which serve as negatives.
+    """
 
     fine: Pixels
     coarse: Pixels
-    twin: Pixels
-    lent: Sequence[Tensor]
+    second: Pixels
+    shared: Sequence[Tensor]
 
 
 class Losses(NamedTuple):
-    """The sum of the losses of so many anchors; an anchor that has nothing to be contrasted with does not count."""
+    """The sum of the losses of so many anchors. Anchors without a positive or a negative are not counted."""
 
     total: Tensor
     anchors: int
 
 
 class Draws:
-    """Draws pixels by a sampler; `drawn` counts them by class. `request` makes a Request of the rest of it."""
+    """Draws pixels by a sampler; `drawn` counts them by class. `request` makes a Request of pixels, label, anchors."""
 
     def __init__(self, sampler: Sampler, request: Callable[..., Request], generator: torch.Generator) -> None:
         self.sampler = sampler
@@ -54,15 +56,15 @@ class Draws:
         self.drawn = [0, 0]
 
     def __call__(self, pixels: Pixels, label: int, anchors: Tensor | None = None) -> Tensor:
-        """Features (n, C) of pixels of a class; where they are negatives, `anchors` are whose."""
+        """Features (n, C) of pixels of a class. For negatives, `anchors` (m, C) are those that they are drawn for."""
         request = self._request(pixels=pixels, label=label, anchors=anchors)
-        return self._taken(pixels, label, self.sampler.draw(request, self._generator))
+        return self._counted(pixels, label, self.sampler.draw(request, self._generator))
 
-    def to_lend(self, pixels: Pixels, label: int, count: int) -> Tensor:
+    def to_share(self, pixels: Pixels, label: int, count: int) -> Tensor:
         """Features of at most `count` pixels of a class, each as likely as another whatever the sampler."""
-        return self._taken(pixels, label, uniform(pixels.labels, label, count, self._generator))
+        return self._counted(pixels, label, uniform(pixels.labels, label, count, self._generator))
 
-    def _taken(self, pixels: Pixels, label: int, chosen: Tensor) -> Tensor:
+    def _counted(self, pixels: Pixels, label: int, chosen: Tensor) -> Tensor:
         self.drawn[label] += len(chosen)
         return pixels.features.index_select(0, chosen)
 
@@ -93,7 +95,7 @@ def multi_view_contrast(
     boundary_width: float = 4.0,
     hardness: float = 5.0,
     negatives: str = "image",
-    lent_negatives: int = 256,
+    shared_negatives: int = 256,
     gather_gradients: bool = True,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> dict[str, Tensor]:
@@ -109,10 +111,10 @@ def multi_view_contrast(
     is a name in SAMPLERS; at most `anchors_per_class` pixels a class are drawn each time one is sampled.
     `boundary_width`, in cells of each map, and `hardness` are for the samplers "boundary" and "hard_negative".
 
-    `negatives`: "image" contrasts an image with itself alone. "batch" adds to the negatives of every pairing what the
-    other images lend, at most `lent_negatives` pixels of X1 a class, uniformly drawn, from images of one class too;
-    "ranks" adds the other ranks' images to these and must then be called by every rank of the process group, in the
-    backward pass too. `gather_gradients` says whether the lenders get a gradient.
+    `negatives`: "image" contrasts an image with itself only. "batch" adds to the negatives of every pairing pixels of
+    the batch's other images, also of those with one class: of each image at most `shared_negatives` pixels of X1 a
+    class, uniformly drawn. "ranks" adds the images of the other ranks to these; then every rank of the process group
+    must call this, and the backward pass. `gather_gradients` says whether shared pixels get a gradient.
 
     The losses are means over the images whose `mask` has both classes; the others add nothing, and if there is none
     every loss is exactly zero. A pairing that lacks anchors or negatives, at the coarser levels or in the second pass,
@@ -126,7 +128,7 @@ def multi_view_contrast(
     images had both classes; over those images and all their X1 pixels `positive_similarity` and
     `negative_similarity`, the mean cosine of an authentic pixel to the other authentic ones and to the forged ones
     (both 0 when `images` is 0); `feature_norm`, the mean length of X1's pixels before they are normalised; and
-    `forged_share`, that of the forged among all pixels drawn, be it as anchors, as negatives or to be lent (0 if none).
+    `forged_share`, that of the forged among all pixels drawn, as anchors, negatives or shared ones (0 if none).
 
     Raises UserError for an unknown name, a number out of bounds, and sizes that do not fit together.
     """
@@ -141,7 +143,7 @@ def multi_view_contrast(
         anchors_per_class=anchors_per_class,
         boundary_width=boundary_width,
         hardness=hardness,
-        lent_negatives=lent_negatives,
+        shared_negatives=shared_negatives,
     )
     for name, value, choices in (("negatives", negatives, NEGATIVES), ("anchors", anchors, (None, *ANCHORS))):
         if value not in choices:
@@ -154,36 +156,36 @@ def multi_view_contrast(
     with torch.autocast(mask.device.type, enabled=False):
         fine = _pixels(first[:1], masks[:1], width)
         coarse = _pixels(first[1:], masks[1:], width)
-        twin = _pixels(second[:1], second_masks[:1], width)
+        second_fine = _pixels(second[:1], second_masks[:1], width)
         request = partial(Request, count=anchors_per_class, boundary_width=boundary_width, hardness=hardness)
         draws = Draws(rule, request, generator)
         has_both = (masks[0] == AUTHENTIC).flatten(1).any(1) & (masks[0] == FORGED).flatten(1).any(1)
         images = has_both.nonzero().flatten().tolist()
 
-        # What gets a gradient in any case hangs on the losses. An empty slice sums to zero and sends back zeros even
-        # where a map holds infinities; 0 * map would not.
-        hung = [x[:0] for x in (*first, second[0])]
+        # Tensors that must get a gradient in any case are added to the losses as empty slices: these sum to zero and
+        # give zero gradients even where a map holds infinities; 0 * map would not.
+        always_used = [x[:0] for x in (*first, second[0])]
         if isinstance(temperature, Tensor):
-            hung.append(temperature.to(mask.device).reshape(1)[:0])
-        lent, count = [[pixels.features[:0]] * 2 for pixels in fine], float(len(images))
+            always_used.append(temperature.to(mask.device).reshape(1)[:0])
+        shared, count = [[pixels.features[:0]] * 2 for pixels in fine], float(len(images))
         if negatives != "image":
-            own = [[draws.to_lend(pixels, label, lent_negatives) for label in CLASSES] for pixels in fine]
+            own = [[draws.to_share(pixels, label, shared_negatives) for label in CLASSES] for pixels in fine]
             if not gather_gradients:
                 own = [[rows.detach() for rows in of_image] for of_image in own]
-            lent = _among_images(own)
+            shared = _from_other_images(own)
             if negatives == "ranks" and all_gather.world_size() > 1:
                 others, count = _from_other_ranks(own, len(images))
-                lent = [[torch.cat(pair) for pair in zip(mine, others, strict=True)] for mine in lent]
-                hung += [rows[:0] for rows in others]
+                shared = [[torch.cat(pair) for pair in zip(mine, others, strict=True)] for mine in shared]
+                always_used += [rows[:0] for rows in others]
 
-        sums = [torch.stack([x.sum(dtype=torch.float32) for x in hung]).sum()] * 3
+        sums = [torch.stack([x.sum(dtype=torch.float32) for x in always_used]).sum()] * 3
         cosines = sums[0].new_zeros(2)
         for image in images:
-            losses = objective(Views(fine[image], coarse[image], twin[image], lent[image]), draws, temperature)
-            sums = [so_far + loss for so_far, loss in zip(sums, losses, strict=True)]
+            losses = objective(Views(fine[image], coarse[image], second_fine[image], shared[image]), draws, temperature)
+            sums = [total + loss for total, loss in zip(sums, losses, strict=True)]
             cosines += _mean_cosines(fine[image])
 
-        within, scale, modality = (so_far / (count or 1) for so_far in sums)
+        within, scale, modality = (total / (count or 1) for total in sums)
         positive, negative = cosines / max(len(images), 1)
         total = weights[0] * within + weights[1] * scale + weights[2] * modality
     return {
@@ -209,17 +211,17 @@ def release(
     against the other set's negatives, and the other set's anchors against negatives of X1; the positives of an anchor
     are always the other anchors of its own set. With both `classes` a pairing is the mean over their anchors pooled.
     """
-    fine, coarse, twin, lent = views
+    fine, coarse, second, shared = views
 
     def nce(anchor_set: Pixels, negative_set: Pixels) -> Tensor:
         per_class = []
         for label in classes:
             anchors = draws(anchor_set, label)
-            negatives = _joined(draws(negative_set, 1 - label, anchors), lent[1 - label])
+            negatives = _joined(draws(negative_set, 1 - label, anchors), shared[1 - label])
             per_class.append(mean_positive_nce(anchors, negatives, temperature))
         return _pooled_mean(per_class)
 
-    return nce(fine, fine), nce(fine, coarse) + nce(coarse, fine), nce(fine, twin) + nce(twin, fine)
+    return nce(fine, fine), nce(fine, coarse) + nce(coarse, fine), nce(fine, second) + nce(second, fine)
 
 
 @OBJECTIVES.add("paper")
@@ -241,13 +243,13 @@ def paper(
             negatives = drawn[1 - label]
             if draws.sampler.looks_at_anchors:
                 negatives = draws(pixels, 1 - label, anchors[label])
-            negatives = _joined(negatives, views.lent[1 - label])
+            negatives = _joined(negatives, views.shared[1 - label])
             exclude_self = drawn is anchors
             per_class.append(set_nce(anchors[label], drawn[label], negatives, temperature, exclude_self=exclude_self))
         return _pooled_mean(per_class)
 
-    coarse, twin = ([draws(pixels, label) for label in CLASSES] for pixels in (views.coarse, views.twin))
-    return contrast(views.fine, anchors), contrast(views.coarse, coarse), contrast(views.twin, twin)
+    coarse, second = ([draws(pixels, label) for label in CLASSES] for pixels in (views.coarse, views.second))
+    return contrast(views.fine, anchors), contrast(views.coarse, coarse), contrast(views.second, second)
 
 
 def mean_positive_nce(anchors: Tensor, negatives: Tensor, temperature: Temperature) -> Losses:
@@ -294,23 +296,23 @@ def _pooled_mean(losses: Sequence[Losses]) -> Tensor:
     return torch.stack([part.total for part in losses]).sum() / max(sum(part.anchors for part in losses), 1)
 
 
-def _joined(own: Tensor, lent: Tensor) -> Tensor:
-    return torch.cat([own, lent]) if len(lent) else own
+def _joined(own: Tensor, shared: Tensor) -> Tensor:
+    return torch.cat([own, shared]) if len(shared) else own
 
 
-def _among_images(own: list[list[Tensor]]) -> list[list[Tensor]]:
-    """By image and class, what the batch's other images lend; `own` holds by image and class what each gives."""
+def _from_other_images(own: list[list[Tensor]]) -> list[list[Tensor]]:
+    """By image and class, what the other images of the batch share; `own` holds, by image and class, what each does."""
 
     def others(image: int, label: int) -> Tensor:
         empty = own[image][label][:0]
-        return torch.cat([empty, *(given[label] for k, given in enumerate(own) if k != image)])
+        return torch.cat([empty, *(rows[label] for other, rows in enumerate(own) if other != image)])
 
     return [[others(image, label) for label in CLASSES] for image in range(len(own))]
 
 
 def _from_other_ranks(own: list[list[Tensor]], images: int) -> tuple[list[Tensor], float]:
-    """By class, what the other ranks' images lend; and how many images have both classes, a rank, on average."""
-    classes = [torch.cat([given[label] for given in own]) for label in CLASSES]
+    """By class, what the images of other ranks share; and the mean number over ranks of images with both classes."""
+    classes = [torch.cat([rows[label] for rows in own]) for label in CLASSES]
     numbers = all_gather.gather_numbers([*map(len, classes), images], classes[0].device)
     ranks = all_gather.gather_rows(torch.cat(classes), [authentic + forged for authentic, forged, _ in numbers])
     split = [rows.split(sizes[:2]) for rows, sizes in zip(ranks, numbers, strict=True)]
@@ -318,7 +320,7 @@ def _from_other_ranks(own: list[list[Tensor]], images: int) -> tuple[list[Tensor
         torch.cat([part[label][:0] if k == all_gather.rank() else part[label] for k, part in enumerate(split)])
         for label in CLASSES
     ]
-    return others, sum(found for _, _, found in numbers) / len(numbers)
+    return others, sum(with_both for _, _, with_both in numbers) / len(numbers)
 
 
 def _pixels(maps: Sequence[Tensor], masks: Sequence[Tensor], boundary_width: float | None) -> list[Pixels]:

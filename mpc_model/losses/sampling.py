@@ -12,7 +12,7 @@ from torch import Tensor
 from mpc_model.registry import Registry
 
 FLOOR = 0.01
-"""The weight of a pixel far from every edge, where one at an edge has 1."""
+"""The smallest weight of a pixel, far from every edge; at an edge it is 1."""
 
 
 class Pixels(NamedTuple):
@@ -69,8 +69,8 @@ def weighted(log_weights: Tensor, count: int, generator: torch.Generator) -> Ten
     """`count` of the indices of `log_weights` (N,), drawn one after another without replacement by weight.
 
     The largest log w + g, with g Gumbel, are such a draw (Kool et al., "Stochastic Beams and Where to Find Them",
-    2019, section 2.3). The keys are float64 on the generator's device, so that the device of the weights is of no
-    account. All indices, in order, if they are at most `count` (then `generator` is not advanced).
+    2019, section 2.3). The keys are float64 on the generator's device, so that the draw does not depend on the
+    device of the weights. All indices, in order, if they are at most `count` (then `generator` is not advanced).
     """
     if len(log_weights) <= count:
         return torch.arange(len(log_weights), device=log_weights.device)
@@ -91,7 +91,7 @@ def balanced(request: Request, generator: torch.Generator) -> Tensor:
 
 
 def boundary(request: Request, generator: torch.Generator) -> Tensor:
-    """Pixels near the mask's edge sooner: one at distance d has weight e^(-d / boundary_width), at least FLOOR."""
+    """Prefers pixels near the mask's edge: one at distance d has weight e^(-d / boundary_width), at least FLOOR."""
     distance = request.pixels.edge_distance
     assert distance is not None, "boundary looks at edges"
     candidates = (request.pixels.labels == request.label).nonzero().squeeze(1)
@@ -101,9 +101,9 @@ def boundary(request: Request, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def hard_negative(request: Request, generator: torch.Generator) -> Tensor:
-    """Negatives like the anchors sooner: weight e^(hardness * cosine to the anchors' mean). Anchors as `uniform`.
+    """Prefers negatives like the anchors: weight e^(hardness * cosine to the anchors' mean). Anchors as `uniform`.
 
-    The draw depends on features, so it is the same on two devices but for pixels that rounding lets change places.
+    The draw depends on features, so it is the same on two devices except where rounding changes the order of pixels.
     """
     if request.anchors is None or not len(request.anchors):
         return _uniform(request, generator)
@@ -119,11 +119,11 @@ SAMPLERS.add("hard_negative")(Sampler(hard_negative, looks_at_anchors=True))
 
 
 def edge_distance(masks: Tensor, boundary_width: float) -> Tensor:
-    """How many cells lie between each pixel and the nearest of the other class, as a king walks: float32 (B, H, W).
+    """Cells between each pixel and the nearest one of the other class, by Chebyshev distance: float32 (B, H, W).
 
-    `masks` is integer (B, H, W) with 0, 1, or 255 = ignore, which is nobody's other class; the distances of ignored
-    pixels mean nothing. A pixel that touches the other class, at a side or a corner, has 0, one of an image without
-    the other class infinity. Distances stop growing where `boundary` stops telling them apart.
+    `masks` is integer (B, H, W) with 0, 1, or 255 = ignore, which counts as neither class; the distances of ignored
+    pixels have no meaning. A pixel that touches the other class, at a side or a corner, has 0, one of an image without
+    the other class infinity. Distances stop growing where the weight of `boundary` has reached FLOOR.
     """
     classes = torch.stack([masks == 0, masks == 1], dim=1)
     grown = classes.float()

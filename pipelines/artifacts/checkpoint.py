@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, checked when read, the newest sound one found again.
+"""Checkpoints: written whole, verified when read, the newest sound one found again.
 
 <run>/checkpoints/step-000000120/state.pt            optimizer and whatever else training needs (tensors, no code)
 <run>/checkpoints/step-000000120/model.safetensors   the model directory that a checkpoint exports
@@ -6,7 +6,8 @@
 <run>/checkpoints/step-000000120/checkpoint.json     written last: config, cursor, history, sha256 of the files above
                                                      and of itself
 
-Random states and the schedule's state are not among them: both are functions of the seed, the step and the history
+A checkpoint exists once its checkpoint.json does, and no longer when that file is deleted. The state of random
+generators and of the learning rate schedule is not stored: both are functions of the seed, the step and the history
 (pipelines/training/loop.py).
 """
 
@@ -14,77 +15,119 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from typing_extensions import TypedDict
 
-from mpc_model.errors import MPCError
-from mpc_model.localizer import Localizer
+from mpc_model.card import DOCUMENT, TENSORS
+from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.runtime import console, storage, uris
 
-_SEAL = "checkpoint.json"
+CHECKPOINT, STATE = "checkpoint.json", "state.pt"
 
 
-def save(run: str, step: int, localizer: Localizer, state: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Store a checkpoint; it does not exist until its seal is written.
+class ProgressFacts(TypedDict):
+    """How far training has come; pipelines/training/progress.py says what each value is."""
 
-    `state` is saved by torch (tensors and plain values only), `facts` is JSON: config, cursor, history, dataset.
-    Nothing is written anywhere else. Raises InfrastructureError or UserError where storage fails or refuses.
+    cursor: dict[str, object]
+    history: list[dict[str, float]]
+    assessed: int
+    epoch_steps: list[int]
+    unsaved: list[int]
+    epoch_loss: tuple[float, int]
+
+
+class CheckpointFacts(ProgressFacts):
+    """What training stores in checkpoint.json. `window` holds the metrics since the last report (step_window.py)."""
+
+    verb: str
+    config: dict[str, Any]
+    fingerprint: str
+    window: dict[str, Any]
+
+
+class CheckpointDocument(CheckpointFacts):
+    """The content of checkpoint.json, without its own checksum. `files` has the sha256 of each other file."""
+
+    step: int
+    files: dict[str, str]
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read: its document, the tensors and plain values of training, and where it lies."""
+
+    document: CheckpointDocument
+    state: dict[str, Any]
+    location: str
+
+
+def save(run: str, step: int, model_files: Mapping[str, bytes], state: dict[str, Any], facts: CheckpointFacts) -> None:
+    """Store a checkpoint; it does not exist until checkpoint.json is written.
+
+    `model_files` is the model directory (`Localizer.packed`), `state` is saved by torch (tensors and plain values
+    only), `facts` is JSON. Nothing is written anywhere else. Raises InfrastructureError or UserError where storage
+    fails or refuses.
     """
-    where = folder(run, step)
-    packed = io.BytesIO()
-    torch.save(state, packed)
-    files = {"state.pt": packed.getvalue(), **localizer.packed()}
-    for name, data in files.items():
-        storage.write_bytes(uris.join(where, name), data)
-    seal = {**facts, "step": step, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
-    sealed = {"sha256": _digest(seal), **seal}
-    storage.write_bytes(uris.join(where, _SEAL), json.dumps(sealed, indent=1).encode() + b"\n")
+    location = folder(run, step)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files = {STATE: buffer.getvalue(), **model_files}
+    for name, content in files.items():
+        storage.write_bytes(uris.join(location, name), content)
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    document: CheckpointDocument = {**facts, "step": step, "files": checksums}
+    with_checksum = {"sha256": _checksum(document), **document}
+    storage.write_bytes(uris.join(location, CHECKPOINT), json.dumps(with_checksum, indent=1).encode() + b"\n")
 
 
-def latest(run: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
-    """(facts, state, location) of the newest checkpoint whose files are what its seal says, or None.
+def latest(run: str) -> Checkpoint | None:
+    """The newest checkpoint whose files have the checksums in its checkpoint.json, or None.
 
-    A damaged one is reported and passed over for the one before.
+    A damaged one is reported and skipped.
     """
-    found = steps(run)
-    for step in reversed(found):
-        where = folder(run, step)
-        facts = _unsealed(where)
-        damaged = [name for name, sha256 in facts["files"].items() if _sha256(uris.join(where, name)) != sha256]
-        if damaged:
-            console.warn(f"checkpoint: {where} is damaged ({', '.join(damaged)}); looking at the one before")
-            continue
-        return facts, _state(where), where
-    if found:
+    known_steps = steps(run)
+    for step in reversed(known_steps):
+        location = folder(run, step)
+        document = _read_document(location)
+        damaged = [CHECKPOINT]
+        if document:
+            files = document["files"].items()
+            damaged = [name for name, checksum in files if _sha256(uris.join(location, name)) != checksum]
+        if document and not damaged:
+            return Checkpoint(document, _read_state(location), location)
+        console.warn(f"checkpoint: {location} is damaged ({', '.join(damaged)}); looking at the one before")
+    if known_steps:
         console.warn(f"checkpoint: no checkpoint of {run} is sound; starting from the beginning")
     return None
 
 
-def read(location: str) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """(facts, state, location) of a checkpoint that `latest` found elsewhere, unchecked."""
-    return _unsealed(location), _state(location), location
+def read(location: str) -> Checkpoint:
+    """A checkpoint that `latest` verified on another rank: only its checkpoint.json is verified again."""
+    document = _read_document(location)
+    if document is None:
+        raise InfrastructureError(f"checkpoint {location} is damaged ({CHECKPOINT}); it was not a moment ago")
+    return Checkpoint(document, _read_state(location), location)
 
 
-def _unsealed(location: str) -> dict[str, Any]:
-    """The facts of a checkpoint; where its seal is damaged, none but `files`, the seal itself with no sum."""
+def _read_document(location: str) -> CheckpointDocument | None:
+    """The content of checkpoint.json; None where it is damaged."""
     try:
-        facts: dict[str, Any] = json.loads(storage.read_bytes(uris.join(location, _SEAL)))
-        if facts.pop("sha256") == _digest(facts):
-            return facts
+        document = json.loads(storage.read_bytes(uris.join(location, CHECKPOINT)))
+        return document if document.pop("sha256") == _checksum(document) else None
     except (ValueError, KeyError, AttributeError, TypeError):
-        pass
-    return {"files": {_SEAL: None}}
+        return None
 
 
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _checksum(document: CheckpointDocument) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _state(location: str) -> dict[str, Any]:
-    packed = io.BytesIO(storage.read_bytes(uris.join(location, "state.pt")))
-    state: dict[str, Any] = torch.load(packed, map_location="cpu", weights_only=True)
+def _read_state(location: str) -> dict[str, Any]:
+    buffer = io.BytesIO(storage.read_bytes(uris.join(location, STATE)))
+    state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
     return state
 
 
@@ -93,9 +136,9 @@ def steps(run: str) -> list[int]:
     root = uris.join(run, "checkpoints")
     if not storage.folder_exists(root):
         return []
-    seals = [file.split("/")[-2:] for file in storage.list_files(root, (".json",))]
-    found = (re.fullmatch(r"step-(\d{9,})", parent) for parent, name in seals if name == _SEAL)
-    return sorted(int(match[1]) for match in found if match)
+    documents = [file.split("/")[-2:] for file in storage.list_files(root, (".json",))]
+    matches = (re.fullmatch(r"step-(\d{9,})", parent) for parent, name in documents if name == CHECKPOINT)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def prune(run: str, keep: set[int]) -> None:
@@ -105,34 +148,34 @@ def prune(run: str, keep: set[int]) -> None:
 
 
 def discard(run: str, step: int) -> None:
-    """Delete what is there of a checkpoint that could not be finished, as far as storage lets us."""
+    """Delete what was written of a checkpoint that could not be finished. Errors of storage are ignored."""
     with suppress(MPCError):
         _delete(run, step)
 
 
 def _delete(run: str, step: int) -> None:
-    """The seal goes first, so that no checkpoint is ever half there."""
-    storage.delete(uris.join(folder(run, step), _SEAL))
+    """Delete checkpoint.json first, so that no checkpoint is ever incomplete."""
+    storage.delete(uris.join(folder(run, step), CHECKPOINT))
     storage.delete(folder(run, step))
 
 
 def export(run: str, step: int, target: str) -> None:
     """Copy the model directory of a checkpoint to `target`; model.json, which makes it one, comes last."""
-    for name in ("model.safetensors", "model.json"):
+    for name in (TENSORS, DOCUMENT):
         storage.write_bytes(uris.join(target, name), storage.read_bytes(uris.join(folder(run, step), name)))
 
 
 def folder(run: str, step: int) -> str:
-    """Where the checkpoint of a step is; it is a model directory, too."""
+    """The location of the checkpoint of a step; it is a model directory too."""
     return uris.join(run, "checkpoints", f"step-{step:09d}")
 
 
 def run_and_step(location: str) -> tuple[str, int] | None:
     """The run and the step of a finished checkpoint, the inverse of `folder`; None where the location is none."""
-    if not storage.exists(uris.join(location, _SEAL)):
+    if not storage.exists(uris.join(location, CHECKPOINT)):
         return None
     try:
-        step = int(json.loads(storage.read_bytes(uris.join(location, _SEAL)))["step"])
+        step = int(json.loads(storage.read_bytes(uris.join(location, CHECKPOINT)))["step"])
     except (ValueError, KeyError, TypeError):
         return None
     run = location.rstrip("/").removesuffix(folder("", step))
@@ -140,4 +183,5 @@ def run_and_step(location: str) -> tuple[str, int] | None:
 
 
 def _sha256(uri: str) -> str:
+    """The checksum of a file; empty where there is none."""
     return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if storage.exists(uri) else ""

@@ -1,6 +1,7 @@
-"""Model directories at any location: loading, identity, and where an output keeps its model.
+"""Model directories at any location: loading them, and their identity.
 
-torch is imported when a model is loaded: its digest needs none.
+A model directory holds model.safetensors and model.json (mpc_model/localizer.py). Where the output of a training stage
+keeps its own says pipelines/runtime/layout.py. torch is imported when a model is loaded: a digest does not need it.
 """
 
 import hashlib
@@ -8,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpc_model.card import DOCUMENT, TENSORS
 from mpc_model.errors import UserError
 from pipelines.runtime import storage, uris
 
@@ -16,23 +18,28 @@ if TYPE_CHECKING:
 
 
 def load_model(uri: str, device: str = "cpu", name: str | None = None) -> "Localizer":
-    """`Localizer.load` from any location; errors speak of `name`, or of the location, never of a temporary copy.
+    """`Localizer.load` from any location; error texts say `name`, or the location, never a temporary copy.
 
     Of a checkpoint on S3 only the files of its model directory are fetched.
     """
-    from mpc_model.localizer import DOCUMENT, TENSORS, Localizer
+    from mpc_model.localizer import Localizer
 
     with tempfile.TemporaryDirectory() as folder:
         local = uris.local_path(uri) if not uris.is_remote(uri) else folder
         if uris.is_remote(uri):
             for file in (TENSORS, DOCUMENT):
-                where = uris.join(uri, file)
-                if storage.exists(where):  # where it does not, Localizer.load says what is missing
-                    (Path(folder) / file).write_bytes(storage.read_bytes(where))
+                location = uris.join(uri, file)
+                if storage.exists(location):  # where it does not, Localizer.load says what is missing
+                    (Path(folder) / file).write_bytes(storage.read_bytes(location))
         try:
             return Localizer.load(local, device)
         except UserError as error:
             raise UserError(str(error).replace(local, name or uri)) from None
+
+
+def is_model_directory(uri: str) -> bool:
+    """Whether there is a whole model directory: model.json is written last."""
+    return storage.exists(uris.join(uri, DOCUMENT))
 
 
 def require_head(model: "Localizer", name: str) -> None:
@@ -42,9 +49,9 @@ def require_head(model: "Localizer", name: str) -> None:
 
 
 def model_digest(uri: str, name: str | None = None) -> str:
-    """SHA-256 of a model directory's description, which names the SHA-256 of its weights. UserError when absent."""
-    if not storage.exists(uris.join(uri, "model.json")):
+    """SHA-256 of model.json, which holds the SHA-256 of the weights. UserError where there is no model directory."""
+    if not is_model_directory(uri):
         raise UserError(
             f"no model directory at {name or uri}; make it by `mpc pretrain` or `mpc finetune`, or name another"
         )
-    return hashlib.sha256(storage.read_bytes(uris.join(uri, "model.json"))).hexdigest()
+    return hashlib.sha256(storage.read_bytes(uris.join(uri, DOCUMENT))).hexdigest()

@@ -127,6 +127,3 @@ def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
                 return below
         return ""
     return "" if found == wanted else key
-
-
-METRICS = "metrics.json"

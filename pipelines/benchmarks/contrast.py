@@ -107,7 +107,7 @@ class _Whole:
         generator = torch.Generator().manual_seed(1)
         rows = [F.normalize(level[0].flatten(1).T, dim=1) for level in leaves]
         labels = [self.mask[0, :: 1 << k, :: 1 << k].flatten() for k in range(4)]
-        fine, coarse, twin = (
+        fine, coarse, second_fine = (
             (rows[0], labels[0]),
             (torch.cat(rows[1:4]), torch.cat(labels[1:])),
             (rows[4], labels[0]),
@@ -120,7 +120,7 @@ class _Whole:
             ]
             return plain_nce(*drawn)
 
-        sets = ((fine, fine), (fine, coarse), (coarse, fine), (fine, twin), (twin, fine))
+        sets = ((fine, fine), (fine, coarse), (coarse, fine), (fine, second_fine), (second_fine, fine))
         return torch.stack([nce(*pair) for pair in sets]).sum()
 
 

@@ -27,7 +27,8 @@ from pipelines.finetune import Finetuning
 from pipelines.ingest import example_photos
 from pipelines.pretrain import Pretraining, pretrain
 from pipelines.tracking import client, runs
-from pipelines.training import loop, validation, worker_context
+from pipelines.training import loop, validation
+from pipelines.training.worker_context import WorkerContext
 
 
 def measure_train(quick: bool) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def measure_data(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     run_id = runs.start_run(config, "pretrain")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()
-    loop.run(config, Pretraining, run_id, worker_context.Host(device=device), stop_after=steps + 1)
+    loop.run(config, Pretraining, run_id, WorkerContext(device=device), stop_after=steps + 1)
     (wait,) = (point.value for point in client.client(config).get_metric_history(run_id, "train/data_wait"))
     return {
         "device": _device_name(device),

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mpc_model.errors import UserError
+from pipelines.config import renamed
 from pipelines.config.root import Config
 
 _KINDS = {
@@ -62,8 +63,12 @@ def shipped() -> list[str]:
 
 
 def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:
+    values = renamed.with_current_names(values)
+    renamed.check_given_once(override.partition("=")[0] for override in overrides)
     for override in overrides:
-        _apply(values, override)
+        key, equals, text = override.partition("=")
+        _apply(values, renamed.current_key(key) + equals + text)
+        values = renamed.with_current_names(values)  # a section that was overridden as a whole
     try:
         return Config.model_validate(_tuples(values))
     except ValidationError as error:

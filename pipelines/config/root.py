@@ -16,7 +16,7 @@ from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import TuneConfig
 from pipelines.config.training import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
-from pipelines.runtime import tracking_uri, uris
+from pipelines.runtime import layout, tracking_uri, uris
 
 
 class PredictConfig(Section):
@@ -82,15 +82,15 @@ class Config(Section):
             "tune": {"output": at("tune")},
             "finetune": {
                 "output": at("finetune"),
-                "encoder": uris.join(self.pretrain.output or at("pretrain"), "model"),
+                "encoder": layout.model_of(self.pretrain.output or at("pretrain")),
             },
             "evaluate": {
-                "model": uris.join(self.finetune.output or at("finetune"), "model"),
+                "model": layout.model_of(self.finetune.output or at("finetune")),
                 "dataset": self.train.dataset or self.build.output or at("dataset"),
                 "output": at("evaluate"),
             },
             "register_": {
-                "model": uris.join(self.finetune.output or at("finetune"), "model"),
+                "model": layout.model_of(self.finetune.output or at("finetune")),
                 "evaluation": self.evaluate.output or at("evaluate"),
             },
             "promote": {"name": self.register_.name, "source": self.register_.alias},

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipelines.config import renamed
 from pipelines.config.base import Location, Positive, Section
 
 
@@ -62,6 +63,7 @@ class TuneConfig(Section):
     def _ends_and_searches(self) -> "TuneConfig":
         if self.trials is None and self.epochs is None and self.hours is None:
             raise ValueError("the search would never end; set trials, epochs or hours")
+        renamed.check_given_once(self.space)
         for key, values in self.space.items():
             if above := next((other for other in self.space if key.startswith(f"{other}.")), None):
                 raise ValueError(f"space: {above} and {key} set the same value; keep one of them")

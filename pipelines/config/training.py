@@ -142,10 +142,10 @@ class PretrainConfig(OptimConfig):
     """Sampler hard_negative: a negative's chance grows with exp(hardness * cosine to the anchors' mean)."""
     negatives: Literal["image", "batch", "ranks"] = "image"
     """Whose pixels are negatives: the anchor's own image's, also the batch's other images', or also other workers'."""
-    lent_negatives: Positive = 256
-    """Pixels of each class that an image lends to the others."""
+    shared_negatives: Positive = 256
+    """Pixels of each class that an image gives to the other images as negatives."""
     gather_gradients: bool = True
-    """Whether a lent pixel's image learns from the anchors that it was lent to."""
+    """Whether gradients flow back to the image that a shared negative is from."""
     second_pass: Literal["depth", "view"] = "depth"
     """What makes the second pass differ: stochastic depth alone (the paper), or also another stored view."""
     weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)

@@ -30,9 +30,9 @@ from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts import record as records
-from pipelines.artifacts.model_directory import model_digest
+from pipelines.artifacts.model_directory import is_model_directory, model_digest
 from pipelines.artifacts.record import Record
-from pipelines.runtime import storage, uris
+from pipelines.runtime import layout, storage, uris
 
 UNKNOWN, COMPLETE = "unknown", "complete"
 MODEL = "mpc.model_sha256"
@@ -103,10 +103,10 @@ def trace(directory: str, digest: str) -> tuple[list[Link], str]:
 def _origin(directory: str, digest: str, later: list[Link]) -> _Origin:
     """The run that made a model directory. A checkpoint says itself which run and step it is of; any other model
     directory lies in the output of its run."""
-    if not storage.exists(uris.join(directory, "model.json")) or model_digest(directory) != digest:
+    if not is_model_directory(directory) or model_digest(directory) != digest:
         name = later[-1].name if later else "this"
         raise _UnknownError(f"the model that {name} began with is no longer at {directory}")
-    output, step = checkpoint.run_and_step(directory) or (directory.rpartition("/")[0], None)
+    output, step = checkpoint.run_and_step(directory) or (layout.output_of(directory), None)
     try:
         record = records.read(output)
         config = storage.read_bytes(uris.join(output, "config.yaml"))
@@ -124,7 +124,7 @@ def _origin(directory: str, digest: str, later: list[Link]) -> _Origin:
 def _link(origin: _Origin, directory: str, digest: str, later: list[Link]) -> Link:
     """What the tags say of a run. Raises where its checkpoint is of another model."""
     location = checkpoint.folder(origin.output, origin.step)
-    exists = storage.exists(uris.join(location, "model.json"))
+    exists = is_model_directory(location)
     if exists and model_digest(location) != digest:
         raise _UnknownError(f"{directory} is not the model of the run at {origin.output}")
     verb = origin.record.verb

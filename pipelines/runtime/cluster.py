@@ -25,7 +25,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, describe, revive
-from pipelines.runtime import signals
+from pipelines.runtime import device, signals
 from pipelines.runtime.environment import WORKER_VARIABLES
 
 _RETRIES = 10
@@ -141,10 +141,8 @@ def _guarded(function: Callable[[Any, int], bytes], shared: Any, piece: int) -> 
 
 def model_pool(tasks: int) -> dict[str, Any]:
     """Arguments of a Ray Data map whose workers each hold a model: one a GPU, or one for every two cores without."""
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    size = min(tasks, gpus or max(1, cpus // 2))
-    return {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": 1 if gpus else 0}
+    size, gpus = device.pool_size(tasks, ray.cluster_resources())
+    return {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": gpus}
 
 
 def own_group() -> str:

@@ -18,7 +18,7 @@ from ray.tune.stopper import Stopper
 
 from mpc_model.errors import UserError
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, storage, uris
+from pipelines.runtime import cluster, console, device, storage, uris
 from pipelines.search import trial as trials
 from pipelines.search.driver import Search
 from pipelines.search.ledger import Point, Trial
@@ -42,8 +42,8 @@ def trial_capacity(config: Config) -> Capacity:
     cluster.connect()
     train, available = config.train, ray.cluster_resources()
     workers = max(1, train.worker_range[1])
-    gpu = train.accelerator == "gpu" or (train.accelerator == "auto" and available.get("GPU", 0) >= workers)
-    needed = {"CPU": workers * train.cpus_per_worker} | ({"GPU": workers} if gpu else {})
+    per_worker = device.worker_resources(train.accelerator, workers, train.cpus_per_worker, available)
+    needed = {name: workers * count for name, count in per_worker.items()}
     capacity = min(int(available.get(name, 0) // count) for name, count in needed.items())
     if capacity < 1 and "RAY_ADDRESS" not in os.environ:
         wanted, existing = (

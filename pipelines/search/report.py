@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from mpc_model.errors import MPCError
 from pipelines.config.root import Config
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, layout, storage, uris
 from pipelines.search import plots, space
 from pipelines.search.ledger import Parameters, Trial
 from pipelines.search.plots import metric_name, short
@@ -158,7 +158,7 @@ def _recipe(config: Config, best: Trial, best_config: Config) -> bytes:
     values = best_config.dump()
     for verb in ("pretrain", "finetune"):
         values[verb]["output"] = uris.join(output, "best", verb)
-    values["finetune"]["encoder"] = uris.join(output, "best", "pretrain", "model")
+    values["finetune"]["encoder"] = layout.model_of(uris.join(output, "best", "pretrain"))
     recipe = {key: values[key] for key in ("seed", "workspace", "model", "train", "pretrain", "finetune")}
     if values["tracking"] == config.tracking.model_dump(mode="json"):
         recipe["tracking"] = values["tracking"]

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from mpc_model.errors import MPCError
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.runtime import uris
+from pipelines.runtime import layout, uris
 from pipelines.search import ledger, space
 from pipelines.search.ledger import Trial
 from pipelines.tracking import runs
@@ -22,7 +22,7 @@ VERBS = ("pretrain", "finetune")
 class StageFunction(NamedTuple):
     """How a trial trains a stage: the function of its verb, and the metric that the search maximises."""
 
-    run: Callable[..., dict[str, Any]]
+    run: Callable[..., Mapping[str, Any]]
     monitor: str
 
 
@@ -44,7 +44,7 @@ def config_of(base: Config, trial: Trial, datasets: Mapping[str, str]) -> Config
     build = {key: value for key, value in trial.parameters.items() if key.startswith("build.")}
     folder = trial.folder(str(base.tune.output))
     locations = {f"{verb}.output": uris.join(folder, verb) for verb in VERBS}
-    locations["finetune.encoder"] = uris.join(folder, "pretrain", "model")
+    locations["finetune.encoder"] = layout.model_of(uris.join(folder, "pretrain"))
     if build:
         locations["train.dataset"] = datasets[" ".join(space.overrides(build))]
     return recipe.revised(base, *space.overrides(training | locations))

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mpc_model.errors import InfrastructureError, UserError
+from pipelines.config import renamed
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, host, signals, tracking_uri, uris
@@ -98,9 +99,10 @@ def _describe(
     store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, Manifest] | None
 ) -> None:
     described = config.dump()
+    stored = renamed.as_stored(described)
     params = {"seed": config.seed, "workspace": config.workspace}
     for section in {"model", "train", verb}:
-        params |= {f"{section}.{key}": value for key, value in described.get(section, {}).items()}
+        params |= {f"{section}.{key}": value for key, value in stored.get(section, {}).items()}
     listed = [Param(key, uris.without_secrets(str(value))[:6000]) for key, value in params.items()]
     store.log_batch(run_id, params=listed)
     store.log_dict(run_id, described, "config.yaml")

@@ -1,4 +1,4 @@
-"""torch.compile as an option that can fail without failing the training."""
+"""torch.compile as an option: where it fails, training goes on without it."""
 
 import copy
 
@@ -11,29 +11,28 @@ from pipelines.runtime import console
 
 
 def compile_encoder(localizer: Localizer, config: Config, device: torch.device) -> bool:
-    """Compile the encoder in place, and try it forwards and backwards on a blank batch; whether that went well.
+    """Compile the encoder in place and try it forward and backward on an empty batch. Returns whether that succeeded.
 
     Where it fails (no C++ compiler, an operation that cannot be compiled) one line says so and the encoder stays as it
-    was. Weights, statistics and gradients are untouched either way.
+    was. Weights, statistics and gradients are the same before and after.
     """
     encoder = localizer.encoder
     assert isinstance(encoder, nn.Module)
     before = copy.deepcopy(encoder.state_dict())
     side = config.model.input_size
-    blank = torch.zeros(config.train.batch_size, 3, side, side, device=device)  # type: ignore[arg-type]
+    batch = torch.zeros(config.train.batch_size, 3, side, side, device=device)  # type: ignore[arg-type]
     console.say("compile: compiling the backbone; this takes minutes")
     encoder.compile()
     try:
         with torch.autocast(device.type, torch.bfloat16, config.train.precision == "bf16"):
-            maps = encoder.train()(blank)
+            maps = encoder.train()(batch)
         if maps[0].requires_grad:
             torch.stack([level.float().sum() for level in maps]).sum().backward()
     except (RuntimeError, OSError, ImportError) as error:
         encoder._compiled_call_impl = None
-        said = " ".join(str(error).split())[:200]
-        console.warn(
-            f"compile: torch.compile does not work here, training goes on without it: {type(error).__name__}: {said}"
-        )
+        reason = " ".join(str(error).split())[:200]
+        failure = f"{type(error).__name__}: {reason}"
+        console.warn(f"compile: torch.compile does not work here, training goes on without it: {failure}")
         return False
     finally:
         encoder.zero_grad(set_to_none=True)

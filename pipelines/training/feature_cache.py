@@ -1,9 +1,10 @@
-"""Frozen features kept on disk: stage 2 pays for the backbone once for each stored view.
+"""A cache of frozen features on disk, so that stage 2 runs the backbone once for each stored view.
 
-    <cache>/<encoder, dataset, size>/<row>-<view>.safetensors      four maps in half precision, "0" the finest
+    <cache>/<digest of encoder, dataset, size, precision>/<row>-<view>.safetensors
 
-At 512 pixels and 256 channels a view takes 11 MB: 56 GB for five thousand views. Load-time turns are off while
-features are cached, since an encoder's features of a turned image are not the turned features.
+A file holds four maps in half precision, named "0" (the finest) to "3". At 512 pixels and 256 channels a view takes 11
+MB: 56 GB for five thousand views. Flips and rotations at load time are off while features are cached, since the
+features of a rotated image are not the rotated features.
 """
 
 import hashlib
@@ -20,15 +21,15 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 
 
-class FeatureStore:
-    """The maps of stored views, by the view's key. What cannot be read is computed again."""
+class FeatureCache:
+    """The feature maps of stored views, by the key of the view. A file that cannot be read is computed again."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     @classmethod
-    def of(cls, config: Config) -> "FeatureStore":
-        """The store of one encoder on one dataset at one size."""
+    def of(cls, config: Config) -> "FeatureCache":
+        """The cache of one encoder on one dataset at one size and precision."""
         parts = (
             model_digest(str(config.finetune.encoder)),
             Manifest.read(str(config.train.dataset)).fingerprint,
@@ -39,33 +40,34 @@ class FeatureStore:
         return cls(uris.join(str(config.finetune.cache), name))
 
     def features(self, encoder: Callable[[Tensor], list[Tensor]], images: Tensor, keys: Sequence[str]) -> list[Tensor]:
-        """Maps of a batch, float32 (B, C, h_k, w_k) rounded to half precision, whether they were stored or are now.
+        """The maps of a batch, float32 (B, C, h_k, w_k), rounded to half precision whether they were stored or not.
 
-        `images` (B, 3, H, W) are used only where a view is not stored yet.
+        `images` (B, 3, H, W) are used only where a view is not stored yet; its maps are stored then.
         """
         stored = {key: maps for key in keys if (maps := self._load(key))}
-        missing = [place for place, key in enumerate(keys) if key not in stored]
+        missing = [position for position, key in enumerate(keys) if key not in stored]
         if missing:
             computed = [level.half().cpu() for level in encoder(images[missing])]
-            for index, place in enumerate(missing):
-                stored[keys[place]] = [level[index].contiguous() for level in computed]
-                self._save(keys[place], stored[keys[place]])
+            for index, position in enumerate(missing):
+                maps = [level[index].contiguous() for level in computed]
+                stored[keys[position]] = maps
+                self._save(keys[position], maps)
         levels = zip(*(stored[key] for key in keys), strict=True)
-        return [torch.stack([one.float() for one in level]).to(images.device) for level in levels]
+        return [torch.stack([features.float() for features in level]).to(images.device) for level in levels]
 
     def _load(self, key: str) -> list[Tensor] | None:
-        where = self._where(key)
-        if not storage.exists(where):
+        location = self._location(key)
+        if not storage.exists(location):
             return None
         try:
-            stored = safetensors.torch.load(storage.read_bytes(where))
+            tensors = safetensors.torch.load(storage.read_bytes(location))
         except SafetensorError:  # damaged: written again
             return None
-        return [stored[str(level)] for level in range(len(stored))]
+        return [tensors[str(level)] for level in range(len(tensors))]
 
     def _save(self, key: str, maps: Sequence[Tensor]) -> None:
-        tensors = {str(level): one for level, one in enumerate(maps)}
-        storage.write_bytes(self._where(key), safetensors.torch.save(tensors))
+        tensors = {str(level): features for level, features in enumerate(maps)}
+        storage.write_bytes(self._location(key), safetensors.torch.save(tensors))
 
-    def _where(self, key: str) -> str:
+    def _location(self, key: str) -> str:
         return uris.join(self.folder, f"{key}.safetensors")

@@ -1,387 +1,245 @@
 """The training loop of both stages: one process of it runs on every worker, with Ray or without.
 
-Everything random in a step is drawn from (seed, step, forward pass, rank), the samples from (fingerprint, seed, epoch)
-and the learning rate from (progress, history), so a checkpoint needs no hidden state: model, optimizer, cursor and
-history are enough for an interrupted run to go on bit by bit as if nothing had happened.
+Everything random in a step is drawn from (seed, step, forward pass, rank), the order of samples from (fingerprint,
+seed, epoch), and the learning rate is a function of progress and history. A checkpoint therefore needs no hidden state:
+with model, optimizer, cursor and history an interrupted run goes on bit by bit as if it had not been interrupted.
 """
 
-import json
-import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from mpc_model.card import Card, TrainingDataset
-from mpc_model.errors import InfrastructureError, MPCError, UserError
-from mpc_model.nn.batchnorm import synchronise
+from mpc_model.errors import UserError
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
 from pipelines.dataset.loader import Batch
 from pipelines.dataset.manifest import Manifest
-from pipelines.dataset.order import Cursor, step_seed
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console
 from pipelines.tracking import outbox
-from pipelines.training import compile as compiling
 from pipelines.training import pictures, validation
+from pipelines.training.checkpoint_writer import CheckpointWriter
+from pipelines.training.compile import compile_encoder
+from pipelines.training.optimization import Optimization
+from pipelines.training.progress import TrainingProgress, TrainingResult, is_stale
 from pipelines.training.schedules import learning_rate
 from pipelines.training.stage import Stage
-from pipelines.training.step_window import Window
-from pipelines.training.worker_context import Host
+from pipelines.training.step_window import StepWindow
+from pipelines.training.worker_context import AsyncValidator, WorkerContext
 
 LOG_EVERY = 10
-"""Steps between reports, and between looks for a preemption notice."""
-UNSAVED_LIMIT = 3
-"""Checkpoints in a row that may fail to be written before training stops."""
+"""Steps between reports, and between checks for a preemption notice."""
 
 
-def run(config: Config, stage: type[Stage], run_id: str, host: Host, stop_after: int | None = None) -> dict[str, Any]:
-    """Train one stage to its end, from the newest sound checkpoint if there is one. Returns step, best and history.
+def run(
+    config: Config, stage: type[Stage], run_id: str, context: WorkerContext, stop_after: int | None = None
+) -> TrainingResult:
+    """Train one stage to its end, from the newest sound checkpoint if there is one.
 
     `stop_after` ends the call after that many steps in all, as an interruption would, without a last checkpoint.
-    Raises MPCError when loss or gradient stop being finite, naming the samples of the batch, and when UNSAVED_LIMIT
-    checkpoints in a row could not be written: neither is mended by trying again.
+    Raises MPCError where loss or gradient stop being finite, naming the samples of the batch, and where too many
+    checkpoints in a row could not be written: a retry would mend neither.
     """
-    told = outbox.opened(config, stage.verb, run_id, host.check) if host.rank == 0 else nullcontext()
-    with told as reports:
-        return _Training(config, stage, host, reports).run(stop_after)
+    reporting = outbox.opened(config, stage.verb, run_id, context.check_lease) if context.rank == 0 else nullcontext()
+    with reporting as reports:
+        return TrainingLoop(config, stage, context, reports).run(stop_after)
 
 
-def result(facts: dict[str, Any], monitor: str) -> dict[str, Any]:
-    """What came out, from the facts of the last checkpoint.
+class TrainingLoop:
+    """The state of one worker's run. Only rank 0 has `reports`; it does all that is done once."""
 
-    `best` holds the step of the epoch whose monitored figure is highest (the first of equals) among those whose
-    checkpoint was written, once an epoch is over.
-    """
-    kept = [number for number, step in enumerate(facts["epoch_steps"]) if step not in facts["unsaved"]]
-    figures = [facts["history"][number].get(monitor, -math.inf) for number in kept]
-    best = [facts["epoch_steps"][kept[figures.index(max(figures))]]] if figures else []
-    losses = [figures["train_loss"] for figures in facts["history"]]
-    return {"step": facts["step"], "best": best, "losses": losses, "history": facts["history"]}
-
-
-class _Training:
-    """The state of one worker's run; rank 0 has `reports` and does all that is done once."""
-
-    def __init__(self, config: Config, stage: type[Stage], host: Host, reports: outbox.Outbox | None) -> None:
-        verb = stage.verb
-        self.config, self.verb, self.host, self.reports = config, verb, host, reports
-        self.settings: OptimConfig = getattr(config, verb)
-        self.output = str(getattr(config, verb).output)
-        dataset = str(config.train.dataset)
-        self.manifest = Manifest.read(dataset)
+    def __init__(
+        self, config: Config, stage: type[Stage], context: WorkerContext, reports: outbox.Outbox | None
+    ) -> None:
+        self.config, self.verb, self.context, self.reports = config, stage.verb, context, reports
+        self.settings: OptimConfig = getattr(config, stage.verb)
+        self.output = str(getattr(config, stage.verb).output)
+        self.fingerprint = Manifest.read(str(config.train.dataset)).fingerprint
         torch.manual_seed(config.seed)
         self.stage: Stage = stage(config)
-        self.start_card = self.stage.localizer.card
-        own = TrainingDataset(uri=dataset, fingerprint=self.manifest.fingerprint)
-        self.trained_on = [*(other for other in self.start_card.get("trained_on", []) if other != own), own]
         self.loader = validation.open_split(
             config,
             "train",
-            rank=host.rank,
-            world=host.world,
-            symmetries=config.finetune.cache is None or verb != "finetune",
-            pairs=verb == "pretrain" and config.pretrain.second_pass == "view",
+            rank=context.rank,
+            world=context.world_size,
+            symmetries=config.finetune.cache is None or stage.verb != "finetune",
+            pairs=stage.verb == "pretrain" and config.pretrain.second_pass == "view",
         )
-        self.assessment = validation.Assessment(config, stage, host.device)
-        self.beside = host.beside() if config.train.async_validation and host.rank == 0 and host.beside else None
-        self.pictures = pictures.Pictures(config, verb, host.device)
-        self.module = self.stage.module.to(host.device)
-        if config.train.sync_batchnorm:
-            synchronise(self.module)
-        self.optimizer = self._optimizer()
-        self.cursor, self.step, self.history = Cursor(), 0, list[dict[str, float]]()
-        self.assessed = 0  # epochs whose figures are known
-        self.epoch_steps, self.unsaved = list[int](), list[int]()
-        self.loss_sum, self.loss_steps = 0.0, 0  # of the current epoch
-        self.window = Window(host.device)
-        self.failed_saves, self.saved_for_preemption = 0, False
+        self.validator = validation.Validator(config, stage, context.device)
+        self.async_validator: AsyncValidator | None = None
+        if config.train.async_validation and context.rank == 0 and context.start_async_validator:
+            self.async_validator = context.start_async_validator()
+        self.pictures = pictures.Pictures(config, stage.verb, context.device)
+        self.optimization = Optimization(config, self.stage, context)
+        self.writer: CheckpointWriter | None = None
+        if reports:
+            optimizer = self.optimization.optimizer
+            self.writer = CheckpointWriter(config, self.stage, self.fingerprint, optimizer, reports.store)
+        self.progress, self.window = TrainingProgress(), StepWindow(context.device)
+        self.saved_for_preemption = False
         self._restore()
         if config.train.compile:
-            compiling.compile_encoder(self.stage.localizer, config, host.device)
-        self.parallel: nn.Module = DistributedDataParallel(self.module) if host.world > 1 else self.module
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        groups = [
-            {"params": [one for one in parameters if one.requires_grad], "scale": scale}
-            for parameters, scale in self.stage.rates
-        ]
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
-        return kind(groups, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+            compile_encoder(self.stage.localizer, config, context.device)
+        self.optimization.distribute()
 
     def _restore(self) -> None:
-        # One rank chooses: what the newest checkpoint is may change, or a read may fail, between two looks.
-        found = checkpoint.latest(self.output) if self.host.rank == 0 else None
-        chosen = self._shared(found and found[2])
-        if not chosen:
+        # Rank 0 chooses for all: another rank might find another newest checkpoint, or fail to read it.
+        newest = checkpoint.latest(self.output) if self.context.rank == 0 else None
+        location = self._broadcast(newest and newest.location)
+        if not location:
             return
-        facts, state, where = found or checkpoint.read(chosen)
-        if facts["fingerprint"] != self.manifest.fingerprint:
-            raise UserError(f"{where} was trained on another dataset; name another {self.verb}.output")
-        self.stage.localizer.load_state_dict(load_model(where).state_dict())
-        self.module.load_state_dict(state["module"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.cursor, self.step = Cursor.from_json(facts["cursor"]), facts["step"]
-        self.history, self.epoch_steps, self.unsaved = facts["history"], facts["epoch_steps"], facts["unsaved"]
-        self.assessed = facts["assessed"]
-        self.loss_sum, self.loss_steps = facts["epoch_loss"]
-        self.window = Window(self.host.device, facts["window"])
-        if self._pending and self.beside:
-            self.beside.submit(checkpoint.folder(self.output, self.epoch_steps[-1]))
-        if self.host.rank == 0:
-            console.say(f"{self.verb}: resuming from step {self.step}, epoch {self.cursor.epoch + 1}")
+        document, state, _ = newest or checkpoint.read(location)
+        if document["fingerprint"] != self.fingerprint:
+            raise UserError(f"{location} was trained on another dataset; name another {self.verb}.output")
+        self.stage.localizer.load_state_dict(load_model(location).state_dict())
+        self.optimization.module.load_state_dict(state["module"], strict=False)
+        self.optimization.optimizer.load_state_dict(state["optimizer"])
+        self.progress = TrainingProgress.from_facts(document, document["step"])
+        self.window = StepWindow(self.context.device, document["window"])
+        if self.progress.awaits_validation and self.async_validator:
+            self.async_validator.submit(checkpoint.folder(self.output, self.progress.epoch_steps[-1]))
+        if self.context.rank == 0:
+            epoch = self.progress.cursor.epoch + 1
+            console.say(f"{self.verb}: resuming from step {self.progress.step}, epoch {epoch}")
 
-    @property
-    def _pending(self) -> bool:
-        """Whether the last epoch's figures are still being found out."""
-        return self.assessed < len(self.history)
-
-    def _shared(self, value: Any) -> Any:
-        """What rank 0 holds, on every rank."""
+    def _broadcast(self, value: Any) -> Any:
+        """The value of rank 0, on every rank."""
         values = [value]
-        if self.host.world > 1:
+        if self.context.world_size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def _figures(self) -> list[float]:
-        """The monitored figure of every epoch that was assessed."""
-        return [figures.get(self.stage.monitor, -math.inf) for figures in self.history[: self.assessed]]
-
-    def run(self, stop_after: int | None) -> dict[str, Any]:
-        """All epochs that are left."""
-        size = len(self.loader)
-        seen = self.cursor.epoch * size + sum(
-            part.world * part.batch_size * part.steps for part in self.cursor.segments
+    def run(self, stop_after: int | None) -> TrainingResult:
+        """Train all epochs that are left, unless `patience` or `stop_after` ends training before."""
+        size, cursor = len(self.loader), self.progress.cursor
+        done = cursor.epoch * size + sum(
+            segment.world * segment.batch_size * segment.steps for segment in cursor.segments
         )
-        self.progress = console.Progress(self.verb, self.settings.epochs * size, "samples", done=seen)
-        while self.cursor.epoch < self.settings.epochs and not self._is_stale():
+        self.progress_bar = console.Progress(self.verb, self.settings.epochs * size, "samples", done=done)
+        while self.progress.cursor.epoch < self.settings.epochs and not self._stops_early():
             if not self._epoch(stop_after):
-                return self._result()
+                return self.progress.result(self.stage.monitor)
             self._close_epoch()
-        if self._pending:
-            self._settle()
+        if self.progress.awaits_validation:
+            self._add_validation()
             self._save()
-        if self.unsaved[-1:] == [self.step]:
+        if self.progress.unsaved[-1:] == [self.progress.step]:
             self._save(final=True)
-        return self._result()
+        return self.progress.result(self.stage.monitor)
 
-    def _is_stale(self) -> bool:
-        """Whether the figures have not risen for `patience` epochs."""
-        figures, patience = self._figures(), self.settings.patience
-        stale = bool(patience and figures and len(figures) - 1 - figures.index(max(figures)) >= patience)
-        if stale and self.host.rank == 0:
+    def _stops_early(self) -> bool:
+        stale = is_stale(self.progress.monitored(self.stage.monitor), self.settings.patience)
+        if stale and self.context.rank == 0:
+            patience = self.settings.patience
             console.say(f"{self.verb}: {self.stage.monitor} has not risen for {patience} epochs; stopping early")
         return stale
 
     def _epoch(self, stop_after: int | None) -> bool:
-        """What is left of the current epoch; False when `stop_after` cut it short."""
+        """Train the rest of the current epoch; False where `stop_after` ended it before."""
         self.window.restart()
-        steps = _in_steps(self.loader.epoch(self.cursor), self.config.train.accumulate)
-        while self.step != stop_after:
-            asked = time.monotonic()
-            batches = next(steps, None)
+        batch_groups = _grouped(self.loader.epoch(self.progress.cursor), self.config.train.accumulate)
+        while self.progress.step != stop_after:
+            started = time.monotonic()
+            batches = next(batch_groups, None)
             if batches is None:
                 self._log()
                 return True
-            waited = time.monotonic() - asked
-            values = self._step(batches)
-            self.step += 1
-            self.loss_sum, self.loss_steps = self.loss_sum + values["total"], self.loss_steps + 1
-            self.cursor = self.cursor.advanced(self.host.world, self.config.train.batch_size, len(batches))
-            self.window.add(values, sum(len(batch.ids) for batch in batches) * self.host.world, waited)
-            self._after_step(batches[-1].progress, values["total"])
+            waited = time.monotonic() - started
+            metrics = self._step(batches)
+            world_size = self.context.world_size
+            self.progress.advance(metrics["total"], world_size, self.config.train.batch_size, len(batches))
+            self.window.add(metrics, sum(len(batch.ids) for batch in batches) * world_size, waited)
+            self._after_step(batches[-1].progress, metrics["total"])
         return False
 
-    def _after_step(self, progress: float, loss: float) -> None:
-        """Everything that is due at this step besides training: progress, reports, pictures, checkpoints."""
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
+        """One step of the optimizer; its metrics, means over all ranks."""
+        epoch = self.progress.cursor.epoch
+        rate = learning_rate(
+            self.settings,
+            step=self.progress.step,
+            epoch=epoch,
+            progress=(epoch + batches[-1].progress) / self.settings.epochs,
+            metrics=self.progress.monitored(self.stage.monitor),
+        )
+        return self.optimization.step(batches, self.progress.step, rate)
+
+    def _after_step(self, epoch_progress: float, loss: float) -> None:
+        """Do what is due at this step besides training: progress line, reports, pictures, checkpoints."""
+        epoch = self.progress.cursor.epoch
         if self.reports:
-            done = round((self.cursor.epoch + progress) * len(self.loader))
-            note = f"epoch {self.cursor.epoch + 1}, loss {loss:.4f}, waiting for data {self.window.waiting:.0%}"
-            self.progress.advance(done - self.progress.done, note)
+            done = round((epoch + epoch_progress) * len(self.loader))
+            note = f"epoch {epoch + 1}, loss {loss:.4f}, waiting for data {self.window.waiting:.0%}"
+            self.progress_bar.advance(done - self.progress_bar.done, note)
             if self._is_due(self.config.train.pictures_every):
-                self.reports.picture(self.pictures.draw(self.stage.localizer, self.step))
-        due = self._is_due(self.config.train.checkpoint_every)
+                self.reports.picture(self.pictures.draw(self.stage.localizer, self.progress.step))
+        save = self._is_due(self.config.train.checkpoint_every)
         if self._is_due(LOG_EVERY):
             self._log()
-            if not self.saved_for_preemption and self.host.preempted():
-                if self.host.rank == 0:
+            if not self.saved_for_preemption and self.context.is_preempted():
+                if self.context.rank == 0:
                     console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
-                due = self.saved_for_preemption = True
-        if due:
+                save = self.saved_for_preemption = True
+        if save:
             self._save()
 
     def _is_due(self, every: int | None) -> bool:
-        return every is not None and self.step % every == 0
-
-    def _step(self, batches: list[Batch]) -> dict[str, float]:
-        """One step of the optimizer; the means over all ranks of what the module tells."""
-        rate = learning_rate(
-            self.settings,
-            step=self.step,
-            epoch=self.cursor.epoch,
-            progress=(self.cursor.epoch + batches[-1].progress) / self.settings.epochs,
-            figures=self._figures(),
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        self.parallel.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        told: list[dict[str, torch.Tensor]] = []
-        for part, batch in enumerate(batches):
-            seed = step_seed(self.config.seed, self.step, part, self.host.rank)
-            torch.manual_seed(seed)
-            with self._unsynchronised() if part + 1 < len(batches) else nullcontext():
-                with torch.autocast(self.host.device.type, torch.bfloat16, self.config.train.precision == "bf16"):
-                    losses = self.parallel(batch.to(self.host.device), seed)
-                (losses["total"] / len(batches)).backward()
-            told.append({name: value.detach() for name, value in losses.items()})
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip or math.inf)
-        means = torch.stack([torch.stack([one[name].float() for one in told]).mean() for name in told[0]] + [norm])
-        if self.host.world > 1:
-            dist.all_reduce(means)
-            means /= self.host.world
-        values = dict(zip([*told[0], "gradient_norm"], means.tolist(), strict=True))
-        if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
-            self._refuse(batches, values, all(bool(one["total"].isfinite()) for one in told))
-        self.optimizer.step()
-        return values | {"learning_rate": rate}
-
-    def _unsynchronised(self) -> AbstractContextManager[None]:
-        """Gradients of all but a step's last forward pass stay on their rank."""
-        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
-
-    def _refuse(self, batches: list[Batch], values: dict[str, float], sound_here: bool) -> None:
-        """End a run whose numbers are no longer finite, on all ranks, leaving the ids of the batch as a file."""
-        here = {"rank": self.host.rank, "finite": sound_here, "ids": [name for batch in batches for name in batch.ids]}
-        everywhere: list[Any] = [here]
-        if self.host.world > 1:
-            everywhere = [None] * self.host.world
-            dist.all_gather_object(everywhere, here)
-        where = uris.join(self.output, f"not-finite-step-{self.step:09d}.json")
-        if self.host.rank == 0:
-            found = {"values": {name: str(value) for name, value in values.items()}, "ranks": everywhere}
-            storage.write_bytes(where, json.dumps(found, indent=1).encode())
-        guilty = [rank for rank in everywhere if not rank["finite"]] or everywhere
-        ids = [name for rank in guilty for name in rank["ids"]]
-        raise MPCError(
-            f"{self.verb}: the loss is {values['total']}, the gradient's norm {values['gradient_norm']} at step"
-            f" {self.step}; batch {ids} ({where} has it all); look at these samples, or lower the learning rate"
-        )
+        return every is not None and self.progress.step % every == 0
 
     def _log(self) -> None:
-        """Report the window that ends here."""
+        """Report the window that ends at this step."""
         if not self.window.steps:
             return
-        found = {f"train/{key}": value for key, value in self.window.take().items()}
+        metrics = {f"train/{name}": value for name, value in self.window.take().items()}
         if self.reports:
-            self.host.check()
-            self.reports.log(found, self.step)
+            self.context.check_lease()
+            self.reports.log(metrics, self.progress.step)
 
     def _close_epoch(self) -> None:
-        """Assess, move the cursor to the next epoch, and keep a checkpoint."""
-        if self._pending:
-            self._settle()
-        self.history.append({"train_loss": self.loss_sum / self.loss_steps})
-        self.loss_sum, self.loss_steps = 0.0, 0
-        self.epoch_steps.append(self.step)
-        self.cursor = Cursor(self.cursor.epoch + 1)
+        """Validate, move the cursor to the next epoch, and write a checkpoint."""
+        if self.progress.awaits_validation:
+            self._add_validation()
+        self.progress.finish_epoch()
         if not self.config.train.async_validation:
-            self._settle()
+            self._add_validation()
         self._save()
-        if self.beside and self.step not in self.unsaved:
-            self.beside.submit(checkpoint.folder(self.output, self.step))
-        known = {"figure": self._figures()[-1]} if not self._pending else {}
-        self.host.report({**self.history[-1], **known, "epoch": self.cursor.epoch, "step": self.step})
+        step, history = self.progress.step, self.progress.history
+        if self.async_validator and step not in self.progress.unsaved:
+            self.async_validator.submit(checkpoint.folder(self.output, step))
+        metrics = {**history[-1], "epoch": self.progress.cursor.epoch, "step": step}
+        if not self.progress.awaits_validation:
+            metrics["figure"] = self.progress.monitored(self.stage.monitor)[-1]
+        self.context.report(metrics)
 
-    def _settle(self) -> None:
-        """Add the figures of the last epoch to the history, on all ranks."""
-        figures: dict[str, float] = {}
-        step = self.epoch_steps[-1]
+    def _add_validation(self) -> None:
+        """Add the validation metrics of the last epoch to the history, on all ranks."""
+        metrics: dict[str, float] = {}
+        step = self.progress.epoch_steps[-1]
         if self.reports:
-            if not self.beside:
-                figures = self.assessment.figures(self.stage.localizer)
-            elif step not in self.unsaved:
-                figures = self.beside.collect()
-            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            console.say(f"{self.verb}: epoch {len(self.history)}/{self.settings.epochs}: {shown}")
-            self.host.check()
-            self.reports.log({f"validation/{key}": value for key, value in figures.items()}, step)
-        self.history[-1] |= self._shared(figures)
-        self.assessed = len(self.history)
+            if not self.async_validator:
+                metrics = self.validator.validate(self.stage.localizer)
+            elif step not in self.progress.unsaved:
+                metrics = self.async_validator.collect()
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            console.say(f"{self.verb}: epoch {len(self.progress.history)}/{self.settings.epochs}: {shown}")
+            self.context.check_lease()
+            self.reports.log({f"validation/{name}": value for name, value in metrics.items()}, step)
+        self.progress.add_validation(self._broadcast(metrics))
 
     def _save(self, final: bool = False) -> None:
-        """Keep a checkpoint. One that cannot be written, UNSAVED_LIMIT in a row at most and not the last, is said."""
-        if not self.reports:
-            return
-        self.host.check()
-        self.stage.localizer.card = self._card()
-        try:
-            self.reports.store()
-            checkpoint.save(self.output, self.step, self.stage.localizer, self._state(), self._facts())
-        except (InfrastructureError, UserError) as error:
-            self.failed_saves += 1
-            self.unsaved = sorted({*self.unsaved, self.step})
-            checkpoint.discard(self.output, self.step)
-            if final or self.failed_saves >= UNSAVED_LIMIT:
-                raise MPCError(
-                    f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; free space or"
-                    f" mend the access, and run the command again: it goes on from the last checkpoint"
-                ) from error
-            console.warn(
-                f"{self.verb}: the checkpoint of step {self.step} could not be written: {error}; going on"
-                f" ({self.failed_saves} of {UNSAVED_LIMIT} before training stops)"
-            )
-            return
-        self.failed_saves, self.unsaved = 0, [step for step in self.unsaved if step != self.step]
-        finished = [step for step in checkpoint.steps(self.output) if step <= self.step]  # later ones are damaged
-        checkpoint.prune(self.output, {*finished[-2:], *self.epoch_steps[-1:], *self._result()["best"]})
-
-    def _card(self) -> Card:
-        """The card of the model as it is now."""
-        card: Card = {
-            "stage": self.verb,
-            "trained_on": self.trained_on,
-            "dataset_fingerprint": self.manifest.fingerprint,
-            "step": self.step,
-            "epoch": self.cursor.epoch,
-            "validation": self.history[-1] if self.history else {},
-        }
-        if "published" in self.start_card:
-            card["published"] = self.start_card["published"]
-        return card
-
-    def _state(self) -> dict[str, Any]:
-        own = self.stage.localizer.state_dict()  # is kept as the model directory
-        extra = {name: value for name, value in self.module.state_dict().items() if name not in own}
-        return {"optimizer": self.optimizer.state_dict(), "module": extra}
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "verb": self.verb,
-            "config": self.config.dump(),
-            "fingerprint": self.manifest.fingerprint,
-            "cursor": self.cursor.to_json(),
-            "history": self.history,
-            "assessed": self.assessed,
-            "epoch_steps": self.epoch_steps,
-            "unsaved": self.unsaved,
-            "epoch_loss": [self.loss_sum, self.loss_steps],
-            "window": self.window.to_json(),
-        }
-
-    def _result(self) -> dict[str, Any]:
-        return result(self._facts() | {"step": self.step}, self.stage.monitor)
+        """Write a checkpoint, on rank 0."""
+        if self.writer:
+            self.context.check_lease()
+            self.writer.save(self.progress, self.window, final)
 
 
-def _in_steps(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    """Consecutive batches by `size`; the last ones of an epoch may be fewer."""
-    while step := list(islice(batches, size)):
-        yield step
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Consecutive batches in lists of `size`; the last list of an epoch may be shorter."""
+    while group := list(islice(batches, size)):
+        yield group

@@ -1,4 +1,4 @@
-"""What training looks like: the feature space and the predictions on fixed validation images, one sheet a time.
+"""Pictures of training: the feature space and the predictions on fixed validation images, one sheet each time.
 
 <output>/pictures/step-000001000.jpg, which is an artifact of the MLflow run, too
 """
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpc_model.evaluation.probes import kmeans_reading, stack_levels
+from mpc_model.evaluation.probes import kmeans_probe, stack_levels
 from mpc_model.imaging import codecs, drawing
 from mpc_model.localizer import Localizer, to_probabilities
 from pipelines.config.root import Config
@@ -27,57 +27,58 @@ class Pictures:
 
     def __init__(self, config: Config, verb: str, device: torch.device) -> None:
         self._config, self._verb, self._device = config, verb, device
-        self._shown: list[tuple[codecs.Image, codecs.Mask]] = []
+        self._images: list[tuple[codecs.Image, codecs.Mask]] = []
 
     @torch.no_grad()
     def draw(self, localizer: Localizer, step: int) -> str:
         """Write the sheet of a step and return its name below the output. The localizer is left in eval mode."""
-        self._shown = self._shown or self._read()
+        self._images = self._images or self._read()
         localizer.eval()
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
-        for image, mask in self._shown:
+        for image, mask in self._images:
             maps = localizer.features(scaled(torch.from_numpy(image)[None], self._device))
             stacked = stack_levels([level[0] for level in maps]).cpu()
             features.append(stacked)
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
-            rows.append([image, np.repeat(mask[..., None] * 255, 3, axis=2), _read_out(localizer, maps, mask.shape)])
-        points = _principal(torch.cat([one.flatten(0, 1) for one in features]))
+            rows.append([image, np.repeat(mask[..., None] * 255, 3, axis=2), _prediction(localizer, maps, mask.shape)])
+        points = _principal_components(torch.cat([pixels.flatten(0, 1) for pixels in features]))
         colours = _as_colours(points)
         start = 0
-        for row, one in zip(rows, features, strict=True):
-            count = one.shape[0] * one.shape[1]
-            row.insert(2, colours[start : start + count].reshape(*one.shape[:2], 3))
+        for row, pixels in zip(rows, features, strict=True):
+            count = pixels.shape[0] * pixels.shape[1]
+            row.insert(2, colours[start : start + count].reshape(*pixels.shape[:2], 3))
             start += count
-        told = "forgery probability" if localizer.decoder else "two clusters"
-        sheet = drawing.sheet(rows, ("image", "mask", "features", told), [""] * len(rows))
-        plot = _scatter(points[:, :2], np.concatenate([one.ravel() for one in labels]), f"{self._verb}, step {step}")
+        prediction = "forgery probability" if localizer.decoder else "two clusters"
+        sheet = drawing.sheet(rows, ("image", "mask", "features", prediction), [""] * len(rows))
+        classes = np.concatenate([label.ravel() for label in labels])
+        plot = _scatter(points[:, :2], classes, f"{self._verb}, step {step}")
         name = f"pictures/step-{step:09d}.jpg"
-        data = codecs.encode_jpeg(_beside(sheet, plot), 90)
+        data = codecs.encode_jpeg(_side_by_side(sheet, plot), 90)
         storage.write_bytes(uris.join(str(getattr(self._config, self._verb).output), name), data)
         return name
 
     def _read(self) -> list[tuple[codecs.Image, codecs.Mask]]:
-        batches = validation.fixed(self._config, "validation", 2 * IMAGES)  # half of them are forged
+        batches = validation.fixed_batches(self._config, "validation", 2 * IMAGES)  # half of them are forged
         pairs = [pair for batch in batches for pair in zip(batch.images.numpy(), batch.masks.numpy(), strict=True)]
         return [(image, mask) for image, mask in pairs if (mask == 1).any()][:IMAGES]
 
 
-def _read_out(localizer: Localizer, maps: list[torch.Tensor], size: tuple[int, int]) -> codecs.Image:
+def _prediction(localizer: Localizer, maps: list[torch.Tensor], size: tuple[int, int]) -> codecs.Image:
     """The prediction as a heat map: the head's, or k-means where there is no head yet."""
     if localizer.decoder is not None:
         return drawing.heat(to_probabilities(localizer.decoder(maps), size)[0].cpu().numpy())
-    clusters = kmeans_reading([level[0] for level in maps], torch.Generator().manual_seed(0))
+    clusters = kmeans_probe([level[0] for level in maps], torch.Generator().manual_seed(0))
     return drawing.heat(clusters.astype(np.float32))
 
 
-def _principal(rows: torch.Tensor) -> npt.NDArray[np.float32]:
+def _principal_components(rows: torch.Tensor) -> npt.NDArray[np.float32]:
     """Rows (N, C) on their first three principal axes: (N, 3)."""
     centred = rows.double().numpy()
     centred -= centred.mean(0)
-    # In float32, torch's eigh was seen to give NaN for a sound covariance.
+    # In float64: in float32, torch's eigh was seen to give NaN for a finite covariance.
     _, axes = np.linalg.eigh(centred.T @ centred)
-    found: npt.NDArray[np.float32] = (centred @ axes[:, :-4:-1]).astype(np.float32)
-    return found
+    projected: npt.NDArray[np.float32] = (centred @ axes[:, :-4:-1]).astype(np.float32)
+    return projected
 
 
 def _as_colours(points: npt.NDArray[np.float32]) -> codecs.Image:
@@ -92,12 +93,12 @@ def _scatter(points: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], tit
     """At most 2,000 pixels of each class on the first two principal axes, coloured by class."""
     canvas = np.full((PLOT + 60, PLOT, 3), 255, np.uint8)
     low, high = np.percentile(points, (0.5, 99.5), axis=0)
-    places = np.clip((points - low) / np.maximum(high - low, 1e-9), 0, 1) * (PLOT - 20) + 10
+    positions = np.clip((points - low) / np.maximum(high - low, 1e-9), 0, 1) * (PLOT - 20) + 10
     generator = np.random.default_rng(0)
     for label, colour in enumerate(_COLOURS):
         members = np.flatnonzero(labels == label)
-        for place in generator.permutation(members)[:2000]:
-            x, y = places[place]
+        for member in generator.permutation(members)[:2000]:
+            x, y = positions[member]
             cv2.circle(canvas, (round(float(x)), 30 + round(float(y))), 2, colour, -1, cv2.LINE_AA)
     drawing.write(canvas, f"{title}: pixels on their two principal axes", 10, 18)
     for label, name in enumerate(("authentic", "forged")):
@@ -106,11 +107,11 @@ def _scatter(points: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], tit
     return canvas
 
 
-def _beside(left: codecs.Image, right: codecs.Image) -> codecs.Image:
+def _side_by_side(left: codecs.Image, right: codecs.Image) -> codecs.Image:
     """Two pictures side by side on white."""
     height = max(left.shape[0], right.shape[0])
     padded = [
-        cv2.copyMakeBorder(one, 0, height - one.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-        for one in (left, right)
+        cv2.copyMakeBorder(picture, 0, height - picture.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        for picture in (left, right)
     ]
     return np.concatenate(padded, axis=1)

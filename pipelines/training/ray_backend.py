@@ -1,7 +1,7 @@
-"""The training loop on Ray Train: workers that come and go, preemption notices, and validation beside the training.
+"""The training loop on Ray Train: workers that come and go, preemption notices, and asynchronous validation.
 
-Checkpoints are ours (artifacts/checkpoint.py), so a lost worker group starts again from the newest one whatever Ray
-remembers, and the name of Ray's own run need not be kept.
+Checkpoints are this project's own (artifacts/checkpoint.py): a lost worker group starts again from the newest one
+whatever Ray remembers, and Ray's own run, with its name, is thrown away.
 """
 
 import os
@@ -9,8 +9,9 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,56 +25,67 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, lease, lock, storage, uris
-from pipelines.training import loop, ray_callbacks, validation, worker_context
+from pipelines.runtime import cluster, console, device, lease, lock, storage, uris
+from pipelines.training import loop, ray_callbacks, validation
+from pipelines.training.progress import TrainingProgress, TrainingResult
 from pipelines.training.stage import Stage
+from pipelines.training.worker_context import WorkerContext
 
-BESIDE_PATIENCE_SECONDS = 120.0
-"""How long the validation beside the training may take to start before it is done by a worker after all."""
+VALIDATOR_START_SECONDS = 120.0
+"""How long the asynchronous validator may take to start, before a worker validates instead."""
+
+
+@dataclass(frozen=True)
+class _WorkerArguments:
+    """What every worker is given. `failures` and `lines` are Ray queues: of failures that no retry can mend, and of
+    lines for the terminal. `lease_holder` is the process that must hold the lease of `output`."""
+
+    config: Config
+    stage: type[Stage]
+    run_id: str
+    output: str
+    lease_holder: lock.HolderId
+    failures: Any
+    lines: Any
 
 
 def run(
     config: Config, stage: type[Stage], run_id: str, output: str, on_epoch: Callable[[dict[str, float]], None]
-) -> dict[str, Any]:
+) -> TrainingResult:
     """Train a stage on the cluster's workers, to its end. Raises what stopped it, as the loop raised it.
 
-    `on_epoch` is told the figures of each epoch, in a thread of its own. Workers write only while this process holds
-    the lease of `output`.
+    `on_epoch` is called with the metrics of each epoch, in a thread of its own. Workers write only while this process
+    holds the lease of `output`.
     """
     cluster.connect()
-    least, most = config.train.worker_range
-    there = ray.cluster_resources()
-    use_gpu = config.train.accelerator == "gpu" or (config.train.accelerator == "auto" and there.get("GPU", 0) >= least)
-    per_worker = {"CPU": config.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
-    _check_resources(least, per_worker, config.train.async_validation, there)
+    min_workers, max_workers = config.train.worker_range
+    resources = ray.cluster_resources()
+    per_worker = device.worker_resources(config.train.accelerator, min_workers, config.train.cpus_per_worker, resources)
+    _check_resources(min_workers, per_worker, config.train.async_validation, resources)
     scratch = uris.join(output, "ray")
     filesystem, path = storage.resolve(scratch)
-    final = cluster.queue_here()  # of failures that no retry can mend
+    final = cluster.queue_here()
     failures = config.train.max_failures
-    told = {
-        "config": config,
-        "stage": stage,
-        "run_id": run_id,
-        "output": output,
-        "job": lock.holder_id(),
-        "final": final,
-    }
     try:
         with cluster.message_queue(partial(_on_message, on_epoch)) as lines, _own_interrupts():
+            arguments = _WorkerArguments(config, stage, run_id, output, lock.holder_id(), final, lines)
             trainer = TorchTrainer(
-                partial(_worker, told | {"say": lines}),  # not train_loop_config, which the steering process reads, too
+                partial(_worker, arguments),  # not train_loop_config, which Ray's controller process reads, too
                 scaling_config=ScalingConfig(
-                    num_workers=most if least == most else (least, most),
-                    use_gpu=use_gpu,
+                    num_workers=max_workers if min_workers == max_workers else (min_workers, max_workers),
+                    use_gpu="GPU" in per_worker,
                     resources_per_worker=per_worker,
                 ),
-                torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+                torch_config=TorchConfig(backend="nccl" if "GPU" in per_worker else "gloo"),
                 run_config=RunConfig(
                     name=f"{stage.verb}-{uuid.uuid4().hex[:12]}",
                     storage_path=path,
                     storage_filesystem=filesystem,
                     failure_config=FailureConfig(max_failures=failures),
-                    callbacks=[ray_callbacks.Losses(stage.verb, lines), ray_callbacks.Epochs(lines)],
+                    callbacks=[
+                        ray_callbacks.LossCallback(stage.verb, lines),
+                        ray_callbacks.EpochCallback(lines),
+                    ],
                 ),
             )
             _fit(trainer, failures, stage.verb)
@@ -85,7 +97,7 @@ def run(
         if not final.empty():
             raise revive(final.get()) from None
         raise InfrastructureError(
-            f"{stage.verb}: workers failed more than {failures} times, at last with: {_last_words(error)};"
+            f"{stage.verb}: workers failed more than {failures} times, at last with: {_last_failure(error)};"
             " run the command again to go on from the last checkpoint"
         ) from error
     except ray.exceptions.RayError as error:
@@ -94,17 +106,17 @@ def run(
             " run the command again to go on from the last checkpoint"
         ) from error
     finally:
-        with suppress(MPCError):  # storage that refuses has been told of
+        with suppress(MPCError):  # storage that fails here failed before, and that was said
             storage.delete(scratch)
         final.shutdown()
-    found = checkpoint.latest(output)
-    if not found:
+    newest = checkpoint.latest(output)
+    if not newest:
         raise InfrastructureError(f"{stage.verb}: no checkpoint was left at {output}; run the command again")
-    return loop.result(found[0], stage.monitor)
+    return TrainingProgress.from_facts(newest.document, newest.document["step"]).result(stage.monitor)
 
 
 def _fit(trainer: TorchTrainer, failures: int, verb: str) -> None:
-    """Run to the end. A worker that is lost while its group is being set up counts as one that is lost later."""
+    """Train to the end. A worker that is lost while its group is being set up counts like one that is lost later."""
     while True:
         try:
             trainer.fit()
@@ -113,12 +125,12 @@ def _fit(trainer: TorchTrainer, failures: int, verb: str) -> None:
             if not failures:
                 raise
             failures -= 1
-            console.warn(f"{verb}: the workers could not be set up: {_last_words(error)}; trying again")
+            console.warn(f"{verb}: the workers could not be set up: {_last_failure(error)}; trying again")
 
 
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
-    """Give Ctrl-C back its meaning afterwards: Ray Train leaves a handler that asks a controller that is gone."""
+    """Restore the handler of Ctrl-C afterwards: Ray Train leaves one that calls a controller that is gone."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -128,100 +140,103 @@ def _own_interrupts() -> Iterator[None]:
 
 
 def _on_message(on_epoch: Callable[[dict[str, float]], None], item: console.Line | dict[str, float]) -> None:
-    """What workers say is shown here, what they report of an epoch is handed on."""
+    """Print a worker's line, or forward the metrics of an epoch."""
     if isinstance(item, console.Line):
         console.show(item)
     else:
         on_epoch(item)
 
 
-def _last_words(error: TrainingFailedError) -> str:
+def _last_failure(error: TrainingFailedError) -> str:
     """What ended a worker group, in one line."""
     if isinstance(error, WorkerGroupError):
-        return ray_callbacks.guilty(error.worker_failures)
-    lines = str(error).strip().splitlines()  # the last one of a traceback says what it was
+        return ray_callbacks.root_cause(error.worker_failures)
+    lines = str(error).strip().splitlines()  # the last line of a traceback has the message
     return lines[-1][:300]
 
 
-def _check_resources(workers: int, per_worker: dict[str, int], beside: bool, there: dict[str, float]) -> None:
-    """Refuse what a cluster on this machine can never give; a larger one may still grow, so there it is only said."""
-    needed = {name: workers * count + (beside if name == "CPU" else 0) for name, count in per_worker.items()}
+def _check_resources(
+    workers: int, per_worker: Mapping[str, int], async_validation: bool, resources: Mapping[str, float]
+) -> None:
+    """UserError where a cluster on this machine has too little; another cluster may grow, so a line says it there."""
+    needed = {name: workers * count for name, count in per_worker.items()}
+    needed["CPU"] += async_validation
     short = [
-        f"{count} {name}, there are {there.get(name, 0):g}"
+        f"{count} {name}, there are {resources.get(name, 0):g}"
         for name, count in needed.items()
-        if there.get(name, 0) < count
+        if resources.get(name, 0) < count
     ]
     if not short:
         return
-    said = f"train.workers={workers}{' with async_validation' if beside else ''} needs {' and '.join(short)}"
+    need = f"train.workers={workers}{' with async_validation' if async_validation else ''} needs {' and '.join(short)}"
     if "RAY_ADDRESS" not in os.environ:
-        raise UserError(f"{said}; lower train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster")
-    console.say(f"{said} now; waiting for the cluster to grow")
+        raise UserError(f"{need}; lower train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster")
+    console.say(f"{need} now; waiting for the cluster to grow")
 
 
-def _worker(settings: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. A failure that no retry can mend is left for the driver to raise."""
-    config, stage, final = settings["config"], settings["stage"], settings["final"]
-    if not final.empty():
+def _worker(arguments: _WorkerArguments) -> None:
+    """What each Ray Train worker runs. A failure that no retry can mend is put in a queue, for the driver to raise."""
+    config, stage = arguments.config, arguments.stage
+    if not arguments.failures.empty():
         return
-    console.relay(settings["say"].put, ray.train.get_context().get_world_rank())
+    ray_context = ray.train.get_context()
+    console.relay(arguments.lines.put, ray_context.get_world_rank())
     torch.set_num_threads(config.train.cpus_per_worker)
-    context = ray.train.get_context()
-    host = worker_context.Host(
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
+    context = WorkerContext(
+        rank=ray_context.get_world_rank(),
+        world_size=ray_context.get_world_size(),
         device=get_device(),
         report=lambda metrics: ray.train.report({**metrics, "group": cluster.own_group()}),
-        preempted=lambda: ray.train.get_preemption_info() is not None,
-        beside=lambda: _Beside(config, stage),
-        check=lambda: lease.check(settings["output"], settings["job"]),
+        is_preempted=lambda: ray.train.get_preemption_info() is not None,
+        start_async_validator=lambda: _ActorValidator(config, stage),
+        check_lease=lambda: lease.check(arguments.output, arguments.lease_holder),
     )
-    console.say(f"{stage.verb}: worker {host.rank} of {host.world} is process {os.getpid()} on {socket.gethostname()}")
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    console.say(f"{stage.verb}: worker {context.rank} of {context.world_size} is {where}")
     try:
-        loop.run(config, stage, settings["run_id"], host)
+        loop.run(config, stage, arguments.run_id, context)
     except InfrastructureError:
         raise
     except MPCError as error:
-        final.put(describe(error))
-        if host.world > 1:  # the other ranks wait for this one: let Ray end them
+        arguments.failures.put(describe(error))
+        if context.world_size > 1:  # the other ranks wait for this one: let Ray end them
             raise
 
 
-class _Beside:
-    """An assessment in an actor of its own, on a GPU of its own where one is free when it starts."""
+class _ActorValidator:
+    """A validator in a Ray actor of its own, on a GPU of its own where one is free when it starts."""
 
     def __init__(self, config: Config, stage: type[Stage]) -> None:
-        self._of = (config, stage)
-        self._here: validation.Assessment | None = None  # once the actor was lost
-        gpu = 1 if ray.available_resources().get("GPU", 0) >= 1 else 0
-        actor = ray.remote(validation.Assessment).options(num_cpus=1, num_gpus=gpu, scheduling_strategy="DEFAULT")
-        self._actor = actor.remote(*self._of, torch.device("cuda" if gpu else "cpu"))
+        self._config, self._stage = config, stage
+        self._local: validation.Validator | None = None  # in place of the actor, once that was lost
+        gpu = device.use_gpus("auto", 1, ray.available_resources())
+        actor = ray.remote(validation.Validator).options(num_cpus=1, num_gpus=int(gpu), scheduling_strategy="DEFAULT")
+        self._actor = actor.remote(config, stage, device.named_device(gpu))
         self._ready = self._actor.__ray_ready__.remote()
         self._submitted: tuple[str, Any] | None = None
 
     def submit(self, location: str) -> None:
-        """Begin to assess the model of a checkpoint."""
-        self._submitted = (location, None if self._here else self._actor.figures_of.remote(location))
+        """Start the validation of the model in a checkpoint."""
+        self._submitted = (location, None if self._local else self._actor.validate_checkpoint.remote(location))
 
     def collect(self) -> dict[str, float]:
-        """The figures of what was submitted last; where its actor was lost, they are found out here."""
+        """The metrics of the checkpoint that was submitted last; computed here where the actor was lost."""
         assert self._submitted
         location, pending = self._submitted
-        if not self._here:
+        if not self._local:
             try:
-                ray.get(self._ready, timeout=BESIDE_PATIENCE_SECONDS)
-                figures: dict[str, float] = ray.get(pending)
-                return figures
+                ray.get(self._ready, timeout=VALIDATOR_START_SECONDS)
+                metrics: dict[str, float] = ray.get(pending)
+                return metrics
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, MPCError):
                     raise error.cause from None
                 raise
             except ray.exceptions.RayError as error:
                 lost = isinstance(error, ray.exceptions.RayActorError)
-                why = "was lost" if lost else f"did not start in {BESIDE_PATIENCE_SECONDS:.0f} s"
+                why = "was lost" if lost else f"did not start in {VALIDATOR_START_SECONDS:.0f} s"
                 console.warn(
-                    f"{self._of[1].verb}: validation beside the training {why};"
-                    " from now on it is done by the first worker"
+                    f"{self._stage.verb}: asynchronous validation {why}; from now on the first worker validates"
                 )
-                self._here = validation.Assessment(*self._of, get_device())
-        return self._here.figures_of(location)
+                self._local = validation.Validator(self._config, self._stage, get_device())
+        return self._local.validate_checkpoint(location)

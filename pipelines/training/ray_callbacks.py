@@ -1,6 +1,6 @@
-"""What runs in the process that steers Ray Train: it hands on what workers report, and says which of them failed.
+"""Callbacks in the process that controls Ray Train: they forward what workers report, and say which of them failed.
 
-Apart from ray_train.py, since that process starts sooner if it need not import what workers train with.
+They are not in ray_backend.py, so that the controller need not import what workers train with, and starts sooner.
 """
 
 import logging
@@ -15,26 +15,26 @@ from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.runtime import console
 
 
-class Losses(UserCallback):
-    """Says on the terminal of whoever started the job that workers were lost; runs where Ray Train is steered."""
+class LossCallback(UserCallback):
+    """Says on the terminal of whoever started the job that a worker group was lost."""
 
     def __init__(self, verb: str, lines: Any) -> None:
         self._verb, self._lines = verb, lines
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train before it starts the workers again, or gives up."""
-        lost = {
+        retried = {
             rank: error
             for rank, error in worker_exceptions.items()
             if isinstance(error, InfrastructureError) or not isinstance(error, MPCError)
         }
-        if lost and len(lost) == len(worker_exceptions):
-            words = f"{self._verb}: {guilty(lost)}; going back to the last checkpoint"
-            self._lines.put(console.line(words, logging.WARNING))
+        if retried and len(retried) == len(worker_exceptions):
+            message = f"{self._verb}: {root_cause(retried)}; going back to the last checkpoint"
+            self._lines.put(console.line(message, logging.WARNING))
 
 
-class Epochs(UserCallback):
-    """Hands on what the first worker reports of an epoch; runs where Ray Train is steered."""
+class EpochCallback(UserCallback):
+    """Forwards the metrics that the first worker reports of an epoch."""
 
     def __init__(self, epochs: Any) -> None:
         self._epochs = epochs
@@ -44,15 +44,22 @@ class Epochs(UserCallback):
         self._epochs.put(metrics[0])
 
 
-def guilty(failures: dict[int, Exception]) -> str:
-    """The failure that the others follow from, in one line: ours, or a worker's death, before broken connections."""
+def root_cause(failures: dict[int, Exception]) -> str:
+    """The failure, by rank, that the others follow from, in one line.
+
+    An error of this project comes first, then the death of a worker, then anything else: connections to a dead worker
+    break only because it died.
+    """
     dead = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
-    order: tuple[Any, ...] = (MPCError, dead, Exception)
-    ranked = [next(place for place, kind in enumerate(order) if isinstance(one, kind)) for one in failures.values()]
-    rank, error = list(failures.items())[ranked.index(min(ranked))]
+    by_priority: tuple[Any, ...] = (MPCError, dead, Exception)
+
+    def priority(error: Exception) -> int:
+        return next(position for position, kind in enumerate(by_priority) if isinstance(error, kind))
+
+    rank, error = min(failures.items(), key=lambda failure: priority(failure[1]))
     if isinstance(error, dead):
         return f"worker {rank} was lost"
-    words = " ".join(str(error).split())
-    if re.search("gloo|NCCL", words):  # whose death it was is known a moment later
+    message = " ".join(str(error).split())
+    if re.search("gloo|NCCL", message):  # which worker died is known a moment later
         return f"worker {rank} lost its connection to another"
-    return f"worker {rank} failed: {words[:300]}"
+    return f"worker {rank} failed: {message[:300]}"

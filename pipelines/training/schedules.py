@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far training has come: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of how far training has come: nothing is stored in checkpoints."""
 
 import math
 from collections.abc import Sequence
@@ -9,39 +9,40 @@ PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 3
 COSINE_EPOCHS = 20
 
 
-def learning_rate(settings: OptimConfig, *, step: int, epoch: int, progress: float, figures: Sequence[float]) -> float:
+def learning_rate(settings: OptimConfig, *, step: int, epoch: int, progress: float, metrics: Sequence[float]) -> float:
     """The learning rate of a step.
 
-    `step` counts the steps before it, `epoch` the finished epochs, `progress` in [0, 1] is the share of all training
-    that is behind us, and `figures` holds the validation figure of each epoch whose figure is known (-inf where it
-    could not be read). Sources of factor, patience and period: method.md, "Training".
+    `step` and `epoch` count the finished ones, `progress` in [0, 1] is the finished share of the whole training, and
+    `metrics` holds the monitored metric of each validated epoch (-inf where there is none).
 
-    constant: as set.
-    cosine: from learning_rate to floor over the whole run (the paper's stage 2).
-    cosine20: a cosine of the epoch, down to floor after 20 epochs and up again (what the release's stage 2 does).
-    plateau: halved whenever the best figure is more than PLATEAU_PATIENCE epochs old, counted anew after each halving
-    (stage 1 of both).
+    constant: `learning_rate`.
+    cosine: from `learning_rate` to `floor` over the whole training. Stage 2 of the paper (Lou et al., IEEE TIFS 2025,
+        implementation details).
+    cosine20: a cosine of the epoch, down to `floor` after COSINE_EPOCHS epochs and up again. Stage 2 of the public
+        release, whose period is fixed.
+    plateau: multiplied by PLATEAU_FACTOR when the best metric is more than PLATEAU_PATIENCE epochs old, counted anew
+        after each reduction. Stage 1 of the paper and of the release, with the release's factor and patience.
 
     Over the first `warmup_steps` steps the rate rises linearly to what the schedule says.
     """
-    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    return rise * _scheduled(settings, epoch, progress, figures)
+    warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    return warmup * _scheduled(settings, epoch, progress, metrics)
 
 
-def _scheduled(settings: OptimConfig, epoch: int, progress: float, figures: Sequence[float]) -> float:
-    top, floor = settings.learning_rate, settings.floor
+def _scheduled(settings: OptimConfig, epoch: int, progress: float, metrics: Sequence[float]) -> float:
+    rate, floor = settings.learning_rate, settings.floor
     if settings.schedule == "cosine":
-        return _cosine(top, floor, min(progress, 1.0))
+        return _cosine(rate, floor, min(progress, 1.0))
     if settings.schedule == "cosine20":
-        return _cosine(top, floor, epoch / COSINE_EPOCHS)
+        return _cosine(rate, floor, epoch / COSINE_EPOCHS)
     if settings.schedule == "plateau":
-        best, waited = -math.inf, 0
-        for figure in figures:
-            best, waited = (figure, 0) if figure > best else (best, waited + 1)
-            if waited > PLATEAU_PATIENCE:
-                top, waited = max(top * PLATEAU_FACTOR, floor), 0
-    return top
+        best, epochs_since = -math.inf, 0
+        for metric in metrics:
+            best, epochs_since = (metric, 0) if metric > best else (best, epochs_since + 1)
+            if epochs_since > PLATEAU_PATIENCE:
+                rate, epochs_since = max(rate * PLATEAU_FACTOR, floor), 0
+    return rate
 
 
-def _cosine(top: float, floor: float, part: float) -> float:
-    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * part))
+def _cosine(top: float, floor: float, share: float) -> float:
+    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * share))

@@ -1,6 +1,6 @@
-"""What a stage of training is, and where both stages get their models from.
+"""The interface of a stage of training.
 
-The training loop (pipelines/training/loop.py) knows nothing of either stage: it takes a `Stage`, such as the ones in
+The training loop (pipelines/training/loop.py) knows no particular stage: it is given a `Stage`, such as the ones in
 pipelines/pretrain.py and pipelines/finetune.py.
 """
 
@@ -15,23 +15,26 @@ from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch
 from pipelines.dataset.manifest import Manifest
 
-Rates = list[tuple[Iterable[nn.Parameter], float]]
-"""Parameter groups: parameters with their factor of the learning rate."""
+ParameterGroups = list[tuple[Iterable[nn.Parameter], float]]
+"""What the optimizer trains: groups of parameters, each with a factor of the learning rate."""
 
 
 class Stage(Protocol):
-    """A module that turns a batch into losses, and a reading of how far it has come.
+    """One stage of training: a module that turns a batch into losses, and an evaluation of the localizer in it.
 
-    `verb` is the config section it takes its settings from. `module(inputs, seed)` gives float32 scalars by name, the
-    loss `total` among them; `localizer` is what is exported, and what of `module` does not belong to it is kept in
-    checkpoints alone. `rates` are what the optimizer trains.
+    verb: the name of the command and of the config section with the stage's settings.
+    monitor: the metric of `evaluate` that is maximised; the best epoch is the one where it is highest.
+    localizer: what is exported as a model directory.
+    module: `module(inputs, seed)` returns float32 scalars by name, the loss under `total`. The tensors that the
+        localizer does not have are stored in checkpoints only.
+    parameter_groups: what the optimizer trains.
     """
 
     verb: str
     monitor: str
     localizer: Localizer
     module: nn.Module
-    rates: Rates
+    parameter_groups: ParameterGroups
 
     def __init__(self, config: Config) -> None: ...
 
@@ -40,8 +43,10 @@ class Stage(Protocol):
         """UserError where the settings and the dataset do not go together; `manifest` is None for one not built yet."""
 
     @staticmethod
-    def read(
+    def evaluate(
         localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
     ) -> dict[str, float]:
-        """Figures by name of a localizer in eval mode, of which `monitor` is the one to maximise; `train` is for
-        readings that are fitted before they are tested."""
+        """Metrics by name of a localizer in eval mode on the validation batches.
+
+        The training batches are for probes that are fitted first; `seed` draws what is random.
+        """

@@ -1,4 +1,4 @@
-"""What is told of training while it runs: means of losses over a window of steps, pace, waiting and memory."""
+"""What training reports while it runs: means of the losses over a window of steps, speed, waiting time and memory."""
 
 import time
 from collections import Counter
@@ -12,11 +12,11 @@ from pipelines.runtime.host import resident_bytes
 GIB = 2**30
 
 
-class Window:
+class StepWindow:
     """The steps since the last report.
 
-    Sums of the losses survive an interruption (`to_json`), so that a window that was cut in two reports what an
-    uninterrupted one would have; pace, waiting and memory are those of this process.
+    The sums of the losses are stored in checkpoints (`to_json`), so that a window that an interruption cut in two
+    reports the means that an uninterrupted run would have. Speed, waiting time and memory are those of this process.
     """
 
     def __init__(self, device: torch.device, stored: dict[str, Any] | None = None) -> None:
@@ -26,12 +26,12 @@ class Window:
         self.restart()
 
     def restart(self) -> None:
-        """Pace and waiting are counted from now on: what was between (validation, say) is not training."""
+        """Measure speed and waiting time from now on, so that they do not count a validation before."""
         self._samples, self._waited, self._started = 0, 0.0, time.monotonic()
 
-    def add(self, values: dict[str, float], samples: int, waited: float) -> None:
-        """One step: its losses and other figures, its samples over all ranks, the seconds it waited for data."""
-        self._sums.update(values)
+    def add(self, metrics: dict[str, float], samples: int, waited: float) -> None:
+        """Add a step: its losses and other metrics, its samples over all ranks, the seconds it waited for data."""
+        self._sums.update(metrics)
         self.steps += 1
         self._samples += samples
         self._waited += waited
@@ -42,21 +42,24 @@ class Window:
         return self._waited / max(time.monotonic() - self._started, 1e-9)
 
     def take(self) -> dict[str, float]:
-        """The means of the window, `images_per_second`, `data_wait` (a share of time), `memory_gib` and, on an
-        accelerator, `device_memory_gib` (the most so far), and how busy the machine is; a new window begins."""
-        found = {name: total / self.steps for name, total in self._sums.items()}
-        found |= {
+        """The metrics of the window, and begin a new one.
+
+        They are the means of what was added, `images_per_second`, `data_wait` (a share of time), `memory_gib`, on an
+        accelerator `device_memory_gib` (the maximum so far), and the load of the machine (runtime/host.py).
+        """
+        metrics = {name: total / self.steps for name, total in self._sums.items()}
+        metrics |= {
             "images_per_second": self._samples / max(time.monotonic() - self._started, 1e-9),
             "data_wait": self.waiting,
             "memory_gib": resident_bytes() / GIB,
             **host.load(),
         }
         if self._device.type == "cuda":
-            found["device_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
+            metrics["device_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
         self._sums, self.steps = Counter(), 0
         self.restart()
-        return found
+        return metrics
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The part that checkpoints store."""
         return {"sums": dict(self._sums), "steps": self.steps}

@@ -1,7 +1,7 @@
-"""How far training has come: a stage's figures on the validation split, never on a test set."""
+"""The metrics of a stage on the validation split, never on a test set."""
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,44 +13,37 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.training.stage import Stage
 
 
-class Assessment:
-    """Fixed images of the validation split, and of the training split for readings that are fitted first.
+class Validator:
+    """Evaluates localizers on fixed images of the validation split, which are read when they are first needed.
 
-    The images are read once, when the first figures are asked for.
+    Images of the training split are read too, for probes that are fitted before they are tested.
     """
 
     def __init__(self, config: Config, stage: type[Stage], device: torch.device) -> None:
         self._config, self._stage, self._device = config, stage, device
         self._images: tuple[list[Batch], list[Batch]] | None = None
 
-    def figures(self, localizer: Localizer) -> dict[str, float]:
-        """The stage's figures of a localizer on this device; those that are not finite are left out."""
+    def validate(self, localizer: Localizer) -> dict[str, float]:
+        """The stage's metrics of a localizer on this device, which is left in eval mode; only finite ones."""
         if self._images is None:
             count = self._config.train.validation_images
-            self._images = (fixed(self._config, "train", count), fixed(self._config, "validation", count))
+            self._images = (
+                fixed_batches(self._config, "train", count),
+                fixed_batches(self._config, "validation", count),
+            )
         localizer.eval()
-        found = self._stage.read(localizer, *self._images, self._device, self._config.seed)
-        return {key: value for key, value in found.items() if math.isfinite(value)}
+        metrics = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed)
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def figures_of(self, location: str) -> dict[str, float]:
-        """The stage's figures of the model in a checkpoint."""
-        return self.figures(load_model(location, str(self._device)))
-
-
-class Beside(Protocol):
-    """An assessment that runs beside the training."""
-
-    def submit(self, location: str) -> None:
-        """Begin to assess the model of a checkpoint."""
-
-    def collect(self) -> dict[str, float]:
-        """The figures of what was submitted last; waits for them."""
+    def validate_checkpoint(self, location: str) -> dict[str, float]:
+        """The stage's metrics of the model in a checkpoint."""
+        return self.validate(load_model(location, str(self._device)))
 
 
-def open_split(config: Config, split: str, **more: Any) -> PixelLoader:
-    """A loader of one split of the training dataset; `more` goes to PixelLoader."""
+def open_split(config: Config, split: str, **options: Any) -> PixelLoader:
+    """A loader of one split of the training dataset; `options` are passed to PixelLoader."""
     dataset = str(config.train.dataset)
-    assert config.model.input_size is not None  # launch.py refuses it
+    assert config.model.input_size is not None  # launch.check refuses it
     return PixelLoader(
         dataset,
         Manifest.read(dataset),
@@ -59,10 +52,10 @@ def open_split(config: Config, split: str, **more: Any) -> PixelLoader:
         seed=config.seed,
         batch_size=config.train.batch_size,
         threads=config.train.loader_threads,
-        **more,
+        **options,
     )
 
 
-def fixed(config: Config, split: str, count: int) -> list[Batch]:
+def fixed_batches(config: Config, split: str, count: int) -> list[Batch]:
     """Canonical views of about `count` samples of a split, always the same ones."""
     return open_split(config, split).fixed(count)

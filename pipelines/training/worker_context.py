@@ -1,26 +1,36 @@
-"""What the training loop is given by whatever runs it: one process, or a worker of Ray Train."""
+"""What a worker of the training loop is given by its launcher: this process alone, or Ray Train."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
-from pipelines.training import validation
+
+class AsyncValidator(Protocol):
+    """A validator that works while training goes on. It has one checkpoint at a time."""
+
+    def submit(self, location: str) -> None:
+        """Start the validation of the model in a checkpoint."""
+
+    def collect(self) -> dict[str, float]:
+        """Wait for the metrics of the checkpoint that was submitted last, and return them."""
 
 
 @dataclass(frozen=True)
-class Host:
-    """Where the loop runs: its rank among `world` ranks, its device, and what its launcher offers.
+class WorkerContext:
+    """One worker: its rank among `world_size` ranks, its device, and the services of its launcher.
 
-    `report` tells an epoch's figures, `preempted` whether this group of workers is about to lose a machine (every rank
-    asks equally often), `beside` makes an assessment that runs beside the training, `check` raises where another job
-    has taken over the output (asked before anything is written).
+    report: hands the metrics of an epoch to whoever started the job.
+    is_preempted: whether this group of workers is about to lose a machine; every rank calls it equally often.
+    start_async_validator: starts a validator that works while training goes on; None where there is none.
+    check_lease: raises where another job has taken over the output; it is called before anything is written.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[dict[str, float]], None] = lambda metrics: None
-    preempted: Callable[[], bool] = lambda: False
-    beside: Callable[[], validation.Beside] | None = None
-    check: Callable[[], None] = lambda: None
+    is_preempted: Callable[[], bool] = lambda: False
+    start_async_validator: Callable[[], AsyncValidator] | None = None
+    check_lease: Callable[[], None] = lambda: None

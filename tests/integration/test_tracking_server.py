@@ -24,7 +24,8 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.finetune import Finetuning, finetune
 from pipelines.runtime.retry import Backoff
 from pipelines.tracking import client, outbox, runs
-from pipelines.training import loop, worker_context
+from pipelines.training import loop
+from pipelines.training.worker_context import WorkerContext
 
 PATIENCE = 120
 
@@ -169,7 +170,7 @@ def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once
         elif dead and seconds:
             time.sleep(1)
 
-    loop.run(config, Finetuning, run_id, worker_context.Host(report=report))
+    loop.run(config, Finetuning, run_id, WorkerContext(report=report))
     assert not dead
     assert found(config, run_id) == expected(config, config.finetune.epochs)
     assert not Path(outbox.unsent(str(config.finetune.output))).exists()

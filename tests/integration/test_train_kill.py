@@ -361,10 +361,10 @@ def test_validation_beside_the_training_gives_the_same_figures_whatever_is_kille
     first.kill()
     second = start(tmp_path / "run", *beside)
     second.wait_for_step(80)
-    (validator,) = [one for one in second.family() if "ray::Assessment" in " ".join(one.cmdline())]
+    (validator,) = [one for one in second.family() if "ray::Validator" in " ".join(one.cmdline())]
     validator.kill()
     said = second.finish()
-    assert said.count("validation beside the training was lost; from now on it is done by the first worker") == 1
+    assert said.count("asynchronous validation was lost; from now on the first worker validates") == 1
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
     kept = checkpoint.steps(str(tmp_path / "run" / "pretrain"))
     record = json.loads((tmp_path / "run" / "pretrain" / "record.json").read_text())

@@ -97,7 +97,7 @@ def test_a_search_goes_on_from_its_ledger(
 ) -> None:
     """The finished trial is left alone; the one that had begun keeps its number, parameters and run."""
     output = folder / "begun" / "tune"
-    first, second = ledger.ledger(str(output))
+    first, second = ledger.read_all(str(output))
     assert (first.state, second.state) == ("finished", "open")
     before = (output / "trials" / "0000" / "trial.json").read_bytes()
     space = "tune.space={pretrain.temperature: {least: 0.05, most: 0.5}}"

@@ -21,7 +21,8 @@ from pipelines.pretrain import Pretraining, pretrain
 from pipelines.runtime import lease, lock, storage
 from pipelines.tracking import client as tracking_client
 from pipelines.tracking import runs
-from pipelines.training import loop, validation, worker_context
+from pipelines.training import loop, validation
+from pipelines.training.worker_context import WorkerContext
 
 
 @pytest.mark.parametrize("stage", [Pretraining, Finetuning])
@@ -33,11 +34,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(trained: Config, t
     for config in (whole, broken):
         config_run = runs.start_run(config, stage.verb)
         if config is whole:
-            uninterrupted = loop.run(config, stage, config_run, worker_context.Host())
+            uninterrupted = loop.run(config, stage, config_run, WorkerContext())
         else:
-            loop.run(config, stage, config_run, worker_context.Host(), stop_after=5)
+            loop.run(config, stage, config_run, WorkerContext(), stop_after=5)
             assert checkpoint.steps(str(getattr(config, stage.verb).output)) == [3, 4]  # an epoch's end, and mid-epoch
-            resumed = loop.run(config, stage, config_run, worker_context.Host())
+            resumed = loop.run(config, stage, config_run, WorkerContext())
     assert resumed == uninterrupted
     one = weights(getattr(whole, stage.verb).output)
     other = weights(getattr(broken, stage.verb).output)
@@ -70,7 +71,7 @@ def test_stage_2_does_not_change_the_encoder(trained: Config) -> None:
 
 def test_a_damaged_checkpoint_is_passed_over(trained: Config, tmp_path: Path, capsys: Any) -> None:
     config = at(trained, tmp_path, "train.checkpoint_every=1")
-    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host(), stop_after=3)
+    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext(), stop_after=3)
     older, newer = checkpoint.steps(str(config.pretrain.output))
     broken = Path(str(config.pretrain.output), "checkpoints", f"step-{newer:09d}", "state.pt")
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
@@ -86,7 +87,7 @@ def test_a_damaged_seal_is_as_bad_as_a_damaged_file(
 ) -> None:
     """A cursor of another epoch, and no JSON at all."""
     config = at(trained, tmp_path, "train.checkpoint_every=1")
-    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host(), stop_after=2)
+    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext(), stop_after=2)
     older, newer = checkpoint.steps(str(config.pretrain.output))
     seal = Path(str(config.pretrain.output), "checkpoints", f"step-{newer:09d}", "checkpoint.json")
     seal.write_bytes(seal.read_bytes().replace(b'"epoch": 0', change, 1))
@@ -105,11 +106,11 @@ def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, t
             config,
             Pretraining,
             run_id,
-            worker_context.Host(check=lambda: lease.check(output, lock.holder_id())),
+            WorkerContext(check_lease=lambda: lease.check(output, lock.holder_id())),
             stop_after=1,
         )
         assert checkpoint.steps(output) == [1]
-        orphan = worker_context.Host(check=lambda: lease.check(output, ("another machine", 1)))
+        orphan = WorkerContext(check_lease=lambda: lease.check(output, ("another machine", 1)))
         with pytest.raises(MPCError, match=r"another job took over .*leave the rest to it"):
             loop.run(config, Pretraining, run_id, orphan)
     assert checkpoint.steps(output) == [1]
@@ -118,7 +119,7 @@ def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, t
 
 def test_a_checkpoint_without_its_seal_does_not_exist(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, "train.checkpoint_every=1")
-    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host(), stop_after=1)
+    loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext(), stop_after=1)
     (step,) = checkpoint.steps(str(config.pretrain.output))
     Path(str(config.pretrain.output), "checkpoints", f"step-{step:09d}", "checkpoint.json").unlink()
     assert checkpoint.latest(str(config.pretrain.output)) is None
@@ -137,7 +138,7 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(trained: Config
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, "pretrain.learning_rate=1.0e+30", "pretrain.schedule=constant")
     with pytest.raises(MPCError, match=r"pretrain: the loss is (nan|inf).* at step 1; batch \['\w+'.*learning rate"):
-        loop.run(config, Pretraining, runs.start_run(config, "pretrain"), worker_context.Host())
+        loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext())
     (file,) = tmp_path.glob("pretrain/not-finite-step-*.json")
     (told,) = json.loads(file.read_text())["ranks"]
     loader = validation.open_split(config, "train")
@@ -180,18 +181,6 @@ def test_fixed_samples_hold_both_classes(built: Config) -> None:
         forged = [bool((mask == 1).any()) for batch in loader.fixed(count) for mask in batch.masks]
         assert sum(forged) == count // 2
         assert len(forged) in (count, count // 2 + loader._authentic)
-
-
-def test_a_figure_that_could_not_be_read_is_never_the_best() -> None:
-    history = [{"train_loss": 1.0}, {"f1": 0.2, "train_loss": 1.0}, {"train_loss": 1.0}]
-    facts = {"step": 9, "epoch_steps": [3, 6, 9], "history": history, "unsaved": []}
-    assert loop.result(facts, "f1")["best"] == [6]
-
-
-def test_an_epoch_whose_checkpoint_was_not_written_is_never_the_best() -> None:
-    history = [{"f1": figure, "train_loss": 1.0} for figure in (0.1, 0.9, 0.3)]
-    facts = {"step": 9, "epoch_steps": [3, 6, 9], "history": history, "unsaved": [6]}
-    assert loop.result(facts, "f1")["best"] == [9]
 
 
 def test_a_missing_encoder_is_refused(trained: Config, tmp_path: Path) -> None:

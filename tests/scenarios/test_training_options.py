@@ -27,17 +27,22 @@ from pipelines.runtime import storage, uris
 from pipelines.tracking import client as tracking_client
 from pipelines.tracking import outbox, runs
 from pipelines.training import compile as compiling
-from pipelines.training import loop, validation, worker_context
-from pipelines.training.feature_cache import FeatureStore
+from pipelines.training import loop, validation
+from pipelines.training.feature_cache import FeatureCache
+from pipelines.training.worker_context import WorkerContext
 
 
-def training(config: Config, stage: Any) -> loop._Training:
+def training(config: Config, stage: Any) -> loop.TrainingLoop:
     reports = outbox.Outbox(config, stage.verb, runs.start_run(config, stage.verb))
-    return loop._Training(config, stage, worker_context.Host(), reports)
+    return loop.TrainingLoop(config, stage, WorkerContext(), reports)
+
+
+def trained_parameters(state: loop.TrainingLoop) -> list[nn.Parameter]:
+    return [one for one in state.optimization.module.parameters() if one.grad is not None]
 
 
 def run(config: Config, stage: Any, stop_after: int | None = None) -> dict[str, Any]:
-    return loop.run(config, stage, runs.start_run(config, stage.verb), worker_context.Host(), stop_after)
+    return loop.run(config, stage, runs.start_run(config, stage.verb), WorkerContext(), stop_after)
 
 
 # Steps.
@@ -47,17 +52,17 @@ def test_accumulated_gradients_are_the_mean_over_the_forward_passes(trained: Con
     config = at(trained, tmp_path, "train.accumulate=2", "train.batch_size=3", verb="finetune")
     state = training(config, Finetuning)
     batches = list(state.loader.epoch(Cursor()))
-    (first, *_) = loop._in_steps(iter(batches), 2)
-    twin = training(at(trained, tmp_path / "twin", "train.batch_size=3", verb="finetune"), Finetuning)
-    twin.parallel.train()
+    (first, *_) = loop._grouped(iter(batches), 2)
+    other = training(at(trained, tmp_path / "other", "train.batch_size=3", verb="finetune"), Finetuning)
+    other.optimization.parallel.train()
     expected: list[torch.Tensor] = []
     for part, batch in enumerate(first):
-        twin.module.zero_grad()
-        twin.module(batch.to(torch.device("cpu")), part)["total"].backward()
-        found = [one.grad for one in twin.module.parameters() if one.grad is not None]
+        other.optimization.module.zero_grad()
+        other.optimization.module(batch.to(torch.device("cpu")), part)["total"].backward()
+        found = [one.grad for one in other.optimization.module.parameters() if one.grad is not None]
         expected = [a + b / 2 for a, b in zip(expected or [torch.zeros_like(g) for g in found], found, strict=True)]
     state._step(first)
-    for one, gradient in zip((p for p in state.module.parameters() if p.grad is not None), expected, strict=True):
+    for one, gradient in zip(trained_parameters(state), expected, strict=True):
         torch.testing.assert_close(one.grad, gradient, rtol=1e-5, atol=1e-8)
 
 
@@ -80,7 +85,7 @@ def test_a_broken_accumulated_run_goes_on_bit_by_bit(trained: Config, tmp_path: 
 def test_clipping_bounds_the_step_s_gradient(trained: Config, tmp_path: Path) -> None:
     state = training(at(trained, tmp_path, "finetune.clip=1.0e-3", verb="finetune"), Finetuning)
     values = state._step([next(state.loader.epoch(Cursor()))])
-    norm = torch.stack([one.grad.norm() for one in state.module.parameters() if one.grad is not None]).norm()
+    norm = torch.stack([one.grad.norm() for one in trained_parameters(state)]).norm()
     assert values["gradient_norm"] > 1e-3
     assert norm.item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -92,7 +97,7 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(trained: Config, tmp_p
         config = at(trained, tmp_path / precision, f"train.precision={precision}", verb=stage.verb)
         state = training(config, stage)
         losses[precision] = state._step([next(state.loader.epoch(Cursor()))])["total"]
-        assert {tensor.dtype for tensor in state.module.parameters()} == {torch.float32}
+        assert {tensor.dtype for tensor in state.optimization.module.parameters()} == {torch.float32}
     assert losses["bf16"] != losses["fp32"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
 
@@ -107,8 +112,8 @@ def test_a_compiled_run_gives_nearly_the_same_losses(trained: Config, tmp_path: 
     )
     assert compiled.stage.localizer.encoder._compiled_call_impl is not None
     batch = next(plain.loader.epoch(Cursor()))
-    for name, tensor in plain.module.state_dict().items():
-        assert torch.equal(tensor, compiled.module.state_dict()[name]), name  # trying it out left no trace
+    for name, tensor in plain.optimization.module.state_dict().items():
+        assert torch.equal(tensor, compiled.optimization.module.state_dict()[name]), name  # trying it out left no trace
     assert compiled._step([batch])["total"] == pytest.approx(plain._step([batch])["total"], rel=0.05)
 
 
@@ -150,13 +155,14 @@ def test_a_full_fine_tune_moves_the_backbone_slower_than_the_head(trained: Confi
         "finetune.weight_decay=0.0",
     ]
     state = training(at(trained, tmp_path, *more, verb="finetune"), Finetuning)
-    before = {name: tensor.clone() for name, tensor in state.module.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in state.optimization.module.named_parameters()}
     state._step([next(state.loader.epoch(Cursor()))])
     moved = {"encoder": 0.0, "decoder": 0.0}
-    for name, tensor in state.module.named_parameters():
+    for name, tensor in state.optimization.module.named_parameters():
         part = name.partition(".")[0]
         moved[part] = max(moved[part], (tensor - before[name]).abs().max().item())
-    rate = state.optimizer.param_groups[0]["lr"]  # a first step of Adam moves each weight by its learning rate
+    # A first step of Adam moves each weight by its learning rate.
+    rate = state.optimization.optimizer.param_groups[0]["lr"]
     assert moved["decoder"] == pytest.approx(rate, rel=1e-2)
     assert moved["encoder"] == pytest.approx(0.01 * rate, rel=1e-2)
 
@@ -183,9 +189,9 @@ def test_a_frozen_backbone_has_no_graph_and_no_new_statistics(trained: Config, t
     before = {name: tensor.clone() for name, tensor in state.stage.localizer.encoder.state_dict().items()}
     saved: list[torch.Size] = []
     batch = next(state.loader.epoch(Cursor()))
-    state.parallel.train()
+    state.optimization.parallel.train()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
-        maps = state.module._features(batch.to(torch.device("cpu")))
+        maps = state.optimization.module._features(batch.to(torch.device("cpu")))
     assert saved == []
     assert not any(level.requires_grad for level in maps)
     state._step([batch])
@@ -202,12 +208,12 @@ def test_cached_features_are_computed_once_for_each_stored_view(
     more = [f"finetune.cache={tmp_path / 'cache'}", "finetune.epochs=6", "train.batch_size=2"]
     config = at(trained, tmp_path, *more, verb="finetune")
     seen: list[int] = []
-    features = FeatureStore.features
+    features = FeatureCache.features
 
-    def counted(self: FeatureStore, encoder: Any, images: torch.Tensor, keys: Any) -> list[torch.Tensor]:
+    def counted(self: FeatureCache, encoder: Any, images: torch.Tensor, keys: Any) -> list[torch.Tensor]:
         return features(self, lambda some: seen.append(len(some)) or encoder(some), images, keys)
 
-    monkeypatch.setattr(FeatureStore, "features", counted)
+    monkeypatch.setattr(FeatureCache, "features", counted)
     run(config, Finetuning)
     manifest = Manifest.read(str(config.train.dataset))
     keys = {
@@ -222,7 +228,7 @@ def test_cached_features_are_computed_once_for_each_stored_view(
 
 def test_cached_features_are_the_encoder_s_rounded_to_half_precision(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, f"finetune.cache={tmp_path / 'cache'}", verb="finetune")
-    store = FeatureStore.of(config)
+    store = FeatureCache.of(config)
     encoder = Finetuning(config).localizer.encoder.eval()
     inputs = next(validation.open_split(config, "train", symmetries=False).epoch(Cursor())).to(torch.device("cpu"))
     with torch.no_grad():
@@ -238,9 +244,9 @@ def test_cached_features_are_the_encoder_s_rounded_to_half_precision(trained: Co
 
 def test_another_encoder_has_another_cache(trained: Config, tmp_path: Path) -> None:
     cache = f"finetune.cache={tmp_path / 'cache'}"
-    one = FeatureStore.of(at(trained, tmp_path, cache, verb="finetune"))
+    one = FeatureCache.of(at(trained, tmp_path, cache, verb="finetune"))
     model = f"finetune.encoder={Path(str(trained.finetune.output), 'model')}"
-    other = FeatureStore.of(at(trained, tmp_path, cache, model, verb="finetune"))
+    other = FeatureCache.of(at(trained, tmp_path, cache, model, verb="finetune"))
     assert one.folder != other.folder
 
 
@@ -328,7 +334,7 @@ def test_a_learned_temperature_moves_and_survives_an_interruption(trained: Confi
     assert found is not None
     stored = found[1]["module"]["log_temperature"]
     assert stored.exp().item() != pytest.approx(0.1, rel=1e-6)
-    assert torch.equal(training(config, Pretraining).module.log_temperature, stored)
+    assert torch.equal(training(config, Pretraining).optimization.module.log_temperature, stored)
     assert "log_temperature" not in weights(config.pretrain.output)
 
 
@@ -381,7 +387,7 @@ def test_everything_that_is_promised_is_reported_and_drawn(trained: Config, tmp_
     for stage in (Pretraining, Finetuning):
         config = at(trained, tmp_path, "train.pictures_every=2", verb=stage.verb)
         run_id = runs.start_run(config, stage.verb)
-        loop.run(config, stage, run_id, worker_context.Host())
+        loop.run(config, stage, run_id, WorkerContext())
         client = tracking_client.client(config)
         metrics = set(client.get_run(run_id).data.metrics)
         wanted = {
@@ -416,12 +422,12 @@ def test_an_interrupted_run_reports_every_step_once(trained: Config, tmp_path: P
         config = at(trained, tmp_path / name, *more, verb="finetune")
         run_id = runs.start_run(config, "finetune")
         if name == "broken":
-            steps = loop.run(config, Finetuning, run_id, worker_context.Host(), stop_after=11)["step"]
+            steps = loop.run(config, Finetuning, run_id, WorkerContext(), stop_after=11)["step"]
             found = checkpoint.latest(str(config.finetune.output))
             assert found is not None
             assert found[0]["step"] < steps
             assert runs.last_steps(config, run_id)["train"] > found[0]["step"]
-        loop.run(config, Finetuning, run_id, worker_context.Host())
+        loop.run(config, Finetuning, run_id, WorkerContext())
         client = tracking_client.client(config)
         points[name] = {
             key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
@@ -498,7 +504,7 @@ def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_pat
     for step in (8, 9):
         storage.write_bytes(uris.join(checkpoint.folder(output, step), "checkpoint.json"), b"{}")
     state = training(config, Finetuning)
-    state.step = 3
+    state.progress.step = 3
     state._save()
     found = checkpoint.latest(output)
     assert found is not None

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mpc_model.errors import DataError
-from mpc_model.evaluation.probes import fit_probe, kmeans_reading, linear_probe, read_features, stack_levels
+from mpc_model.evaluation.probes import fit_probe, kmeans_probe, linear_probe, probe_features, stack_levels
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -46,20 +46,20 @@ def test_levels_weigh_alike_and_keep_the_finest_size():
 
 def test_kmeans_finds_a_planted_region_and_calls_the_smaller_cluster_forged():
     mask = blob()
-    found = kmeans_reading(planted(mask, noise=0.05)[:1], seeded())
+    found = kmeans_probe(planted(mask, noise=0.05)[:1], seeded())
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, mask)
-    np.testing.assert_array_equal(kmeans_reading(planted(1 - mask, noise=0.05)[:1], seeded()), mask)
+    np.testing.assert_array_equal(kmeans_probe(planted(1 - mask, noise=0.05)[:1], seeded()), mask)
 
 
 def test_kmeans_depends_on_nothing_but_its_seed():
     maps = [torch.randn(4, 20, 20, generator=seeded(5))]
-    np.testing.assert_array_equal(kmeans_reading(maps, seeded(1)), kmeans_reading(maps, seeded(1)))
+    np.testing.assert_array_equal(kmeans_probe(maps, seeded(1)), kmeans_probe(maps, seeded(1)))
 
 
 def test_kmeans_reaches_a_partition_where_each_pixel_is_nearest_its_own_centre():
     maps = planted(blob(), noise=0.8)
-    found = kmeans_reading(maps, seeded()).ravel()
+    found = kmeans_probe(maps, seeded()).ravel()
     rows = stack_levels(maps).flatten(0, 1).numpy()
     centres = [rows[found == c].sum(0) / np.linalg.norm(rows[found == c].sum(0)) for c in (0, 1)]
     own = np.where(found == 1, rows @ centres[1], rows @ centres[0])
@@ -69,7 +69,7 @@ def test_kmeans_reaches_a_partition_where_each_pixel_is_nearest_its_own_centre()
 
 
 def test_kmeans_on_pixels_that_are_all_alike_calls_nothing_forged():
-    assert kmeans_reading([torch.ones(3, 6, 6)], seeded()).sum() == 0
+    assert kmeans_probe([torch.ones(3, 6, 6)], seeded()).sum() == 0
 
 
 def test_the_probe_is_balanced_whatever_the_class_sizes():
@@ -116,7 +116,7 @@ def test_the_probe_asks_for_both_classes():
     with pytest.raises(DataError, match="one class only"):
         linear_probe(torch.ones(4, 2), torch.zeros(4), torch.ones(1, 2))
     with pytest.raises(DataError, match="no training images"):
-        read_features([], [], generator=seeded())
+        probe_features([], [], generator=seeded())
 
 
 def test_reading_a_separable_space_scores_high_and_a_random_one_low():
@@ -127,11 +127,11 @@ def test_reading_a_separable_space_scores_high_and_a_random_one_low():
 
     good = [(planted(mask, noise=0.1, seed=k), full_size(mask)) for k, mask in enumerate(masks)]
     empty = [(planted(0 * mask, noise=1.0, seed=k), full_size(mask)) for k, mask in enumerate(masks)]
-    readings = read_features(good[:2], good[2:], generator=seeded(), pixels_per_class=50)
-    assert readings["kmeans"]["forged_images"] == readings["linear_probe"]["forged_images"] == 1
-    assert readings["kmeans"]["f1"] > 0.9
-    assert readings["linear_probe"]["f1"] > 0.9
-    assert readings["linear_probe"]["iou"] > 0.8
-    blind = read_features(empty[:2], empty[2:], generator=seeded(), pixels_per_class=50)
+    summaries = probe_features(good[:2], good[2:], generator=seeded(), pixels_per_class=50)
+    assert summaries["kmeans"]["forged_images"] == summaries["linear_probe"]["forged_images"] == 1
+    assert summaries["kmeans"]["f1"] > 0.9
+    assert summaries["linear_probe"]["f1"] > 0.9
+    assert summaries["linear_probe"]["iou"] > 0.8
+    blind = probe_features(empty[:2], empty[2:], generator=seeded(), pixels_per_class=50)
     assert blind["kmeans"]["f1"] < 0.5
     assert blind["linear_probe"]["f1"] < 0.5

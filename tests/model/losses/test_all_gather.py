@@ -81,7 +81,7 @@ def contrasted(first: list[Tensor], second: list[Tensor], mask: Tensor, **option
                 generator=torch.Generator().manual_seed(0),
                 form=form,
                 gather_gradients=lenders,
-                lent_negatives=64,  # all of them, so that nothing depends on a draw
+                shared_negatives=64,  # all of them, so that nothing depends on a draw
                 **options,
             )
             inputs = [*first, second[0]]

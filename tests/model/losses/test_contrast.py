@@ -31,21 +31,21 @@ def slow_release_call(anchors: list[Tensor], negatives: list[Tensor]) -> Tensor:
 
 def slow_release(first: list[Tensor], second: list[Tensor], mask: Tensor, image: int) -> list[Tensor]:
     fine, *coarser = slow_sets(first, mask, image)
-    twin = slow_sets(second, mask, image)[0]
+    second_fine = slow_sets(second, mask, image)[0]
     pooled = {label: [x for level in coarser for x in level[label]] for label in (0, 1)}
     return [
         slow_release_call(fine[0], fine[1]),
         slow_release_call(fine[0], pooled[1]) + slow_release_call(pooled[0], fine[1]),
-        slow_release_call(fine[0], twin[1]) + slow_release_call(twin[0], fine[1]),
+        slow_release_call(fine[0], second_fine[1]) + slow_release_call(second_fine[0], fine[1]),
     ]
 
 
 def slow_paper(first: list[Tensor], second: list[Tensor], mask: Tensor, image: int) -> list[Tensor]:
     fine, *coarser = slow_sets(first, mask, image)
-    twin = slow_sets(second, mask, image)[0]
+    second_fine = slow_sets(second, mask, image)[0]
     pooled = {label: [x for level in coarser for x in level[label]] for label in (0, 1)}
     losses = []
-    for pool in (fine, pooled, twin):
+    for pool in (fine, pooled, second_fine):
         terms = []
         for label in (0, 1):
             for a, anchor in enumerate(fine[label]):

@@ -15,12 +15,12 @@ from mpc_model.losses.sampling import SAMPLERS
 def slow_options(form, first, second, mask, second_mask, temperature, classes, lent) -> Tensor:
     """(3,) losses of a batch; `lent` says whether the other images' X1 adds to the negatives."""
     batch = len(mask)
-    fine, coarse, twin = [], [], []
+    fine, coarse, second_fine = [], [], []
     for image in range(batch):
         levels = slow_sets(first, mask, image)
         fine.append(levels[0])
         coarse.append({label: [x for level in levels[1:] for x in level[label]] for label in (0, 1)})
-        twin.append(slow_sets(second, second_mask, image)[0])
+        second_fine.append(slow_sets(second, second_mask, image)[0])
     losses = []
     for image in range(batch):
         if not (fine[image][0] and fine[image][1]):
@@ -50,7 +50,7 @@ def slow_options(form, first, second, mask, second_mask, temperature, classes, l
                         terms.append(-(positive / unlike).log())
             return sum(terms) / len(terms) if terms else torch.zeros((), dtype=torch.float64)
 
-        x1, pooled, other = fine[image], coarse[image], twin[image]
+        x1, pooled, other = fine[image], coarse[image], second_fine[image]
         if form == "release":
             scale, modality = (pairing(x1, x1, pool) + pairing(pool, pool, x1) for pool in (pooled, other))
         else:
@@ -106,10 +106,10 @@ def test_every_sampler_serves_every_form_also_where_classes_are_missing(form, sa
     for negatives in ("image", "batch"):
         options = {"sampler": sampler, "form": form, "negatives": negatives, "anchors": "both"}
         found = multi_view_contrast(
-            first, second, mask, anchors_per_class=6, lent_negatives=3, generator=seeded(), **options
+            first, second, mask, anchors_per_class=6, shared_negatives=3, generator=seeded(), **options
         )
         again = multi_view_contrast(
-            first, second, mask, anchors_per_class=6, lent_negatives=3, generator=seeded(), **options
+            first, second, mask, anchors_per_class=6, shared_negatives=3, generator=seeded(), **options
         )
         assert found["total"].item() == again["total"].item() != 0
         gradients = torch.autograd.grad(found["total"], [*first, second[0]])
@@ -153,7 +153,7 @@ def test_boundary_samples_take_the_pixels_at_the_edge_of_each_map():
 
 def test_each_image_lends_at_most_so_many_pixels_a_class():
     first, second, mask = case(3, 12, 12)
-    hot = {"temperature": 1e5, "anchors_per_class": 10, "lent_negatives": 4, "generator": seeded()}
+    hot = {"temperature": 1e5, "anchors_per_class": 10, "shared_negatives": 4, "generator": seeded()}
     found = multi_view_contrast(first, second, mask, negatives="batch", **hot)
     assert found["within_image"].item() == pytest.approx(math.log(1 + 10 + 2 * 4), abs=1e-4)
 
@@ -202,7 +202,7 @@ def test_an_accelerator_draws_the_same_pixels(sampler):
         ({"temperature": 0.0}, "temperature is 0.0; give a finite number, positive"),
         ({"temperature": torch.ones(2)}, r"temperature has shape \(2,\)"),
         ({"anchors_per_class": 0}, "anchors_per_class"),
-        ({"lent_negatives": 0}, "lent_negatives"),
+        ({"shared_negatives": 0}, "shared_negatives"),
         ({"boundary_width": 0.0}, "boundary_width"),
         ({"boundary_width": math.inf}, "boundary_width"),
         ({"hardness": -1.0}, "hardness is -1.0; give a finite number, 0 or more"),

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipelines.training.pictures import _as_colours, _principal, _scatter
+from pipelines.training.pictures import _as_colours, _principal_components, _scatter
 
 
 def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
@@ -11,10 +11,10 @@ def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
     rows = torch.randn(200, 12, generator=generator) * torch.arange(1.0, 13)
     left, lengths, _ = np.linalg.svd((rows - rows.mean(0)).numpy(), full_matrices=False)
     # The sign of an axis is free.
-    np.testing.assert_allclose(np.abs(_principal(rows)), np.abs(left[:, :3] * lengths[:3]), atol=1e-4)
+    np.testing.assert_allclose(np.abs(_principal_components(rows)), np.abs(left[:, :3] * lengths[:3]), atol=1e-4)
 
 
 def test_features_that_are_all_alike_are_drawn_too() -> None:
-    points = _principal(torch.ones(50, 8))
+    points = _principal_components(torch.ones(50, 8))
     assert _as_colours(points).shape == (50, 3)
     assert _scatter(points[:, :2], np.tile(np.uint8([0, 1]), 25), "alike").dtype == np.uint8

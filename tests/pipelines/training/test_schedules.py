@@ -7,9 +7,9 @@ from pipelines.config.training import OptimConfig
 from pipelines.training.schedules import learning_rate
 
 
-def rate(settings: OptimConfig, progress: float = 0.0, figures: list[float] | None = None, **more: int) -> float:
+def rate(settings: OptimConfig, progress: float = 0.0, metrics: list[float] | None = None, **more: int) -> float:
     where = {"step": 10_000, "epoch": 0, **more}
-    return learning_rate(settings, progress=progress, figures=figures or [], **where)
+    return learning_rate(settings, progress=progress, metrics=metrics or [], **where)
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -39,10 +39,10 @@ def test_a_plateau_halves_the_rate_as_torch_does() -> None:
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         sgd, mode="max", factor=0.5, patience=3, min_lr=1e-8, threshold=0.0, eps=0.0
     )
-    figures = [0.1, 0.2, 0.2, 0.1, 0.2, 0.15, 0.19, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
-    for epoch, figure in enumerate(figures):
+    metrics = [0.1, 0.2, 0.2, 0.1, 0.2, 0.15, 0.19, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    for epoch, figure in enumerate(metrics):
         theirs.step(figure)
-        assert rate(plateau, 0.5, figures[: epoch + 1]) == pytest.approx(sgd.param_groups[0]["lr"])
+        assert rate(plateau, 0.5, metrics[: epoch + 1]) == pytest.approx(sgd.param_groups[0]["lr"])
 
 
 def test_a_warm_up_rises_to_the_schedule() -> None:

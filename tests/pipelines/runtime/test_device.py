@@ -1,0 +1,59 @@
+"""GPU or CPU: for this process, for the workers of training, and for a pool of models."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipelines.runtime import device
+
+CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
+
+
+def test_this_process_uses_its_gpu_unless_it_is_told_not_to() -> None:
+    assert device.is_gpu_here() == torch.cuda.is_available()
+    assert device.process_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert device.process_device("cpu") == torch.device("cpu")
+    assert device.named_device(True) == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "workers", "resources", "gpus"),
+    [
+        ("auto", 2, GPUS, True),
+        ("auto", 3, GPUS, False),  # not enough for all
+        ("auto", 1, CPUS, False),
+        ("cpu", 1, GPUS, False),
+        ("gpu", 4, CPUS, True),  # the cluster may grow
+    ],
+)
+def test_workers_get_a_gpu_each_where_there_are_enough(
+    accelerator: device.Accelerator, workers: int, resources: dict[str, float], gpus: bool
+) -> None:
+    assert device.use_gpus(accelerator, workers, resources) is gpus
+    expected = {"CPU": 3, "GPU": 1} if gpus else {"CPU": 3}
+    assert device.worker_resources(accelerator, workers, 3, resources) == expected
+
+
+@pytest.mark.parametrize(
+    ("tasks", "resources", "expected"),
+    [
+        (10, GPUS, (2, 1)),
+        (1, GPUS, (1, 1)),
+        (10, CPUS, (4, 0)),
+        (3, CPUS, (3, 0)),
+        (5, {"CPU": 1.0}, (1, 0)),
+        (5, {}, (1, 0)),
+    ],
+)
+def test_a_pool_has_a_model_for_each_gpu_or_for_every_two_cores(
+    tasks: int, resources: dict[str, float], expected: tuple[int, int]
+) -> None:
+    assert device.pool_size(tasks, resources) == expected
+
+
+def test_sizing_a_cluster_imports_no_torch() -> None:
+    script = "import sys; from pipelines.runtime import device; device.pool_size(1, {}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr
