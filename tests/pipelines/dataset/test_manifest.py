@@ -1,6 +1,5 @@
-"""The manifest and the done-markers: typed, the same JSON as ever, and a fingerprint over what the dataset is."""
+"""The manifest: typed, the same JSON as ever, and a fingerprint over what the dataset is."""
 
-import copy
 import hashlib
 import json
 from pathlib import Path
@@ -10,8 +9,7 @@ import pytest
 
 from mpc_model.errors import DataError
 from pipelines.config.root import Config
-from pipelines.dataset import shard_marker
-from pipelines.dataset.manifest import Manifest, ShardEntry
+from pipelines.dataset.manifest import Manifest
 
 PROVENANCE = ("config", "config_digest", "asked", "statistics", "near_duplicates", "rejects", "fingerprint", "seal")
 
@@ -104,24 +102,3 @@ def test_a_manifest_does_not_change(built: Config) -> None:
         manifest.seed = 1
     with pytest.raises(ValueError, match="frozen"):
         manifest.splits["train"].samples = 1
-
-
-def test_markers_come_back_from_their_bytes_and_list_their_shard(built: Config, stored: dict[str, Any]) -> None:
-    files = sorted(Path(str(built.build.output), "shards").glob("*.json"))
-    assert len(files) == len(stored["shards"]) > 1
-    for file in files:
-        marker = shard_marker.decode(file.read_bytes())
-        assert marker
-        assert shard_marker.encode(marker) == file.read_bytes()
-        (entry,) = (entry for entry in stored["shards"] if entry["name"] == file.stem)
-        assert marker.entry() == ShardEntry(**entry)
-
-
-def test_what_is_no_marker_is_none(built: Config) -> None:
-    file = next(Path(str(built.build.output), "shards").glob("*.json"))
-    whole = json.loads(file.read_text())
-    other = copy.deepcopy(whole)
-    del other["plan"]
-    for content in (b"", b"{}", b"[]", file.read_bytes()[:-20], json.dumps(other).encode()):
-        assert shard_marker.decode(content) is None
-    assert shard_marker.decode(json.dumps(whole).encode()) is not None

@@ -2,50 +2,21 @@
 
 import base64
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from html_page import Page
 
 from mpc_model.imaging import codecs
-from pipelines.dataset import html, report
+from pipelines.dataset import report
 from pipelines.dataset.counts import of_rows
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.manifest import Manifest, SourceCounts
 from pipelines.dataset.rejects import REASONS
 
 NONE_NEAR = NearDuplicates(4, 0, 0, 0, ())
-VOID = {"meta", "img", "br"}
-LEFT_OPEN = {"html", "td", "th", "tr"}  # HTML closes these itself
-
-
-class Page(HTMLParser):
-    """The text, the tags and the addresses of a page; an error where tags do not nest."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID | LEFT_OPEN:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag in LEFT_OPEN or self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def rows(count: int = 80, shortcut: bool = False) -> list[dict[str, Any]]:
@@ -193,36 +164,3 @@ def test_the_summary_has_aligned_columns_and_the_shortcuts(shortcut: bool) -> No
     assert block[1].split() == ["train", "all", "30", "30", "60"]
     assert any(line.startswith("! The JPEG quality") for line in lines) == shortcut
     assert ("! No shortcut found, and both classes in every split." in lines) != shortcut
-
-
-def test_bars_are_as_high_as_their_values() -> None:
-    drawn = html.bars(["a", "b&c"], {"one": [1, 4], "two": [2, 0]}, "x <1>", "y")
-    heights = [float(height) for height in re.findall(r'<rect[^>]* height="([\d.]+)"', drawn)]
-    assert heights == pytest.approx([heights[1] / 2, 2 * heights[0], heights[3] * 0 + heights[0] * 4, 0], rel=0.01)
-    page = Page(drawn)
-    assert "x <1>" in page.text
-    assert "b&c" in page.text
-    stacked = html.bars(["a"], {"one": [1], "two": [3]}, "x", "y", stacked=True)
-    (low, high) = [
-        (float(y), float(h)) for y, h in re.findall(r' y="([\d.]+)" width="[^"]+" height="([\d.]+)"', stacked)
-    ]
-    assert high[1] == pytest.approx(3 * low[1], rel=0.01)
-    assert high[0] + high[1] == pytest.approx(low[0], abs=0.11)
-
-
-def test_an_axis_ends_just_above_the_largest_value() -> None:
-    for value in (0, 0.3, 1, 3, 4, 7, 10, 99, 1234, 843_991):
-        top = html._rounded_up(value)
-        assert value <= top <= max(1, 2.5 * value)
-        assert str(top).strip("0.")[0] in "124"
-
-
-@pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (5 << 40, "5 TiB")])
-def test_sizes_in_words(count: int, said: str) -> None:
-    assert html.byte_size(count) == said
-
-
-def test_blocks_are_in_proportion() -> None:
-    assert html.blocks([0, 1, 4, 8]) == " ▁▄█"
-    assert html.blocks([0, 0]) == "  "
-    assert html.blocks([]) == ""
