@@ -1,7 +1,7 @@
 """Bench group `build`: throughput and memory of the build, planning at full size, and the loader.
 
-Photographs are those that scikit-image and scikit-learn ship, cut and scaled to a usual size (docs/scale.md says what
-the figures were, and what follows for the large protocol).
+The photographs are those that scikit-image and scikit-learn ship, cropped and scaled to a common size. docs/scale.md
+has results, and what follows from them for the large protocol.
 """
 
 import functools
@@ -37,83 +37,84 @@ from pipelines.runtime import console, storage
 
 WORKERS = 2
 WIDTH, HEIGHT = 640, 480
-"""Of a photograph; those of COCO have this size, or nearly."""
+"""Pixels of a photograph; most of those of COCO have about this size."""
 VIEWS = 3
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """How much a bench measures."""
 
     rounds: int
     photographs: int
     per_photograph: int
     small: int
-    """Photographs of the smaller build whose memory is measured; the larger one has ten times as many."""
+    """Photographs of the smaller one of two builds whose memory is measured; the larger one has ten times as many."""
     loaded: int
     share: float
-    """Of the large protocol that is planned."""
+    """Share of the large protocol that is planned."""
 
 
 FULL = Sizes(rounds=3, photographs=512, per_photograph=6, small=200, loaded=1024, share=1.0)
 QUICK = Sizes(rounds=1, photographs=8, per_photograph=2, small=4, loaded=16, share=0.001)
 PER_SMALL = 10
 LARGE = 598_871 + 5_123 + 2_010
-"""Distinct images of the large protocol: tampCOCO, CASIA v2, IMD2020. Repetitions are drawn when they are loaded."""
+"""Distinct images of the large protocol: tampCOCO, CASIA v2, IMD2020. The loader repeats them, the build does not."""
 CORES = 32
-"""Of a node in the estimate."""
+"""Cores of a node in the estimate."""
 EFFICIENCY = 0.85
-"""Of a core in a build, against the bare loop: the target, 1.7 of 2."""
+"""Of a core in a build, compared with the bare loop: 1.7 of 2, the target of `throughput.ratio`."""
 
 
 def measure_build(quick: bool) -> dict[str, Any]:
-    """All figures of the group, by part; each part has its target beside it."""
+    """All metrics of the group, by part; most parts state their target."""
     sizes = QUICK if quick else FULL
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="mpc-bench-") as scratch:
 
         def add(name: str, part: Callable[[Path], dict[str, Any]]) -> None:
-            place = Path(scratch) / name
-            place.mkdir()
-            figures[name] = part(place)
-            console.say(f"bench: {name}: {json.dumps(figures[name])}")
-            shutil.rmtree(place)
+            folder = Path(scratch) / name
+            folder.mkdir()
+            metrics[name] = part(folder)
+            console.say(f"bench: {name}: {json.dumps(metrics[name])}")
+            shutil.rmtree(folder)
 
-        add("plan", lambda place: bench_plan.measure_plans(place, sizes.share))
-        add("memory", lambda place: _memory(place, sizes))
+        add("plan", lambda folder: bench_plan.measure_plans(folder, sizes.share))
+        add("memory", lambda folder: _memory(folder, sizes))
         with _two_workers():
-            add("throughput", lambda place: _throughput(place, sizes))
-            add("loader", lambda place: _loader(place, sizes))
-            add("pair", lambda place: _pair(place, sizes))
-    return figures
+            add("throughput", lambda folder: _throughput(folder, sizes))
+            add("loader", lambda folder: _loader(folder, sizes))
+            add("pair", lambda folder: _pair(folder, sizes))
+    return metrics
 
 
 def photographs(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> None:
-    """`count` JPEG files of one size: windows of real photographs, drawn by a fixed seed, of quality 75 to 95."""
+    """Write `count` JPEG files of one size and of quality 75 to 95: windows of real photographs, drawn with seed 0."""
     folder.mkdir(parents=True)
     shipped = [codecs.decode_image(Path(path).read_bytes(), path) for path in example_photos.photographs()]
     generator = np.random.default_rng(0)
     for number in range(count):
         scene = shipped[number % len(shipped)]
-        room = min(scene.shape[0] / height, scene.shape[1] / width) * generator.uniform(0.5, 1.0)
-        high, wide = int(room * height), int(room * width)
-        top, left = (int(generator.integers(extent + 1)) for extent in (scene.shape[0] - high, scene.shape[1] - wide))
-        window = cv2.resize(scene[top : top + high, left : left + wide], (width, height), interpolation=cv2.INTER_AREA)
+        scale = min(scene.shape[0] / height, scene.shape[1] / width) * generator.uniform(0.5, 1.0)
+        rows, columns = int(scale * height), int(scale * width)
+        top, left = (int(generator.integers(slack + 1)) for slack in (scene.shape[0] - rows, scene.shape[1] - columns))
+        crop = scene[top : top + rows, left : left + columns]
+        window = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
         data = codecs.encode_jpeg(window, int(generator.integers(75, 95, endpoint=True)))
         (folder / f"{number:06d}.jpg").write_bytes(data)
 
 
 def _config(folder: Path, name: str, source: dict[str, Any], **settings: Any) -> Config:
-    """A build of one source into `folder/name`; everything is for training, so that nothing can leak."""
-    described = {"name": "bench", "layout": "photos", "location": str(folder / "photographs"), "split": "train"}
-    overrides = {"workspace": str(folder / name), "build.sources": [described | source]}
+    """A build of one source into `folder/name`, all of it in the training split: near-duplicates are no leakage."""
+    defaults = {"name": "bench", "layout": "photos", "location": str(folder / "photographs"), "split": "train"}
+    overrides = {"workspace": str(folder / name), "build.sources": [defaults | source]}
     overrides |= {f"build.{key}": value for key, value in settings.items()}
     return recipe.load(None, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
 
 
 @contextmanager
 def _two_workers() -> Iterator[None]:
-    """A Ray of its own with two cores, however many there are and whatever cluster is running."""
+    """A local Ray with two cores, whatever the machine has and whatever cluster is running."""
     ray.init(address="local", num_cpus=WORKERS, log_to_driver=False, logging_level="error")
     try:
         yield
@@ -133,9 +134,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _throughput(folder: Path, sizes: Sizes) -> dict[str, Any]:
-    """The build with two workers against one process that only renders and hashes.
+    """Throughput of the build with two workers, and of one process that only renders and hashes.
 
-    `two_processes_ratio` is what two such processes reach side by side: no build could do better on this machine.
+    `two_processes_ratio` is what two such processes reach together: the upper bound of `ratio` on this machine.
     """
     photographs(folder / "photographs", sizes.photographs)
     source = {"crop": 256, "samples_per_photo": sizes.per_photograph}
@@ -145,20 +146,20 @@ def _throughput(folder: Path, sizes: Sizes) -> dict[str, Any]:
     build.build(_config(folder, "first", source | {"limit": 8}, **settings | {"shard_samples": 4}))  # workers start
     phases: Counter[str] = Counter()
 
-    def built(turn: int) -> float:
+    def build_once(round_index: int) -> float:
         spent: dict[str, float] = {}
-        one = _config(folder, f"built-{turn}", source, **settings)
+        fresh = _config(folder, f"built-{round_index}", source, **settings)
         with timing.timed(spent, *_PHASES):
-            spent["all"] = timing.seconds(lambda: build.build(one))
+            spent["all"] = timing.seconds(lambda: build.build(fresh))
         phases.update(spent)
-        shutil.rmtree(one.workspace)
+        shutil.rmtree(fresh.workspace)
         return spent["all"]
 
     with timing.processes(WORKERS) as pool:
         halves = [range(first, len(plan.shards), WORKERS) for first in range(WORKERS)]
         runs: dict[str, Callable[[int], float]] = {
             "bare": lambda _: bare(plan, config, range(len(plan.shards)))[0],
-            "build": built,
+            "build": build_once,
             "two": lambda _: max(spent for spent, _ in pool.map(functools.partial(bare, plan, config), halves)),
         }
         taken = timing.alternating(sizes.rounds, runs)
@@ -182,7 +183,7 @@ _PHASES = (
     (planning, "make"),
     (build, "_render"),
     (report, "dataset_page"),
-    (reader, "spread"),
+    (reader, "sample_rows"),
 )
 
 
@@ -193,8 +194,10 @@ def _planned(config: Config) -> tuple[Plan, Config]:
 
 
 def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
-    """Seconds to render these shards of a plan and to hash their bytes, and how many bytes, in this process: no Ray, no
-    Parquet, no file written."""
+    """Render these shards of a plan in this process and hash the bytes, without Ray, Parquet and storage.
+
+    Returns the seconds that it took, and the number of bytes.
+    """
     (source,) = config.build.sources
     size = 0
     started = time.perf_counter()
@@ -215,16 +218,15 @@ def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
 
 
 def _worker(plan: Plan, config: Config) -> dict[str, float]:
-    """Where a worker's time goes: one shard in four written in this process, without Ray; milliseconds a sample."""
+    """The parts of a worker's time (ms a sample), from every fourth shard, written in this process without Ray."""
     spent: dict[str, float] = {}
     chosen = range(0, len(plan.shards), 4)
-    places = ((render, "render"), (writer, "_encode"), (storage, "write_bytes"))
-    with _one_thread(), timing.timed(spent, *places):
+    with _one_thread(), timing.timed(spent, (render, "render"), (writer, "_encode"), (storage, "write_bytes")):
         whole = timing.seconds(lambda: [writer.write(plan, index, config.build, config.seed) for index in chosen])
     samples = sum(plan.shards[index].stop - plan.shards[index].start for index in chosen)
     parts = {
         "render": spent["render"],
-        "parquet_and_statistics": spent["_encode"] - spent["render"],  # rows are rendered as they are asked for
+        "parquet_and_statistics": spent["_encode"] - spent["render"],  # rows are rendered while they are encoded
         "writing": spent["write_bytes"],
         "hashing_and_rest": whole - spent["_encode"] - spent["write_bytes"],
     }
@@ -232,22 +234,22 @@ def _worker(plan: Plan, config: Config) -> dict[str, float]:
 
 
 def _memory(folder: Path, sizes: Sizes) -> dict[str, Any]:
-    """All processes of a build together, at their most, for one and for ten times as many samples."""
-    figures: dict[str, Any] = {}
+    """Peak memory of all processes of a build together, for one and for ten times as many samples."""
+    metrics: dict[str, Any] = {}
     peaks = []
     for photos in (sizes.small, 10 * sizes.small):
-        place = folder / str(photos)
-        photographs(place / "photographs", photos, 160, 120)
-        samples, most = timing.watched(_build_alone, place)
-        peaks.append(sum(most.values()))
-        by_process = {name: round(held / 2**20, 1) for name, held in sorted(most.items())}
-        figures[f"at_{samples}_samples"] = {"peak_mib": peaks[-1] / 2**20, "by_process_mib": by_process}
-        shutil.rmtree(place)
-    return {**figures, "ratio": peaks[1] / peaks[0], "target": "<= 1.15"}
+        subfolder = folder / str(photos)
+        photographs(subfolder / "photographs", photos, 160, 120)
+        samples, peak = timing.watched(_build_alone, subfolder)
+        peaks.append(sum(peak.values()))
+        by_process = {name: round(size / 2**20, 1) for name, size in sorted(peak.items())}
+        metrics[f"at_{samples}_samples"] = {"peak_mib": peaks[-1] / 2**20, "by_process_mib": by_process}
+        shutil.rmtree(subfolder)
+    return {**metrics, "ratio": peaks[1] / peaks[0], "target": "<= 1.15"}
 
 
 def _build_alone(folder: Path) -> int:
-    """Samples of a build of small crops with a Ray of its own."""
+    """Build small crops with a Ray of its own; returns the number of samples."""
     views_of_each = {"policy": "light", "count": 1}
     config = _config(folder, "built", {"crop": 64, "samples_per_photo": PER_SMALL}, views=views_of_each)
     with _two_workers():
@@ -263,19 +265,19 @@ def _loader(folder: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def _pair(folder: Path, sizes: Sizes) -> dict[str, Any]:
-    """What a given pair costs, as the large protocol has: milliseconds on one core, and bytes, a pair; and from them
-    hours and storage of the whole."""
+    """The cost of one pair of image and mask: milliseconds on one core and bytes, and from them the hours and the
+    storage of the large protocol, which consists of such pairs."""
     photographs(folder / "pairs" / "images", sizes.photographs // 4)
     (folder / "pairs" / "masks").mkdir()
     shape = cv2.ellipse(np.zeros((HEIGHT, WIDTH), np.uint8), (250, 200), (90, 60), 20, 0, 360, 1, -1)
     for path in (folder / "pairs" / "images").iterdir():
         (folder / "pairs" / "masks" / f"{path.stem}.png").write_bytes(codecs.encode_mask(shape))
     source = {"layout": "pairs", "location": str(folder / "pairs")}
-    of = {
+    configs = {
         count: _config(folder, f"views-{count}", source, views={"policy": "release", "count": count})
         for count in (0, 1, VIEWS)
     }
-    plan, config = _planned(of[0])
+    plan, config = _planned(configs[0])
     pairs = plan.items.select(["image", "mask"]).to_pylist()
 
     def examine() -> None:
@@ -294,18 +296,18 @@ def _pair(folder: Path, sizes: Sizes) -> dict[str, Any]:
     with _one_thread():
         survey_ms = 1000 * timing.seconds(examine) / len(pairs)
     source_bytes = sum(os.stat(path).st_size for pair in pairs for path in pair.values()) / len(pairs)
-    figures: dict[str, Any] = {"survey_ms": survey_ms, "source_bytes": source_bytes}
-    for count, one in of.items():
-        spent, size = bare(plan, one, range(len(plan.shards)))
+    metrics: dict[str, Any] = {"survey_ms": survey_ms, "source_bytes": source_bytes}
+    for count, config_of_count in configs.items():
+        spent, size = bare(plan, config_of_count, range(len(plan.shards)))
         render_ms, stored = 1000 * spent / len(pairs), size / len(pairs)
         estimate = _estimate(survey_ms + render_ms, source_bytes, stored)
-        figures[f"with_{count}_views"] = {"render_ms": render_ms, "stored_bytes": stored, "large_protocol": estimate}
-    return figures
+        metrics[f"with_{count}_views"] = {"render_ms": render_ms, "stored_bytes": stored, "large_protocol": estimate}
+    return metrics
 
 
 def _estimate(core_ms: float, source_bytes: float, stored_bytes: float) -> dict[str, float]:
-    """Hours of 1, 8 and 64 nodes and storage for the large protocol, from what a pair costs. Every source file is read
-    twice, by the survey and by the rendering."""
+    """Hours on 1, 8 and 64 nodes and storage of the large protocol, from the cost of one pair. Every source file is
+    read twice: by the survey and by the rendering."""
     core_hours = LARGE * core_ms / 3.6e6
     return {
         "core_hours": core_hours,

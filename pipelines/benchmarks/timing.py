@@ -21,25 +21,32 @@ EVERY = 0.2
 
 
 def alternating(rounds: int, runs: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
-    """Seconds that each run says it took: the median of `rounds`, in which the runs take turns.
+    """The median, over `rounds`, of the seconds that each run returns; every round calls each run once.
 
-    Turns let a machine that grows slower or faster meanwhile do so for all alike.
+    The runs alternate, so that a machine that becomes slower or faster meanwhile does so for all of them.
     """
     seconds: dict[str, list[float]] = defaultdict(list)
-    for turn in range(rounds):
+    for round_index in range(rounds):
         for name, run in runs.items():
-            seconds[name].append(run(turn))
-    return {name: statistics.median(found) for name, found in seconds.items()}
+            seconds[name].append(run(round_index))
+    return {name: statistics.median(of_rounds) for name, of_rounds in seconds.items()}
 
 
 @contextmanager
-def timed(spent: dict[str, float], *places: tuple[ModuleType, str]) -> Iterator[None]:
-    """While the block runs, the seconds inside functions (module, name) are added to `spent` under `name`."""
+def timed(spent: dict[str, float], *functions: tuple[ModuleType, str]) -> Iterator[None]:
+    """While the block runs, the seconds inside functions (module, name) are added to `spent` under `name`.
+
+    A function is replaced in its module, so only callers that look it up there (`module.name()`) are measured. Raises
+    RuntimeError for one that was never called: it would count as 0 seconds without anybody noticing.
+    """
     with ExitStack() as stack:
-        for module, name in places:
+        for module, name in functions:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, _clocked(getattr(module, name), name, spent))
         yield
+        missed = [f"{module.__name__}.{name}" for module, name in functions if name not in spent]
+        if missed:
+            raise RuntimeError(f"{', '.join(missed)} was not called by its module's name, so it was not measured")
 
 
 def _clocked(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:

@@ -37,10 +37,13 @@ def test_the_group_runs_and_writes_its_figures(tmp_path: Path) -> None:
     sizes = build.QUICK
     assert set(figures) == {"plan", "memory", "throughput", "loader", "pair"}
     assert figures["throughput"]["samples"] == sizes.photographs * sizes.per_photograph
-    shares = [value for name, value in figures["throughput"]["driver"].items() if name.endswith("_share")]
-    assert sum(shares) == pytest.approx(1)
-    assert min(shares) >= 0
-    assert figures["throughput"]["worker"]["render_ms"] > 0
+    driver = figures["throughput"]["driver"]
+    assert set(driver) == {f"{name.strip('_')}_share" for _, name in build._PHASES} | {"rest_share"}
+    assert sum(driver.values()) == pytest.approx(1)
+    assert driver.pop("rest_share") >= 0
+    assert min(driver.values()) > 0  # a phase that is no longer measured would be 0
+    worker = figures["throughput"]["worker"]
+    assert min(worker[f"{name}_ms"] for name in ("render", "parquet_and_statistics", "writing")) > 0
     small, large = (figures["memory"][f"at_{count * sizes.small * build.PER_SMALL}_samples"] for count in (1, 10))
     assert figures["memory"]["ratio"] == pytest.approx(large["peak_mib"] / small["peak_mib"])
     assert "raylet" in large["by_process_mib"]  # Ray's own processes count
@@ -99,6 +102,17 @@ def test_timed_adds_up_the_seconds_inside_functions_and_restores_them() -> None:
         place.wait(0.03)
     assert place.wait is wait
     assert 0.05 <= spent["wait"] < 5
+
+
+def test_a_function_that_is_never_called_is_not_measured_as_zero() -> None:
+    module = ModuleType("module")
+    module.work = module.idle = work = lambda: None  # type: ignore[attr-defined]
+    with (
+        pytest.raises(RuntimeError, match=r"module\.idle was not called"),
+        timing.timed({}, (module, "work"), (module, "idle")),
+    ):
+        module.work()
+    assert module.idle is work
 
 
 def test_alternating_takes_turns_and_the_median() -> None:
