@@ -1,51 +1,54 @@
-"""Pictures of results: what is drawn, where, and at what size."""
+"""Pictures of results, checked pixel by pixel against what they should show."""
 
+import cv2
 import numpy as np
 
 from mpc_model.imaging import drawing
 
 
-def test_the_border_of_the_forged_region_is_drawn_on_a_copy() -> None:
-    image, mask = np.full((40, 60, 3), 90, np.uint8), np.zeros((40, 60), np.uint8)
-    mask[10:20, 15:35] = 1
-    found = drawing.outlined(image, mask)
-    changed = (found != image).any(axis=2)
-    assert (image == 90).all()
-    assert (found[changed] == drawing.OUTLINE).all()
-    assert changed[10, 15:35].all()
-    assert changed[10:20, 34].all()
-    assert not changed[13:17, 18:32].any()
-    assert not changed[:8].any()
+def test_the_outline_is_the_border_of_the_forged_region_and_nothing_else() -> None:
+    image, mask = np.full((60, 80, 3), 90, np.uint8), np.zeros((60, 80), np.uint8)
+    mask[20:40, 30:60] = 1
+    drawn = drawing.outlined(image, mask)
+    border = np.zeros_like(mask, bool)
+    border[20:40, 30:60] = True
+    border[21:39, 31:59] = False
+    assert (drawn[border] == drawing.OUTLINE).all()
+    assert (drawn[~border] == 90).all()
+    assert (image == 90).all()  # the argument is not drawn on
 
 
-def test_nothing_is_drawn_where_nothing_is_forged() -> None:
-    image = np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
-    np.testing.assert_array_equal(drawing.outlined(image, np.zeros((40, 60), np.uint8)), image)
+def test_an_authentic_image_has_no_outline() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    assert np.array_equal(drawing.outlined(image, np.zeros((20, 30), np.uint8)), image)
 
 
-def test_a_higher_probability_is_brighter_from_black_to_pale_yellow() -> None:
-    coloured = drawing.heat(np.linspace(0, 1, 11, dtype=np.float32)[None])
-    brightness = coloured[0].astype(int).sum(axis=1)
-    assert (np.diff(brightness) > 0).all()
-    assert coloured[0, 0].max() < 8
-    red, green, blue = coloured[0, -1].astype(int)
-    assert min(red, green) > 240
-    assert blue < red
+def test_heat_grows_brighter_with_the_probability() -> None:
+    probability = np.linspace(0, 1, 11, dtype=np.float32)[None]
+    colours = drawing.heat(probability)
+    assert colours.shape == (1, 11, 3)
+    luminance = colours[0].astype(float) @ [0.299, 0.587, 0.114]
+    assert (np.diff(luminance) > 0).all()
+    assert luminance[0] < 5
+    assert luminance[-1] > 230
+    red, _, blue = colours[0, 7].astype(int)
+    assert red > blue + 50  # orange in RGB, not blue as in BGR
 
 
-def test_an_overlay_is_a_mixture_of_image_and_heat() -> None:
-    image, probability = np.full((8, 9, 3), 200, np.uint8), np.full((8, 9), 0.5, np.float32)
-    mixture = 0.4 * image + 0.6 * drawing.heat(probability)
-    np.testing.assert_allclose(drawing.overlay(image, probability), mixture, atol=1)
+def test_an_overlay_mixes_image_and_heat() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    probability = np.random.default_rng(1).random((20, 30), np.float32)
+    expected = 0.4 * image + 0.6 * drawing.heat(probability)
+    assert np.abs(drawing.overlay(image, probability) - expected).max() <= 0.5
 
 
-def test_a_sheet_holds_every_picture_at_one_size() -> None:
-    red, blue = np.zeros((50, 100, 3), np.uint8), np.zeros((90, 30, 3), np.uint8)
-    red[..., 0], blue[..., 2] = 255, 255
-    found = drawing.sheet([[red, blue], [blue, red]], ["one", "two"], ["first", "second"], side=64)
-    assert found.shape[1] == 8 + 2 * (64 + 8)
-    for colour, pixels in ((red[0, 0], 64 * 32), (blue[0, 0], 64 * 21)):
-        assert (found == colour).all(axis=2).sum() == 2 * pixels
-    text = found.astype(int).sum(axis=2) < 300
-    assert text[:20].any()
-    assert (found[-4:] == 255).all()
+def test_a_sheet_holds_every_picture_with_its_shape_below_its_title() -> None:
+    red, blue = np.full((40, 80, 3), (200, 0, 0), np.uint8), np.full((300, 100, 3), (0, 0, 200), np.uint8)
+    sheet = drawing.sheet([[red, blue], [blue, red]], ["one", "two"], ["first row", "second row"], side=96)
+    for colour in ((200, 0, 0), (0, 0, 200)):
+        count, _, boxes, _ = cv2.connectedComponentsWithStats((sheet == colour).all(axis=2).astype(np.uint8))
+        sizes = {(int(width), int(height)) for _, _, width, height, _ in boxes[1:]}
+        assert count == 3  # the background, and twice the picture
+        assert sizes == {(96, 48) if colour[0] else (32, 96)}
+    assert (sheet[:18, :104] < 128).any()  # a title
+    assert (sheet[-26:] < 128).any()  # a caption
