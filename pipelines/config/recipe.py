@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from mpc_model.errors import UserError
 from pipelines.config import renamed
-from pipelines.config.root import Config
+from pipelines.config.root import Config, resolve_locations
 
 _KINDS = {
     "bool_type": "true or false",
@@ -70,7 +70,7 @@ def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:
         _apply(values, renamed.current_key(key) + equals + text)
         values = renamed.with_current_names(values)  # a section that was overridden as a whole
     try:
-        return Config.model_validate(_tuples(values))
+        return resolve_locations(Config.model_validate(_tuples(values)))
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
 

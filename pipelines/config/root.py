@@ -1,15 +1,16 @@
-"""What a run can be told: a section for what is shared, one for each verb, and their defaults.
+"""The config: a section for what is shared, one for each command, and their defaults.
 
-Every section is a pydantic model that refuses unknown and ill-typed keys; locations that are left open are filled from
-`workspace`. The sections of training are in pipelines/config/training.py, those of the registry in
+Every section is a pydantic model that refuses unknown and ill-typed keys. `resolve_locations` fills locations that are
+left open from `workspace`. The sections of training are in pipelines/config/training.py, those of the registry in
 pipelines/config/model_registry.py; pipelines/config/recipe.py reads a config from a YAML file and dotted overrides.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from pipelines.config.base import Location, ModelLocation, Section
 from pipelines.config.build import BuildConfig
@@ -52,7 +53,7 @@ class DemoConfig(Section):
 
 
 class Config(Section):
-    """All of it. `workspace` is where every output goes that names no place of its own."""
+    """All sections, and the keys that every command reads."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """What every draw follows from: splits, forgeries, initial weights, order of samples, search."""
@@ -71,42 +72,43 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     demo: DemoConfig = DemoConfig()
 
-    @model_validator(mode="after")
-    def _fill_locations(self) -> "Config":
-        """Every location left open becomes a folder of the workspace."""
-        at = lambda *parts: uris.join(self.workspace, *parts)  # noqa: E731
-        defaults = {
-            "build": {"output": at("dataset")},
-            "train": {"dataset": self.build.output or at("dataset")},
-            "pretrain": {"output": at("pretrain")},
-            "tune": {"output": at("tune")},
-            "finetune": {
-                "output": at("finetune"),
-                "encoder": layout.model_of(self.pretrain.output or at("pretrain")),
-            },
-            "evaluate": {
-                "model": layout.model_of(self.finetune.output or at("finetune")),
-                "dataset": self.train.dataset or self.build.output or at("dataset"),
-                "output": at("evaluate"),
-            },
-            "register_": {
-                "model": layout.model_of(self.finetune.output or at("finetune")),
-                "evaluation": self.evaluate.output or at("evaluate"),
-            },
-            "promote": {"name": self.register_.name, "source": self.register_.alias},
-            "predict": {"model": f"models:/{self.register_.name}@{self.register_.alias}", "output": at("predict")},
-            "tracking": {"uri": f"sqlite:///{_database(self.workspace)}"},
-        }
-        for section, values in defaults.items():
-            part = getattr(self, section)
-            missing = {key: value for key, value in values.items() if getattr(part, key) is None}
-            object.__setattr__(self, section, part.model_copy(update=missing))
-        return self
-
     def dump(self) -> dict[str, Any]:
         """The resolved config as plain values, ready for YAML or JSON, without passwords that a URI may hold."""
         values: dict[str, Any] = json.loads(uris.without_secrets(self.model_dump_json(by_alias=True)))
         return values
+
+
+def resolve_locations(config: Config) -> Config:
+    """The config with every location that was left open in its workspace, or where another section puts it."""
+
+    def at(*parts: str) -> str:
+        return uris.join(config.workspace, *parts)
+
+    dataset = config.build.output or at("dataset")
+    model = layout.model_of(config.finetune.output or at("finetune"))
+    register, evaluate = config.register_, config.evaluate
+    defaults = {
+        "build": {"output": dataset},
+        "train": {"dataset": dataset},
+        "pretrain": {"output": at("pretrain")},
+        "tune": {"output": at("tune")},
+        "finetune": {
+            "output": at("finetune"),
+            "encoder": layout.model_of(config.pretrain.output or at("pretrain")),
+        },
+        "evaluate": {"model": model, "dataset": config.train.dataset or dataset, "output": at("evaluate")},
+        "register_": {"model": model, "evaluation": evaluate.output or at("evaluate")},
+        "promote": {"name": register.name, "source": register.alias},
+        "predict": {"model": f"models:/{register.name}@{register.alias}", "output": at("predict")},
+        "tracking": {"uri": f"sqlite:///{_database(config.workspace)}"},
+    }
+    sections = {name: _filled(getattr(config, name), values) for name, values in defaults.items()}
+    return config.model_copy(update=sections)
+
+
+def _filled(section: Section, defaults: Mapping[str, Any]) -> Section:
+    """The section with defaults where it has None."""
+    return section.model_copy(update={key: value for key, value in defaults.items() if getattr(section, key) is None})
 
 
 def _database(workspace: str) -> str:
