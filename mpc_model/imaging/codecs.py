@@ -1,4 +1,4 @@
-"""Image files to arrays and back: decoding that refuses what would mislead training, encoding, and what a file tells.
+"""Decoding image files, which refuses those that would mislead training, encoding, and facts about a file.
 
 Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0 and forged = 1.
 """
@@ -15,6 +15,8 @@ from mpc_model.imaging.headers import JPEG_MAGIC as JPEG_MAGIC
 from mpc_model.imaging.headers import PNG_MAGIC as PNG_MAGIC
 from mpc_model.registry import Registry
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""File names that are taken for images: the formats whose headers are understood (headers.py), in lower case."""
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 
@@ -31,16 +33,16 @@ _ANNEX_K_LUMINANCE = np.array([
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image:
-    """The picture in `data` as uint8 RGB (H, W, 3).
+    """The image in `data` as uint8 RGB (H, W, 3).
 
-    The EXIF orientation is applied, grey and palette become RGB, alpha is dropped. JPEG, PNG, BMP, TIFF and WebP are
-    measured by their headers before anything is decoded; other formats afterwards, under OpenCV's own limit.
+    The EXIF orientation is applied, grey and palette images become RGB, alpha is dropped. The size of JPEG, PNG, BMP,
+    TIFF and WebP files is checked by their headers before anything is decoded, that of other formats afterwards.
     Raises DataError, naming `name`, for data that is empty, unreadable, cut short, larger than `max_pixels`, of more
     than 8 bits a sample, or in CMYK.
     """
     header = headers.read_header(data, name, max_pixels)
-    # We turn pictures ourselves: OpenCV leaves WebP as it lies, turns each tile of a TIFF by itself, and has changed
-    # its ways with PNG between versions.
+    # The orientation is applied here: OpenCV ignores it in WebP, applies it to each tile of a TIFF, and treats PNG
+    # differently from version to version.
     stored = headers.without_orientation(data) if header.format == "tiff" and header.orientation != 1 else data
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -71,7 +73,7 @@ def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str
 
 MaskRule = Callable[[Image], Mask]
 MASK_RULES: Registry[MaskRule] = Registry("mask rule")
-"""How the RGB levels of a mask file, uint8 (H, W, 3), tell what is forged: the result is uint8 (H, W) of 0 and 1."""
+"""How the levels of a mask file, RGB uint8 (H, W, 3), become a mask, uint8 (H, W): 1 where forged, 0 elsewhere."""
 
 
 @MASK_RULES.add("bright")
@@ -110,11 +112,11 @@ def green(levels: Image) -> Mask:
 
 
 def check_binary(levels: Image, name: str) -> None:
-    """Refuse the levels of a mask, RGB uint8 (H, W, 3), that black and white alone do not explain.
+    """Refuse the levels of a mask, RGB uint8 (H, W, 3), that are not black and white.
 
-    Allowed are up to 5% of pixels whose brightest channel is in 64..191: outlines that are smooth or JPEG-compressed.
-    A file whose largest value is in 2..63 numbers its objects and does not say which are forged.
-    Raises DataError, mask_not_binary. The rules nonzero, red and green read such files, and need no check.
+    Up to 5% of the pixels may have a brightest channel of 64 to 191: outlines that are smooth or JPEG-compressed. A
+    file whose largest value is 2 to 63 is refused, too: it numbers its objects and does not say which are forged.
+    Raises DataError, mask_not_binary. Masks that are read by the rules nonzero, red and green need no such check.
     """
     brightest = _brightest(levels)
     largest, grey = int(brightest.max(initial=0)), float(((brightest >= 64) & (brightest <= 191)).mean())
@@ -131,7 +133,7 @@ def check_binary(levels: Image, name: str) -> None:
 
 
 def upright(image: Image, orientation: int) -> Image:
-    """An image or mask, (H, W) or (H, W, 3), as stored, turned and mirrored as its EXIF orientation (1 to 8) says."""
+    """The upright form of a stored image or mask, (H, W) or (H, W, 3), by its EXIF orientation (1 to 8)."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -174,7 +176,7 @@ def jpeg_quality(data: bytes) -> int | None:
 def difference_hash(image: Image) -> int:
     """64-bit dHash of an RGB image: one bit for each horizontal pair of cells of its 8x9 grey thumbnail.
 
-    A bit is 1 where the right cell is the brighter one; the first row's leftmost pair is the highest bit.
+    A bit is 1 where the right cell is the brighter one; the leftmost pair of the first row is the highest bit.
     Near-duplicates (recompressed, resized) differ in a few bits; see `hamming`.
     """
     thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
@@ -184,10 +186,10 @@ def difference_hash(image: Image) -> int:
 def fine_hash(image: Image) -> bytes:
     """256-bit dHash of an RGB image, 32 bytes: difference bits of an 8x17 and of a 17x8 thumbnail of its 136x136 one.
 
-    The first 128 say where the right cell of a horizontal pair is the brighter one, the others where the lower cell of
-    a vertical pair is. It tells apart pictures that `difference_hash`, with a quarter of the bits, takes for one.
+    The first 128 bits are 1 where the right cell of a horizontal pair is the brighter one, the others where the lower
+    cell of a vertical pair is. It distinguishes images whose `difference_hash`, a quarter of the bits, is the same.
     """
-    # Both from one picture that either divides: OpenCV takes a millisecond for any other reduction of a photograph.
+    # Both sizes divide 136: reducing a photograph to each of them directly would take OpenCV a millisecond more.
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (136, 136), interpolation=cv2.INTER_AREA)
     wide, high = (cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for size in ((17, 8), (8, 17)))
     return np.packbits([wide[:, 1:] > wide[:, :-1], (high[1:] > high[:-1]).reshape(8, 16)]).tobytes()
@@ -204,7 +206,7 @@ def _encode(extension: str, pixels: npt.NDArray[np.uint8], parameters: list[int]
 
 
 def _brightest(levels: Image) -> npt.NDArray[np.uint8]:
-    """The largest channel of each pixel (`levels.max(axis=2)`, which takes many times as long)."""
+    """The largest channel of each pixel, like `levels.max(axis=2)`, but many times as fast."""
     red_green: npt.NDArray[np.uint8] = np.maximum(levels[..., 0], levels[..., 1])
     return np.maximum(red_green, levels[..., 2])
 
@@ -230,6 +232,3 @@ def _luminance_table(data: bytes) -> npt.NDArray[np.int64] | None:
                 return np.frombuffer(data, entry, 64, at + 1).astype(np.int64)
             at = after
     return None
-
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")

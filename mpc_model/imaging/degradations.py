@@ -1,7 +1,8 @@
-"""Degradations: what befalls images on their way to an analyst, by fixed names, to test how much a localizer bears.
+"""Degradations: compression, scaling, blur and noise of fixed strength, to evaluate how robust a localizer is.
 
-Unlike views, which train, they draw no strength: a figure under `jpeg70` means the same in every evaluation. The size
-may change; the mask stays that of the original image, which the map is brought back to.
+Images are changed in these ways before an analyst sees them. Views, which are for training, draw their strength at
+random; a degradation does not, so a metric under `jpeg70` means the same in every evaluation. The size may change:
+the predicted map is scaled back to the size of the original image, whose mask stays as it is.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ BLUR_SIGMA = 1.0  # pixels
 
 @DEGRADATIONS.add("jpeg70")
 def jpeg70(image: Image, rng: np.random.Generator) -> Image:
-    """JPEG at quality 70, which is about what platforms save uploads with."""
+    """JPEG at quality 70, about that of images uploaded to social platforms."""
     return _jpeg(image, 70)
 
 

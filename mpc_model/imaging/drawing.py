@@ -1,4 +1,4 @@
-"""Pictures of results: outlines on images, heat maps, and sheets that put them side by side."""
+"""Pictures of results: outlines on images, heat maps, and contact sheets."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ OUTLINE = (255, 40, 120)
 
 
 def outlined(image: Image, mask: Mask) -> Image:
-    """The image with the border of its forged region drawn on it."""
+    """The image, uint8 RGB (H, W, 3), with the border of the forged region of its mask (H, W) drawn on a copy."""
     drawn = image.copy()
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, contours, -1, OUTLINE, max(1, round(max(image.shape) / 256)))
@@ -20,20 +20,20 @@ def outlined(image: Image, mask: Mask) -> Image:
 
 
 def heat(probability: npt.NDArray[np.float32]) -> Image:
-    """A probability map (H, W) in colours: black 0, purple and orange between, pale yellow 1."""
+    """A map of probabilities (H, W) as RGB: from black (0) through purple and orange to pale yellow (1)."""
     levels = np.rint(probability * 255).astype(np.uint8)
     coloured: Image = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     return coloured
 
 
 def overlay(image: Image, probability: npt.NDArray[np.float32]) -> Image:
-    """The heat map laid over the image."""
+    """The image and the heat map of its probabilities (H, W), blended 40:60."""
     blended: Image = cv2.addWeighted(image, 0.4, heat(probability), 0.6, 0)
     return blended
 
 
 def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequence[str], side: int = 192) -> Image:
-    """Rows of pictures of any sizes in a grid, with a title over each column and a caption under each row."""
+    """Pictures of any sizes, scaled to fit squares of `side` pixels, in a grid with column titles and row captions."""
     gap, text = 8, 20
     width = gap + len(titles) * (side + gap)
     height = text + gap + len(rows) * (side + text + gap)
@@ -53,5 +53,5 @@ def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequ
 
 
 def write(canvas: Image, text: str, left: int, baseline: int) -> None:
-    """Put a line of text on a picture, in place."""
+    """Draw a line of text on a picture, in place; (left, baseline) in pixels."""
     cv2.putText(canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 50), 1, cv2.LINE_AA)

@@ -2,9 +2,9 @@
 
     forged = forge("splice", target, donor, np.random.default_rng(7), ForgeSettings())
 
-Each kind is one function that makes one attempt: it raises Misfit where its draw does not fit, any other DataError
-where no draw would. `forge` tries again after a Misfit and checks what every forged sample promises.
-Nothing here compresses the result: that is the last act of a view.
+Each kind is one function that makes one attempt. It raises Misfit if the parameters that it drew do not fit the image,
+any other DataError if no parameters would. `forge` tries again after a Misfit and checks what it promises of a result.
+Nothing here compresses the result; that is left to final_quality and to the views.
 """
 
 from collections.abc import Callable
@@ -19,29 +19,29 @@ from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import Image, Mask, decode_image, encode_jpeg
 from mpc_model.registry import Registry
 
-MIN_CHANGED = 0.5  # a forged region of which less than this differs from the original would teach a wrong label
-MAX_OVERLAP = 0.5  # a copy that lies on its own original by more than this moved hardly anything
-MAX_OUTLINE = 0.5  # any smooth outline of `random_outline` can have this fraction of its frame
-JPEG_GRID = 16  # pixels a side of what 4:2:0 JPEG codes as one: a window on this grid is coded as the image would be
+MIN_CHANGED = 0.5  # fraction of the forged region that must differ from the original: unchanged pixels are not forged
+MAX_OVERLAP = 0.5  # fraction of a copy that may cover its own original: with more, hardly anything was moved
+MAX_OUTLINE = 0.5  # fraction of its frame that every outline of `random_outline` can cover, whatever its shape
+JPEG_GRID = 16  # side of a 4:2:0 JPEG coding unit in pixels: a window on this grid is coded like the whole image
 
 Window = tuple[slice, slice]  # rows, columns
 
 
 class Misfit(DataError):
-    """An attempt failed by what it drew: another one may fit."""
+    """The parameters that an attempt drew do not fit; others may."""
 
 
-def _setting(default: Any, least: float, most: float, unit: str, meaning: str) -> Any:
-    return field(default=default, metadata={"least": least, "most": most, "unit": unit, "meaning": meaning})
+def _setting(default: Any, minimum: float, maximum: float, unit: str, meaning: str) -> Any:
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "unit": unit, "meaning": meaning})
 
 
 @dataclass(frozen=True)
 class ForgeSettings:
-    """Ranges (low, high), both included, from which each forgery draws uniformly; single numbers are chances or counts.
+    """Ranges (low, high), ends included, that are drawn from uniformly; single numbers are probabilities or counts.
 
-    The metadata of each dataclass field holds `least` and `most` (the valid bounds of any value, included), its `unit`
-    and its `meaning`, for config models and documentation to build on.
-    Raises UserError, naming the field and its bounds, for a range that is reversed or leaves them.
+    The metadata of each dataclass field holds `minimum` and `maximum` (the bounds of valid values, both included), its
+    `unit` and its `meaning`, for config models and documentation.
+    Raises UserError, naming the field and its bounds, for a range that is reversed or exceeds them.
     """
 
     area: tuple[float, float] = _setting((0.05, 0.35), 1e-6, MAX_OUTLINE, "fraction of the image", "forged area")
@@ -52,10 +52,10 @@ class ForgeSettings:
         (0.7, 1.4), 0.1, 10.0, "times", "all but removals: size of the pasted object relative to its source"
     )
     rotation: tuple[float, float] = _setting(
-        (-30.0, 30.0), -180.0, 180.0, "degrees", "all but removals: turn of the pasted object, anticlockwise"
+        (-30.0, 30.0), -180.0, 180.0, "degrees", "all but removals: rotation of the pasted object, anticlockwise"
     )
     shear: tuple[float, float] = _setting(
-        (-0.1, 0.1), -1.0, 1.0, "pixels a row", "all but removals: slant of the pasted object, its area stays"
+        (-0.1, 0.1), -1.0, 1.0, "pixels a row", "all but removals: shear of the pasted object; its area stays the same"
     )
     flip: float = _setting(0.5, 0.0, 1.0, "chance", "all but removals: the pasted object is mirrored, left to right")
     gain: tuple[float, float] = _setting((0.85, 1.15), 0.25, 4.0, "times", "splices: factor of each colour channel")
@@ -69,10 +69,14 @@ class ForgeSettings:
         (60, 95), 1, 100, "libjpeg quality", "splices: JPEG compression that the object went through before"
     )
     remove_margin: tuple[int, int] = _setting(
-        (2, 6), 0, 64, "pixels", "removals of a given object: width around it that goes too, so that no rim stays"
+        (2, 6),
+        0,
+        64,
+        "pixels",
+        "removals of a given object: margin around it that is removed too, so that no rim is left",
     )
     inpaint_radius: tuple[int, int] = _setting(
-        (2, 5), 1, 16, "pixels", "removals: how far the pixels lie that fill a point"
+        (2, 5), 1, 16, "pixels", "removals: distance of the pixels that fill a point"
     )
     telea: float = _setting(0.5, 0.0, 1.0, "chance", "removals: by Telea's method, otherwise by the Navier-Stokes one")
     attempts: int = _setting(20, 1, 1000, "draws", "all kinds: made before a photograph is given up")
@@ -83,16 +87,16 @@ class ForgeSettings:
             low, high = value if isinstance(value, tuple) else (value, value)
             if low > high:
                 raise UserError(f"forging range {entry.name} is reversed: {value}; write the smaller number first")
-            if not bounds["least"] <= low <= high <= bounds["most"]:
+            if not bounds["minimum"] <= low <= high <= bounds["maximum"]:
                 raise UserError(
                     f"forging setting {entry.name} is {value}; "
-                    f"it can lie between {bounds['least']:g} and {bounds['most']:g} ({bounds['unit']})"
+                    f"it can lie between {bounds['minimum']:g} and {bounds['maximum']:g} ({bounds['unit']})"
                 )
 
 
 @dataclass(frozen=True)
 class Forged:
-    """A forged image (uint8 RGB, H, W, 3), its mask (uint8 0/1, H, W), its kind, and the JSON-able parameters drawn."""
+    """A forged image, uint8 RGB (H, W, 3), its mask, uint8 (H, W) of 0 and 1, its kind, and the parameters (JSON)."""
 
     image: Image
     mask: Mask
@@ -112,15 +116,14 @@ def forge(
     settings: ForgeSettings,
     object_mask: Mask | None = None,
 ) -> Forged:
-    """A forgery of `target` of the named kind; `donor` matters to splices only.
+    """A forgery of `target` of the named kind; only splices use `donor`.
 
-    `object_mask` (0/1, in any number of parts) outlines the object to take: in the donor for a splice, in the target
-    otherwise; without it, and for "copy_move_outline" always, a random curved outline is drawn.
-    Promised: the mask covers a fraction of the image inside `settings.area`; at least half of the masked pixels differ
-    from the target; outside the mask dilated by recipe["feather"] pixels (a square neighbourhood) the image is
-    byte-identical to the target.
-    Raises UserError for an unknown kind; DataError with reason "not_forged" where `settings.attempts` draws did not
-    give such a forgery, or at once where none can, as for an object too small or too large.
+    `object_mask` (0/1, in any number of parts) marks the object to take: in the donor for a splice, in the target
+    otherwise. Without it, and for "copy_move_outline" always, a random curved outline is drawn.
+    Guaranteed: the mask covers a fraction of the image inside `settings.area`; at least half of the masked pixels
+    differ from the target; outside the mask, dilated by a square of recipe["feather"] pixels, nothing differs.
+    Raises UserError for an unknown kind; DataError with reason "not_forged" if `settings.attempts` attempts gave no
+    such forgery, or at once if none can, for example for an object that is too small or too large.
     """
     attempt = FORGERIES[kind]
     misfit = ""
@@ -170,8 +173,8 @@ def copy_move(
 ) -> Forged:
     """One attempt to copy an object of `target` elsewhere in it: scaled, sheared, rotated, perhaps flipped, blended.
 
-    The mask marks the destination only: the original of the copy is authentic. Misfit where the copy would cover
-    more than half of its own area with its original.
+    The mask marks the destination only: the original of the copy is authentic. Raises Misfit if more than half of the
+    copy would cover its own original.
     """
     move = _move(target, target, rng, settings, object_mask)
     if np.count_nonzero(move.mask & move.region) > MAX_OVERLAP * np.count_nonzero(move.mask):
@@ -192,7 +195,7 @@ def remove(target: Image, rng: np.random.Generator, settings: ForgeSettings, obj
         region = random_outline(rng, target.shape[0], target.shape[1], rng.uniform(*settings.area))
     else:
         region, recipe["margin"] = _with_margin(_checked(object_mask, target), rng, settings)
-    # Filling looks at the pixels up to `radius` away, the marching front two further: what lies beyond does not matter.
+    # Inpainting reads pixels up to `radius` away, and its marching front two further: nothing beyond has an effect.
     window = _window(region, radius + 2)
     flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
     image = target.copy()
@@ -237,9 +240,9 @@ def random_outline(rng: np.random.Generator, height: int, width: int, area_fract
 
 @dataclass(frozen=True)
 class _Move:
-    """An object's way from a window of its source (`taken`) to one of the target (`put`), blending width included.
+    """How an object moves from a window of its source (`taken`) to one of the target (`put`), blending width included.
 
-    `region` (H_s, W_s) and `mask` (H_t, W_t) are the object before and after, `affine` (2, 3) maps window to window.
+    `region` (H_s, W_s) and `mask` (H_t, W_t) mark the object in source and target, `affine` (2, 3) maps the windows.
     """
 
     region: Mask
@@ -251,10 +254,10 @@ class _Move:
     recipe: dict[str, object]
 
     def carried(self, taken: Image) -> Image:
-        """The pixels of the window `taken` as they lie in the window `put`."""
+        """The pixels of the window `taken`, transformed to the window `put`."""
         rows, columns = self.put
         size = (columns.stop - columns.start, rows.stop - rows.start)
-        # What lies beyond the source is mirrored; only the blended rim can show it.
+        # Beyond the source, pixels are mirrored; only the blended rim can show them.
         moved: Image = cv2.warpAffine(
             taken, self.affine, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
         )
@@ -264,7 +267,7 @@ class _Move:
 def _move(
     source: Image, target: Image, rng: np.random.Generator, settings: ForgeSettings, object_mask: Mask | None
 ) -> _Move:
-    """An object of `source`, scaled, sheared, rotated, flipped, and put where it lies inside `target`.
+    """An object of `source`, scaled, sheared, rotated, flipped, and put at a random position inside `target`.
 
     The recipe names the top left corners (x, y) of the object's box in the source and in the target.
     """
@@ -279,10 +282,10 @@ def _move(
     corners = cv2.convexHull(outlines).reshape(-1, 2) @ linear.T
     extent = np.ceil(np.ptp(corners, axis=0).round(6)).astype(int)
     height, width = target.shape[:2]
-    room = (width - 1, height - 1) - extent
-    if room.min() < 0:
+    slack = (width - 1, height - 1) - extent
+    if slack.min() < 0:
         raise Misfit("the object is larger than the image it goes to")
-    put_at = rng.integers(0, room, endpoint=True)
+    put_at = rng.integers(0, slack, endpoint=True)
 
     # A nearest-neighbour pixel reaches half a source pixel beyond the corners, the blending `feather` further.
     around = int(np.ceil(np.linalg.norm(linear, 2))) + feather + 1
@@ -303,9 +306,9 @@ def _move(
 def _region(
     source: Image, target: Image, rng: np.random.Generator, settings: ForgeSettings, object_mask: Mask | None
 ) -> tuple[Mask, float]:
-    """The object to take from `source`, and the scale that brings it to the drawn area of `target`.
+    """The mask of the object to take from `source`, and the scale that gives it the drawn area in `target`.
 
-    DataError for a given object that no scale of the settings brings to an area of the settings.
+    Raises DataError for a given object that has an area of the settings at no scale of the settings.
     """
     extent = target.shape[0] * target.shape[1]
     wanted = rng.uniform(*settings.area) * extent
@@ -316,27 +319,27 @@ def _region(
     pixels = np.count_nonzero(_checked(object_mask, source))
     smallest, largest = (pixels * factor**2 / extent for factor in settings.scale)
     if largest < settings.area[0] or smallest > settings.area[1]:
-        raise _never(f"an object that can cover {smallest:.3g} to {largest:.3g} of the image", settings, "scale")
+        raise _impossible(f"an object that can cover {smallest:.3g} to {largest:.3g} of the image", settings, "scale")
     return object_mask, _rounded(np.sqrt(wanted / pixels), settings.scale)
 
 
 def _with_margin(region: Mask, rng: np.random.Generator, settings: ForgeSettings) -> tuple[Mask, int]:
-    """`region` dilated by a margin drawn from those that fit the area, and the margin; DataError where none does."""
+    """`region` dilated by a margin, drawn from those that fit the area, and that margin. DataError if none fits."""
     window = _window(region, settings.remove_margin[1])
     distance = cv2.distanceTransform(1 - region[window], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    least, most = settings.remove_margin
-    shares = {margin: np.count_nonzero(distance <= margin) / region.size for margin in range(least, most + 1)}
+    narrow, wide = settings.remove_margin
+    shares = {margin: np.count_nonzero(distance <= margin) / region.size for margin in range(narrow, wide + 1)}
     fitting = [margin for margin, share in shares.items() if settings.area[0] <= share <= settings.area[1]]
     if not fitting:
-        covers = f"an object that covers {shares[least]:.3g} to {shares[most]:.3g} of the image with its margin"
-        raise _never(covers, settings, "remove_margin")
+        covers = f"an object that covers {shares[narrow]:.3g} to {shares[wide]:.3g} of the image with its margin"
+        raise _impossible(covers, settings, "remove_margin")
     margin = fitting[_whole(rng, (0, len(fitting) - 1))]
     grown = np.zeros_like(region)
     grown[window] = distance <= margin
     return grown, margin
 
 
-def _never(what: str, settings: ForgeSettings, other: str) -> DataError:
+def _impossible(what: str, settings: ForgeSettings, other: str) -> DataError:
     low, high = settings.area
     return DataError(
         f"{what} does not fit area, {low:.3g} to {high:.3g}; widen area or {other}, or use another object", "not_forged"
@@ -350,7 +353,7 @@ def _checked(object_mask: Mask, source: Image) -> Mask:
 
 
 def _window(region: Mask, around: int) -> Window:
-    """The box of `region` and `around` pixels more, outward to the grid of JPEG, as far as the image reaches."""
+    """The bounding box of `region`, enlarged by `around` pixels and to the JPEG grid, within the image."""
     left, top, columns, rows = cv2.boundingRect(region)
 
     def span(start: int, length: int, end: int) -> slice:
@@ -361,7 +364,7 @@ def _window(region: Mask, around: int) -> Window:
 
 
 def _paste(target: Image, pasted: npt.NDArray[np.float32], move: _Move) -> Image:
-    """`target` with `pasted` (the window `move.put`, RGB) blended in; whatever the blending does not reach stays.
+    """`target` with `pasted` (the window `move.put`, RGB) blended in; pixels of weight 0 are unchanged.
 
     The weight is the mask smoothed by a Gaussian of deviation feather / 2, cut off after `feather` pixels.
     """
@@ -369,7 +372,7 @@ def _paste(target: Image, pasted: npt.NDArray[np.float32], move: _Move) -> Image
     patch = image[move.put]
     side = 2 * move.feather + 1
     weight = cv2.GaussianBlur(move.mask[move.put].astype(np.float32), (side, side), move.feather / 2)[..., None]
-    # Where the weight is 0 this gives the target back, exactly.
+    # Where the weight is 0, this is exactly the target.
     patch[:] = np.clip(np.rint(patch + weight * (pasted - patch)), 0, 255).astype(np.uint8)
     return image
 
@@ -384,12 +387,12 @@ def _changed(target: Image, forged: Forged) -> float:
 
 
 def _real(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    least, most = bounds
-    return _rounded(rng.uniform(least + 0.0, most + 0.0), bounds)  # to NumPy, -0.0 is below 0.0
+    low, high = bounds
+    return _rounded(rng.uniform(low + 0.0, high + 0.0), bounds)  # NumPy takes a range from 0.0 to -0.0 for reversed
 
 
 def _rounded(value: float, bounds: tuple[float, float]) -> float:
-    """`value` as short as a recipe wants it, and inside its bounds."""
+    """`value` rounded to three digits, so that recipes are short, and inside its bounds."""
     return float(np.clip(round(value, 3), *bounds))
 
 

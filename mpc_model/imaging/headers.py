@@ -1,7 +1,7 @@
-"""What an image file says of itself before it is decoded: format, size, orientation; and what is refused by that alone.
+"""The headers of image files: format, size and orientation before anything is decoded, and what is refused by them.
 
-JPEG (ITU-T T.81), PNG (W3C, third edition), BMP, TIFF 6.0 and WebP (RFC 9649); other files are not looked into.
-A decoder that meets a damaged or unusual file often returns pixels and says nothing, so the header is asked first.
+JPEG (ITU-T T.81), PNG (W3C, third edition), BMP, TIFF 6.0 and WebP (RFC 9649); files of other formats are not parsed.
+Decoders often return pixels of a damaged or unusual file without any error, so the header is read first.
 """
 
 import re
@@ -34,7 +34,7 @@ _GREY_RGB_PALETTE_YCBCR = frozenset({0, 1, 2, 3, 6})  # photometric interpretati
 
 @dataclass(frozen=True)
 class Header:
-    """What a file states. A size is 0 where it is not stated, `format` is "" for a file of another kind."""
+    """What a header states. A size is 0 where it is not stated, `format` is "" for a file of another format."""
 
     format: str
     height: int = 0
@@ -42,11 +42,11 @@ class Header:
     orientation: int = 1
     """The EXIF orientation, 1 (upright, or not stated) to 8; height and width are those before it is applied."""
     complete: bool = True
-    """Whether the file is as long as it says."""
+    """Whether the file is as long as its header states."""
 
 
 def read_header(data: bytes, name: str, max_pixels: int) -> Header:
-    """The header of an image file that may be decoded, as far as the header tells.
+    """The header of an image file. Refuses files that must not be decoded, as far as the header shows it.
 
     Raises DataError, naming `name`, with the reason: zero_bytes, unsupported_mode (more than 8 bits a sample, CMYK or
     Lab colour), too_many_pixels, truncated (the file ends before its pixels do).
@@ -70,10 +70,10 @@ def check_size(height: int, width: int, name: str, max_pixels: int) -> None:
 
 
 def check_scans(data: bytes, name: str) -> None:
-    """Refuse a JPEG file whose compressed data was overwritten, as far as its markers tell; other files pass.
+    """Refuse a JPEG file whose compressed data was overwritten, as far as its markers show it; other formats pass.
 
-    Decoders fill what they cannot read with grey. A stretch of foreign bytes nearly always holds a marker that has no
-    place there, or hides the end; foreign zeros do not show. Raises DataError: unreadable, truncated.
+    Decoders fill what they cannot read with grey. Overwritten data nearly always contains a marker that is not allowed
+    there, or lacks the end marker; data overwritten by zeros is not noticed. Raises DataError: unreadable, truncated.
     """
     if not data.startswith(JPEG_MAGIC):
         return
@@ -107,7 +107,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_orientation(tiff: bytes) -> bytes:
-    """The TIFF file with its orientation tag set to 1 (decoders differ in how they turn tiles and strips)."""
+    """The TIFF file with its orientation tag set to 1: decoders differ in how they apply it to tiles and strips."""
     field = _fields(tiff).get(_ORIENTATION, ("", 0))
     upright = bytearray(tiff)
     struct.pack_into(field[0], upright, field[1], *(1 for _ in _numbers(tiff, field)))
@@ -222,7 +222,7 @@ def _valid(orientation: int) -> int:
 
 
 def _fields(tiff: bytes) -> dict[int, tuple[str, int]]:
-    """Where the first directory of a TIFF file keeps the whole numbers of the tags read here: struct layout, offset."""
+    """The struct layout and the offset of the values of each tag that is read here, from the first TIFF directory."""
     order = _TIFF_ORDERS.get(tiff[:4])
     if order is None or len(tiff) < 8:
         return {}

@@ -14,7 +14,7 @@ def _forge_setting(name: str) -> Any:
     """A field with the default and the meaning that `ForgeSettings` gives it."""
     field = ForgeSettings.__dataclass_fields__[name]
     about = field.metadata
-    description = f"{about['meaning']} ({about['unit']}, {about['least']:g} to {about['most']:g})"
+    description = f"{about['meaning']} ({about['unit']}, {about['minimum']:g} to {about['maximum']:g})"
     return Field(default=field.default, description=description[0].upper() + description[1:])
 
 

@@ -161,7 +161,7 @@ def _forge(
         if low <= mask.mean() <= high:
             return image, mask, recipe
     raise DataError(
-        f"{sample.key}: no crop of the forged photograph has {low:.0%} to {high:.0%} forged pixels; widen forge.area",
+        f"{sample.key}: no crop of the forged photograph holds {low:.0%} to {high:.0%} forged pixels; widen forge.area",
         NOT_FORGED,
     )
 

@@ -392,12 +392,12 @@ def test_impossible_settings_are_refused_by_name(wrong):
 
 @pytest.mark.parametrize("entry", dataclasses.fields(ForgeSettings), ids=lambda entry: entry.name)
 def test_every_setting_states_its_bounds_and_keeps_them(entry):
-    least, most = entry.metadata["least"], entry.metadata["most"]
+    minimum, maximum = entry.metadata["minimum"], entry.metadata["maximum"]
     assert entry.metadata["unit"]
     assert entry.metadata["meaning"]
     ranged = isinstance(entry.default, tuple)
-    ForgeSettings(**{entry.name: (least, most) if ranged else most})
-    for low, high in ((least - 1, most), (least, most + 1)):
-        wrong = high if high > most else low
-        with pytest.raises(UserError, match=f"{entry.name}.*between {least:g} and {most:g}"):
+    ForgeSettings(**{entry.name: (minimum, maximum) if ranged else maximum})
+    for low, high in ((minimum - 1, maximum), (minimum, maximum + 1)):
+        wrong = high if high > maximum else low
+        with pytest.raises(UserError, match=f"{entry.name}.*between {minimum:g} and {maximum:g}"):
             ForgeSettings(**{entry.name: (low, high) if ranged else wrong})

@@ -76,8 +76,8 @@ def wide_settings(draw):
     """Settings anywhere inside their bounds, but for the number of attempts."""
     chosen: dict[str, object] = {"attempts": 5}
     for name in draw(st.sets(st.sampled_from(sorted(set(FIELDS) - {"attempts"})), max_size=6)):
-        least, most = FIELDS[name].metadata["least"], FIELDS[name].metadata["most"]
-        value = st.integers(least, most) if name in COUNTS else st.floats(least, most)
+        minimum, maximum = FIELDS[name].metadata["minimum"], FIELDS[name].metadata["maximum"]
+        value = st.integers(minimum, maximum) if name in COUNTS else st.floats(minimum, maximum)
         chosen[name] = draw(value) if name in CHANCES else tuple(sorted((draw(value), draw(value))))
     return ForgeSettings(**chosen)
 
