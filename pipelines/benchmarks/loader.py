@@ -1,4 +1,4 @@
-"""The loader against torch's DataLoader: the same samples, views and turns, the same batches, the same two cores.
+"""The loader against torch's DataLoader: the same samples, views and symmetries, the same batches, the same two cores.
 
 Two DataLoaders are measured: one reads a file an image and a file a mask, the usual way; the other our Parquet shards,
 each worker holding as many row groups as our loader does. All three must give the same pixels.
@@ -19,7 +19,7 @@ from mpc_model.imaging import codecs, views
 from pipelines.benchmarks import timing
 from pipelines.config.root import Config
 from pipelines.dataset import order
-from pipelines.dataset.loader import PixelLoader
+from pipelines.dataset.loader import SYMMETRIES, PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import Row
@@ -44,11 +44,11 @@ def measure_loaders(config: Config, folder: Path, rounds: int) -> dict[str, Any]
     for name, rival in rivals.items():
         _check(ours, rival, epochs[0], name)  # starts the workers, too
 
-    def load_ours(turn: int) -> float:
-        return timing.seconds(lambda: [len(batch.ids) for batch in ours().epoch(order.Cursor(turn))])
+    def load_ours(epoch: int) -> float:
+        return timing.seconds(lambda: [len(batch.ids) for batch in ours().epoch(order.Cursor(epoch))])
 
-    def load_theirs(rival: "DataLoader[Any]", turn: int) -> float:
-        return timing.seconds(lambda: [len(batch) for batch, _ in _epoch(rival, epochs[turn])])
+    def load_theirs(rival: "DataLoader[Any]", epoch: int) -> float:
+        return timing.seconds(lambda: [len(batch) for batch, _ in _epoch(rival, epochs[epoch])])
 
     runs = {"pixel_loader": load_ours} | {name: functools.partial(load_theirs, one) for name, one in rivals.items()}
     taken = timing.alternating(rounds, runs)
@@ -61,7 +61,7 @@ def measure_loaders(config: Config, folder: Path, rounds: int) -> dict[str, Any]
 def _drawn(reader: ShardReader, manifest: Manifest, epoch: int) -> list[list[Drawn]]:
     """The batches of an epoch as our loader draws them with seed 0."""
     rows, groups = order.entries(reader.sizes, reader.repeats)
-    (lane,) = order.epoch_batches(
+    (batches,) = order.epoch_batches(
         rows,
         groups,
         fingerprint=manifest.fingerprint,
@@ -73,9 +73,9 @@ def _drawn(reader: ShardReader, manifest: Manifest, epoch: int) -> list[list[Dra
 
     def draw(position: int) -> Drawn:
         generator = np.random.default_rng([0, epoch, position])
-        return int(rows[position]), int(generator.integers(manifest.views)), int(generator.integers(8))
+        return int(rows[position]), int(generator.integers(manifest.views)), int(generator.integers(SYMMETRIES))
 
-    return [[draw(int(position)) for position in batch] for batch in lane]
+    return [[draw(int(position)) for position in batch] for batch in batches]
 
 
 def _export(reader: ShardReader, folder: Path) -> None:
@@ -93,12 +93,12 @@ def _place(folder: Path, row: int, view: int, what: str) -> Path:
     return folder / f"{row:06d}-{view}.{what}"
 
 
-def _decoded(image_data: bytes, mask_data: bytes, turn: int) -> Sample:
+def _decoded(image_data: bytes, mask_data: bytes, symmetry: int) -> Sample:
     """What PixelLoader does with a view."""
     image, mask = codecs.decode_image(image_data, "image"), codecs.decode_mask(mask_data, "mask")
     image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
     mask = cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST)
-    return views.dihedral(image, mask, turn)
+    return views.dihedral(image, mask, symmetry)
 
 
 class _Files(Dataset[Sample]):
@@ -108,9 +108,9 @@ class _Files(Dataset[Sample]):
         self._folder = folder
 
     def __getitem__(self, drawn: Drawn) -> Sample:
-        row, view, turn = drawn
+        row, view, symmetry = drawn
         image, mask = (_place(self._folder, row, view, what).read_bytes() for what in ("image", "mask"))
-        return _decoded(image, mask, turn)
+        return _decoded(image, mask, symmetry)
 
 
 class _Rows(Dataset[Sample]):
@@ -121,10 +121,10 @@ class _Rows(Dataset[Sample]):
         self._starts = np.concatenate([[0], np.cumsum(ShardReader(*self._of).sizes)])
 
     def __getitem__(self, drawn: Drawn) -> Sample:
-        row, view, turn = drawn
+        row, view, symmetry = drawn
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         stored = self._read(group)[row - int(self._starts[group])]["views"][view]
-        return _decoded(stored["image"], stored["mask"], turn)
+        return _decoded(stored["image"], stored["mask"], symmetry)
 
     @functools.cached_property
     def _read(self) -> Callable[[int], list[Row]]:

@@ -49,10 +49,10 @@ def warnings(card: Card, uri: str, manifest: Manifest, split: str) -> list[str]:
             continue
         try:
             if Manifest.read(seen["uri"]).fingerprint != seen["fingerprint"]:
-                raise MPCError("another dataset is there now")
+                raise MPCError("another dataset is at this location now")
             ours, theirs = shared(uri, manifest, seen["uri"], split, ("train", "validation"))
         except MPCError as error:
-            reasons.append(f"whether its training images are among these cannot be told: {seen['uri']}: {error}")
+            reasons.append(f"it is unknown whether its training images are among these: {seen['uri']}: {error}")
             continue
         if len(ours):
             example = f"{ours['key'][0].as_py()} and {theirs['key'][0].as_py()}"

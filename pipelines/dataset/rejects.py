@@ -30,7 +30,7 @@ REASONS = {
     "contradiction": "The same image bytes are declared authentic and forged, or come with two masks; none is kept, "
     "find out which is true.",
     "duplicate": "The same image bytes as an earlier sample; keep one of them.",
-    "not_forged": "No forgery came about in this photograph: it is too small, or nothing in it could be used; leave "
+    "not_forged": "This photograph could not be forged: it is too small, or nothing in it could be used; leave "
     "it out, or widen the ranges in forge.",
     "changed": "The file changed while the dataset was built; build again when nothing changes any more.",
 }
