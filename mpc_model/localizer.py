@@ -1,4 +1,4 @@
-"""The localizer: image in, forgery probability of every pixel out; and the model directory it is kept in.
+"""The localizer: image in, forgery probability of every pixel out; and the model directory that stores it.
 
 A model directory holds `model.safetensors` (the tensors, `encoder.*` and `decoder.*`) and `model.json`:
 
@@ -43,7 +43,7 @@ from mpc_model.nn.tile_frame import Frame
 
 FORMAT = 1
 ARCHITECTURE = "mpc-localizer"
-BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # the most that go through the network at once
+BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
 SHOWN = 5  # how many differing tensor names an error lists
 
 
@@ -155,7 +155,7 @@ class Localizer(nn.Module):
     def packed(self, card: Card | None = None) -> dict[str, bytes]:
         """The files of the model directory by name; model.json, which makes a folder one, comes last.
 
-        A `card` takes the place of the localizer's own, which is left as it is.
+        A `card` is written instead of the localizer's own, which is not changed.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         blob = safetensors.torch.save(tensors)

@@ -25,7 +25,7 @@ from pipelines.tracking import client
 
 
 def predict(config: Config) -> dict[str, Any]:
-    """Map the image at `predict.input`, or every image below it, and return counts and the place of the table.
+    """Map the image at `predict.input`, or every image below it, and return counts and the location of the table.
 
     Raises UserError when there are no images or no such model. Images that cannot be read get a row with an error and
     no map; once all others are done, DataError names the first of them.

@@ -38,7 +38,6 @@ WITHOUT_UNIT_FILE = {
     "pipelines/evaluate.py": "scenarios/test_outcomes.py",
     "pipelines/finetune.py": "scenarios/test_training_options.py",
     "pipelines/inference/mapper.py": "scenarios/test_outcomes.py",
-    "pipelines/inference/scorer.py": "scenarios/test_outcomes.py",
     "pipelines/model_registry/model_card.py": "pipelines/test_register.py",
     "pipelines/predict.py": "scenarios/test_outcomes.py",
     "pipelines/pretrain.py": "scenarios/test_training_options.py",

@@ -70,7 +70,7 @@ def kmeans_probe(maps: Sequence[Tensor], generator: torch.Generator) -> npt.NDAr
     """Forgery mask (h_1, w_1) of one image by k-means with two centres and cosine similarity: the smaller cluster is 1.
 
     `maps` as in `stack_levels`. This is the method's own stage-1 validation. Centres start at two pixels drawn as in
-    k-means++; of a few such starts the partition whose pixels are most similar to their centres is kept.
+    k-means++; of a few such starts the partition whose pixels are most similar to their centres is returned.
     """
     features = stack_levels(maps)
     rows = features.flatten(0, 1)

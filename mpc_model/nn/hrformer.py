@@ -1,4 +1,4 @@
-"""HRFormer, the backbone: four resolutions kept side by side, windowed attention within each, fused again and again.
+"""HRFormer, the backbone: four resolutions in parallel, windowed attention within each, fused again and again.
 
 Source: Yuan et al., "HRFormer: High-Resolution Vision Transformer for Dense Prediction", NeurIPS 2021, with the four
 1x1 projections that MPC (Lou et al., IEEE TIFS 2025) puts on its outputs. Tensor names and shapes are those of the
@@ -291,8 +291,8 @@ class HRFormer(nn.Module):
             return nn.Sequential(*conv_bn(c_in, c_out, 3, stride), nn.ReLU(inplace=True))
 
         def new_branch(number: int) -> nn.ModuleList:
-            kept = [nn.Identity() for _ in range(number)]
-            return nn.ModuleList([*kept, nn.Sequential(conv3x3(channels[number - 1], channels[number], 2))])
+            existing = [nn.Identity() for _ in range(number)]
+            return nn.ModuleList([*existing, nn.Sequential(conv3x3(channels[number - 1], channels[number], 2))])
 
         # The extra nesting of a new branch is that of the published names (transition1.1.0.0, not transition1.1.0).
         self.transition1 = nn.ModuleList(

@@ -1,7 +1,7 @@
 """Where a tile lies in its image, for the three steps of the network whose result at a pixel depends on that.
 
 Attention windows are laid from the image's borders, and maps are brought to another size with the image's corners
-aligned. A tile that is told its place does both as the whole image would; all other steps look only around a pixel.
+aligned. With its frame, a tile does both as the whole image would; all other steps look only around a pixel.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def resized(x: Tensor, source: Frame, target: Frame, size: tuple[int, int]) -> T
 def _along(x: Tensor, dim: int, count: int, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
     last = x.shape[dim] - 1
     pixels = torch.arange(target[0], target[0] + count, device=x.device, dtype=torch.float64)
-    places = (pixels * ((source[1] - 1) / max(1, target[1] - 1)) - source[0]).clamp(0, last)
-    before = places.long()
-    share = (places - before).to(x.dtype).view([-1 if axis == dim else 1 for axis in range(x.ndim)])
+    positions = (pixels * ((source[1] - 1) / max(1, target[1] - 1)) - source[0]).clamp(0, last)
+    before = positions.long()
+    share = (positions - before).to(x.dtype).view([-1 if axis == dim else 1 for axis in range(x.ndim)])
     return torch.lerp(x.index_select(dim, before), x.index_select(dim, (before + 1).clamp(max=last)), share)

@@ -1,8 +1,8 @@
 """A large image through the network in overlapping tiles: memory is bounded by the tile, and no seams show.
 
-Every tile knows its place (nn/tile_frame.py), so that windows and resizing are those of the whole image; all that it
-lacks is what lies more than HALO pixels beyond its core. Only the core's logits are kept, and the logits of the whole
-image become probabilities at once.
+Every tile comes with its frame (nn/tile_frame.py), so that windows and resizing are those of the whole image; what it
+lacks is only what lies more than HALO pixels beyond its core. Only the core's logits are used, and the logits of the
+whole image become probabilities at once.
 
 The largest difference of a probability from the untiled one, by halo, for untrained weights whose norms were set by one
 photograph (the probabilities spread over 0.1 to 0.87), on enlarged photographs of 701 x 1093 (base: 1293) pixels:
@@ -52,9 +52,9 @@ def tiled_logits(model: nn.Module, image: npt.NDArray[np.uint8], tile: int, halo
     logits = torch.empty(1, 1, -(-height // STRIDE), -(-width // STRIDE))
     for (top, y0, y1, bottom), (left, x0, x1, right) in product(_spans(height, tile, halo), _spans(width, tile, halo)):
         pixels = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).to(device)
-        found = model(pixels.permute(2, 0, 1)[None].float() / 255, Frame(top, left, height, width))
+        tile_logits = model(pixels.permute(2, 0, 1)[None].float() / 255, Frame(top, left, height, width))
         rows, columns = (slice(a // STRIDE, -(-b // STRIDE)) for a, b in ((y0 - top, y1 - top), (x0 - left, x1 - left)))
-        logits[..., y0 // STRIDE : -(-y1 // STRIDE), x0 // STRIDE : -(-x1 // STRIDE)] = found[..., rows, columns]
+        logits[..., y0 // STRIDE : -(-y1 // STRIDE), x0 // STRIDE : -(-x1 // STRIDE)] = tile_logits[..., rows, columns]
     return logits
 
 

@@ -21,7 +21,7 @@ from pipelines.runtime import storage, uris
 RECORD = "record.json"
 
 
-class _Kept(TypedDict):
+class _Document(TypedDict):
     """What record.json holds."""
 
     verb: str
@@ -30,7 +30,7 @@ class _Kept(TypedDict):
     results: dict[str, Any]
 
 
-_KEPT = TypeAdapter(_Kept)
+_DOCUMENT = TypeAdapter(_Document)
 
 
 @dataclass
@@ -46,8 +46,8 @@ class Record:
 
     def save(self) -> None:
         """Write the record as it now stands."""
-        kept = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
-        storage.write_bytes(uris.join(self.uri, RECORD), json.dumps(kept, indent=1).encode() + b"\n")
+        document = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
+        storage.write_bytes(uris.join(self.uri, RECORD), json.dumps(document, indent=1).encode() + b"\n")
 
     def finish(self, **results: Any) -> None:
         """Mark the output as complete, with its results."""
@@ -64,15 +64,15 @@ def claim(uri: str, verb: str, identity: dict[str, Any], settings: dict[str, Any
     """
     identity = json.loads(json.dumps(identity))
     if storage.exists(uris.join(uri, RECORD)):
-        found = read(uri)
-        differing = _first_difference(found.identity, identity) if found.verb == verb else "verb"
+        existing = read(uri)
+        differing = _first_difference(existing.identity, identity) if existing.verb == verb else "verb"
         if differing:
             raise UserError(
-                f"{uri} holds the output of `mpc {found.verb}` with other settings ({differing} differs);"
+                f"{uri} holds the output of `mpc {existing.verb}` with other settings ({differing} differs);"
                 f" name another {verb}.output, or delete it"
             )
-        found.resumed = not found.finished
-        return found
+        existing.resumed = not existing.finished
+        return existing
     check_free(uri, verb)
     record = Record(uri, verb, identity)
     text = yaml.safe_dump(settings, sort_keys=False)
@@ -100,30 +100,30 @@ def check_free(uri: str, verb: str) -> None:
 
 def read(uri: str) -> Record:
     """The record of an output folder; UserError when there is none."""
-    where = uris.join(uri, RECORD)
-    if not storage.exists(where):
+    location = uris.join(uri, RECORD)
+    if not storage.exists(location):
         raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
     try:
-        found = _KEPT.validate_json(storage.read_bytes(where), strict=True)
-        return Record(uri, **found)
+        document = _DOCUMENT.validate_json(storage.read_bytes(location), strict=True)
+        return Record(uri, **document)
     except ValidationError:
-        raise UserError(f"{where} is damaged; delete {uri} and run the command again") from None
+        raise UserError(f"{location} is damaged; delete {uri} and run the command again") from None
 
 
 def run_of(uri: str) -> tuple[str, str] | None:
     """Verb and id of the MLflow run that made an output, where that is known."""
     if not storage.exists(uris.join(uri, RECORD)):
         return None
-    found = read(uri)
-    return (found.verb, found.results["run_id"]) if "run_id" in found.results else None
+    record = read(uri)
+    return (record.verb, record.results["run_id"]) if "run_id" in record.results else None
 
 
-def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
+def _first_difference(stored: Any, wanted: Any, key: str = "") -> str:
     """Dotted name of the first value that differs, or an empty string."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for name in sorted(found.keys() | wanted.keys()):
-            below = _first_difference(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in sorted(stored.keys() | wanted.keys()):
+            below = _first_difference(stored.get(name), wanted.get(name), f"{key}.{name}" if key else name)
             if below:
                 return below
         return ""
-    return "" if found == wanted else key
+    return "" if stored == wanted else key

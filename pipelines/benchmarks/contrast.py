@@ -23,6 +23,7 @@ from mpc_model.losses.contrast import mean_positive_nce, multi_view_contrast
 from mpc_model.losses.sampling import uniform
 from pipelines.benchmarks import timing
 from pipelines.runtime import host
+from pipelines.runtime.device import is_gpu_here
 
 TEMPERATURE = 0.1
 PAIRINGS = 5  # within X1; X1 and X2..X4, both ways; X1 and the second pass, both ways
@@ -41,11 +42,11 @@ def measure_contrast(quick: bool) -> dict[str, Any]:
     maps of 128, 64, 32 and 16. `gpu`: the same there, if there is one. With `quick`, sizes are small. Raises
     AssertionError where values differ by more than TOLERANCE, or gradients by more than ten times that.
     """
-    found = {name: _on("cpu", name, quick) for name in CASES}
+    results = {name: _on("cpu", name, quick) for name in CASES}
     gpu: Any = "not measured"
-    if torch.cuda.is_available():
+    if is_gpu_here():
         gpu = {"device": torch.cuda.get_device_name()} | {name: _on("cuda", name, quick) for name in CASES}
-    return {**found, "threads": torch.get_num_threads(), "gpu": gpu}
+    return {**results, "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
@@ -58,8 +59,8 @@ def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
 
 def our_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
     """The same by the function that training calls."""
-    found = mean_positive_nce(anchors, negatives, TEMPERATURE)
-    return found.total / found.anchors
+    results = mean_positive_nce(anchors, negatives, TEMPERATURE)
+    return results.total / results.anchors
 
 
 class _Pairings:
@@ -93,7 +94,7 @@ class _Whole:
         self.count = 300 if quick else 5000
 
     def ours(self, leaves: Sequence[Tensor]) -> Tensor:
-        found = multi_view_contrast(
+        results = multi_view_contrast(
             leaves[:4],
             [leaves[4], *leaves[1:4]],
             self.mask,
@@ -101,7 +102,7 @@ class _Whole:
             anchors_per_class=self.count,
             generator=torch.Generator().manual_seed(1),
         )
-        return found["total"]
+        return results["total"]
 
     def plain(self, leaves: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(1)
@@ -155,7 +156,7 @@ def _on(device: str, name: str, quick: bool) -> dict[str, Any]:
         runs["products"] = lambda _: timing.seconds(functools.partial(_products, case.inputs))
     taken = timing.alternating(2 if quick else 5, runs)
     memory = {side: _extra_memory(device, name, side, quick) for side in ("ours", "plain")}
-    found = {
+    results = {
         "ours_seconds": taken["ours"],
         "plain_seconds": taken["plain"],
         "ratio": taken["plain"] / taken["ours"],
@@ -167,7 +168,7 @@ def _on(device: str, name: str, quick: bool) -> dict[str, Any]:
         "memory_ratio": memory["ours"] / memory["plain"],
         "memory_target": "<= 0.125",
     }
-    return found | ({"of_floor": taken["products"] / taken["ours"]} if name == "pairings" else {})
+    return results | ({"of_floor": taken["products"] / taken["ours"]} if name == "pairings" else {})
 
 
 def _products(inputs: Sequence[Tensor]) -> float:
@@ -180,7 +181,7 @@ def _products(inputs: Sequence[Tensor]) -> float:
 
 
 def _extra_memory(device: str, name: str, side: str, quick: bool) -> int:
-    """The most bytes that a step holds beyond its inputs, after one that warmed up."""
+    """Peak bytes that a step holds beyond its inputs, after one step that is not counted."""
     if device == "cuda":
         return _cuda_step(name, side, quick)
     before, peak = timing.fresh(_cpu_step, name, side, quick)

@@ -17,6 +17,7 @@ from mpc_model.nn.backbone import BACKBONES
 from mpc_model.nn.hrformer import WINDOW, HRFormer, WindowAttention
 from pipelines.benchmarks import timing
 from pipelines.benchmarks.reference_hrformer import PlainHRFormer, load_plain
+from pipelines.runtime import device
 
 THREADS = 2
 SAME = 1e-5
@@ -31,10 +32,10 @@ def measure_hrformer(quick: bool) -> dict[str, Any]:
     ours = _build(name)
     plain = load_plain(ours.spec, ours.state_dict())
     with _threads(THREADS):
-        found: dict[str, Any] = {f"{side}px": _measured(ours, plain, side, 1, rounds) for side in sizes}
-        found |= _floor(ours, sizes, found)
-    found["gpu"] = _on_gpu(name, sizes, rounds) if torch.cuda.is_available() else "not measured"
-    return {"backbone": name, "threads": THREADS, **found}
+        results: dict[str, Any] = {f"{side}px": _measured(ours, plain, side, 1, rounds) for side in sizes}
+        results |= _floor(ours, sizes, results)
+    results["gpu"] = _on_gpu(name, sizes, rounds) if device.is_gpu_here() else "not measured"
+    return {"backbone": name, "threads": THREADS, **results}
 
 
 def _build(name: str) -> HRFormer:
@@ -57,21 +58,21 @@ def _on_gpu(name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
     """The same in bf16 autocast."""
     ours = _build(name).cuda()
     plain = load_plain(ours.spec, ours.state_dict()).cuda()
-    found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
+    results: dict[str, Any] = {"device": torch.cuda.get_device_name()}
     for side in sizes:
         images = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(1)).cuda()
         with torch.autocast("cuda", dtype=torch.bfloat16):
             seconds = _seconds(ours, plain, images, rounds)
-        found[f"{side}px"] = {"batch": len(images), **seconds, "target": ">= 3"}
-    return found
+        results[f"{side}px"] = {"batch": len(images), **seconds, "target": ">= 3"}
+    return results
 
 
 def _seconds(ours: nn.Module, plain: nn.Module, images: Tensor, rounds: int) -> dict[str, float]:
     for model in (ours, plain):
         _step(model, images, 0)  # memory is fetched from the system, kernels are chosen
 
-    def run(model: nn.Module, turn: int) -> float:
-        return timing.seconds(functools.partial(_step, model, images, turn))
+    def run(model: nn.Module, round_number: int) -> float:
+        return timing.seconds(functools.partial(_step, model, images, round_number))
 
     taken = timing.alternating(rounds, {"ours": functools.partial(run, ours), "plain": functools.partial(run, plain)})
     return {f"{name}_s": seconds for name, seconds in taken.items()} | {"ratio": taken["plain"] / taken["ours"]}
@@ -99,7 +100,7 @@ def largest_difference(maps: list[Tensor], expected: list[Tensor]) -> float:
     return float(torch.stack(parts).max())
 
 
-def _floor(ours: HRFormer, sizes: tuple[int, ...], found: dict[str, Any]) -> dict[str, Any]:
+def _floor(ours: HRFormer, sizes: tuple[int, ...], results: dict[str, Any]) -> dict[str, Any]:
     """What ours would take were it only its matrix products, each as fast as a large square one."""
     square = torch.rand(MATMUL, MATMUL)
     torch.mm(square, square)
@@ -107,7 +108,7 @@ def _floor(ours: HRFormer, sizes: tuple[int, ...], found: dict[str, Any]) -> dic
     rate = 2 * MATMUL**3 / taken["mm"]
     floors: dict[str, Any] = {"matmul_gflop_per_second": rate / 1e9}
     for side in sizes:
-        flop, seconds = 3 * product_flop(ours, side), found[f"{side}px"]["ours_s"]  # backward: two products for one
+        flop, seconds = 3 * product_flop(ours, side), results[f"{side}px"]["ours_s"]  # backward: two products for one
         floors[f"{side}px"] = {
             "gflop": flop / 1e9,
             "achieved_gflop_per_second": flop / seconds / 1e9,

@@ -1,7 +1,7 @@
 """HRFormer as it is plainly written, for the benchmark and the tests to compare with: maps are (B, C, H, W), tokens
 (B, H W, C), and every step is the torch module or formula that its name says.
 
-Written from the papers' description, apart from mpc_model.nn.hrformer, whose tensor names and shapes it shares.
+Written from the papers' description, offsets from mpc_model.nn.hrformer, whose tensor names and shapes it shares.
 """
 
 import math
@@ -33,8 +33,8 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.rate == 0 or not self.training:
             return x
-        kept = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
-        return x * (kept / (1 - self.rate))
+        drawn = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
+        return x * (drawn / (1 - self.rate))
 
 
 class Attention(nn.Module):
@@ -49,10 +49,10 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(channels, channels)
         self.q_proj = nn.Linear(channels, channels)
         self.out_proj = nn.Linear(channels, channels)
-        places = torch.stack(torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")).flatten(1)
-        apart = places[:, :, None] - places[:, None, :] + SIDE - 1
+        positions = torch.stack(torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")).flatten(1)
+        offsets = positions[:, :, None] - positions[:, None, :] + SIDE - 1
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * SIDE - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", apart[0] * (2 * SIDE - 1) + apart[1])
+        self.register_buffer("relative_position_index", offsets[0] * (2 * SIDE - 1) + offsets[1])
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, c = x.shape

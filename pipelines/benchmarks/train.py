@@ -1,6 +1,6 @@
 """Bench group `train`: the contrast, the backbone, a stage-2 step, the loop on Ray Train, and the wait for data.
 
-Every ratio comes from one run on one machine, both sides doing the same work; figures for a GPU are taken where there
+Every ratio comes from one run on one machine, both sides doing the same work; GPU metrics are measured where there
 is one and otherwise say "not measured".
 """
 
@@ -26,13 +26,14 @@ from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning
 from pipelines.ingest import example_photos
 from pipelines.pretrain import Pretraining, pretrain
+from pipelines.runtime.device import process_device
 from pipelines.tracking import client, runs
 from pipelines.training import loop, validation
 from pipelines.training.worker_context import WorkerContext
 
 
 def measure_train(quick: bool) -> dict[str, Any]:
-    """All figures of the group, by part; each part has its target beside it."""
+    """All metrics of the group, by part; each part has its target with it."""
     with tempfile.TemporaryDirectory() as folder:
         config = dataset(Path(folder), quick)
         return {
@@ -77,7 +78,7 @@ def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]
     torch.manual_seed(0)
     encoder = str(folder / "encoder")
     Localizer(ModelSpec(config.model.backbone, None, side)).save(encoder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = process_device()
     inputs = next(
         validation.open_split(revised(config, f"train.batch_size={batch}"), "train", symmetries=False).epoch(Cursor())
     )
@@ -121,7 +122,7 @@ def _step(config: Config, inputs: DeviceBatch, device: torch.device) -> Callable
     return step
 
 
-def _timed(step: Callable[[], object], turn: int) -> float:
+def _timed(step: Callable[[], object], round_number: int) -> float:
     return timing.seconds(step)
 
 
@@ -129,7 +130,7 @@ def measure_ray(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     """Samples/s of stage 1 through Ray Train with one worker, and of the same loop without Ray, same threads.
 
     The seconds of one epoch, with its validation and checkpoint: what two more epochs take, so that starting the
-    workers, which is told apart, does not count.
+    workers, which is measured on its own, does not count.
     """
     cores, rounds = len(os.sched_getaffinity(0)), 1 if quick else 3
     tiny = revised(
@@ -139,10 +140,10 @@ def measure_ray(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     )
     torch.set_num_threads(cores)
 
-    def epoch(workers: int, turn: int) -> float:
+    def epoch(workers: int, round_number: int) -> float:
         few, more = (
             timing.seconds(
-                functools.partial(_pretrain, tiny, folder / f"ray-{workers}-{turn}-{epochs}", workers, epochs)
+                functools.partial(_pretrain, tiny, folder / f"ray-{workers}-{round_number}-{epochs}", workers, epochs)
             )
             for epochs in (1, 3)
         )
@@ -171,7 +172,7 @@ def measure_data(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     side, steps = 64 if quick else 512, loop.LOG_EVERY
     config = revised(config, f"model.input_size={side}", "train.batch_size=1", f"pretrain.output={folder / 'data'}")
     run_id = runs.start_run(config, "pretrain")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = process_device()
     started = time.monotonic()
     loop.run(config, Pretraining, run_id, WorkerContext(device=device), stop_after=steps + 1)
     (wait,) = (point.value for point in client.client(config).get_metric_history(run_id, "train/data_wait"))

@@ -26,7 +26,7 @@ class TrainConfig(Section):
     dataset: Location | None = None
     """Pixel dataset to train on; left out, `build.output`."""
     workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = 1
-    """Ray Train workers; [least, most] trains with as many as the cluster has at the moment; 0 trains in this very
+    """Ray Train workers; [min, max] trains with as many as the cluster has at the moment; 0 trains in this very
     process, without Ray."""
     cpus_per_worker: Positive = 1
     """CPU cores of each worker."""
@@ -51,24 +51,24 @@ class TrainConfig(Section):
     validation_images: Positive = 256
     """Images of the validation split that are scored after each epoch, at most."""
     async_validation: bool = False
-    """Validate beside the training, on resources of its own: an epoch's figures are known at the end of the next."""
+    """Validate while training goes on, on resources of its own: an epoch's metrics are known at the end of the next."""
     pictures_every: Positive | None = 1000
     """Steps between pictures of the feature space and of predictions on fixed validation images; null draws none."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainConfig":
-        least, most = self.worker_range
-        if least > most:
-            raise ValueError("workers must be [least, most]")
-        if self.async_validation and most == 0:
-            raise ValueError("async_validation runs beside Ray workers; set workers to 1 or more, or turn it off")
-        if self.sync_batchnorm and most < 2:
+        min_workers, max_workers = self.worker_range
+        if min_workers > max_workers:
+            raise ValueError("workers must be [min, max]")
+        if self.async_validation and max_workers == 0:
+            raise ValueError("async_validation needs Ray workers; set workers to 1 or more, or turn it off")
+        if self.sync_batchnorm and max_workers < 2:
             raise ValueError("sync_batchnorm needs 2 workers or more; with fewer there is nothing to synchronise")
         return self
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        """The least and the most workers."""
+        """The smallest and the largest number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
@@ -76,7 +76,7 @@ class OptimConfig(Section):
     """Optimizer and schedule of one stage."""
 
     PROTOCOLS: ClassVar[dict[str, dict[str, Any]]] = {}
-    """What `protocol` sets, by name (method.md, "Training")."""
+    """The settings that `protocol` sets, by name: those of the paper, and of its public release where that differs."""
 
     protocol: Literal["paper", "release"] | None = None
     """Optimizer, learning rate, weight decay, schedule and floor as published; keys that are given win."""
@@ -97,7 +97,7 @@ class OptimConfig(Section):
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest gradient norm."""
     patience: Positive | None = None
-    """Stop when the validation figure has not risen for so many epochs."""
+    """Stop when the monitored validation metric has not risen for so many epochs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -133,7 +133,7 @@ class PretrainConfig(OptimConfig):
     anchors: Literal["authentic", "both"] | None = None
     """Classes of the anchors; null takes the objective's own (release: authentic, paper: both)."""
     anchors_per_class: Positive = 5000
-    """At most so many pixels of a class each time one is sampled."""
+    """Maximum number of pixels of a class each time one is sampled."""
     sampler: str = "uniform"
     """How pixels are drawn: uniform, balanced, boundary or hard_negative."""
     boundary_width: Annotated[float, Field(gt=0)] = 4.0
@@ -177,7 +177,7 @@ class FinetuneConfig(OptimConfig):
     backbone_rate: Annotated[float, Field(gt=0)] = 0.1
     """With `unfreeze: all`, the backbone's learning rate over the head's."""
     cache: Location | None = None
-    """Folder where the frozen features of each stored view are kept after they were first computed."""
+    """Folder in which the frozen features of each stored view are stored when they are first computed."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Weight of forged pixels in the focal loss; authentic ones have 1 - alpha."""
     gamma: Annotated[float, Field(ge=0)] = 2.0

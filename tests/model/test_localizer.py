@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -16,11 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 from support import tiny
-from torch import Tensor
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec, load_tensors, to_probabilities
-from mpc_model.nn.heads import HEADS
 
 SIZES = [(64, 64), (100, 75), (33, 47), (224, 160), (100, 75)]
 
@@ -47,46 +44,6 @@ def half_pixel_upsampling(logits: np.ndarray, height: int, width: int) -> np.nda
                 for xx in {math.floor(x), math.ceil(x)}
             )
     return out
-
-
-# ---- heads ----
-
-
-@pytest.mark.parametrize(
-    ("name", "widths"), [("mlp4", [1024, 512, 256, 128, 1]), ("mlp5", [1024, 512, 256, 128, 64, 1])]
-)
-def test_heads_have_the_published_widths(name: str, widths: list[int]) -> None:
-    weights = [t for n, t in HEADS[name](256).state_dict().items() if t.ndim == 4]
-    assert [(w.shape[1], w.shape[0]) for w in weights] == list(pairwise(widths))
-
-
-@pytest.mark.parametrize("name", ["mlp4", "mlp5"])
-def test_a_head_is_pointwise_steps_over_the_concatenated_maps(name: str) -> None:
-    g = torch.Generator().manual_seed(1)
-    head = HEADS[name](8).eval()
-    for tensor in head.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.rand(tensor.shape, generator=g) - (0.5 if tensor.ndim == 4 else 0.0))
-    # Maps that are linear along each side stay so when corners are aligned, whatever their resolution.
-    slopes = torch.rand(4, 2, 8, generator=g)
-    sizes = [(9, 12), (5, 6), (3, 3), (2, 2)]
-
-    def ramp(level: int, size: tuple[int, int]) -> Tensor:
-        y, x = torch.linspace(0, 1, size[0]), torch.linspace(0, 1, size[1])
-        return slopes[level, 0][:, None, None] * y[:, None] - slopes[level, 1][:, None, None] * x
-
-    with torch.no_grad():
-        logits = head([ramp(level, size)[None] for level, size in enumerate(sizes)])
-    assert logits.shape == (1, 1, 9, 12)
-
-    x = torch.cat([ramp(level, (9, 12)) for level in range(4)]).permute(1, 2, 0)  # (9, 12, 32)
-    t = head.state_dict()
-    for step in range(len([n for n in t if n.endswith("running_mean")])):
-        norm, linear = f"classifier.{3 * step}", f"classifier.{3 * step + 2}"
-        x = (x - t[f"{norm}.running_mean"]) / (t[f"{norm}.running_var"] + 1e-5).sqrt()
-        x = (x * t[f"{norm}.weight"] + t[f"{norm}.bias"]).clamp(min=0)
-        x = x @ t[f"{linear}.weight"][:, :, 0, 0].T + t[f"{linear}.bias"]
-    torch.testing.assert_close(logits[0, 0], x[..., 0], rtol=1e-4, atol=1e-4)
 
 
 # ---- prediction ----

@@ -345,7 +345,7 @@ def test_a_learned_temperature_moves_and_survives_an_interruption(trained: Confi
     ("override", "words"),
     [
         ("train.sync_batchnorm=true", r"sync_batchnorm needs 2 workers"),
-        ("train.async_validation=true", r"async_validation runs beside Ray workers"),
+        ("train.async_validation=true", r"async_validation needs Ray workers"),
         ("train.workers=[3, 2]", r"workers must be \[least, most\]"),
         ("finetune.start=scratch", r"set unfreeze to all"),
         ("finetune={cache: features, unfreeze: all}", r"cache keeps frozen features"),

@@ -1,4 +1,4 @@
-"""A tile that knows its place is padded and resized as the same part of the whole image would be."""
+"""Frames: where a tile lies in each map, its windows, and its part of a resized map."""
 
 import pytest
 import torch
@@ -7,39 +7,31 @@ import torch.nn.functional as F
 from mpc_model.nn.tile_frame import Frame, padding_before, resized
 
 
-def test_a_frame_in_a_coarser_map_covers_the_last_partial_pixel() -> None:
-    assert Frame(64, 128, 250, 301).at(4) == Frame(16, 32, 63, 76)
+def test_a_frame_in_a_map_of_a_stride_rounds_the_size_up() -> None:
+    frame = Frame(64, 96, 101, 203)
+    assert frame.at(4) == Frame(16, 24, 26, 51)
+    assert frame.at(32) == Frame(2, 3, 4, 7)
+    assert Frame(2, 3, 4, 7).raised(2, Frame(4, 6, 7, 13)) == Frame(4, 6, 8, 14)
 
 
-def test_a_raised_frame_begins_where_the_target_does() -> None:
-    assert Frame(3, 5, 10, 11).raised(2, Frame(7, 11, 19, 22)) == Frame(7, 11, 20, 22)
-
-
-@pytest.mark.parametrize("whole", [7, 13, 40, 48])
-def test_windows_of_a_tile_lie_on_the_grid_of_the_whole_side(whole: int) -> None:
-    """The whole side has its first window begin at minus half of what is missing to a multiple of the window."""
+@pytest.mark.parametrize("whole", [7, 8, 13, 20, 21])
+def test_padding_puts_a_tile_on_the_windows_of_the_whole_side(whole: int) -> None:
     window = 7
-    first = -(-whole % window // 2)
+    before = -whole % window // 2
     for offset in range(whole):
-        assert (offset - padding_before(offset, whole, window) - first) % window == 0
-        assert 0 <= padding_before(offset, whole, window) < window
+        first_of_window = (offset + before) % window
+        assert padding_before(offset, whole, window) == first_of_window
+    assert padding_before(0, whole, window) == before
 
 
-@pytest.mark.parametrize("size", [(37, 41), (9, 30), (18, 41)])
-def test_the_parts_of_a_map_are_resized_as_the_whole_map_is(size: tuple[int, int]) -> None:
-    x = torch.randn(2, 3, 18, 20, generator=torch.Generator().manual_seed(0))
-    whole = F.interpolate(x, size, mode="bilinear", align_corners=True)
-    source, target = Frame(0, 0, 18, 20), Frame(0, 0, *size)
-    torch.testing.assert_close(resized(x, source, target, size), whole, atol=1e-5, rtol=1e-5)
-    half = (size[0] // 2, size[1] // 2)
-    part = Frame(half[0], half[1], *size)
-    rest = (size[0] - half[0], size[1] - half[1])
-    found = resized(x, source, part, rest)
-    torch.testing.assert_close(found, whole[..., half[0] :, half[1] :], atol=1e-5, rtol=1e-5)
+def test_a_part_is_resized_as_the_whole_map_is() -> None:
+    whole = torch.rand(1, 2, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = F.interpolate(whole, (17, 24), mode="bilinear", align_corners=True)
+    source, target = Frame(2, 3, 9, 12), Frame(5, 8, 17, 24)
+    part = resized(whole[:, :, 2:8, 3:11], source, target, (8, 10))
+    torch.testing.assert_close(part, expected[:, :, 5:13, 8:18])
 
 
-def test_a_part_of_a_map_suffices_for_the_pixels_inside_it() -> None:
-    x = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(1))
-    whole = F.interpolate(x, (32, 32), mode="bilinear", align_corners=True)
-    found = resized(x[..., 4:, 6:], Frame(4, 6, 16, 16), Frame(10, 14, 32, 32), (22, 18))
-    torch.testing.assert_close(found, whole[..., 10:, 14:], atol=1e-5, rtol=1e-5)
+def test_equal_sizes_leave_a_map_as_it_is() -> None:
+    x = torch.rand(1, 1, 4, 4)
+    assert resized(x, Frame(0, 0, 4, 4), Frame(0, 0, 4, 4), (4, 4)) is x
