@@ -25,11 +25,11 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from pipelines.model_registry import audit_trail
-from pipelines.runtime import console, lock
+from pipelines.runtime import console, environment, lock
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = environment.REGISTRY_LOCK_PATIENCE_SECONDS
 """An entry that is there for so long has lost its holder, which needs it for a few requests of a minute at most."""
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = environment.REGISTRY_LOCK_PAUSE_SECONDS
 _TAG = "mpc.turn"  # of entries that were made here: no other is waited for, or deleted
 
 Entries: TypeAlias = dict[int, int]

@@ -26,10 +26,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, describe, revive
 from pipelines.runtime import device, signals
-from pipelines.runtime.environment import WORKER_VARIABLES
+from pipelines.runtime.environment import RAY_HEAD_SECONDS, TASK_RETRIES, WORKER_VARIABLES
 
-_RETRIES = 10
-"""Times that a piece is done again after its worker was lost."""
 _own_head = ""  # where the head of a Ray answers that this process started
 
 
@@ -94,7 +92,7 @@ def _check_address(address: str) -> None:
 
 def _reach(address: str) -> None:
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=RAY_HEAD_SECONDS).close()
 
 
 def map_unordered(
@@ -110,7 +108,7 @@ def map_unordered(
     """
     connect()
     stored = ray.put(shared)
-    task = ray.remote(max_retries=_RETRIES)(_guarded)
+    task = ray.remote(max_retries=TASK_RETRIES)(_guarded)
     todo, running = iter(pieces), dict[Any, int]()
     while True:
         # Two for each core there is now: a worker always finds the next one, and a cluster sees what to grow for.
@@ -124,7 +122,7 @@ def map_unordered(
         except ray.exceptions.RayTaskError:
             raise
         except ray.exceptions.RayError as error:
-            raise InfrastructureError(f"a piece of work was lost {_RETRIES + 1} times, at last: {error}") from None
+            raise InfrastructureError(f"a piece of work was lost {TASK_RETRIES + 1} times, at last: {error}") from None
         if failure:
             raise revive(failure)  # the few that are running are let go: cancelling them can abort this process
         yield running.pop(done), result

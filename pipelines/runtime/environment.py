@@ -1,4 +1,4 @@
-"""The environment variables that this project reads, and those that it sets for the libraries below it.
+"""Environment variables that this project reads, those that it sets for libraries, and how long it waits for what.
 
 `pipelines/__init__.py` calls `prepare`, so that Ray and MLflow, whichever module imports them, find their variables
 set: both read some of them once, when they are imported. A variable that is set already is left as it is.
@@ -41,8 +41,60 @@ OWN_CLUSTER_DEFAULTS = (
 )
 """Set where RAY_ADDRESS is not: the command then starts a Ray of its own."""
 
+
+class Variable(NamedTuple):
+    """A variable that this project reads, and what it does."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+VARIABLES = (
+    Variable("MPC_LOG", "info", "The lowest level of the lines that are shown: debug, info or warning."),
+    Variable("MPC_LOG_FORMAT", "plain", "plain for people, json for machines."),
+    Variable("MPC_S3_TIMEOUT", "30", "Seconds without a byte after which a request to S3 counts as failed."),
+    Variable("RAY_ADDRESS", "", "host:port of the head of a Ray cluster to join; without it a command starts its own."),
+    Variable("AWS_ENDPOINT_URL_S3", "", "An S3 server other than that of AWS; goes before AWS_ENDPOINT_URL."),
+    Variable("AWS_ENDPOINT_URL", "", "An S3 server other than that of AWS."),
+    Variable("AWS_REGION", "", "The region of S3; goes before AWS_DEFAULT_REGION."),
+    Variable("AWS_DEFAULT_REGION", "", "The region of S3; us-east-1 where an endpoint is set."),
+    Variable("AWS_ACCESS_KEY_ID", "", "Credentials of S3, as the SDK reads them."),
+    Variable("AWS_SECRET_ACCESS_KEY", "", "Credentials of S3, as the SDK reads them."),
+    Variable("AWS_SESSION_TOKEN", "", "Credentials of S3, as the SDK reads them."),
+    Variable("AWS_PROFILE", "", "The profile of the SDK's files that holds the credentials."),
+)
 WORKER_VARIABLES = ("MPC_LOG", "MPC_LOG_FORMAT", "MPC_S3_TIMEOUT")
 """Variables of this project that are passed on to the workers of a cluster that a command joins."""
+
+LEASE_BEAT_SECONDS = 3.0
+"""How often the holder of an output's lease rewrites it: four times before others think that it died."""
+LEASE_PATIENCE_SECONDS = 12.0
+"""A lease that was not rewritten for so long has lost its holder. A pause of S3 or of the process is shorter."""
+REGISTRY_LOCK_PATIENCE_SECONDS = 300.0
+"""A lock of the registry that is there for so long has lost its holder, which needs it for a minute at most."""
+REGISTRY_LOCK_PAUSE_SECONDS = 0.2
+"""Between two looks at a lock of the registry: each is a request to MLflow."""
+S3_FIRST_PAUSE_SECONDS, S3_LONGEST_PAUSE_SECONDS, S3_ATTEMPTS = 0.5, 16.0, 8
+"""Of a request to S3 that failed for a passing reason: about 36 seconds in all, longer than a restart of a server."""
+S3_CONNECT_SECONDS = 10.0
+"""A server of S3 that does not accept a connection for so long is away; never longer than MPC_S3_TIMEOUT."""
+TRIAL_PAUSE_SECONDS, TRIAL_PATIENCE_SECONDS = 5.0, 600.0
+"""Of a new trial that waits for an MLflow that does not answer: no other trial is lost by waiting."""
+REPORTS_FIRST_PAUSE_SECONDS, REPORTS_LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""Between attempts to send reports to an MLflow that does not answer, for as long as the training goes on."""
+REPORTS_END_SECONDS, REPORTS_HURRY_SECONDS = 30.0, 5.0
+"""How long the end of a command waits until all reports are sent; of one that failed or was interrupted."""
+WATCHDOG_PATIENCE_SECONDS, WATCHDOG_PAUSE_SECONDS = 120.0, 5.0
+"""How long, and how often, the watchdog tries to reach an MLflow that does not answer, to end the runs of a command."""
+VALIDATOR_START_SECONDS = 120.0
+"""How long validation beside the training may take to start; then a worker does it."""
+ORDERLY_SECONDS = 4.0
+"""How long a command whose Ray was ended with it may take to end in order: less than Ray itself waits (5 seconds)."""
+RAY_HEAD_SECONDS = 10.0
+"""A head of Ray that does not accept a connection for so long is away; Ray itself tries for minutes."""
+TASK_RETRIES = 10
+"""Times that a piece of a build is done again after its worker was lost."""
 
 
 def prepare() -> None:

@@ -20,11 +20,11 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from pipelines.runtime import console, lock, storage, uris
+from pipelines.runtime import console, environment, lock, storage, uris
 from pipelines.runtime.lock import HolderId
 
-BEAT_SECONDS = 3.0
-PATIENCE_SECONDS = 12.0
+BEAT_SECONDS = environment.LEASE_BEAT_SECONDS
+PATIENCE_SECONDS = environment.LEASE_PATIENCE_SECONDS
 """A lease that was not rewritten for so long has lost its holder."""
 _THREAD = "lease"
 

@@ -29,12 +29,17 @@ from botocore.parsers import ResponseParserError
 from pyarrow import fs as pafs
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines.runtime import console
+from pipelines.runtime import console, environment
 from pipelines.runtime.retry import Backoff, retry
 from pipelines.runtime.stamp import Stamp
 
 T = TypeVar("T")
-_BACKOFF = Backoff(first=0.5, longest=16.0, attempts=8, jitter=0.5)  # about 36 seconds in all before giving up
+_BACKOFF = Backoff(
+    first=environment.S3_FIRST_PAUSE_SECONDS,
+    longest=environment.S3_LONGEST_PAUSE_SECONDS,
+    attempts=environment.S3_ATTEMPTS,
+    jitter=0.5,
+)
 _BLOCK = 8 << 20  # bytes of one request of `Blocks`
 _KEYS = 1000  # that one listing or deletion can name
 
@@ -68,7 +73,7 @@ def _arrow(settings: _Settings) -> pafs.S3FileSystem:
     return pafs.S3FileSystem(
         endpoint_override=settings.endpoint,
         region=settings.region or ("us-east-1" if settings.endpoint else None),
-        connect_timeout=min(10.0, settings.timeout),
+        connect_timeout=min(environment.S3_CONNECT_SECONDS, settings.timeout),
         request_timeout=settings.timeout,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_BACKOFF.attempts),
     )
@@ -77,7 +82,7 @@ def _arrow(settings: _Settings) -> pafs.S3FileSystem:
 @functools.cache
 def _client(settings: _Settings) -> Any:
     config = BotoConfig(
-        connect_timeout=min(10.0, settings.timeout),
+        connect_timeout=min(environment.S3_CONNECT_SECONDS, settings.timeout),
         read_timeout=settings.timeout,
         retries={"total_max_attempts": 1},  # `_with_retries` tries again, by one rule, and says so
         max_pool_connections=32,

@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pipelines.runtime import console
-
-ORDERLY_SECONDS = 4.0
-"""How long a job whose Ray was ended with it may take to end in order: less than Ray's own patience (cluster.py)."""
-
+from pipelines.runtime.environment import ORDERLY_SECONDS
 
 _is_ray_lost: Callable[[float], bool] | None = None
 

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.artifacts import record
 from pipelines.config.root import Config
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, environment, storage, uris
 from pipelines.runtime.retry import Backoff, retry
 from pipelines.search import ledger, space
 from pipelines.search import trial as trials
 from pipelines.search.ledger import Trial
 from pipelines.tracking import outbox, runs
 
-BACKOFF = Backoff(first=5.0, longest=5.0, seconds=600.0)
+BACKOFF = Backoff(
+    first=environment.TRIAL_PAUSE_SECONDS,
+    longest=environment.TRIAL_PAUSE_SECONDS,
+    seconds=environment.TRIAL_PATIENCE_SECONDS,
+)
 """How long a new trial waits for an MLflow that does not answer."""
 STATUS: dict[ledger.State, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "open": "KILLED"}
 

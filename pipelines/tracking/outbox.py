@@ -16,14 +16,14 @@ from enum import Enum, auto
 
 from mpc_model.errors import MPCError
 from pipelines.config.root import Config
-from pipelines.runtime import console, host, storage, uris
+from pipelines.runtime import console, environment, host, storage, uris
 from pipelines.runtime.retry import Backoff
 from pipelines.tracking import reports, runs, watchdog
 from pipelines.tracking.reports import End, Metrics, Picture, Report, Tags, UnsentFile
 
-BACKOFF = Backoff(first=1.0, longest=30.0)
+BACKOFF = Backoff(environment.REPORTS_FIRST_PAUSE_SECONDS, environment.REPORTS_LONGEST_PAUSE_SECONDS)
 """Between attempts to reach a server that does not answer."""
-END_SECONDS, HURRY_SECONDS = 30.0, 5.0
+END_SECONDS, HURRY_SECONDS = environment.REPORTS_END_SECONDS, environment.REPORTS_HURRY_SECONDS
 """How long the end of a command waits until all is sent; of a command that failed or was interrupted."""
 LIMIT = 100_000
 """Reports that may wait (about 100 MB; one is made every ten steps). Older ones are given up, which is said."""

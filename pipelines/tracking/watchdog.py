@@ -18,15 +18,15 @@ import threading
 import uuid
 from typing import IO, TypeAlias
 
-from pipelines.runtime import tracking_uri
+from pipelines.runtime import environment, tracking_uri
 from pipelines.runtime.retry import wait_until
 
 PROCESS = uuid.uuid4().hex
 """Tells this process from all others: the value of the tag TAG of the runs that it writes."""
 TAG = "mpc.process"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = environment.WATCHDOG_PATIENCE_SECONDS
 """How long the watchdog tries to reach an MLflow that does not answer."""
-PAUSE_SECONDS = 5.0
+PAUSE_SECONDS = environment.WATCHDOG_PAUSE_SECONDS
 OpenRuns: TypeAlias = dict[str, str]
 """Run ids with the tracking URI of each."""
 _open: OpenRuns = {}

@@ -25,13 +25,13 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, device, lease, lock, storage, uris
+from pipelines.runtime import cluster, console, device, environment, lease, lock, storage, uris
 from pipelines.training import loop, ray_callbacks, validation
 from pipelines.training.progress import TrainingProgress, TrainingResult
 from pipelines.training.stage import Stage
 from pipelines.training.worker_context import WorkerContext
 
-VALIDATOR_START_SECONDS = 120.0
+VALIDATOR_START_SECONDS = environment.VALIDATOR_START_SECONDS
 """How long the asynchronous validator may take to start, before a worker validates instead."""
 
 

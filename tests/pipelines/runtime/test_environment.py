@@ -1,0 +1,52 @@
+"""Variables that are set for libraries, and those that this project reads."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipelines
+from pipelines.runtime import environment
+
+
+def test_a_variable_that_is_set_already_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for default in (*environment.LIBRARY_DEFAULTS, *environment.OWN_CLUSTER_DEFAULTS):
+        monkeypatch.delenv(default.name, raising=False)
+    monkeypatch.setenv("DO_NOT_TRACK", "mine")
+    environment.prepare()
+    assert os.environ["DO_NOT_TRACK"] == "mine"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    (own,) = environment.OWN_CLUSTER_DEFAULTS
+    assert os.environ[own.name] == own.value
+
+
+def test_the_cluster_of_another_keeps_its_own_timeouts() -> None:
+    code = "import os, pipelines\nprint(os.environ.get('RAY_gcs_rpc_server_reconnect_timeout_s'))"
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**variables, "RAY_ADDRESS": "head:6379"},
+    )
+    assert done.stdout == "None\n"
+
+
+def test_every_variable_that_the_jobs_read_is_listed_with_a_meaning() -> None:
+    folder = Path(pipelines.__file__).parent
+    sources = "".join(file.read_text() for file in folder.rglob("*.py") if file.name != "environment.py")
+    read = set(re.findall(r'"((?:MPC|AWS)_[A-Z0-9_]+)"', sources))
+    assert sorted(read) == sorted(read & {variable.name for variable in environment.VARIABLES})
+    assert {*environment.WORKER_VARIABLES} <= {variable.name for variable in environment.VARIABLES}
+    assert all(variable.meaning.endswith(".") for variable in environment.VARIABLES)
+
+
+def test_a_lease_is_rewritten_several_times_before_its_holder_counts_as_dead() -> None:
+    assert 3 * environment.LEASE_BEAT_SECONDS < environment.LEASE_PATIENCE_SECONDS
+    (reconnect,) = environment.OWN_CLUSTER_DEFAULTS
+    assert float(reconnect.value) > environment.ORDERLY_SECONDS

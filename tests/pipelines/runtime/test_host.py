@@ -1,0 +1,55 @@
+"""Facts about this machine and this code."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines.runtime import host
+
+
+def test_software_names_python_the_packages_and_the_commit_of_a_checkout() -> None:
+    tags = host.software()
+    assert tags["mpc.version.python"] == platform.python_version()
+    assert {"mpc.version.torch", "mpc.version.ray", "mpc.version.mlflow"} <= tags.keys()
+
+
+def test_the_commit_is_that_of_the_folder_and_not_of_one_above(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    top = Path(os.path.realpath(tmp_path))
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert host._git(top) == {"mlflow.source.git.commit": commit, "mpc.git_dirty": "false"}
+    (tmp_path / "file").write_text("2")
+    assert host._git(top)["mpc.git_dirty"] == "true"
+    (tmp_path / "below").mkdir()
+    assert host._git(top / "below") == {}
+
+
+def test_hardware_and_load_are_those_of_this_machine() -> None:
+    tags = host.hardware()
+    assert tags["mpc.hardware.host"] == os.uname().nodename
+    assert tags["mpc.hardware.cpus"] == str(len(os.sched_getaffinity(0)))
+    load = host.load()
+    assert load["machine_load"] >= 0
+    assert 0 < load["machine_memory_gib"] < float(tags["mpc.hardware.memory_gib"])
+
+
+def test_resident_memory_grows_with_what_is_held() -> None:
+    before = host.resident_bytes()
+    held = bytearray(os.urandom(64 << 20))
+    assert host.resident_bytes() - before > 32 << 20
+    assert len(held) == 64 << 20
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(host.getpass, "getuser", nameless)
+    assert host.user() == f"uid {os.getuid()}"

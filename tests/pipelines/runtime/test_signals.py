@@ -1,0 +1,59 @@
+"""Signals that end a command, and standard streams that nobody holds."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.runtime import signals
+
+
+def run(code: str, shell: str = "") -> "subprocess.CompletedProcess[str]":
+    """A script in a process of its own, whose streams a shell may close."""
+    command = ["sh", "-c", f'"$0" -c "$1" {shell}', sys.executable, code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_sigterm_is_an_interrupt_inside_the_block_only() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.Interruption("build") as interruption:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert interruption.report() == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interruption_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    interruption = signals.Interruption("tune")
+    assert (interruption.report(), interruption.report()) == (130, 130)
+    assert capsys.readouterr().err == "mpc tune: interrupted; the same command goes on from here\n"
+
+
+def test_a_main_thread_that_handles_no_signal_is_ended_once_ray_is_lost() -> None:
+    code = """
+import ctypes, os, signal, threading, time
+from pipelines.runtime import signals
+signals.ask_when_terminated(lambda seconds: True)
+with signals.Interruption("build"):
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    signal.signal(signal.SIGTERM, lambda *_: time.sleep(30))  # as a call into Ray that does not return
+    time.sleep(30)
+"""
+    done = run(code)
+    assert done.returncode == 130
+    assert done.stderr == "mpc build: interrupted; the same command goes on from here\n"
+
+
+def test_a_closed_stream_becomes_the_null_device() -> None:
+    code = "from pipelines.runtime import signals, console\nimport os\nsignals.open_streams()\nconsole.say('a')\n"
+    code += "file = open('/dev/zero')\nassert file.fileno() > 2\nprint('done')"
+    done = run(code, "2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_output_that_nobody_reads_is_noticed() -> None:
+    code = "import os, time\nfrom pipelines.runtime import signals\nassert not signals.unread()\n"
+    code += "reading, writing = os.pipe()\nos.dup2(writing, 1)\nos.close(writing)\nos.close(reading)\n"
+    code += "assert signals.unread()\nprint('into the void')"
+    assert run(code).returncode == 0
