@@ -17,7 +17,7 @@ from pipelines.dataset import leakage
 from pipelines.dataset.manifest import Manifest
 from pipelines.model_registry import audit_trail, gates, lineage, lock
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
-from pipelines.model_registry.gates import Answer, Figures
+from pipelines.model_registry.gates import Answer, VersionMetrics
 from pipelines.runtime import console, tracking_uri
 from pipelines.tracking import client, runs
 
@@ -129,27 +129,29 @@ def _ask(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersio
     """What every gate answers."""
     own = gates.from_tags(candidate.tags)
     other = None if champion is None else gates.from_tags(champion.tags)
-    looked_at, answers = gates.figures(own, other, settings.datasets, settings.margin)
-    for one in looked_at:
-        if one.model != candidate.tags.get(lineage.MODEL):
-            words = f"on {one.name} are of another model; run `mpc evaluate` for this one, and `mpc register` again"
-            answers.append(Answer("figures", False, words))
-    answers += gates.leakage(looked_at, {one.key: _leaks(candidate, one) for one in looked_at})
-    return answers + gates.robustness(looked_at, settings.robustness_floor)
+    compared, answers = gates.metrics(own, other, settings.datasets, settings.margin)
+    for metrics in compared:
+        if metrics.model != candidate.tags.get(lineage.MODEL):
+            words = f"on {metrics.name} are of another model; run `mpc evaluate` for this one, and `mpc register` again"
+            answers.append(Answer("metrics", False, words))
+    answers += gates.leakage(compared, {metrics.key: _leaks(candidate, metrics) for metrics in compared})
+    return answers + gates.robustness(compared, settings.robustness_floor)
 
 
-def _leaks(candidate: ModelVersion, one: Figures) -> list[str]:
-    """What speaks against figures now, from the datasets that can be read from here."""
+def _leaks(candidate: ModelVersion, metrics: VersionMetrics) -> list[str]:
+    """What speaks against metrics now, from the datasets that can be read from here."""
     seen = lineage.trained_on(candidate.tags)
     if seen is None:
         return [leakage.UNKNOWN]
-    manifest = _reached(one.dataset, one.fingerprint)
+    manifest = _reached(metrics.dataset, metrics.fingerprint)
     near = [
-        data for data in seen if one.fingerprint == data["fingerprint"] or _reached(data["uri"], data["fingerprint"])
+        data
+        for data in seen
+        if metrics.fingerprint == data["fingerprint"] or _reached(data["uri"], data["fingerprint"])
     ]
     if manifest is None or len(near) < len(seen):
-        console.say(f"promote: not all data is in reach from here; for leakage on {one.name} see what `evaluate` found")
-    return leakage.warnings({"trained_on": near}, one.dataset, manifest, one.split) if manifest else []
+        console.say(f"promote: not all data can be read from here; leakage on {metrics.name} is as `evaluate` found it")
+    return leakage.warnings({"trained_on": near}, metrics.dataset, manifest, metrics.split) if manifest else []
 
 
 def _reached(uri: str, fingerprint: str) -> Manifest | None:

@@ -1,4 +1,4 @@
-"""`mpc register`: a model directory, with its figures and its lineage, as a new version in the MLflow registry.
+"""`mpc register`: a model directory, with its metrics and its lineage, as a new version in the MLflow registry.
 
 The entry holds code, safetensors and a signature; the alias (`candidate`) moves to it.
 """
@@ -25,10 +25,11 @@ from mpc_model.errors import UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import evaluation
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
 from pipelines.model_registry import gates, lineage, lock, model_card
+from pipelines.model_registry.gates import VersionMetrics
 from pipelines.model_registry.model_card import LICENCE
 from pipelines.runtime import console, storage, uris
 from pipelines.tracking import client, runs, watchdog
@@ -37,17 +38,17 @@ from pipelines.tracking import client, runs, watchdog
 def register(config: Config) -> dict[str, Any]:
     """Register `register.model` and return name, version, alias and uri; the same weights are not registered twice.
 
-    The version's tags hold its lineage (model_registry/lineage.py), its licence and the figures of each evaluation
+    The version's tags hold its lineage (model_registry/lineage.py), its licence and the metrics of each evaluation
     (model_registry/gates.py), its description is the model card (model_registry/model_card.py); the entry holds
-    the card as a file, the configs that led to the model and each evaluation's metrics.json. Figures may come after the
-    first time.
+    the card as a file, the configs that led to the model and each evaluation's metrics.json. Evaluations may be
+    added later, by the same command.
     Raises UserError for a stage-1 encoder, and for an evaluation that is unfinished or of another model.
     """
     settings = config.register_
     directory = str(settings.model)
     model, digest = load_model(directory), model_digest(directory)
     require_head(model, directory)
-    metrics = _metrics(settings.evaluation, digest)
+    evaluations = _evaluations(settings.evaluation, digest)
     registry = client.client(config)
     with client.translate_errors(config):
         number = _known(config, digest)
@@ -56,41 +57,41 @@ def register(config: Config) -> dict[str, Any]:
         else:
             number = _log(config, digest)
             console.say(f"register: {settings.name} version {number}")
-        _describe(config, number, model, digest, metrics)
+        _describe(config, number, model, digest, evaluations)
         registry.set_registered_model_alias(settings.name, settings.alias, number)
     uri = f"models:/{settings.name}@{settings.alias}"
     return {"name": settings.name, "version": number, "alias": settings.alias, "uri": uri}
 
 
-def _metrics(evaluations: str | list[str] | None, digest: str) -> list[tuple[gates.Figures, bytes]]:
-    """The figures of each evaluation of this very model, with the metrics.json that they are from."""
-    found: list[tuple[gates.Figures, bytes]] = []
-    for where in [evaluations] if isinstance(evaluations, str) else evaluations or []:
-        if not storage.exists(uris.join(where, outputs.RECORD)):
-            console.say(f"register: no evaluation at {where}; the version will carry no figures from there")
+def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[VersionMetrics, bytes]]:
+    """The metrics of each evaluation of this model, with the metrics.json that they are from."""
+    evaluations: list[tuple[VersionMetrics, bytes]] = []
+    for location in [locations] if isinstance(locations, str) else locations or []:
+        if not storage.exists(uris.join(location, records.RECORD)):
+            console.say(f"register: no evaluation at {location}; the version will carry no metrics from there")
             continue
-        record = outputs.read(where)
+        record = records.read(location)
         if record.verb != "evaluate" or record.identity.get("model") != digest:
-            raise UserError(f"{where} evaluates another model; run `mpc evaluate` for this one first")
+            raise UserError(f"{location} evaluates another model; run `mpc evaluate` for this one first")
         if not record.finished:
-            raise UserError(f"the evaluation at {where} is not finished; run `mpc evaluate` again, it goes on")
-        data = storage.read_bytes(uris.join(where, evaluation.FILE_NAME))
+            raise UserError(f"the evaluation at {location} is not finished; run `mpc evaluate` again, it goes on")
+        data = storage.read_bytes(uris.join(location, evaluation.FILE_NAME))
         try:
-            figures = gates.from_metrics(json.loads(data), digest)
+            metrics = gates.from_document(json.loads(data), digest)
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{where} is of an earlier version; delete it and run `mpc evaluate` again") from None
-        if figures.key in [one.key for one, _ in found]:
-            raise UserError(f"register.evaluation: {where} is a second one on {figures.name}; leave one of them out")
-        found.append((figures, data))
-    return found
+            raise UserError(f"{location} is of an earlier version; delete it and run `mpc evaluate` again") from None
+        if metrics.key in [earlier.key for earlier, _ in evaluations]:
+            raise UserError(f"register.evaluation: {location} is a second one on {metrics.name}; leave one of them out")
+        evaluations.append((metrics, data))
+    return evaluations
 
 
 def _describe(
-    config: Config, number: str, model: Localizer, digest: str, metrics: list[tuple[gates.Figures, bytes]]
+    config: Config, number: str, model: Localizer, digest: str, evaluations: list[tuple[VersionMetrics, bytes]]
 ) -> None:
-    """Write what a version says of itself: tags, card, and the files that they speak of.
+    """Write the tags, the card and the files of a version.
 
-    What a version knows is never replaced by less: the same weights may be registered again from a bare copy.
+    Known lineage is never replaced by less: the same weights may be registered again from a copy without a record.
     """
     registry, settings = client.client(config), config.register_
     known = registry.get_model_version(settings.name, number).tags
@@ -100,8 +101,8 @@ def _describe(
         tags |= lineage.tags(str(settings.model), digest, model, links, status)
     if settings.licence or LICENCE not in known:
         tags[LICENCE] = model_card.licence(model, settings.licence)
-    for figures, _ in metrics:
-        tags |= gates.to_tag(figures)
+    for metrics, _ in evaluations:
+        tags |= gates.to_tag(metrics)
     for key, value in tags.items():
         registry.set_model_version_tag(settings.name, number, key, value)
     entry = registry.get_model_version(settings.name, number)
@@ -109,7 +110,7 @@ def _describe(
     registry.update_model_version(settings.name, number, model_card.description(card))
     files = {model_card.FILE: card.encode()}
     files |= {f"lineage/{link.name}.yaml": link.config for link in links}
-    files |= {f"evaluations/{one.fingerprint[:12]}.{one.split}.json": data for one, data in metrics}
+    files |= {f"evaluations/{metrics.fingerprint[:12]}.{metrics.split}.json": data for metrics, data in evaluations}
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             storage.write_bytes(uris.join(folder, file), data)

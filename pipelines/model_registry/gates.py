@@ -1,6 +1,6 @@
-"""What has to hold before an alias moves to another version: figures, no leakage, robustness. Pure functions.
+"""What has to hold before an alias moves to another version: metrics, no leakage, robustness. Pure functions.
 
-A version carries the figures of each evaluation as one tag, mpc.figures.<first 12 of the fingerprint>.<split>, whose
+A version carries the metrics of each evaluation as one tag, mpc.figures.<first 12 of the fingerprint>.<split>, whose
 value is JSON. A gate is answered for one dataset and split at a time, in words with the numbers.
 """
 
@@ -19,12 +19,12 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What `evaluate` found of a model on one split of a dataset; F1 and IoU are means over its forged images.
+class VersionMetrics:
+    """What `evaluate` measured of a model on one split of a dataset; F1 and IoU are means over its forged images.
 
     `model` is the SHA-256 of the model's model.json, `untrained` the F1 of the same network with random weights,
-    `robustness` the F1 under each degradation that was measured, `warnings` what makes the figures say less than they
-    seem to. None stands for a mean over no images.
+    `robustness` the F1 under each degradation that was measured, `warnings` why the metrics may look better than
+    the model is. None stands for a mean over no images.
     """
 
     model: str
@@ -52,37 +52,37 @@ class Figures:
         return f"{self.fingerprint[:12]} {self.split}"
 
 
-_FIGURES = TypeAdapter(Figures)
+_METRICS = TypeAdapter(VersionMetrics)
 
 
-def from_metrics(metrics: Mapping[str, Any], digest: str) -> Figures:
-    """The figures of a metrics.json, which is of the model with this digest."""
-    model = metrics["model"]
-    kept = ("f1", "iou", "false_alarm_rate", "forged_images", "authentic_images")
-    return Figures(
+def from_document(document: Mapping[str, Any], digest: str) -> VersionMetrics:
+    """The metrics of a metrics.json, which is of the model with this digest."""
+    model = document["model"]
+    names = ("f1", "iou", "false_alarm_rate", "forged_images", "authentic_images")
+    return VersionMetrics(
         model=digest,
-        **{name: metrics[name] for name in ("fingerprint", "split", "dataset", "threshold", "warnings")},
-        **{name: model[name] for name in kept},
-        untrained=metrics["untrained"]["f1"],
-        robustness={name: summary["f1"] for name, summary in metrics["robustness"].items()},
+        **{name: document[name] for name in ("fingerprint", "split", "dataset", "threshold", "warnings")},
+        **{name: model[name] for name in names},
+        untrained=document["untrained"]["f1"],
+        robustness={name: summary["f1"] for name, summary in document["robustness"].items()},
     )
 
 
-def to_tag(figures: Figures) -> dict[str, str]:
-    """The tag that holds figures."""
-    return {f"{PREFIX}{figures.fingerprint[:12]}.{figures.split}": json.dumps(asdict(figures))}
+def to_tag(metrics: VersionMetrics) -> dict[str, str]:
+    """The tag that holds metrics."""
+    return {f"{PREFIX}{metrics.fingerprint[:12]}.{metrics.split}": json.dumps(asdict(metrics))}
 
 
-def from_tags(tags: Mapping[str, str]) -> dict[Key, Figures]:
-    """All figures that a version carries. UserError where a tag was changed so that it can no longer be read."""
-    found: dict[Key, Figures] = {}
+def from_tags(tags: Mapping[str, str]) -> dict[Key, VersionMetrics]:
+    """All metrics that a version carries. UserError where a tag was changed so that it can no longer be read."""
+    evaluations: dict[Key, VersionMetrics] = {}
     for key in sorted(key for key in tags if key.startswith(PREFIX)):
         try:
-            figures = _FIGURES.validate_json(tags[key], strict=True)
+            metrics = _METRICS.validate_json(tags[key], strict=True)
         except ValidationError:
-            raise UserError(f"the tag {key} holds no figures of ours; run `mpc register` again") from None
-        found[figures.key] = figures
-    return found
+            raise UserError(f"the tag {key} holds no metrics of this program; run `mpc register` again") from None
+        evaluations[metrics.key] = metrics
+    return evaluations
 
 
 @dataclass(frozen=True)
@@ -94,44 +94,47 @@ class Answer:
     words: str
 
 
-def figures(
-    candidate: Mapping[Key, Figures], champion: Mapping[Key, Figures] | None, wanted: Sequence[str], margin: float
-) -> tuple[list[Figures], list[Answer]]:
-    """Whether the candidate's figures are at least the champion's minus `margin`, and which of them were looked at.
+def metrics(
+    candidate: Mapping[Key, VersionMetrics],
+    champion: Mapping[Key, VersionMetrics] | None,
+    wanted: Sequence[str],
+    margin: float,
+) -> tuple[list[VersionMetrics], list[Answer]]:
+    """Whether the candidate's metrics are at least the champion's minus `margin`, and which of them were compared.
 
-    `wanted` are fingerprints or their beginnings; empty, all that the champion has figures on are, or all of the
+    `wanted` are fingerprints or their beginnings; empty, all that the champion has metrics on are, or all of the
     candidate's where there is no champion (None). F1, IoU and the false alarms each have to hold: of those, lower is
-    better. A figure that the champion has and the candidate lacks does not.
+    better. A metric that the champion has and the candidate lacks does not.
     """
     reference = candidate if champion is None else champion
-    looked_at: list[Figures] = []
+    compared: list[VersionMetrics] = []
     answers: list[Answer] = []
     if not wanted and not reference:
         who = "the candidate" if champion is None else "the version that it would replace"
-        answers.append(_no("figures", f"{who} has none; run `mpc evaluate` for it, and `mpc register` again"))
+        answers.append(_no("metrics", f"{who} has none; run `mpc evaluate` for it, and `mpc register` again"))
     for begin in wanted or [""]:
         keys = [key for key in reference if key[0].startswith(begin)]
         if wanted and not keys:
             who = "the candidate" if champion is None else "the version that it would replace"
             answers.append(
-                _no("figures", f"{who} has none on {begin} (promote.datasets); run `mpc evaluate` for it, and register")
+                _no("metrics", f"{who} has none on {begin} (promote.datasets); run `mpc evaluate` for it, and register")
             )
         for key in keys:
             if key not in candidate:
                 answers.append(
-                    _no("figures", f"none on {reference[key].name} ({reference[key].dataset}); evaluate and register")
+                    _no("metrics", f"none on {reference[key].name} ({reference[key].dataset}); evaluate and register")
                 )
-            elif candidate[key] not in looked_at:
-                looked_at.append(candidate[key])
+            elif candidate[key] not in compared:
+                compared.append(candidate[key])
                 answers.append(_compared(candidate[key], None if champion is None else champion[key], margin))
-    return looked_at, answers
+    return compared, answers
 
 
-def _compared(new: Figures, old: Figures | None, margin: float) -> Answer:
+def _compared(new: VersionMetrics, old: VersionMetrics | None, margin: float) -> Answer:
     if new.f1 is None:
-        return _no("figures", f"on {new.name} there is no F1: none of its images could be scored")
+        return _no("metrics", f"on {new.name} there is no F1: none of its images could be scored")
     if old is None:
-        return Answer("figures", True, f"on {new.name}: F1 {new.f1:.4f}, nothing to compare with")
+        return Answer("metrics", True, f"on {new.name}: F1 {new.f1:.4f}, nothing to compare with")
     holds, words = True, []
     for label, ours, theirs, sign in (
         ("F1", new.f1, old.f1, 1),
@@ -144,19 +147,21 @@ def _compared(new: Figures, old: Figures | None, margin: float) -> Answer:
         holds &= enough
         shown = "none" if ours is None else f"{ours:.4f}"
         words.append(f"{label} {shown} against {theirs:.4f}{'' if enough else ' is too far off'}")
-    return Answer("figures", holds, f"on {new.name}: {', '.join(words)}, margin {margin:g}")
+    return Answer("metrics", holds, f"on {new.name}: {', '.join(words)}, margin {margin:g}")
 
 
-def leakage(looked_at: Sequence[Figures], found_now: Mapping[Key, Sequence[str]]) -> list[Answer]:
-    """Whether nothing speaks against the figures: neither what `evaluate` wrote down nor what is found now."""
+def leakage(compared: Sequence[VersionMetrics], current: Mapping[Key, Sequence[str]]) -> list[Answer]:
+    """Whether nothing speaks against the metrics: neither the warnings of `evaluate` nor the
+    `current` ones, by key."""
     answers = []
-    for one in looked_at:
-        doubts = list(dict.fromkeys([*one.warnings, *found_now.get(one.key, [])]))
-        answers.append(Answer("leakage", not doubts, f"on {one.name}: {'; '.join(doubts) or 'none found'}"))
+    for metrics in compared:
+        doubts = list(dict.fromkeys([*metrics.warnings, *current.get(metrics.key, [])]))
+        words = f"on {metrics.name}: {'; '.join(doubts) or 'none found'}"
+        answers.append(Answer("leakage", not doubts, words))
     return answers
 
 
-def robustness(looked_at: Sequence[Figures], floor: float | None) -> list[Answer]:
+def robustness(compared: Sequence[VersionMetrics], floor: float | None) -> list[Answer]:
     """Whether the F1 under each degradation that was measured is at least `floor` times the F1 without.
 
     No answers where `floor` is None: there is no such gate.
@@ -164,16 +169,16 @@ def robustness(looked_at: Sequence[Figures], floor: float | None) -> list[Answer
     if floor is None:
         return []
     answers = []
-    for one in looked_at:
-        if not one.robustness:
+    for metrics in compared:
+        if not metrics.robustness:
             remedy = "evaluate with evaluate.robustness, and register; or promote.robustness_floor=null"
-            answers.append(_no("robustness", f"on {one.name} it was not measured; {remedy}"))
+            answers.append(_no("robustness", f"on {metrics.name} it was not measured; {remedy}"))
             continue
-        least = (one.f1 or 0.0) * floor
-        weak = [name for name, f1 in one.robustness.items() if f1 is None or f1 < least - 1e-9]
-        shown = ", ".join(f"{name} {f1 or 0:.4f}" for name, f1 in one.robustness.items())
+        lowest = (metrics.f1 or 0.0) * floor
+        weak = [name for name, f1 in metrics.robustness.items() if f1 is None or f1 < lowest - 1e-9]
+        shown = ", ".join(f"{name} {f1 or 0:.4f}" for name, f1 in metrics.robustness.items())
         verdict = f"too low under {', '.join(weak)}" if weak else "enough"
-        words = f"on {one.name}: F1 {shown}; {verdict} (floor {floor:g} of {one.f1 or 0:.4f} is {least:.4f})"
+        words = f"on {metrics.name}: F1 {shown}; {verdict} (floor {floor:g} of {metrics.f1 or 0:.4f} is {lowest:.4f})"
         answers.append(Answer("robustness", not weak, words))
     return answers
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mpc_model.localizer import Localizer
 from pipelines.model_registry import lineage
-from pipelines.model_registry.gates import Figures
+from pipelines.model_registry.gates import VersionMetrics
 
 FILE = "MODEL_CARD.md"
 LICENCE = "mpc.licence"
@@ -28,8 +28,8 @@ _USE = """\
 For people who look into images: it points at regions whose traces differ from their surroundings. A map is a reason to
 look closer, never proof of forgery, and an empty map no proof of the opposite.
 
-- It is measured on the test sets above only. Other cameras, platforms, forgeries and generators give other figures.
-- Images that were recompressed, shrunk or photographed from a screen lose the traces it looks for; the figures under
+- It is measured on the test sets above only. Other cameras, platforms, forgeries and generators give other results.
+- Images that were recompressed, shrunk or photographed from a screen lose the traces it looks for; the metrics under
   degradations say how fast, for those that were measured.
 - Images made as a whole by a generator are not what it was trained to find.
 - It says where, not who or why; do not use it for automatic decisions on people."""
@@ -44,8 +44,8 @@ def licence(model: Localizer, stated: str | None) -> str:
     return stated or "not stated: ask whoever trained it"
 
 
-def write(model: Localizer, tags: Mapping[str, str], figures: Sequence[Figures]) -> str:
-    """The card of a version with these tags (pipelines/model_registry/lineage.py, and LICENCE) and figures."""
+def write(model: Localizer, tags: Mapping[str, str], evaluations: Sequence[VersionMetrics]) -> str:
+    """The card of a version with these tags (pipelines/model_registry/lineage.py, and LICENCE) and evaluations."""
     spec, published = model.spec, model.card.get("published")
     count = sum(parameter.numel() for parameter in model.parameters())
     size = (
@@ -57,9 +57,9 @@ def write(model: Localizer, tags: Mapping[str, str], figures: Sequence[Figures])
         f"`{spec.backbone}` with head `{spec.head}`, {count:,} parameters. {size.capitalize()} go in, RGB / 255; the",
         f"probability that a pixel was forged comes out, at the image's own size. Threshold {spec.threshold}.",
         "",
-        "## Figures",
+        "## Metrics",
         "",
-        *(_table(figures) if figures else ["None: it was not evaluated when this was written."]),
+        *(_table(evaluations) if evaluations else ["None: it was not evaluated when this was written."]),
         "",
         "## Training",
         "",
@@ -87,19 +87,19 @@ def description(card: str) -> str:
     return card[: DESCRIPTION - len(more)].rpartition("\n")[0] + more
 
 
-def _table(figures: Sequence[Figures]) -> list[str]:
+def _table(evaluations: Sequence[VersionMetrics]) -> list[str]:
     lines = [_PROTOCOL, "", "| test set | images | F1 | untrained | IoU | false alarms |", "|---|---|---|---|---|---|"]
-    for one in figures:
-        cells = [_shown(value) for value in (one.f1, one.untrained, one.iou, one.false_alarm_rate)]
-        images = f"{one.forged_images} forged, {one.authentic_images} authentic"
-        lines.append(f"| {one.name} | {images} | {' | '.join(cells)} |")
+    for metrics in evaluations:
+        cells = [_shown(value) for value in (metrics.f1, metrics.untrained, metrics.iou, metrics.false_alarm_rate)]
+        images = f"{metrics.forged_images} forged, {metrics.authentic_images} authentic"
+        lines.append(f"| {metrics.name} | {images} | {' | '.join(cells)} |")
     lines.append("")
-    for one in figures:
-        lines.append(f"- {one.name} is `{one.fingerprint}` at {one.dataset}; threshold {one.threshold}")
-        if one.robustness:
-            degraded = ", ".join(f"{name} {_shown(f1)}" for name, f1 in one.robustness.items())
+    for metrics in evaluations:
+        lines.append(f"- {metrics.name} is `{metrics.fingerprint}` at {metrics.dataset}; threshold {metrics.threshold}")
+        if metrics.robustness:
+            degraded = ", ".join(f"{name} {_shown(f1)}" for name, f1 in metrics.robustness.items())
             lines.append(f"  - F1 under degradations: {degraded}")
-        lines += [f"  - doubt: {doubt}" for doubt in one.warnings]
+        lines += [f"  - doubt: {doubt}" for doubt in metrics.warnings]
     return lines
 
 

@@ -18,7 +18,7 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.model_registry import audit_trail, gates, lineage, lock
 from pipelines.model_registry.audit_trail import Refused
-from pipelines.model_registry.gates import Figures
+from pipelines.model_registry.gates import VersionMetrics
 from pipelines.promote import promote
 from pipelines.tracking import client
 
@@ -43,8 +43,8 @@ class Store:
     def config(self, *overrides: str) -> Config:
         return recipe.load(None, [f"tracking.uri={self.uri}", f"register.name={self.name}", *overrides])
 
-    def add(self, *figures: Figures, alias: str = "candidate", **tags: str) -> str:
-        """A version with these figures, that the alias moves to."""
+    def add(self, *metrics: VersionMetrics, alias: str = "candidate", **tags: str) -> str:
+        """A version with these metrics, that the alias moves to."""
         entry = Path(self.uri.removeprefix("sqlite:///")).parent / "entry"
         entry.mkdir(exist_ok=True)
         (entry / "MLmodel").write_text("")
@@ -56,7 +56,7 @@ class Store:
             lineage.STATUS: lineage.COMPLETE,
             **tags,
         }
-        for one in figures:
+        for one in metrics:
             told |= gates.to_tag(dataclasses.replace(one, model=one.model or digest))
         for key, value in told.items():
             self.client.set_model_version_tag(self.name, version, key, value)
@@ -78,7 +78,7 @@ def store(uri: str, request: pytest.FixtureRequest) -> Store:
     return Store(uri, f"m{abs(hash(request.node.name))}")
 
 
-def figures(fingerprint: str = SET, **changed: Any) -> Figures:
+def metrics(fingerprint: str = SET, **changed: Any) -> VersionMetrics:
     values: dict[str, Any] = {
         "model": "",
         "fingerprint": fingerprint,
@@ -94,16 +94,16 @@ def figures(fingerprint: str = SET, **changed: Any) -> Figures:
         "robustness": {"jpeg70": 0.4},
         "warnings": [],
     }
-    return Figures(**{**values, **changed})
+    return VersionMetrics(**{**values, **changed})
 
 
 def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
     store: Store, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
-    first = store.add(figures())
+    first = store.add(metrics())
     assert promote(store.config())["version"] == first
-    second = store.add(figures(f1=0.6))
+    second = store.add(metrics(f1=0.6))
     done = promote(store.config("promote.reason=nightly run 7"))
     assert done == {"name": store.name, "alias": "champion", "version": second, "before": first}
     assert store.champion() == second
@@ -115,15 +115,15 @@ def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
     on_version = store.client.get_model_version(store.name, second).tags["mpc.audit.champion.000002"]
     assert "F1 0.6000 against 0.5000" in on_version
     said = capsys.readouterr().err
-    assert "figures: holds, on aaaaaaaaaaaa test: F1 0.6000 against 0.5000" in said
+    assert "metrics: holds, on aaaaaaaaaaaa test: F1 0.6000 against 0.5000" in said
     assert f"trained on {'f' * 64} at /no/longer/there" in said  # the way back from the version
-    assert "not all data is in reach" in said
+    assert "not all data can be read from here" in said
 
 
 @pytest.mark.parametrize(
     ("worse", "settings", "words"),
     [
-        ({"f1": 0.45}, [], r"figures: on aaaaaaaaaaaa test: F1 0\.4500 against 0\.5000 is too far off"),
+        ({"f1": 0.45}, [], r"metrics: on aaaaaaaaaaaa test: F1 0\.4500 against 0\.5000 is too far off"),
         ({"warnings": ["5 of 12 images are in the data"]}, [], "leakage: on aaaaaaaaaaaa test: 5 of 12 images"),
         (
             {"robustness": {"jpeg70": 0.2}},
@@ -131,21 +131,21 @@ def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
             r"robustness: on .*too low under jpeg70 \(floor 0\.5 of 0\.5000 is 0\.25",
         ),
         ({"robustness": {}}, [], r"robustness: on .*was not measured; evaluate with evaluate\.robustness"),
-        ({"fingerprint": OTHER}, [], r"figures: none on aaaaaaaaaaaa test \(/no/longer/there/either\); evaluate"),
+        ({"fingerprint": OTHER}, [], r"metrics: none on aaaaaaaaaaaa test \(/no/longer/there/either\); evaluate"),
         (
             {},
             ["promote.datasets=[cccccc]"],
-            r"figures: the version that it would replace has none on cccccc \(promote\.datasets\)",
+            r"metrics: the version that it would replace has none on cccccc \(promote\.datasets\)",
         ),
-        ({"model": "e" * 64}, [], "figures: on aaaaaaaaaaaa test are of another model; run `mpc evaluate`"),
+        ({"model": "e" * 64}, [], "metrics: on aaaaaaaaaaaa test are of another model; run `mpc evaluate`"),
     ],
 )
 def test_each_gate_refuses_and_says_why(
     store: Store, worse: dict[str, Any], settings: list[str], words: str, capsys: Any
 ) -> None:
-    first = store.add(figures())
+    first = store.add(metrics())
     promote(store.config())
-    second = store.add(figures(**worse))
+    second = store.add(metrics(**worse))
     with pytest.raises(Refused, match=f"version {second} of {store.name} is not promoted to champion: {words}") as told:
         promote(store.config(*settings))
     assert told.value.exit_code == 1
@@ -155,9 +155,9 @@ def test_each_gate_refuses_and_says_why(
 
 
 def test_margin_datasets_and_floor_are_the_users(store: Store) -> None:
-    store.add(figures(), figures(OTHER))
+    store.add(metrics(), metrics(OTHER))
     promote(store.config())
-    second = store.add(figures(f1=0.45, robustness={"jpeg70": 0.1}), figures(OTHER, f1=0.1))
+    second = store.add(metrics(f1=0.45, robustness={"jpeg70": 0.1}), metrics(OTHER, f1=0.1))
     settings = ["promote.margin=0.05", "promote.datasets=[aaaaaaaa]", "promote.robustness_floor=null"]
     for missing in range(3):
         with pytest.raises(Refused):
@@ -167,7 +167,7 @@ def test_margin_datasets_and_floor_are_the_users(store: Store) -> None:
 
 
 def test_a_model_of_unknown_training_is_refused(store: Store) -> None:
-    store.add(figures(), **{lineage.TRAINED_ON: lineage.UNKNOWN})
+    store.add(metrics(), **{lineage.TRAINED_ON: lineage.UNKNOWN})
     with pytest.raises(Refused, match=r"leakage: .*does not say what it was trained on"):
         promote(store.config())
     assert store.champion() is None
@@ -180,17 +180,17 @@ def test_an_unevaluated_candidate_is_refused(store: Store) -> None:
 
 
 def test_a_dry_run_answers_and_writes_nothing(store: Store, capsys: Any) -> None:
-    first = store.add(figures())
+    first = store.add(metrics())
     assert promote(store.config(), dry_run=True)["version"] == first
     assert "would move to version 1" in capsys.readouterr().err
-    store.add(figures(warnings=["doubt"]))
+    store.add(metrics(warnings=["doubt"]))
     with pytest.raises(Refused, match="doubt"):
         promote(store.config(), dry_run=True)
     assert (store.champion(), store.trail()) == (None, [])
 
 
 def test_a_version_that_is_champion_already_stays_without_an_entry(store: Store, capsys: Any) -> None:
-    store.add(figures())
+    store.add(metrics())
     promote(store.config())
     assert promote(store.config())["version"] == "1"
     assert "is already version 1; nothing to do" in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_a_version_that_is_champion_already_stays_without_an_entry(store: Store,
 
 def test_rollbacks_go_back_one_by_one_and_then_say_that_there_is_no_more(store: Store) -> None:
     for _ in range(3):
-        store.add(figures())
+        store.add(metrics())
         promote(store.config())
     assert promote(store.config("promote.reason=false alarms"), rollback=True)["version"] == "2"
     assert promote(store.config(), rollback=True, dry_run=True)["version"] == "1"
@@ -214,7 +214,7 @@ def test_rollbacks_go_back_one_by_one_and_then_say_that_there_is_no_more(store: 
 
 def test_what_was_rolled_back_comes_back_only_with_a_reason(store: Store) -> None:
     for _ in range(2):
-        store.add(figures())
+        store.add(metrics())
         promote(store.config())
     promote(store.config("promote.reason=blind to screenshots"), rollback=True)
     with pytest.raises(Refused, match=r"was rolled back by .*blind to screenshots.*promote\.reason"):
@@ -227,9 +227,9 @@ def test_a_promotion_that_died_before_it_moved_does_not_mislead_a_rollback(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        store.add(figures())
+        store.add(metrics())
         promote(store.config())
-    store.add(figures())
+    store.add(metrics())
 
     def dies(*_: object) -> None:
         raise InfrastructureError("gone")
@@ -252,9 +252,9 @@ def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no MLflow database at .*mpc register"):
         promote(store.config(f"tracking.uri=sqlite:///{tmp_path}/none.db"))
     assert list(tmp_path.iterdir()) == []
-    store.add(figures())
+    store.add(metrics())
     promote(store.config())
-    store.add(figures())
+    store.add(metrics())
     promote(store.config())
     store.client.delete_model_version(store.name, "1")
     with pytest.raises(UserError, match=r"knows of no version that .*, but 1, which was deleted; promote another one"):
@@ -263,7 +263,7 @@ def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
 
 def test_a_rollback_passes_over_deleted_versions_and_undoes_the_loss_of_the_champion(store: Store) -> None:
     for _ in range(4):
-        store.add(figures())
+        store.add(metrics())
         promote(store.config())
     store.client.delete_model_version(store.name, "3")
     store.client.delete_model_version(store.name, "4")  # the champion, and its alias with it
@@ -273,7 +273,7 @@ def test_a_rollback_passes_over_deleted_versions_and_undoes_the_loss_of_the_cham
 
 
 def test_a_version_whose_files_are_gone_is_neither_promoted_nor_gone_back_to(store: Store) -> None:
-    store.add(figures())
+    store.add(metrics())
     promote(store.config())
     gone = store.client.create_model_version(store.name, "/no/such/entry").version
     store.client.set_registered_model_alias(store.name, "candidate", gone)
@@ -283,10 +283,10 @@ def test_a_version_whose_files_are_gone_is_neither_promoted_nor_gone_back_to(sto
 
 
 def test_a_move_between_decision_and_turn_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.add(figures())
+    store.add(metrics())
     promote(store.config())
-    second = store.add(figures())
-    third = store.add(figures(), alias="other")
+    second = store.add(metrics())
+    third = store.add(metrics(), alias="other")
     held = lock.held
 
     def late(*arguments: Any) -> Any:
@@ -303,9 +303,9 @@ def test_the_command_line_promotes_refuses_and_goes_back(store: Store, tmp_path:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"tracking: {{uri: '{store.uri}'}}\nregister: {{name: {store.name}}}\n")
     command = ["promote", "--config", str(file)]
-    store.add(figures())
+    store.add(metrics())
     assert cli.main(command) == 0
-    store.add(figures(f1=0.1))
+    store.add(metrics(f1=0.1))
     assert cli.main(command) == 1
     refused = capsys.readouterr().err.splitlines()[-1]
     assert refused.startswith("mpc promote: version 2 of")
@@ -319,10 +319,10 @@ def test_the_command_line_promotes_refuses_and_goes_back(store: Store, tmp_path:
 @pytest.fixture
 def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.Popen[str]", Path]]]:
     """Two commands for two candidates, which both found that they may promote and wait for the turn."""
-    store.add(figures())
+    store.add(metrics())
     promote(store.config())
     for alias in ("candidate", "other"):
-        store.add(figures(), alias=alias)
+        store.add(metrics(), alias=alias)
     held = f"{store.name}.champion.turn-000001"
     store.client.create_registered_model(held, {lock._MARK: "promote"})
     file = tmp_path / "recipe.yaml"

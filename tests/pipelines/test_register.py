@@ -178,7 +178,7 @@ def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Confi
 
 
 def test_leakage_is_looked_for_again(config: Config, version: Any, tmp_path: Path) -> None:
-    """Figures whose warnings were lost: the datasets themselves still say that the model was chosen by them."""
+    """Metrics whose warnings were lost: the datasets themselves still say that the model was chosen by them."""
     client = tracking_client.client(config)
     for key, value in version.tags.items():
         if key.endswith(".validation"):

@@ -36,7 +36,7 @@ BY_NAME = {"sources", "splits", "robustness", "f1_by_kind", "files", "pixels"}
         [field.name for field in dataclasses.fields(ledger.Trial)],
         list(typing.get_type_hints(ledger.Point)),
         [field.name for field in dataclasses.fields(audit_trail.Entry)],
-        [field.name for field in dataclasses.fields(gates.Figures)],
+        [field.name for field in dataclasses.fields(gates.VersionMetrics)],
         [field.name for field in dataclasses.fields(ModelSpec)],
         [
             *typing.get_type_hints(Card),

@@ -7,13 +7,13 @@ import pytest
 
 from mpc_model.errors import UserError
 from pipelines.model_registry import gates, lineage
-from pipelines.model_registry.gates import Figures
+from pipelines.model_registry.gates import VersionMetrics
 
 A, B = "a" * 64, "b" * 64
 
 
-def found(fingerprint: str = A, split: str = "test", **changed: object) -> Figures:
-    values = Figures(
+def found(fingerprint: str = A, split: str = "test", **changed: object) -> VersionMetrics:
+    values = VersionMetrics(
         model="m",
         fingerprint=fingerprint,
         split=split,
@@ -31,8 +31,8 @@ def found(fingerprint: str = A, split: str = "test", **changed: object) -> Figur
     return dataclasses.replace(values, **changed)  # type: ignore[arg-type]
 
 
-def keyed(*figures: Figures) -> dict[gates.Key, Figures]:
-    return {one.key: one for one in figures}
+def keyed(*metrics: VersionMetrics) -> dict[gates.Key, VersionMetrics]:
+    return {one.key: one for one in metrics}
 
 
 def test_figures_travel_through_tags_unchanged() -> None:
@@ -74,46 +74,46 @@ def test_a_tag_that_names_no_datasets_is_named(told: str) -> None:
 def test_figures_must_be_the_champions_minus_the_margin(
     changed: dict[str, object], margin: float, holds: bool, word: str
 ) -> None:
-    looked_at, (answer,) = gates.figures(keyed(found(**changed)), keyed(found()), [], margin)
+    compared, (answer,) = gates.metrics(keyed(found(**changed)), keyed(found()), [], margin)
     assert answer.holds is holds
     assert word in answer.words
     assert "aaaaaaaaaaaa test" in answer.words
-    assert len(looked_at) == 1
+    assert len(compared) == 1
 
 
 def test_every_dataset_of_the_champion_counts_and_no_other() -> None:
     champion = keyed(found(A), found(B))
-    looked_at, answers = gates.figures(keyed(found(A), found("c" * 64, f1=0.0)), champion, [], 0.0)
+    compared, answers = gates.metrics(keyed(found(A), found("c" * 64, f1=0.0)), champion, [], 0.0)
     assert [answer.holds for answer in answers] == [True, False]
     assert "none on bbbbbbbbbbbb test" in answers[1].words
-    assert [one.fingerprint for one in looked_at] == [A]
+    assert [one.fingerprint for one in compared] == [A]
 
 
 def test_named_datasets_replace_the_champions_and_must_be_known_to_both() -> None:
     worse, champion = keyed(found(A), found(B, f1=0.1)), keyed(found(A), found(B))
-    assert [answer.holds for answer in gates.figures(worse, champion, ["aaaaaa"], 0.0)[1]] == [True]
-    assert [answer.holds for answer in gates.figures(worse, champion, [A, "bbbbbb"], 0.0)[1]] == [True, False]
-    _, (answer,) = gates.figures(worse, champion, ["cccccc"], 0.0)
+    assert [answer.holds for answer in gates.metrics(worse, champion, ["aaaaaa"], 0.0)[1]] == [True]
+    assert [answer.holds for answer in gates.metrics(worse, champion, [A, "bbbbbb"], 0.0)[1]] == [True, False]
+    _, (answer,) = gates.metrics(worse, champion, ["cccccc"], 0.0)
     assert not answer.holds
     assert "cccccc (promote.datasets)" in answer.words
-    looked_at, answers = gates.figures(worse, champion, ["aaaaaa", "aaaaaaa"], 0.0)  # twice the same
-    assert len(looked_at) == len(answers) == 1
+    compared, answers = gates.metrics(worse, champion, ["aaaaaa", "aaaaaaa"], 0.0)  # twice the same
+    assert len(compared) == len(answers) == 1
 
 
 def test_the_first_champion_needs_figures_on_something() -> None:
-    _, (answer,) = gates.figures({}, None, [], 0.0)
+    _, (answer,) = gates.metrics({}, None, [], 0.0)
     assert not answer.holds
     assert "the candidate has none; run `mpc evaluate`" in answer.words
-    looked_at, (answer,) = gates.figures(keyed(found(f1=0.01)), None, [], 0.0)
+    compared, (answer,) = gates.metrics(keyed(found(f1=0.01)), None, [], 0.0)
     assert answer.holds
     assert "nothing to compare with" in answer.words
-    assert len(looked_at) == 1
-    assert not gates.figures(keyed(found()), None, ["bbbbbb"], 0.0)[1][0].holds
+    assert len(compared) == 1
+    assert not gates.metrics(keyed(found()), None, ["bbbbbb"], 0.0)[1][0].holds
 
 
 def test_a_champion_without_figures_cannot_be_compared_with() -> None:
     for wanted in ([], [A]):
-        _, (answer,) = gates.figures(keyed(found()), {}, wanted, 0.0)
+        _, (answer,) = gates.metrics(keyed(found()), {}, wanted, 0.0)
         assert not answer.holds
         assert "the version that it would replace has none" in answer.words
 

@@ -1,0 +1,44 @@
+"""A result is recorded once, with its dataset; a store that does not answer costs nothing but a warning."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.commands import COMMANDS
+from pipelines.config import recipe
+from pipelines.config.root import Config
+from pipelines.dataset.manifest import Manifest
+from pipelines.tracking import client, results
+
+RESULT = {
+    "fingerprint": "f",
+    "splits": {"train": {"samples": 7, "forged": 3}, "test": {"samples": 2, "forged": 1}},
+}
+
+
+def test_a_result_is_a_finished_run_with_its_metrics_and_its_dataset(built: Config, tmp_path: Path) -> None:
+    config = recipe.revised(built, f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}")
+    for _ in range(2):
+        results.record(config, COMMANDS["build"], RESULT)
+    store = client.client(config)
+    (run,) = store.search_runs([one.experiment_id for one in store.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {
+        "build/train_samples": 7,
+        "build/train_forged": 3,
+        "build/test_samples": 2,
+        "build/test_forged": 1,
+    }
+    fingerprint = Manifest.read(str(config.build.output)).fingerprint
+    assert run.data.tags["mpc.dataset"] == fingerprint
+    assert run.data.tags["mpc.output"] == config.build.output
+    assert run.inputs.dataset_inputs[0].dataset.digest == fingerprint[:32]
+
+
+def test_a_store_that_does_not_answer_is_said(
+    built: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    results.record(recipe.revised(built, "tracking.uri=http://127.0.0.1:9"), COMMANDS["build"], RESULT)
+    assert "does not answer" in (said := capsys.readouterr().err)
+    assert "the result is not in MLflow" in said
