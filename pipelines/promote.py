@@ -88,7 +88,7 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
     console.say(f"promote: {settings.source} of {settings.name} is version {new}")
     for line in lineage.walk(candidate.tags):
         console.say(f"promote:   {line}")
-    answers = _ask(settings, candidate, registry.get_model_version(settings.name, old) if old else None)
+    answers = _answers(settings, candidate, registry.get_model_version(settings.name, old) if old else None)
     gone = audit_trail.rolled_back(list(audit_trail.trail(model.tags, settings.target).values()), new)
     if gone and not settings.reason:
         words = f"version {new} was rolled back by {gone.who} at {gone.when} ({gone.why}); to promote it all the same,"
@@ -107,25 +107,26 @@ def _back(config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
     if last is None:
         raise UserError(f"{settings.target} of {settings.name} points nowhere; there is nothing to roll back")
     known = audit_trail.earlier(trail, last)
-    there = next((one for one in known if runs.entry_is_there(config, str(settings.name), one)), None)
-    if there is None:
+    name = str(settings.name)
+    earlier = next((version for version in known if runs.entry_is_there(config, name, version)), None)
+    if earlier is None:
         gone = f", but {', '.join(known)}, which was deleted" if known else ""
         raise UserError(
             f"the audit trail knows of no version that {settings.target} of {settings.name} pointed to before version"
             f" {last}{gone}; promote another one instead"
         )
     return Entry(
-        ROLLBACK, current, there, audit_trail.who(), audit_trail.now(), settings.reason or "no reason given"
+        ROLLBACK, current, earlier, audit_trail.who(), audit_trail.now(), settings.reason or "no reason given"
     ), []
 
 
 def _at(model: RegisteredModel, alias: str | None) -> str | None:
     """The version that an alias points to."""
-    found = model.aliases.get(alias)
-    return None if found is None else str(found)
+    version = model.aliases.get(alias)
+    return None if version is None else str(version)
 
 
-def _ask(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
+def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
     """What every gate answers."""
     own = gates.from_tags(candidate.tags)
     other = None if champion is None else gates.from_tags(champion.tags)
@@ -139,7 +140,7 @@ def _ask(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersio
 
 
 def _leaks(candidate: ModelVersion, metrics: VersionMetrics) -> list[str]:
-    """What speaks against metrics now, from the datasets that can be read from here."""
+    """Doubts about metrics, from the datasets that can be read from here now."""
     seen = lineage.trained_on(candidate.tags)
     if seen is None:
         return [leakage.UNKNOWN]
@@ -170,12 +171,12 @@ def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answer
         model = registry.get_registered_model(name)
         trail = audit_trail.trail(model.tags, target)
         if _at(model, target) != entry.before:
-            last = next((one for one in reversed(trail.values()) if one.after == _at(model, target)), None)
+            last = next((move for move in reversed(trail.values()) if move.after == _at(model, target)), None)
             by = f" by {last.who} at {last.when}" if last else ""
             raise Refused(f"{target} of {name} was moved to version {_at(model, target)} meanwhile{by}; run this again")
         if entry.action == PROMOTE and _at(model, settings.source) != entry.after:
             raise Refused(f"{settings.source} of {name} was moved to another version meanwhile; run this again")
-        said = [f"{answer.gate}: {'holds' if answer.holds else 'refuses'}, {answer.words}" for answer in answers]
-        audit_trail.write(registry, name, target, max(trail, default=0) + 1, entry, said)
+        lines = [f"{answer.gate}: {'holds' if answer.holds else 'refuses'}, {answer.words}" for answer in answers]
+        audit_trail.write(registry, name, target, max(trail, default=0) + 1, entry, lines)
         if entry.action != REFUSE:
             registry.set_registered_model_alias(name, target, entry.after)

@@ -161,10 +161,10 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
 
 
 def _known(config: Config, digest: str) -> str | None:
-    """The version that holds these weights already; one whose files were deleted is none."""
+    """The version that holds these weights already, unless its files were deleted."""
     name = str(config.register_.name)
-    found = client.client(config).search_model_versions(f"name = '{name}'")
-    same = (str(one.version) for one in found if one.tags.get(lineage.MODEL) == digest)
+    versions = client.client(config).search_model_versions(f"name = '{name}'")
+    same = (str(version.version) for version in versions if version.tags.get(lineage.MODEL) == digest)
     return next((number for number in same if runs.entry_is_there(config, name, number)), None)
 
 

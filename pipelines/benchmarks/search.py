@@ -42,9 +42,9 @@ def measure_search(quick: bool) -> dict[str, Any]:
     return {"trials": trials, **{f"{name}_s": s for name, s in taken.items()}, "ratio": ratio, "target": ">= 1.8"}
 
 
-def _search(config: Config, folder: Path, concurrent: int, turn: int) -> float:
+def _search(config: Config, folder: Path, concurrent: int, number: int) -> float:
     started = time.monotonic()
-    found = tune.tune(revised(config, f"tune.concurrent={concurrent}", f"tune.output={folder}/{concurrent}-{turn}"))
-    if found["states"]["finished"] != config.tune.trials:
-        raise AssertionError(f"not every trial was trained to its end: {found['states']}")
+    results = tune.tune(revised(config, f"tune.concurrent={concurrent}", f"tune.output={folder}/{concurrent}-{number}"))
+    if results["states"]["finished"] != config.tune.trials:
+        raise AssertionError(f"not every trial was trained to its end: {results['states']}")
     return time.monotonic() - started

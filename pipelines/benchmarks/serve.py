@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +29,12 @@ from pipelines import register
 from pipelines.benchmarks import timing
 from pipelines.config import recipe
 from pipelines.ingest import example_photos
+from pipelines.runtime.retry import wait_until
 from pipelines.tracking import client
 
 
 def measure_serve(quick: bool) -> dict[str, Any]:
-    """All figures of the group, by part; each part has its target beside it."""
+    """All measurements of the group, by part, each with its target."""
     side, count, rounds = (64, 4, 1) if quick else (512, 16, 5)
     backbone = "hrformer_tiny" if quick else "hrformer_small"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -60,10 +60,10 @@ def _entry(folder: Path, backbone: str, side: int) -> str:
 
 def _pictures(count: int, side: int) -> list[Image]:
     """Crops of the photographs that installed packages ship, of as many sizes as they have."""
-    found = []
-    for index, place in enumerate(example_photos.photographs()[:count]):
-        found.append(codecs.decode_image(Path(place).read_bytes(), place)[: side + 8 * index, : side + 16 * index])
-    return [np.ascontiguousarray(found[index % len(found)]) for index in range(count)]
+    crops = []
+    for index, file in enumerate(example_photos.photographs()[:count]):
+        crops.append(codecs.decode_image(Path(file).read_bytes(), file)[: side + 8 * index, : side + 16 * index])
+    return [np.ascontiguousarray(crops[index % len(crops)]) for index in range(count)]
 
 
 def measure_batch(entry: str, folder: Path, pictures: list[Image], rounds: int) -> dict[str, Any]:
@@ -93,15 +93,15 @@ def measure_batch(entry: str, folder: Path, pictures: list[Image], rounds: int) 
     }
 
 
-def _timed(run: Callable[[], object], turn: int) -> float:
+def _timed(run: Callable[[], object], number: int) -> float:
     return timing.seconds(run)
 
 
 def measure_request(entry: str, folder: Path, pictures: list[Image], requests: int) -> dict[str, Any]:
     """Milliseconds that a request to `mlflow models serve` takes beyond the bare call, one client, one image a request.
 
-    The server works while this process waits, and the bare call is made here when it is done: on the same cores, by
-    turns. A request's overhead is its time less the median bare call. The map comes back as PNG, and in base64.
+    The server works while this process waits, and the bare call is made here when it is done, on the same cores. A
+    request's overhead is its time less the median bare call. The map comes back as PNG, and in base64.
     """
     bare, picture = Localizer.load(folder / "model"), pictures[0]
     file = codecs.encode_jpeg(picture, 90)
@@ -109,12 +109,12 @@ def measure_request(entry: str, folder: Path, pictures: list[Image], requests: i
     called, answered = [], []
     with _server(entry, folder / "server.log") as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        for turn in range(requests + 5):
-            one = timing.seconds(lambda: bare.predict([codecs.decode_image(file, "file")]))
-            two = timing.seconds(functools.partial(_ask, connection, body))
-            if turn >= 5:  # the first ones warm up
-                called.append(one * 1000)
-                answered.append(two * 1000)
+        for number in range(requests + 5):
+            call_seconds = timing.seconds(lambda: bare.predict([codecs.decode_image(file, "file")]))
+            request_seconds = timing.seconds(functools.partial(_ask, connection, body))
+            if number >= 5:  # the first ones warm up
+                called.append(call_seconds * 1000)
+                answered.append(request_seconds * 1000)
     overhead = np.array(answered) - np.median(called)
     return {
         "requests": requests,
@@ -129,9 +129,9 @@ def measure_request(entry: str, folder: Path, pictures: list[Image], requests: i
 def _ask(connection: http.client.HTTPConnection, body: bytes) -> None:
     connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
-    found = json.loads(answer.read())
-    if answer.status != 200 or found["predictions"][0]["error"] is not None:
-        raise InfrastructureError(f"the server answered {answer.status}: {str(found)[:500]}")
+    document = json.loads(answer.read())
+    if answer.status != 200 or document["predictions"][0]["error"] is not None:
+        raise InfrastructureError(f"the server answered {answer.status}: {str(document)[:500]}")
 
 
 @contextmanager
@@ -148,11 +148,8 @@ def _server(entry: str, log: Path) -> Iterator[int]:
             [*command, "-h", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out, env=environment
         )
     try:
-        deadline = time.monotonic() + 120
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise InfrastructureError(f"mlflow models serve did not start: {log.read_text()[-500:]}")
-            time.sleep(0.2)
+        if not wait_until(lambda: process.poll() is not None or _answers(port), 120, 0.2) or process.poll() is not None:
+            raise InfrastructureError(f"mlflow models serve did not start: {log.read_text()[-500:]}")
         yield port
     finally:
         process.terminate()

@@ -8,16 +8,14 @@ from pydantic import AfterValidator, Field
 from pipelines.config.base import Fraction, Location, Section, SplitName
 
 
-def _is_no_turn(name: str) -> str:
+def _is_no_lock(name: str) -> str:
     if re.search(r"\.turn-\d+$", name):
-        raise ValueError(
-            f"{name!r} is how turns at writing to the registry are named (model_registry/lock.py); take another"
-        )
+        raise ValueError(f"{name!r} is how locks of the registry are named (model_registry/lock.py); take another")
     return name
 
 
 RegisteredName = Annotated[
-    str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"), AfterValidator(_is_no_turn)
+    str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"), AfterValidator(_is_no_lock)
 ]
 
 
@@ -62,13 +60,13 @@ class RegisterConfig(Section):
     model: Location | None = None
     """Model directory; left out, that of `finetune.output`."""
     evaluation: Location | list[Location] | None = None
-    """Folders that `evaluate` wrote, one for each test set; their figures go into the model version."""
+    """Folders that `evaluate` wrote, one for each test set; their metrics go into the model version."""
     name: RegisteredName = "mpc-localizer"
     """Of the registered model."""
     alias: Alias = "candidate"
     """The alias that the new version gets."""
     licence: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
-    """Of the weights; left out, it is not stated. What published weights carry is always said beside it."""
+    """Of the weights; left out, it is not stated. The licence of published weights is always stated too."""
 
 
 class PromoteConfig(Section):

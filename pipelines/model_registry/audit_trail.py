@@ -57,8 +57,8 @@ def now() -> str:
 def trail(tags: Mapping[str, str], alias: str) -> dict[int, Entry]:
     """All entries of an alias by number, ascending, from the tags of the registered model."""
     pattern = re.compile(rf"mpc\.audit\.{re.escape(alias)}\.(\d{{6,}})")
-    found = {int(match[1]): key for key in tags if (match := pattern.fullmatch(key))}
-    return {number: _read(found[number], tags[found[number]]) for number in sorted(found)}
+    keys = {int(match[1]): key for key in tags if (match := pattern.fullmatch(key))}
+    return {number: _read(keys[number], tags[keys[number]]) for number in sorted(keys)}
 
 
 def _read(key: str, value: str) -> Entry:
@@ -69,7 +69,7 @@ def _read(key: str, value: str) -> Entry:
 
 
 def write(registry: MlflowClient, name: str, alias: str, number: int, entry: Entry, answers: Sequence[str]) -> None:
-    """Add an entry; `answers`, what the gates said, goes onto the version that it is about."""
+    """Add an entry; `answers`, the answers of the gates, go onto the version that it is about."""
     key = f"mpc.audit.{alias}.{number:06d}"
     registry.set_registered_model_tag(name, key, _line(asdict(entry)))
     registry.set_model_version_tag(name, entry.after, key, _line({**asdict(entry), "gates": list(answers)}))

@@ -62,11 +62,12 @@ class Trial:
 
     def save(self, output: str) -> None:
         """Write it to the ledger."""
-        document = json.dumps(_TRIAL.dump_python(self, by_alias=True), indent=1).encode() + b"\n"
+        document = json.dumps(TRIAL.dump_python(self, by_alias=True), indent=1).encode() + b"\n"
         storage.write_bytes(_file(output, self.number), document)
 
 
-_TRIAL = TypeAdapter(Trial)
+TRIAL = TypeAdapter(Trial)
+"""Reads and writes the document of a trial."""
 
 
 def _file(output: str, number: int) -> str:
@@ -87,7 +88,7 @@ def read(output: str, number: int) -> Trial:
     """One trial of the ledger. UserError when its file is damaged."""
     file = _file(output, number)
     try:
-        trial = _TRIAL.validate_json(storage.read_bytes(file))
+        trial = TRIAL.validate_json(storage.read_bytes(file))
         if trial.number != number:
             raise ValueError
         return trial

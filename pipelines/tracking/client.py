@@ -36,7 +36,7 @@ _REFUSALS = {
 
 @contextmanager
 def _translate_errors(uri: str) -> Iterator[None]:
-    """What MLflow, or the database behind it, fails with becomes one line of ours."""
+    """Failures of MLflow, and of the database behind it, become failures of ours, of one line."""
     try:
         yield
     except ImportError as error:
@@ -44,13 +44,14 @@ def _translate_errors(uri: str) -> Iterator[None]:
             uris.without_secrets(f"tracking.uri: {uri} needs the package {error.name}; install it, or name a server")
         ) from error
     except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
-        said = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())[:400]
         answer = "refuses" if getattr(error, "error_code", "") in _REFUSALS else "does not answer"
-        raise InfrastructureError(uris.without_secrets(f"MLflow at {uri} {answer}: {said}")) from error
+        raise InfrastructureError(uris.without_secrets(f"MLflow at {uri} {answer}: {reason}")) from error
 
 
 def mlflow_call(call: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of what speaks to MLflow; its first argument is the config."""
+    """Decorator of a function of MLflow whose first argument is the config: interrupts wait until it has returned, and
+    its failures are ours."""
 
     @functools.wraps(call)
     def inner(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -102,13 +103,13 @@ def _open_lock_file(database: str) -> IO[str]:
 @functools.cache
 def _client(uri: str) -> MlflowClient:
     with signals.defer_interrupts(), _translate_errors(uri), _lock_held(uri):
-        found = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        found.search_experiments(max_results=1)
-    return found
+        store = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        store.search_experiments(max_results=1)  # makes the tables of a new SQLite file
+    return store
 
 
 def translate_errors(config: Config) -> AbstractContextManager[None]:
-    """In this block, what the store fails with is an InfrastructureError of one line."""
+    """In this block, a failure of the store is an InfrastructureError of one line."""
     return _translate_errors(str(config.tracking.uri))
 
 

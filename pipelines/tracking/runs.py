@@ -75,14 +75,14 @@ def start_run(
     try:
         _describe(store, run.info.run_id, config, verb, dataset)
     except BaseException:
-        with suppress(InfrastructureError):  # the failure itself is what has to be told
+        with suppress(InfrastructureError):  # the failure itself must reach the user
             finish(config, run.info.run_id, "FAILED")
         raise
     return str(run.info.run_id)
 
 
 def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bool:
-    """Set a run to RUNNING again. False, which is said, when it was deleted, or is of another server."""
+    """Set a run to RUNNING again. False, with a warning, when it was deleted, or is of another server."""
     try:
         store.set_tag(run_id, watchdog.TAG, watchdog.PROCESS)  # before the status, which a guard looks at first
         store.update_run(run_id, status="RUNNING")
@@ -143,7 +143,7 @@ def running(config: Config, verb: str) -> Iterator[str]:
             yield run_id
     except BaseException as error:
         if run_id:
-            with suppress(InfrastructureError):  # the failure itself is what has to be told
+            with suppress(InfrastructureError):  # the failure itself must reach the user
                 finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     try:
@@ -157,12 +157,12 @@ def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
     """The newest run of a verb for an output, with more tags that it must have."""
     store = client(config)
     wanted = {"verb": verb, "output": output, **tags}
-    found = store.search_runs(
+    matches = store.search_runs(
         [_experiment(store, config)],
         " and ".join(f"tags.`mpc.{key}` = {_quoted(value)}" for key, value in wanted.items()),
         max_results=1,
     )
-    return str(found[0].info.run_id) if found else None
+    return str(matches[0].info.run_id) if matches else None
 
 
 def _quoted(value: str) -> str:
@@ -190,13 +190,13 @@ def log_points(config: Config, run_id: str, points: Sequence[tuple[int, int, Map
 @mlflow_call
 def last_steps(config: Config, run_id: str) -> dict[str, int]:
     """The last step that each kind of metric (train, validation) was written for, by kind."""
-    found = dict[str, int]()
+    steps = dict[str, int]()
     for point in (
         client(config).get_run(run_id).data._metric_objs
     ):  # the newest point of each; the public view lacks steps
         kind = point.key.partition("/")[0]
-        found[kind] = max(point.step, found.get(kind, -1))
-    return found
+        steps[kind] = max(point.step, steps.get(kind, -1))
+    return steps
 
 
 @mlflow_call
@@ -224,17 +224,17 @@ def finish(config: Config, run_id: str, status: str = "FINISHED", when: int | No
 def _experiment(store: MlflowClient, config: Config) -> str:
     """The id of the configured experiment; its artifacts live in the workspace when the store is a local database."""
     name = config.tracking.experiment
-    found = store.get_experiment_by_name(name)
-    if found and found.lifecycle_stage == "deleted":
+    experiment = store.get_experiment_by_name(name)
+    if experiment and experiment.lifecycle_stage == "deleted":
         raise UserError(f"tracking.experiment: {name} was deleted in MLflow; restore it there, or name another")
-    if found:
-        return str(found.experiment_id)
+    if experiment:
+        return str(experiment.experiment_id)
     local_store = tracking_uri.database(str(config.tracking.uri)) is not None
-    where = uris.join(uris.absolute(config.workspace), "mlflow-artifacts") if local_store else None
+    location = uris.join(uris.absolute(config.workspace), "mlflow-artifacts") if local_store else None
     try:
-        return str(store.create_experiment(name, artifact_location=where))
-    except MlflowException as error:  # another process was quicker
-        found = store.get_experiment_by_name(name)
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" or not found:
+        return str(store.create_experiment(name, artifact_location=location))
+    except MlflowException as error:  # another process made it at the same time
+        experiment = store.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or not experiment:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)

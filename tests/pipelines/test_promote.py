@@ -324,7 +324,7 @@ def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.
     for alias in ("candidate", "other"):
         store.add(metrics(), alias=alias)
     held = f"{store.name}.champion.turn-000001"
-    store.client.create_registered_model(held, {lock._MARK: "promote"})
+    store.client.create_registered_model(held, {lock._TAG: "promote"})
     file = tmp_path / "recipe.yaml"
     file.write_text(f"tracking: {{uri: '{store.uri}'}}\nregister: {{name: {store.name}}}\n")
     running = []

@@ -33,7 +33,7 @@ BY_NAME = {"sources", "splits", "robustness", "f1_by_kind", "files", "pixels"}
         schema.SCHEMA.names,
         rejects.SCHEMA.names,
         survey.SCHEMA.names,
-        [field.name for field in dataclasses.fields(ledger.Trial)],
+        list(ledger.TRIAL.dump_python(ledger.Trial(0, {}), by_alias=True)),
         list(typing.get_type_hints(ledger.Point)),
         [field.name for field in dataclasses.fields(audit_trail.Entry)],
         [field.name for field in dataclasses.fields(gates.VersionMetrics)],

@@ -10,35 +10,33 @@ from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.tracking import client, results
 
-RESULT = {
-    "fingerprint": "f",
-    "splits": {"train": {"samples": 7, "forged": 3}, "test": {"samples": 2, "forged": 1}},
-}
-
 
 def test_a_result_is_a_finished_run_with_its_metrics_and_its_dataset(built: Config, tmp_path: Path) -> None:
     config = recipe.revised(built, f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}")
+    manifest = Manifest.read(str(config.build.output))
     for _ in range(2):
-        results.record(config, COMMANDS["build"], RESULT)
+        results.record(config, COMMANDS["build"], manifest)
     store = client.client(config)
     (run,) = store.search_runs([one.experiment_id for one in store.search_experiments()])
     assert run.info.status == "FINISHED"
-    assert run.data.metrics == {
-        "build/train_samples": 7,
-        "build/train_forged": 3,
-        "build/test_samples": 2,
-        "build/test_forged": 1,
+    expected = {
+        f"build/{name}_{key}": split[key] for name, split in manifest.splits.items() for key in ("samples", "forged")
     }
-    fingerprint = Manifest.read(str(config.build.output)).fingerprint
-    assert run.data.tags["mpc.dataset"] == fingerprint
+    assert run.data.metrics == expected
+    assert expected["build/train_samples"] > 0
+    assert run.data.tags["mpc.dataset"] == manifest.fingerprint
     assert run.data.tags["mpc.output"] == config.build.output
-    assert run.inputs.dataset_inputs[0].dataset.digest == fingerprint[:32]
+    assert run.inputs.dataset_inputs[0].dataset.digest == manifest.fingerprint[:32]
 
 
 def test_a_store_that_does_not_answer_is_said(
     built: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    results.record(recipe.revised(built, "tracking.uri=http://127.0.0.1:9"), COMMANDS["build"], RESULT)
+    results.record(
+        recipe.revised(built, "tracking.uri=http://127.0.0.1:9"),
+        COMMANDS["build"],
+        Manifest.read(str(built.build.output)),
+    )
     assert "does not answer" in (said := capsys.readouterr().err)
     assert "the result is not in MLflow" in said
