@@ -19,9 +19,8 @@ def test_a_result_is_a_finished_run_with_its_metrics_and_its_dataset(built: Conf
     store = client.client(config)
     (run,) = store.search_runs([one.experiment_id for one in store.search_experiments()])
     assert run.info.status == "FINISHED"
-    expected = {
-        f"build/{name}_{key}": split[key] for name, split in manifest.splits.items() for key in ("samples", "forged")
-    }
+    expected = {f"build/{name}_samples": split.samples for name, split in manifest.splits.items()}
+    expected |= {f"build/{name}_forged": split.forged for name, split in manifest.splits.items()}
     assert run.data.metrics == expected
     assert expected["build/train_samples"] > 0
     assert run.data.tags["mpc.dataset"] == manifest.fingerprint
