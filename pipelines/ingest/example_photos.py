@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mpc_model.errors import UserError
 
-# Photographs that come with scikit-image and scikit-learn. Of the stereo pair (motorcycle) only one is taken: two
-# pictures of one scene in different splits would leak.
+# Photographs that come with scikit-image and scikit-learn. Of the stereo pair (motorcycle) only the left one is
+# used: two photographs of one scene in different splits would be leakage.
 SHIPPED = {
     "skimage": (
         "data",
@@ -20,10 +20,10 @@ COUNT = sum(len(names.split()) for _, names in SHIPPED.values())
 
 def photographs() -> list[str]:
     """Locations of the photographs that installed packages ship."""
-    found = []
+    locations = []
     for package, (folder, names) in SHIPPED.items():
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise UserError("the demo's photographs come with scikit-image and scikit-learn: pip install '.[demo]'")
-        found += [str(Path(spec.submodule_search_locations[0]) / folder / name) for name in names.split()]
-    return found
+        locations += [str(Path(spec.submodule_search_locations[0]) / folder / name) for name in names.split()]
+    return locations

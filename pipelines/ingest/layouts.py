@@ -1,7 +1,7 @@
 """How files become samples: one function a layout, from a source's config to the items it lists.
 
-An item is a photograph to forge from, or an image with its mask; it holds locations, never pixels. What is good among
-them and what is made of it is decided later (survey.py, plan.py). The layouts of public sets are in public_sets.py.
+An item is a photograph to forge from, or an image with its mask; it holds locations, never pixels. Which items are
+good is decided by the survey, what is made of them by the plan. The layouts of public sets are in public_sets.py.
 """
 
 import json
@@ -32,18 +32,18 @@ class Item:
     """One photograph, or image with its mask, as a layout lists it."""
 
     name: str
-    """Unique in its source; stays the same when the files move: the path below the location."""
+    """Unique in its source and independent of where the files are: the path below the source's location."""
     image: str
     kind: str
-    """`photo` is there to forge from, `authentic` is as it is; anything else names the forgery (`forged`: unknown)."""
+    """`photo` (the build may forge it), `authentic`, or any kind of forgery (`forged` where it is not known)."""
     mask: str | None = None
-    """Forged items have one; without it, the build rejects them. Several locations, one a line, are united."""
+    """The build rejects forged items without one. Several locations, one a line, are united."""
     mask_rule: str = "bright"
     """How the mask file is read: a name in mpc_model.imaging.codecs.MASK_RULES."""
     group: str = ""
     """Items of one group (a scene, a video) share a split; left out, the item is its own."""
     split: str | None = None
-    """Given by the source itself."""
+    """The split that the source itself gives to the item."""
     instances: str | None = None
     """Index map (PNG, 0 = background, 1..n) of the objects of a photo."""
     polygons: str | None = None
@@ -67,14 +67,14 @@ def listed(source: SourceConfig, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
         everything = storage.list_stamps(folder)
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its location") from None
-    found = {uri: stamp for uri, stamp in everything.items() if uri.lower().endswith(suffixes)}
-    if others := Counter(PurePosixPath(uri).suffix or "no suffix" for uri in everything.keys() - found.keys()):
+    images = {uri: stamp for uri, stamp in everything.items() if uri.lower().endswith(suffixes)}
+    if others := Counter(PurePosixPath(uri).suffix or "no suffix" for uri in everything.keys() - images.keys()):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         console.say(f"build: source {source.name}: files that are no images by their names are not listed ({kinds})")
-    if not found:
+    if not images:
         raise UserError(f"source {source.name}: no images ({', '.join(suffixes)}) in {folder}")
     start = len(uris.absolute(folder))
-    return {uri[start:].lstrip("/"): (uri, stamp) for uri, stamp in found.items()}
+    return {uri[start:].lstrip("/"): (uri, stamp) for uri, stamp in images.items()}
 
 
 @LAYOUTS.add("photos")
@@ -88,25 +88,25 @@ def photos(source: SourceConfig) -> Iterator[Item]:
 def coco(source: SourceConfig) -> Iterator[Item]:
     """Photographs to forge from, some with known objects.
 
-    Objects come from index maps, `instances/<stem>.png` beside `images/` (or the folder `annotations` names), or from a
-    COCO instances file (`annotations: instances_train2017.json`; crowd regions are left out).
+    Objects come from index maps, `instances/<stem>.png` next to `images/` (or the folder that `annotations` names), or
+    from a COCO instances file (`annotations: instances_train2017.json`; crowd regions are left out).
     """
     files = _photographs(source)
     if source.annotations and source.annotations.endswith(".json"):
         polygons, maps = _polygons(source), {}
     else:
         polygons, maps = {}, _index_maps(source)
-    inside = any(name.startswith("images/") for name in files)
-    no_photos = {uri for uri, _ in maps.values()}
-    known = 0
+    has_images_folder = any(name.startswith("images/") for name in files)
+    map_locations = {uri for uri, _ in maps.values()}
+    with_objects = 0
     for name, (uri, stamp) in files.items():
-        if uri in no_photos or (inside and not name.startswith("images/")):
+        if uri in map_locations or (has_images_folder and not name.startswith("images/")):
             continue
         base = name.rsplit("/", 1)[-1]
         stem = name.removeprefix("images/").rsplit(".", 1)[0]
         instances, instances_stamp = maps.get(stem) or maps.get(base.rsplit(".", 1)[0]) or (None, NO_STAMP)
         outlines = polygons.get(base)
-        known += bool(instances or outlines)
+        with_objects += bool(instances or outlines)
         yield Item(
             name,
             uri,
@@ -116,7 +116,7 @@ def coco(source: SourceConfig) -> Iterator[Item]:
             image_stamp=stamp,
             instances_stamp=instances_stamp,
         )
-    if not known:
+    if not with_objects:
         raise UserError(
             f"source {source.name}: no photograph has an object; put index maps in instances/<stem>.png, or set"
             " annotations to a COCO instances file"
@@ -155,7 +155,7 @@ _COLUMNS = ("image", "mask", "kind", "split", "group", "mask_rule", "name")
 
 
 def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
-    """Items of a listing, read in batches: it may have a million rows."""
+    """Items of a listing file, read in batches: it may have a million rows."""
     folder = uri.rsplit("/", 1)[0]
     for batch in _batches(source, uri):
         unknown = sorted(set(batch.schema.names) - set(_COLUMNS))
@@ -172,8 +172,8 @@ def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
             cells = {name: text for name, text in cells.items() if text}
             if "image" not in cells:
                 raise UserError(f"source {source.name}: a row of listing {uri} names no image: {row}")
-            image = _beside(folder, cells["image"])
-            masks = [_beside(folder, mask) for mask in cells.get("mask", "").splitlines()]
+            image = _resolve(folder, cells["image"])
+            masks = [_resolve(folder, mask) for mask in cells.get("mask", "").splitlines()]
             yield Item(
                 name=cells.get("name", cells["image"]),
                 image=image,
@@ -188,7 +188,8 @@ def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
 
 
 def _local_stamp(*files: str) -> Stamp:
-    """Bytes, and the last change, of the files that are on this machine; a request for each object would take hours."""
+    """Total bytes and last change of the files that are on this machine. Objects in a store are not asked for theirs:
+    a request for each would take hours."""
     stamps = [storage.stamp(file) for file in files if not uris.is_remote(file)]
     return Stamp(sum(stamp.size for stamp in stamps), max((stamp.mtime_ns for stamp in stamps), default=0))
 
@@ -208,8 +209,8 @@ def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
         raise UserError(f"source {source.name}: {uri} is not a listing that can be read ({error})") from None
 
 
-def _beside(folder: str, location: str) -> str:
-    """A location of a listing: as it stands, or relative to the listing's folder."""
+def _resolve(folder: str, location: str) -> str:
+    """An absolute location from one in a listing file, which may be relative to the folder of the file."""
     relative = "://" not in location and not location.startswith("/")
     return uris.absolute(uris.join(folder, location) if relative else location)
 
@@ -221,7 +222,7 @@ def _folder(source: SourceConfig) -> str:
 
 
 def _photographs(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
-    """Images of a folder, a prefix, or a list: (location, stamp) by a name that moves with the files."""
+    """Images of a folder, a prefix, or a list of files: item name -> (location, stamp)."""
     if isinstance(source.location, str):
         return listed(source)
     missing = [item for item in source.location if not storage.exists(item)]
@@ -237,27 +238,27 @@ def _index_maps(source: SourceConfig) -> dict[str, tuple[str, Stamp]]:
     """Index maps (location, stamp) by their path below their folder, without the suffix."""
     folder = source.annotations or uris.join(_folder(source), "instances")
     try:
-        found = storage.list_stamps(folder, (".png",))
+        stamps = storage.list_stamps(folder, (".png",))
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its annotations") from None
     start = len(uris.absolute(folder)) + 1
-    return {uri[start:].rsplit(".", 1)[0]: (uri, stamp) for uri, stamp in found.items()}
+    return {uri[start:].rsplit(".", 1)[0]: (uri, stamp) for uri, stamp in stamps.items()}
 
 
 def _polygons(source: SourceConfig) -> dict[str, str]:
-    """Segmentations by file name as JSON, from a COCO instances file. It is streamed: the usual one has 448 MB."""
+    """Segmentations (JSON) by file name, from a COCO instances file. It is streamed: that of train2017 has 448 MB."""
     uri = str(source.annotations)
     try:
         with storage.open_input(uri) as stream:
             names = {image["id"]: image["file_name"].rsplit("/", 1)[-1] for image in ijson.items(stream, "images.item")}
-        found: dict[str, list[str]] = defaultdict(list)
+        objects: dict[str, list[str]] = defaultdict(list)
         with storage.open_input(uri) as stream:
             for annotation in ijson.items(stream, "annotations.item", use_float=True):
                 if not annotation.get("iscrowd"):
                     if isinstance(annotation["segmentation"], dict):
                         raise TypeError("an object is given as RLE; convert it to polygons")
                     outline = [[round(x) for x in ring] for ring in annotation["segmentation"]]
-                    found[names[annotation["image_id"]]].append(json.dumps(outline, separators=(",", ":")))
+                    objects[names[annotation["image_id"]]].append(json.dumps(outline, separators=(",", ":")))
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its annotations") from None
     except (ijson.JSONError, KeyError, TypeError, AttributeError) as error:
@@ -265,4 +266,4 @@ def _polygons(source: SourceConfig) -> dict[str, str]:
             f"source {source.name}: {uri} is not a COCO instances file that can be read"
             f" ({type(error).__name__}: {' '.join(str(error).split())})"
         ) from None
-    return {name: f"[{','.join(outlines)}]" for name, outlines in found.items()}
+    return {name: f"[{','.join(outlines)}]" for name, outlines in objects.items()}

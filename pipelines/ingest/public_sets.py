@@ -1,7 +1,7 @@
-"""Layouts of public test and training sets: each is a few regular expressions on the names its files really have.
+"""Layouts of public test and training sets, each given by a few regular expressions for the names of its files.
 
-A set is listed as its archive unpacks, with any folders above. What pairs an image with its mask, and what keeps an
-original and its forgeries in one split, is read from the names. Adding a set is one entry of SETS.
+A set is listed as its archive unpacks, with any folders above it. The names tell which mask belongs to an image, and
+which images (an original and its forgeries) must stay in one split. Adding a set is adding one entry to SETS.
 """
 
 import csv
@@ -27,23 +27,23 @@ Files = Mapping[str, tuple[str, Stamp]]
 class Naming:
     """How the files of a set are named.
 
-    Patterns are matched, whatever the case, with the end of the path below the location, without the suffix. `id` and
-    `group` are made of the patterns' named groups, in braces.
+    Patterns must match the end of the path below the location, without the suffix; case is ignored. `id` and `group`
+    are templates that the named groups of the patterns fill.
     """
 
     expects: str
-    """The naming in short, for the message when nothing fits."""
+    """The naming in short, for the error when no file matches."""
     images: dict[str, str]
-    """Patterns by kind; the first that fits counts. A kind may be made of named groups, too."""
+    """Patterns by kind; the first one that matches decides. A kind may be a template of named groups, too."""
     mask: str
-    """Files of this pattern are masks, whatever else fits them."""
+    """Files that match this pattern are masks, even if another pattern matches them, too."""
     mask_rule: str = "bright"
     id: str = "{id}"
     """Shared by a forged image and its mask."""
     mask_each_object: bool = False
-    """An image may have several masks, which are united; elsewhere two masks for one image are a mistake."""
+    """Whether an image may have several masks, which are united; if not, two masks for one image are an error."""
     group: str = ""
-    """Shared by what must not part; an image whose name does not tell it stands alone."""
+    """Shared by images that must stay in one split; an image whose name lacks a named group of it is its own group."""
 
 
 # CASIA and MISD name photographs by category and number: Au_ani_0001, and ani0001 within the name of a forgery.
@@ -185,7 +185,7 @@ _NIST_COLUMNS = {"ProbeFileName", "ProbeMaskFileName", "BaseFileName", "IsTarget
 
 
 def named(naming: Naming, source: SourceConfig) -> Iterator[Item]:
-    """Items of a set whose names tell all."""
+    """Items of a set whose file names say everything."""
     yield from _items(naming, source, listed(source))
 
 
@@ -208,7 +208,7 @@ def ffpp(source: SourceConfig) -> Iterator[Item]:
 
 @LAYOUTS.add("nist16")
 def nist16(source: SourceConfig) -> Iterator[Item]:
-    """NIST Nimble Challenge 2016, as its reference table tells: names say nothing, and black is forged.
+    """NIST Nimble Challenge 2016, from its reference table; file names say nothing, and black is forged.
 
     What was made of one photograph (BaseFileName) stays together. Raises UserError without the table, DataError when
     it lacks a column.
@@ -222,7 +222,7 @@ def nist16(source: SourceConfig) -> Iterator[Item]:
         )
     uri, _ = files[tables[0]]
     root = tables[0][: -len(_NIST_TABLE)]
-    spelled = {name.lower(): name for name in files}
+    by_lower_case = {name.lower(): name for name in files}
     rows = csv.DictReader(
         io.StringIO(storage.read_bytes(uri).decode("utf-8-sig", "replace")), delimiter="|", restval=""
     )
@@ -230,65 +230,65 @@ def nist16(source: SourceConfig) -> Iterator[Item]:
         raise DataError(f"{uri}: the columns {', '.join(sorted(missing))} are missing; unpack the set again")
     for row in rows:
         probe, mask = (root + row[column] for column in ("ProbeFileName", "ProbeMaskFileName"))
-        name = spelled.get(probe.lower(), probe)
-        # A probe that is not there is listed all the same: the build records it, instead of passing over it.
+        name = by_lower_case.get(probe.lower(), probe)
+        # A probe whose file is missing is listed all the same, so that the build records it as rejected.
         image, stamp = files.get(name, (f"{uri[: -len(_NIST_TABLE)]}{row['ProbeFileName']}", NO_STAMP))
         item = Item(name, image, AUTHENTIC, group=row["BaseFileName"].lower(), image_stamp=stamp)
         if row["IsTarget"] == "Y":
             kind = next((kind for column, kind in _NIST_KINDS.items() if row[column] == "Y"), FORGED)
-            mask_uri, mask_stamp = files.get(spelled.get(mask.lower(), ""), (None, NO_STAMP))
+            mask_uri, mask_stamp = files.get(by_lower_case.get(mask.lower(), ""), (None, NO_STAMP))
             item = replace(item, kind=kind, mask=mask_uri, mask_rule="dark", mask_stamp=mask_stamp)
         yield item
 
 
 def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]:
-    """What the names of files tell. Raises UserError when they fit nothing, or when an image has several masks."""
-    is_mask = _whole(naming.mask)
-    kinds = [(kind, _whole(pattern)) for kind, pattern in naming.images.items()]
+    """Items by the names of files. Raises UserError if no name matches, or if an image has several masks."""
+    is_mask = _path_pattern(naming.mask)
+    kinds = [(kind, _path_pattern(pattern)) for kind, pattern in naming.images.items()]
     masks: dict[str, list[str]] = defaultdict(list)
     for name in files:
         if match := is_mask.fullmatch(name):
-            masks[_told(naming.id, match)].append(name)
-    found, strange = False, list[str]()
+            masks[_fill(naming.id, match)].append(name)
+    any_image, unknown = False, list[str]()
     for name, (uri, stamp) in files.items():
         if is_mask.fullmatch(name):
             continue
-        kind, match = next(((kind, fit) for kind, shape in kinds if (fit := shape.fullmatch(name))), ("", None))
+        kind, match = next(((kind, fit) for kind, pattern in kinds if (fit := pattern.fullmatch(name))), ("", None))
         if match is None:
-            strange.append(name)
+            unknown.append(name)
             continue
-        found = True
-        item = Item(name, uri, _told(kind, match), group=_told(naming.group, match), image_stamp=stamp)
+        any_image = True
+        item = Item(name, uri, _fill(kind, match), group=_fill(naming.group, match), image_stamp=stamp)
         if kind != AUTHENTIC:
-            own = masks.get(_told(naming.id, match), [])
-            if len(own) > 1 and not naming.mask_each_object:
+            own_masks = masks.get(_fill(naming.id, match), [])
+            if len(own_masks) > 1 and not naming.mask_each_object:
                 raise UserError(
-                    f"source {source.name}: {len(own)} masks for {name}: {', '.join(own[:3])}; join them in one file"
-                    " and remove the others"
+                    f"source {source.name}: {len(own_masks)} masks for {name}: {', '.join(own_masks[:3])}; join them"
+                    " in one file and remove the others"
                 )
-            mask = "\n".join(files[name][0] for name in own) or None
-            stamps = [files[name][1] for name in own]
-            stamp = Stamp(sum(one.size for one in stamps), max((one.mtime_ns for one in stamps), default=0))
+            mask = "\n".join(files[name][0] for name in own_masks) or None
+            stamps = [files[name][1] for name in own_masks]
+            stamp = Stamp(sum(mask.size for mask in stamps), max((mask.mtime_ns for mask in stamps), default=0))
             item = replace(item, mask=mask, mask_rule=naming.mask_rule, mask_stamp=stamp)
         yield item
-    if strange and found:
+    if unknown and any_image:
         console.warn(
-            f"build: source {source.name}: {len(strange)} images have no name that layout {source.layout} expects,"
-            f" and are not listed ({', '.join(strange[:3])})"
+            f"build: source {source.name}: {len(unknown)} images have no name that layout {source.layout} expects,"
+            f" and are not listed ({', '.join(unknown[:3])})"
         )
-    if not found:
+    if not any_image:
         raise UserError(
             f"source {source.name}: no file in {source.location} is named as layout {source.layout} expects"
             f" ({naming.expects}); set location to the unpacked set, or use layout pairs"
         )
 
 
-def _whole(pattern: str) -> re.Pattern[str]:
+def _path_pattern(pattern: str) -> re.Pattern[str]:
     """A pattern of a Naming for a path: any folders above, any suffix."""
     return re.compile(rf"(?:.*/)?(?:{pattern})\.[^./]+", re.IGNORECASE)
 
 
-def _told(template: str, match: re.Match[str]) -> str:
+def _fill(template: str, match: re.Match[str]) -> str:
     """A template filled with named groups, in lower case; empty when the name lacks one of them."""
     values = match.groupdict()
     if all(values.get(group) for group in re.findall(r"{(\w+)}", template)):

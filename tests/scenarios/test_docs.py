@@ -66,7 +66,7 @@ def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
         default = (
             "{:g} to {:g}".format(*setting.default) if isinstance(setting.default, tuple) else f"{setting.default:g}"
         )
-        bounds = f"{setting.metadata['least']:g} to {setting.metadata['most']:g}"
+        bounds = f"{setting.metadata['minimum']:g} to {setting.metadata['maximum']:g}"
         assert rows[setting.name] == f"{default} | {bounds}", setting.name
 
 

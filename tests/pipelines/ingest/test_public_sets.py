@@ -414,12 +414,12 @@ def test_an_empty_and_a_missing_folder_are_refused(layout: str, tmp_path: Path) 
 @pytest.mark.parametrize("layout", sorted(set(TREES) - {"nist16"}))
 def test_what_the_error_shows_is_what_the_patterns_read(layout: str, tmp_path: Path) -> None:
     """Naming.expects is prose: every image and mask it shows must be one to the layout."""
-    from pipelines.ingest.public_sets import FFPP, _whole
+    from pipelines.ingest.public_sets import FFPP, _path_pattern
 
     naming = SETS.get(layout, FFPP)
     for shown in naming.expects.replace("masks ", "").replace(" or ...", ", Ground Truth Masks").split(", "):
         name = shown.replace("*", "CNN_A_ani0001_ani0002_1")
-        assert any(_whole(pattern).fullmatch(name) for pattern in (*naming.images.values(), naming.mask)), shown
+        assert any(_path_pattern(pattern).fullmatch(name) for pattern in (*naming.images.values(), naming.mask)), shown
 
 
 def test_two_masks_of_one_image_are_named_not_chosen_from(tmp_path: Path) -> None:
