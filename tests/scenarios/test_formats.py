@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpc_model.card import Card, PublishedOrigin, TrainingDataset
+from mpc_model.evaluation import metrics
 from mpc_model.localizer import ModelSpec
 from pipelines.config.root import Config
 from pipelines.dataset import rejects, schema
@@ -38,6 +39,7 @@ BY_NAME = {"sources", "splits", "robustness", "f1_by_kind", "files", "pixels"}
         [field.name for field in dataclasses.fields(audit_trail.Entry)],
         [field.name for field in dataclasses.fields(gates.VersionMetrics)],
         [field.name for field in dataclasses.fields(ModelSpec)],
+        list(metrics.summarize([])),
         [
             *typing.get_type_hints(Card),
             *typing.get_type_hints(TrainingDataset),
