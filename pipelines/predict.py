@@ -6,8 +6,10 @@
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
@@ -15,13 +17,15 @@ from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
-from mpc_model.localizer import Localizer
 from pipelines import reuse
 from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config, PredictConfig
 from pipelines.runtime import console, storage, tracking_uri, uris
 from pipelines.tracking import client
+
+if TYPE_CHECKING:
+    from mpc_model.localizer import Localizer
 
 
 def predict(config: Config) -> dict[str, Any]:
@@ -37,16 +41,19 @@ def predict(config: Config) -> dict[str, Any]:
     files = reuse.images(source)
     if not files:
         raise UserError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {source}")
-    model, digest = fetch(str(settings.model), config)
-    require_head(model, str(settings.model))
     names = {file: file[len(source) :].lstrip("/") or file.rsplit("/", 1)[-1] for file in files}
     if f"{output}/".startswith(f"{source}/"):
         raise UserError(f"predict.output {output} is inside predict.input: its maps would be images of the next run")
-    claimed = record.claim(output, "predict", reuse.prediction_identity(digest, source), config.dump())
     request = reuse.prediction_request(files, settings)
-    if reuse.is_prediction_done(claimed, request):
-        reuse.say_reused("predict", "maps", output)
-        return claimed.results
+    with model_folder(str(settings.model), config) as folder:
+        identity = reuse.prediction_identity(model_digest(folder, str(settings.model)), source)
+        finished = record.finished(output, "predict", identity)
+        if finished and reuse.is_prediction_done(finished, request):  # before torch and Ray are imported
+            reuse.say_reused("predict", "maps", output)
+            return finished.results
+        model = load_model(folder, name=str(settings.model))
+    require_head(model, str(settings.model))
+    claimed = record.claim(output, "predict", identity, config.dump())
     rows = _map_all(model, names, output, settings)
     failed = [row["error"] for row in rows if pd.notna(row["error"])]
     _write(rows, output)
@@ -70,10 +77,13 @@ def _write(rows: list[dict[str, Any]], output: str) -> None:
     storage.write_bytes(uris.join(output, "scores.parquet"), table.to_parquet(index=False))
 
 
-def fetch(model: str, config: Config) -> tuple[Localizer, str]:
-    """A localizer and its digest, from a model directory or the registry (models:/name@alias, models:/name/version)."""
+@contextmanager
+def model_folder(model: str, config: Config) -> Iterator[str]:
+    """The model directory at a location, or a copy of that of a registered model (models:/name@alias,
+    models:/name/version), which is deleted when the block ends."""
     if not model.startswith("models:/"):
-        return load_model(model), model_digest(model)
+        yield model
+        return
     if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
     client.client(config)  # raises where the store does not answer
@@ -85,11 +95,10 @@ def fetch(model: str, config: Config) -> tuple[Localizer, str]:
             reason = " ".join(str(error).split())
             shown = uris.without_secrets(f"no model {model} in {config.tracking.uri}: {reason}; run `mpc register`")
             raise UserError(shown) from None
-        directory = str(Path(local) / "artifacts" / "model")
-        return load_model(directory, name=model), model_digest(directory, name=model)
+        yield str(Path(local) / "artifacts" / "model")
 
 
-def _map_all(model: Localizer, names: dict[str, str], output: str, settings: PredictConfig) -> list[dict[str, Any]]:
+def _map_all(model: "Localizer", names: dict[str, str], output: str, settings: PredictConfig) -> list[dict[str, Any]]:
     from pipelines.inference import mapper
     from pipelines.runtime import cluster
 

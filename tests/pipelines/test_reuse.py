@@ -12,7 +12,7 @@ from mpc_model.localizer import ModelSpec
 from pipelines import reuse
 from pipelines.artifacts import record as outputs
 from pipelines.commands import COMMANDS
-from pipelines.config.recipe import revised
+from pipelines.config.recipe import load, revised
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 
@@ -70,6 +70,21 @@ def test_a_finished_output_is_said_without_torch_ray_and_mlflow(finished: Path, 
     assert output == "0 cv2"
     assert said.count("\n") == 1
     assert said.startswith(line)
+
+
+def test_finished_maps_of_a_registered_model_need_neither_torch_nor_ray(finished: Path, tmp_path: Path) -> None:
+    from pipelines.predict import predict
+    from pipelines.register import register
+
+    overrides = [f"predict.output={tmp_path}/maps", "predict.model=models:/mpc-localizer@candidate"]
+    config = load(str(finished), overrides)
+    register(config)
+    predict(config)
+    output, said = run("predict", "--config", str(finished), *overrides)
+    code, *imported = output.split()
+    assert code == "0"
+    assert not {*HEAVY} & {*imported}
+    assert "predict: reusing the finished maps at " in said
 
 
 @pytest.mark.parametrize("verb", ["build", "evaluate"])
