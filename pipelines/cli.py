@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 from mpc_model.errors import MPCError, UserError
 from pipelines.commands import COMMANDS, Command
@@ -35,9 +35,20 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses arguments in one JSON line where lines are for machines, else as argparse does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and exit with code 2."""
+        if not console.is_json():
+            super().error(message)
+        console.fail(f"{self.prog}: {message}")
+        self.exit(UserError.exit_code)
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="mpc",
         description="Train image forgery localizers with multi-view pixel contrast.",
         epilog="`mpc <command> --help` tells more about one.",
@@ -112,12 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _exit_code(command, parsed)
     except BaseException:
         output.restore()  # Python prints the traceback
+        _name_or_discard(command, output, failed=True)
         raise
-    if console.is_shown("debug") or (code == 1 and not output.is_empty()):
-        console.say(f"mpc {command.name}: what libraries wrote is in {output.path}")
+    _name_or_discard(command, output, failed=code == 1)
+    return code
+
+
+def _name_or_discard(command: Command, output: LibraryOutput, failed: bool) -> None:
+    """Say where the output of libraries is when it may explain a failure, or with -v; else delete it."""
+    if output.path and (console.is_shown("debug") or (failed and not output.is_empty())):
+        show = console.fail if failed else console.say  # a failure is shown with -q, too
+        show(f"mpc {command.name}: what libraries wrote is in {output.path}")
     else:
         output.discard()
-    return code
 
 
 def _exit_code(command: Command, parsed: argparse.Namespace) -> int:

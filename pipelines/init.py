@@ -46,7 +46,8 @@ _PHOTOGRAPHS = """\
 
 
 def init(file: str, data: str, layout: str) -> None:
-    """Write the recipe to `file`, with images at `data`. UserError where the file is there already."""
+    """Write the recipe to `file`, with images at `data`. UserError where the file is there already, or where
+    no command would accept the recipe; then nothing is left behind."""
     text = TEMPLATE.format(
         file=shlex.quote(file),
         workspace=json.dumps(f"runs/{Path(file).stem}"),
@@ -61,5 +62,9 @@ def init(file: str, data: str, layout: str) -> None:
         raise UserError(f"{file} is there already; name another file, or delete it") from None
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
-    recipe.load(file)
+    try:
+        recipe.load(file)
+    except UserError:  # such as a location of another scheme: a recipe that no command accepts must not stay
+        Path(file).unlink()
+        raise
     console.say(f"init: {file} is written; look at it, then run: mpc build --config {shlex.quote(file)}")

@@ -1,5 +1,7 @@
 """The command line as people and job schedulers meet it: verbs, exit codes, one clear line on bad input."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +143,40 @@ def test_a_level_that_does_not_exist_is_the_users_mistake(monkeypatch: pytest.Mo
     monkeypatch.setenv("MPC_LOG", "loud")
     assert cli.main(["build", "--config", "demo"]) == 2
     assert capsys.readouterr().err == "mpc build: MPC_LOG is 'loud'; it may be debug, info or warning\n"
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], [], ["build"], ["build", "--config", "demo", "--bogus"]])
+def test_arguments_are_refused_in_one_json_line_where_lines_are_for_machines(arguments: list[str]) -> None:
+    environment = {**os.environ, "MPC_LOG_FORMAT": "json"}
+    done = subprocess.run([MPC, *arguments], capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["level"] == "error"
+    assert " arguments" in line or "invalid choice" in line
+
+
+FAILING = """
+import os, sys
+import pipelines.build
+from mpc_model.errors import InfrastructureError
+from pipelines import cli
+def broken(config):
+    os.write(2, {written!r})
+    raise {error}
+pipelines.build.build = broken
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('a mistake')", "InfrastructureError('no answer')"])
+@pytest.mark.parametrize("written", [b"from C++", b""])
+def test_a_failure_names_what_libraries_wrote_and_leaves_nothing_else(
+    error: str, written: bytes, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", FAILING.format(error=error, written=written), "-q", "build", "--config", "demo"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    files = [file for file in tmp_path.iterdir() if file.name.startswith("mpc-")]
+    assert [file.read_bytes() for file in files] == ([written] if written else [])
+    assert [str(file) in done.stderr for file in files] == [True] * len(files)

@@ -38,3 +38,13 @@ def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path, monkeypatch: pyte
     assert Path("mpc.yaml").read_text() == "mine"
     assert cli.main(["init", "no/such/folder.yaml"]) == 2
     assert "cannot write no/such/folder.yaml" in capsys.readouterr().err
+
+
+def test_a_recipe_that_no_command_would_accept_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "--data", "gs://bucket/photos"]) == 2
+    assert "this scheme is not supported" in capsys.readouterr().err
+    assert not Path("mpc.yaml").exists()
+    assert cli.main(["init", "--data", "photos"]) == 0
