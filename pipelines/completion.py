@@ -35,6 +35,9 @@ def _overrides(command: Command) -> list[str]:
 
 
 def _choices(command: Command) -> list[str]:
+    """The words that an argument may be; of `mpc config`, the commands that read a config."""
+    if command.name == "config":
+        return [each.name for each in COMMANDS.values() if each.sections]
     return [str(choice) for argument in command.arguments for choice in argument.options.get("choices", ())]
 
 

@@ -35,6 +35,8 @@ def test_bash_completes_commands_options_keys_and_recipes(capsys: Any) -> None:
     assert completed(bash, "mpc", "promote", "--r") == ["--rollback"]
     assert completed(bash, "mpc", "build", "--config", "paper_l") == ["paper_large"]
     assert completed(bash, "mpc", "completion", "f") == ["fish"]
+    assert completed(bash, "mpc", "config", "pre") == ["pretrain", "predict"]
+    assert completed(bash, "mpc", "config", "ins") == []  # it reads no config
     assert completed(bash, "mpc", "evaluate", "train.batch") == []  # a key that evaluate does not read
 
 
