@@ -1,9 +1,9 @@
-"""`mpc bench`: how fast and how large, measured on this machine, written as JSON and printed as a table.
+"""`mpc bench`: measures speed and memory on this machine, writes the results as JSON and prints them as a table.
 
-    {"machine": {...}, "group": "build", "quick": false, "figures": {part: {figure: value, ...}, ...}}
+    {"machine": {...}, "group": "build", "quick": false, "figures": {part: {metric: value, ...}, ...}}
 
-A group is a function (quick) -> figures under a name in GROUPS. Ratios come from one run in one process tree, so that
-they mean something on any machine; seconds and bytes are this machine's.
+A group is a function (quick) -> metrics, by name in GROUPS. Both sides of a ratio are measured in the same run, so that
+ratios can be compared between machines; seconds and bytes cannot.
 """
 
 import json
@@ -18,26 +18,28 @@ from mpc_model.registry import Registry
 from pipelines.benchmarks import build, search, serve, train
 from pipelines.runtime import storage, uris
 
-Figures = dict[str, Any]
-GROUPS: Registry[Callable[[bool], Figures]] = Registry("bench group")
+Metrics = dict[str, Any]
+GROUPS: Registry[Callable[[bool], Metrics]] = Registry("bench group")
 GROUPS.add("build")(build.measure_build)
 GROUPS.add("train")(train.measure_train)
 GROUPS.add("serve")(lambda quick: {**serve.measure_serve(quick), "search": search.measure_search(quick)})
 _PACKAGES = ("ray", "mlflow", "pyarrow", "opencv-python-headless", "numpy", "torch")
 
 
-def bench(group: str, output: str, *, quick: bool) -> Figures:
-    """Measure one group, write what was found to `output`, and return it. With `quick`, sizes are tiny and the figures
-    show only that they can be measured."""
-    found: Figures = {"machine": machine(), "group": group, "quick": quick, "figures": GROUPS[group](quick)}
-    storage.write_bytes(uris.absolute(output), json.dumps(found, indent=1).encode() + b"\n")
-    print("\n".join(f"{name:<56}{value}" for name, value in _lines(found["figures"])), flush=True)
+def bench(group: str, output: str, *, quick: bool) -> Metrics:
+    """Measure one group, write the results to `output`, and return them.
+
+    With `quick`, sizes are tiny: the metrics only show that they can be measured.
+    """
+    results: Metrics = {"machine": machine(), "group": group, "quick": quick, "figures": GROUPS[group](quick)}
+    storage.write_bytes(uris.absolute(output), json.dumps(results, indent=1).encode() + b"\n")
+    print("\n".join(f"{name:<56}{value}" for name, value in _lines(results["figures"])), flush=True)
     print(f"\nwritten to {output}", flush=True)
-    return found
+    return results
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and the versions that the metrics were measured with."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -49,9 +51,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _lines(figures: Figures, above: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in figures.items():
+def _lines(metrics: Metrics, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in metrics.items():
         if isinstance(value, dict):
-            yield from _lines(value, f"{above}{name}.")
+            yield from _lines(value, f"{prefix}{name}.")
         else:
-            yield f"{above}{name}", f"{value:,.4g}" if isinstance(value, float) else str(value)
+            yield f"{prefix}{name}", f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Bench group `build`: throughput and memory of the build, planning at full size, and the loader.
 
 The photographs are those that scikit-image and scikit-learn ship, cropped and scaled to a common size. docs/scale.md
-has results, and what follows from them for the large protocol.
+has results, and what they mean for the large protocol.
 """
 
 import functools
@@ -26,18 +26,17 @@ from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines import build
 from pipelines.benchmarks import loader, timing
-from pipelines.benchmarks import plan as bench_plan
+from pipelines.benchmarks.plan import measure_plans
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset import reader, report
-from pipelines.ingest import example_photos, listing, render, screening, survey, validation, writer
-from pipelines.ingest import plan as planning
+from pipelines.ingest import example_photos, listing, plan, render, screening, survey, validation, writer
 from pipelines.ingest.plan import Plan
 from pipelines.runtime import console, storage
 
 WORKERS = 2
 WIDTH, HEIGHT = 640, 480
-"""Pixels of a photograph; most of those of COCO have about this size."""
+"""Width and height of a photograph in pixels; most photographs of COCO have about this size."""
 VIEWS = 3
 
 
@@ -58,12 +57,13 @@ class Sizes:
 FULL = Sizes(rounds=3, photographs=512, per_photograph=6, small=200, loaded=1024, share=1.0)
 QUICK = Sizes(rounds=1, photographs=8, per_photograph=2, small=4, loaded=16, share=0.001)
 PER_SMALL = 10
+"""Samples of each photograph of a build whose memory is measured."""
 LARGE = 598_871 + 5_123 + 2_010
 """Distinct images of the large protocol: tampCOCO, CASIA v2, IMD2020. The loader repeats them, the build does not."""
 CORES = 32
 """Cores of a node in the estimate."""
 EFFICIENCY = 0.85
-"""Of a core in a build, compared with the bare loop: 1.7 of 2, the target of `throughput.ratio`."""
+"""Throughput of a core in a build over that of the bare loop: 1.7 / 2, from the target of `throughput.ratio`."""
 
 
 def measure_build(quick: bool) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def measure_build(quick: bool) -> dict[str, Any]:
             console.say(f"bench: {name}: {json.dumps(metrics[name])}")
             shutil.rmtree(folder)
 
-        add("plan", lambda folder: bench_plan.measure_plans(folder, sizes.share))
+        add("plan", lambda folder: measure_plans(folder, sizes.share))
         add("memory", lambda folder: _memory(folder, sizes))
         with _two_workers():
             add("throughput", lambda folder: _throughput(folder, sizes))
@@ -136,64 +136,65 @@ def _one_thread() -> Iterator[None]:
 def _throughput(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Throughput of the build with two workers, and of one process that only renders and hashes.
 
-    `two_processes_ratio` is what two such processes reach together: the upper bound of `ratio` on this machine.
+    `two_processes_ratio` is the same ratio for two such processes together: the upper bound of `ratio` here.
     """
     photographs(folder / "photographs", sizes.photographs)
     source = {"crop": 256, "samples_per_photo": sizes.per_photograph}
     settings = {"views": {"policy": "release", "count": VIEWS}, "shard_samples": 128}
-    plan, config = _planned(_config(folder, "planned", source, **settings))
-    samples = len(plan.item)
+    render_plan, config = _planned(_config(folder, "planned", source, **settings))
+    samples = len(render_plan.item)
     build.build(_config(folder, "first", source | {"limit": 8}, **settings | {"shard_samples": 4}))  # workers start
     phases: Counter[str] = Counter()
 
     def build_once(round_index: int) -> float:
         spent: dict[str, float] = {}
         fresh = _config(folder, f"built-{round_index}", source, **settings)
-        with timing.timed(spent, *_PHASES):
+        with timing.timed(spent, *_PHASES.values()):
             spent["all"] = timing.seconds(lambda: build.build(fresh))
         phases.update(spent)
         shutil.rmtree(fresh.workspace)
         return spent["all"]
 
     with timing.processes(WORKERS) as pool:
-        halves = [range(first, len(plan.shards), WORKERS) for first in range(WORKERS)]
+        halves = [range(first, len(render_plan.shards), WORKERS) for first in range(WORKERS)]
         runs: dict[str, Callable[[int], float]] = {
-            "bare": lambda _: bare(plan, config, range(len(plan.shards)))[0],
+            "bare": lambda _: bare(render_plan, config, range(len(render_plan.shards)))[0],
             "build": build_once,
-            "two": lambda _: max(spent for spent, _ in pool.map(functools.partial(bare, plan, config), halves)),
+            "two": lambda _: max(spent for spent, _ in pool.map(functools.partial(bare, render_plan, config), halves)),
         }
-        taken = timing.alternating(sizes.rounds, runs)
-    whole = phases.pop("all")
-    shares = {f"{name.strip('_')}_share": spent / whole for name, spent in phases.items()}
+        seconds = timing.alternating(sizes.rounds, runs)
+    total = phases.pop("all")
+    shares = {f"{key}_share": phases[function] / total for key, (_, function) in _PHASES.items()}
     return {
         "samples": samples,
-        "bare_samples_per_second": samples / taken["bare"],
-        "build_samples_per_second": samples / taken["build"],
-        "ratio": taken["bare"] / taken["build"],
+        "bare_samples_per_second": samples / seconds["bare"],
+        "build_samples_per_second": samples / seconds["build"],
+        "ratio": seconds["bare"] / seconds["build"],
         "target": ">= 1.7",
-        "two_processes_ratio": taken["bare"] / taken["two"],
+        "two_processes_ratio": seconds["bare"] / seconds["two"],
         "driver": {**shares, "rest_share": 1 - sum(shares.values())},
-        "worker": _worker(plan, config),
+        "worker": _worker(render_plan, config),
     }
 
 
-_PHASES = (
-    (listing, "list_all"),
-    (survey, "survey"),
-    (planning, "make"),
-    (build, "_render"),
-    (report, "dataset_page"),
-    (reader, "sample_rows"),
-)
+_PHASES = {
+    "list_all": (listing, "list_all"),
+    "survey": (survey, "survey"),
+    "make": (plan, "make"),
+    "render": (build, "_render"),
+    "dataset_page": (report, "dataset_page"),
+    "spread": (reader, "sample_rows"),
+}
+"""The functions of the driver that are measured, by the name of their share in the results."""
 
 
 def _planned(config: Config) -> tuple[Plan, Config]:
     listed = listing.list_all(config.build, config.seed)
     good, _ = screening.screen(config.build, listed, survey.survey(config.build, listed, str(config.build.output)))
-    return planning.make(config.build, config.seed, good)[0], config
+    return plan.make(config.build, config.seed, good)[0], config
 
 
-def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
+def bare(render_plan: Plan, config: Config, indices: range) -> tuple[float, int]:
     """Render these shards of a plan in this process and hash the bytes, without Ray, Parquet and storage.
 
     Returns the seconds that it took, and the number of bytes.
@@ -204,26 +205,28 @@ def bare(plan: Plan, config: Config, indices: range) -> tuple[float, int]:
     with _one_thread():
         for index in indices:
             hashed = hashlib.sha256()
-            for sample in plan.samples(plan.shards[index]):
+            for sample in render_plan.samples(render_plan.shards[index]):
                 try:
                     row, _ = render.render(sample, render.read_files(sample), source, config.build.views, config.seed)
                 except DataError as error:
                     if error.reason != render.NOT_FORGED:
                         raise
-                    continue  # as the build leaves it out
+                    continue  # the build leaves such a sample out, too
                 for data in (view[part] for view in row["views"] for part in ("image", "mask")):
                     hashed.update(data)
                     size += len(data)
     return time.perf_counter() - started, size
 
 
-def _worker(plan: Plan, config: Config) -> dict[str, float]:
-    """The parts of a worker's time (ms a sample), from every fourth shard, written in this process without Ray."""
+def _worker(render_plan: Plan, config: Config) -> dict[str, float]:
+    """Milliseconds a sample of each part of a worker's work: every fourth shard, in this process without Ray."""
     spent: dict[str, float] = {}
-    chosen = range(0, len(plan.shards), 4)
+    chosen = range(0, len(render_plan.shards), 4)
     with _one_thread(), timing.timed(spent, (render, "render"), (writer, "_encode"), (storage, "write_bytes")):
-        whole = timing.seconds(lambda: [writer.write(plan, index, config.build, config.seed) for index in chosen])
-    samples = sum(plan.shards[index].stop - plan.shards[index].start for index in chosen)
+        whole = timing.seconds(
+            lambda: [writer.write(render_plan, index, config.build, config.seed) for index in chosen]
+        )
+    samples = sum(render_plan.shards[index].stop - render_plan.shards[index].start for index in chosen)
     parts = {
         "render": spent["render"],
         "parquet_and_statistics": spent["_encode"] - spent["render"],  # rows are rendered while they are encoded
@@ -249,7 +252,7 @@ def _memory(folder: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def _build_alone(folder: Path) -> int:
-    """Build small crops with a Ray of its own; returns the number of samples."""
+    """Build small crops on a Ray that only this build uses; returns the number of samples."""
     views_of_each = {"policy": "light", "count": 1}
     config = _config(folder, "built", {"crop": 64, "samples_per_photo": PER_SMALL}, views=views_of_each)
     with _two_workers():
@@ -277,8 +280,8 @@ def _pair(folder: Path, sizes: Sizes) -> dict[str, Any]:
         count: _config(folder, f"views-{count}", source, views={"policy": "release", "count": count})
         for count in (0, 1, VIEWS)
     }
-    plan, config = _planned(configs[0])
-    pairs = plan.items.select(["image", "mask"]).to_pylist()
+    render_plan, config = _planned(configs[0])
+    pairs = render_plan.items.select(["image", "mask"]).to_pylist()
 
     def examine() -> None:
         for pair in pairs:
@@ -298,7 +301,7 @@ def _pair(folder: Path, sizes: Sizes) -> dict[str, Any]:
     source_bytes = sum(os.stat(path).st_size for pair in pairs for path in pair.values()) / len(pairs)
     metrics: dict[str, Any] = {"survey_ms": survey_ms, "source_bytes": source_bytes}
     for count, config_of_count in configs.items():
-        spent, size = bare(plan, config_of_count, range(len(plan.shards)))
+        spent, size = bare(render_plan, config_of_count, range(len(render_plan.shards)))
         render_ms, stored = 1000 * spent / len(pairs), size / len(pairs)
         estimate = _estimate(survey_ms + render_ms, source_bytes, stored)
         metrics[f"with_{count}_views"] = {"render_ms": render_ms, "stored_bytes": stored, "large_protocol": estimate}

@@ -1,14 +1,16 @@
-"""The stage-1 loss against its formula written plainly: same pixels, same value, how much less time and memory.
+"""The stage-1 loss against its formula written plainly: the time and memory of both on the same pixels.
 
-The plain form is the public release's, per pairing of n anchors with m negatives of C channels: the whole n x n matrix
-of similarities without its diagonal, its row means beside the whole n x m matrix, cross-entropy. Autograd keeps both.
+The plain form is that of the public release. For each pairing of n anchors with m negatives of C channels it computes
+the full n x n matrix of similarities without its diagonal, takes the means of its rows, puts them before the full
+n x m matrix, and takes the cross-entropy. Autograd keeps both matrices.
 
-The floor of the time: our loss needs three products of n x m x C (similarities, and the gradients of both factors), at
-n = m = 5000 and C = 256 each 12.8 GFLOP, so 38.4 GFLOP a pairing; the plain form needs six, 76.8 GFLOP. Exponentials
-and sums over 25 million similarities, done in cache, add a few percent. From products alone the ratio would be 2; the
-rest of it is the plain form's traffic, some ten arrays of 100 MB read and written. Float32 all through. `of_floor` is
-the time of the bare three products, each whole and measured here in the same turns, over the time that ours takes.
-The floor of the memory: the gradients of both factors, 10 MB, and a block of similarities, 5 MB.
+Lower bound of the time: our loss needs three products of n x m x C (the similarities, and the gradients of both
+factors). At n = m = 5000 and C = 256 each has 12.8 GFLOP, so a pairing has 38.4 GFLOP; the plain form needs six
+products, 76.8 GFLOP. Exponentials and sums over 25 million similarities, done in cache, add a few percent. With the
+products alone the ratio would be 2; the rest comes from the memory traffic of the plain form, about ten arrays of
+100 MB that are read and written. Everything is float32. `of_floor` is the time of the three products alone, measured in
+the same rounds, over the time of our loss.
+Lower bound of the memory: the gradients of both factors, 10 MB, and a block of similarities, 5 MB.
 """
 
 import functools
@@ -50,7 +52,7 @@ def measure_contrast(quick: bool) -> dict[str, Any]:
 
 
 def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
-    """What `mean_positive_nce` gives on average, as the release writes it."""
+    """The mean loss of an anchor, as the release computes it (ours: `mean_positive_nce`)."""
     count = len(anchors)
     others = (anchors @ anchors.T)[~torch.eye(count, dtype=torch.bool, device=anchors.device)].view(count, count - 1)
     logits = torch.cat([others.mean(1, keepdim=True), anchors @ negatives.T], dim=1) / TEMPERATURE
@@ -58,13 +60,13 @@ def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
 
 
 def our_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
-    """The same by the function that training calls."""
+    """The same value by the function that training calls."""
     results = mean_positive_nce(anchors, negatives, TEMPERATURE)
     return results.total / results.anchors
 
 
 class _Pairings:
-    """Five pairings of sampled pixels."""
+    """Five pairings of sampled pixels of one image."""
 
     def __init__(self, device: str, quick: bool) -> None:
         generator, count = torch.Generator().manual_seed(0), 300 if quick else 5000
@@ -138,14 +140,16 @@ def _step(loss: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) 
 
 def _on(device: str, name: str, quick: bool) -> dict[str, Any]:
     case = CASES[name](device, quick)
-    (value, gradients), (wanted, plain_gradients) = (_step(loss, case.inputs) for loss in (case.ours, case.plain))
-    difference = abs(value - wanted) / abs(wanted)
-    apart = max(
+    (value, gradients), (plain_value, plain_gradients) = (_step(loss, case.inputs) for loss in (case.ours, case.plain))
+    difference = abs(value - plain_value) / abs(plain_value)
+    gradient_difference = max(
         float((ours - plain).abs().max() / plain.abs().max())
         for ours, plain in zip(gradients, plain_gradients, strict=True)
     )
-    if not (difference <= TOLERANCE and apart <= 10 * TOLERANCE):
-        raise AssertionError(f"{name} on {device}: values differ by {difference:.1e}, gradients by {apart:.1e}")
+    if not (difference <= TOLERANCE and gradient_difference <= 10 * TOLERANCE):
+        raise AssertionError(
+            f"{name} on {device}: values differ by {difference:.1e}, gradients by {gradient_difference:.1e}"
+        )
     del gradients, plain_gradients
 
     runs = {
@@ -154,30 +158,30 @@ def _on(device: str, name: str, quick: bool) -> dict[str, Any]:
     }
     if name == "pairings":
         runs["products"] = lambda _: timing.seconds(functools.partial(_products, case.inputs))
-    taken = timing.alternating(2 if quick else 5, runs)
+    seconds = timing.alternating(2 if quick else 5, runs)
     memory = {side: _extra_memory(device, name, side, quick) for side in ("ours", "plain")}
     results = {
-        "ours_seconds": taken["ours"],
-        "plain_seconds": taken["plain"],
-        "ratio": taken["plain"] / taken["ours"],
+        "ours_seconds": seconds["ours"],
+        "plain_seconds": seconds["plain"],
+        "ratio": seconds["plain"] / seconds["ours"],
         "target": ">= 6.0",
         "value_difference": difference,
-        "gradient_difference": apart,
+        "gradient_difference": gradient_difference,
         "ours_extra_mib": memory["ours"] / MIB,
         "plain_extra_mib": memory["plain"] / MIB,
         "memory_ratio": memory["ours"] / memory["plain"],
         "memory_target": "<= 0.125",
     }
-    return results | ({"of_floor": taken["products"] / taken["ours"]} if name == "pairings" else {})
+    return results | ({"of_floor": seconds["products"] / seconds["ours"]} if name == "pairings" else {})
 
 
 def _products(inputs: Sequence[Tensor]) -> float:
-    """The three products that each pairing needs, and nothing else."""
-    last = inputs[0]
+    """Compute the three products that each pairing needs, and nothing else."""
+    result = inputs[0]
     for rows, keys in zip(inputs[::2], inputs[1::2], strict=True):
         block = rows @ keys.T
-        last = block.T @ rows + block @ keys
-    return float(last[0, 0])  # waits for the device
+        result = block.T @ rows + block @ keys
+    return float(result[0, 0])  # waits for the device
 
 
 def _extra_memory(device: str, name: str, side: str, quick: bool) -> int:
@@ -189,7 +193,10 @@ def _extra_memory(device: str, name: str, side: str, quick: bool) -> int:
 
 
 def _cpu_step(name: str, side: str, quick: bool) -> int:
-    """A step, and the bytes that the process held before it. The libraries' own buffers are made in a smaller one."""
+    """Run a step, and return the bytes that the process held before it.
+
+    A smaller step comes first, so that the libraries' own buffers are already allocated.
+    """
     small = CASES[name]("cpu", True)
     _step(getattr(small, side), small.inputs)
     case = CASES[name]("cpu", quick)

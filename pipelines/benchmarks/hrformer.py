@@ -1,7 +1,7 @@
-"""HRFormer against its plain formulation: a training step's forward and backward, same weights, same draws.
+"""HRFormer against its plain formulation: forward and backward of a training step, same weights, same random draws.
 
-A ratio of unequal work would say nothing, so outputs are compared first, in float64 and train mode: in float32 the
-many BatchNorms amplify either side's own rounding to several 1e-5, which is reported, too.
+The ratio means something only if both compute the same, so their outputs are compared first, in float64 and train mode.
+In float32 the many BatchNorms amplify the rounding of each to several 1e-5; that difference is reported, too.
 """
 
 import contextlib
@@ -20,13 +20,14 @@ from pipelines.benchmarks.reference_hrformer import PlainHRFormer, load_plain
 from pipelines.runtime import device
 
 THREADS = 2
-SAME = 1e-5
+MAX_DIFFERENCE = 1e-5
 """Largest difference of an output, relative to the largest value of its map."""
 MATMUL = 2048
+"""Side of the square matrices whose product gives the speed of a matmul."""
 
 
 def measure_hrformer(quick: bool) -> dict[str, Any]:
-    """Seconds of forward and backward in train mode, ours and plain, and how near ours comes to the matmuls' speed."""
+    """Seconds of forward and backward in train mode, ours and plain, and the speed of ours compared with a matmul's."""
     name, sizes, rounds = ("hrformer_tiny", (64,), 1) if quick else ("hrformer_base", (256, 512), 5)
     torch.manual_seed(0)
     ours = _build(name)
@@ -47,7 +48,7 @@ def _build(name: str) -> HRFormer:
 def _measured(ours: HRFormer, plain: PlainHRFormer, side: int, batch: int, rounds: int) -> dict[str, Any]:
     images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
     exact = largest_difference(_outputs(ours.double(), images.double()), _outputs(plain.double(), images.double()))
-    if not exact <= SAME:
+    if not exact <= MAX_DIFFERENCE:
         raise AssertionError(f"HRFormer and its plain formulation differ by {exact:.1e} at {side} pixels")
     rounding = largest_difference(_outputs(ours.float(), images), _outputs(plain.float(), images))
     seconds = _seconds(ours, plain, images, rounds)
@@ -69,13 +70,13 @@ def _on_gpu(name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
 
 def _seconds(ours: nn.Module, plain: nn.Module, images: Tensor, rounds: int) -> dict[str, float]:
     for model in (ours, plain):
-        _step(model, images, 0)  # memory is fetched from the system, kernels are chosen
+        _step(model, images, 0)  # warms up: memory is allocated, kernels are chosen
 
-    def run(model: nn.Module, round_number: int) -> float:
-        return timing.seconds(functools.partial(_step, model, images, round_number))
+    def run(model: nn.Module, round_index: int) -> float:
+        return timing.seconds(functools.partial(_step, model, images, round_index))
 
-    taken = timing.alternating(rounds, {"ours": functools.partial(run, ours), "plain": functools.partial(run, plain)})
-    return {f"{name}_s": seconds for name, seconds in taken.items()} | {"ratio": taken["plain"] / taken["ours"]}
+    seconds = timing.alternating(rounds, {"ours": functools.partial(run, ours), "plain": functools.partial(run, plain)})
+    return {f"{name}_s": value for name, value in seconds.items()} | {"ratio": seconds["plain"] / seconds["ours"]}
 
 
 def _step(model: nn.Module, images: Tensor, seed: int) -> None:
@@ -95,20 +96,23 @@ def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def largest_difference(maps: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest of any map, as a part of that map's largest value; NaN where either has one."""
+    """The largest absolute difference of any map over the largest value of that map; NaN where a map has a NaN."""
     parts = [(m - e).abs().max() / e.abs().max() for m, e in zip(maps, expected, strict=True)]
     return float(torch.stack(parts).max())
 
 
 def _floor(ours: HRFormer, sizes: tuple[int, ...], results: dict[str, Any]) -> dict[str, Any]:
-    """What ours would take were it only its matrix products, each as fast as a large square one."""
+    """A lower bound of the seconds of ours: its matrix products alone, at the speed of a large square product."""
     square = torch.rand(MATMUL, MATMUL)
     torch.mm(square, square)
-    taken = timing.alternating(5, {"mm": lambda _: timing.seconds(lambda: torch.mm(square, square))})
-    rate = 2 * MATMUL**3 / taken["mm"]
+    mm_seconds = timing.alternating(5, {"mm": lambda _: timing.seconds(lambda: torch.mm(square, square))})
+    rate = 2 * MATMUL**3 / mm_seconds["mm"]
     floors: dict[str, Any] = {"matmul_gflop_per_second": rate / 1e9}
     for side in sizes:
-        flop, seconds = 3 * product_flop(ours, side), results[f"{side}px"]["ours_s"]  # backward: two products for one
+        flop, seconds = (
+            3 * product_flop(ours, side),
+            results[f"{side}px"]["ours_s"],
+        )  # the backward pass needs two products for each
         floors[f"{side}px"] = {
             "gflop": flop / 1e9,
             "achieved_gflop_per_second": flop / seconds / 1e9,
@@ -120,7 +124,7 @@ def _floor(ours: HRFormer, sizes: tuple[int, ...], results: dict[str, Any]) -> d
 def product_flop(model: HRFormer, side: int) -> float:
     """Floating-point operations of the products (convolutions, projections, attention) of one image's forward pass.
 
-    torch's own counter takes a depth-wise convolution for a full one.
+    torch's own counter counts a depth-wise convolution as a full one.
     """
     flop = 0.0
 

@@ -1,7 +1,8 @@
 """The loader against torch's DataLoader: the same samples, views and symmetries, the same batches, the same two cores.
 
-Two DataLoaders are measured: one reads a file an image and a file a mask, the usual way; the other our Parquet shards,
-each worker holding as many row groups as our loader does. All three must give the same pixels.
+Two DataLoaders are measured. One reads a file for each image and a file for each mask, which is the usual way. The
+other reads our Parquet shards, and each worker keeps as many row groups as our loader does. All three must give the
+same pixels.
 """
 
 import functools
@@ -27,7 +28,7 @@ from pipelines.dataset.schema import Row
 SIZE, BATCH, WORKERS = 512, 8, 2
 Sample = tuple[codecs.Image, codecs.Mask]
 Drawn = tuple[int, int, int]
-"""What an epoch asks for: a row of the split, a view of it, and one of the eight symmetries."""
+"""A sample of an epoch: a row of the split, a view of it, and one of the eight symmetries."""
 
 
 def measure_loaders(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
@@ -50,11 +51,11 @@ def measure_loaders(config: Config, folder: Path, rounds: int) -> dict[str, Any]
     def load_theirs(rival: "DataLoader[Any]", epoch: int) -> float:
         return timing.seconds(lambda: [len(batch) for batch, _ in _epoch(rival, epochs[epoch])])
 
-    runs = {"pixel_loader": load_ours} | {name: functools.partial(load_theirs, one) for name, one in rivals.items()}
-    taken = timing.alternating(rounds, runs)
+    runs = {"pixel_loader": load_ours} | {name: functools.partial(load_theirs, rival) for name, rival in rivals.items()}
+    seconds = timing.alternating(rounds, runs)
     count = len(ours())
-    rates = {f"{name}_samples_per_second": count / seconds for name, seconds in taken.items()}
-    ratio = min(taken[name] for name in rivals) / taken["pixel_loader"]
+    rates = {f"{name}_samples_per_second": count / of_loader for name, of_loader in seconds.items()}
+    ratio = min(seconds[name] for name in rivals) / seconds["pixel_loader"]
     return {"samples": count, **rates, "ratio_to_best_dataloader": ratio, "target": ">= 1.0"}
 
 
@@ -79,22 +80,22 @@ def _drawn(reader: ShardReader, manifest: Manifest, epoch: int) -> list[list[Dra
 
 
 def _export(reader: ShardReader, folder: Path) -> None:
-    """Every view as two files."""
+    """Write every view as two files."""
     count = itertools.count()
     for group in range(len(reader.sizes)):
         for row in reader.read(group):
             number = next(count)
             for index, view in enumerate(row["views"]):
-                _place(folder, number, index, "image").write_bytes(view["image"])
-                _place(folder, number, index, "mask").write_bytes(view["mask"])
+                _file_path(folder, number, index, "image").write_bytes(view["image"])
+                _file_path(folder, number, index, "mask").write_bytes(view["mask"])
 
 
-def _place(folder: Path, row: int, view: int, what: str) -> Path:
+def _file_path(folder: Path, row: int, view: int, what: str) -> Path:
     return folder / f"{row:06d}-{view}.{what}"
 
 
 def _decoded(image_data: bytes, mask_data: bytes, symmetry: int) -> Sample:
-    """What PixelLoader does with a view."""
+    """Decode, resize and transform a view as PixelLoader does."""
     image, mask = codecs.decode_image(image_data, "image"), codecs.decode_mask(mask_data, "mask")
     image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
     mask = cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST)
@@ -109,16 +110,16 @@ class _Files(Dataset[Sample]):
 
     def __getitem__(self, drawn: Drawn) -> Sample:
         row, view, symmetry = drawn
-        image, mask = (_place(self._folder, row, view, what).read_bytes() for what in ("image", "mask"))
+        image, mask = (_file_path(self._folder, row, view, what).read_bytes() for what in ("image", "mask"))
         return _decoded(image, mask, symmetry)
 
 
 class _Rows(Dataset[Sample]):
-    """Rows of our shards; every worker holds the row groups it read last."""
+    """Rows of our shards; each worker keeps the row groups that it read last."""
 
     def __init__(self, uri: str, manifest: Manifest) -> None:
-        self._of = (uri, manifest, "train")
-        self._starts = np.concatenate([[0], np.cumsum(ShardReader(*self._of).sizes)])
+        self._reader_arguments = (uri, manifest, "train")
+        self._starts = np.concatenate([[0], np.cumsum(ShardReader(*self._reader_arguments).sizes)])
 
     def __getitem__(self, drawn: Drawn) -> Sample:
         row, view, symmetry = drawn
@@ -128,7 +129,9 @@ class _Rows(Dataset[Sample]):
 
     @functools.cached_property
     def _read(self) -> Callable[[int], list[Row]]:
-        return functools.lru_cache(order.WINDOW + 2)(ShardReader(*self._of).read)  # made in the worker that uses it
+        return functools.lru_cache(order.WINDOW + 2)(
+            ShardReader(*self._reader_arguments).read
+        )  # made in the worker that uses it
 
 
 class _Batches:
@@ -175,7 +178,7 @@ def _epoch(loader: "DataLoader[Any]", batches: list[list[Drawn]]) -> Iterator[tu
 
 
 def _check(ours: Callable[[], PixelLoader], rival: "DataLoader[Any]", batches: list[list[Drawn]], name: str) -> None:
-    """A ratio of unequal work would say nothing."""
+    """Both must give the same batches; otherwise the ratio of their times would mean nothing."""
     for mine, (pictures, masks) in zip(ours().epoch(order.Cursor()), _epoch(rival, batches), strict=True):
         if not (torch.equal(mine.images, pictures) and torch.equal(mine.masks, masks)):
             raise AssertionError(f"{name} gives other batches than PixelLoader")

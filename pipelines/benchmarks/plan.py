@@ -1,7 +1,7 @@
-"""How much time and memory it takes to plan the large protocol: 843,991 listed pairs, or 118,287 photographs with the
-objects of COCO, of each of which seven samples are made.
+"""The time and memory that it takes to plan the large protocol: 843,991 listed pairs, or 118,287 photographs with the
+objects of COCO, with seven samples of each photograph.
 
-Everything up to the plan is the build's own code in a fresh process; only the survey is made up.
+Everything up to the plan is the build's own code in a fresh process; only the survey's results are synthetic.
 """
 
 import importlib
@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.benchmarks import timing
 from pipelines.config import recipe
-from pipelines.ingest import listing, screening, survey
-from pipelines.ingest import plan as planning
+from pipelines.ingest import listing, plan, screening, survey
 
 PROTOCOL = {
     "tampcoco/splice": 199_999,
@@ -29,70 +28,71 @@ PROTOCOL = {
     "casia_v2": 204_920,
     "imd2020": 40_200,
 }
-"""Items an epoch. Here every repetition is an item of its own: 843,991 rows, more than the sets have images."""
+"""Items of an epoch. Each repetition of an image is a separate item here: 843,991 rows, more than there are images."""
 PHOTOS, PER_PHOTO = 118_287, 7
-"""Of COCO's train2017, and samples of each, for about as many."""
+"""Photographs of COCO's train2017, and samples of each: about as many samples as the pairs."""
 OBJECTS, CORNERS = 7.3, 22
-"""An image of COCO has so many annotations, each an outline of so many corners, in the mean."""
+"""Mean number of annotations of an image of COCO, and mean number of corners of an annotation's outline."""
 SAME_PHOTO = 5
-"""Forgeries made of one photograph, in the mean: 598,871 of tampCOCO's from 118,287. They are near-duplicates."""
+"""Mean number of forgeries of one photograph (tampCOCO: 598,871 from 118,287). They are near-duplicates."""
 UNREADABLE, REPEATED = 0.005, 0.001
-LOOKED_AT = 8
-"""Shards whose samples are spelled out, as a worker would."""
+"""Shares of the items that cannot be read, and of those that are the same file as another."""
+EXPANDED_SHARDS = 8
+"""Shards whose samples are listed one by one, as a worker does."""
 
 
 def measure_plans(folder: Path, share: float) -> dict[str, Any]:
     """Seconds of each step and peak memory of both plans, at a share (1: all) of the large protocol's size."""
-    figures = {}
+    results = {}
     for name, prepare in {"pairs": _pairs, "coco": _coco}.items():
-        place = folder / name
-        place.mkdir()
-        overrides, listed = prepare(place, share)
-        _made_up_survey(place / "survey.parquet", listed)
-        found, peak = timing.fresh(_plan, overrides, str(place / "survey.parquet"))
-        figures[name] = {**found, "peak_mib": peak / 2**20, "target_mib": "<= 1024"}
-    return figures
+        subfolder = folder / name
+        subfolder.mkdir()
+        overrides, listed = prepare(subfolder, share)
+        _write_synthetic_survey(subfolder / "survey.parquet", listed)
+        measured, peak = timing.fresh(_plan, overrides, str(subfolder / "survey.parquet"))
+        results[name] = {**measured, "peak_mib": peak / 2**20, "target_mib": "<= 1024"}
+    return results
 
 
-def _plan(overrides: list[str], surveyed_at: str) -> dict[str, Any]:
-    """Plan as `mpc build` does, and keep what it keeps, in a process that has imported what its driver has."""
+def _plan(overrides: list[str], survey_file: str) -> dict[str, Any]:
+    """Plan as `mpc build` does; this process imports what the driver imports, and keeps the same objects in memory."""
     importlib.import_module("pipelines.build")
     config = recipe.load(None, overrides)
-    settings, found = config.build, dict[str, Any]()
-    steps: dict[str, Callable[[], Any]] = {
+    settings, outcomes = config.build, dict[str, Any]()
+    steps: dict[str, Callable[[], Any]] = {  # these names are keys of the results
         "list": lambda: listing.list_all(settings, config.seed),
-        "digest": lambda: listing.digest(settings, config.seed, found["list"]),
-        "count": lambda: listing.listed_samples(settings, found["list"]).total(),
-        "survey_read": lambda: pq.read_table(surveyed_at).combine_chunks(),
-        "screen": lambda: screening.screen(settings, found.pop("list"), found.pop("survey_read")),
-        "plan": lambda: planning.make(settings, config.seed, found["screen"][0]),
+        "digest": lambda: listing.digest(settings, config.seed, outcomes["list"]),
+        "count": lambda: listing.listed_samples(settings, outcomes["list"]).total(),
+        "survey_read": lambda: pq.read_table(survey_file).combine_chunks(),
+        "sort_out": lambda: screening.screen(settings, outcomes.pop("list"), outcomes.pop("survey_read")),
+        "plan": lambda: plan.make(settings, config.seed, outcomes["sort_out"][0]),
     }
     spent = {}
     for name, step in steps.items():
-        spent[f"{name}_seconds"] = timing.seconds(partial(_keep, found, name, step))
-    plan, near = found["plan"]
-    chosen = plan.shards[:: max(1, len(plan.shards) // LOOKED_AT)]
-    taken = timing.seconds(lambda: [plan.samples(shard) for shard in chosen])
+        spent[f"{name}_seconds"] = timing.seconds(partial(_store, outcomes, name, step))
+    render_plan, near_duplicates = outcomes["plan"]
+    chosen = render_plan.shards[:: max(1, len(render_plan.shards) // EXPANDED_SHARDS)]
+    shard_seconds = timing.seconds(lambda: [render_plan.samples(shard) for shard in chosen])
     buffers: list[pickle.PickleBuffer] = []
-    beside = pickle.dumps(plan, protocol=5, buffer_callback=buffers.append)
+    pickled = pickle.dumps(render_plan, protocol=5, buffer_callback=buffers.append)
     return {
-        "listed": found["count"],
-        "planned": len(plan.item),
-        "rejected": len(found["screen"][1]),
-        "near_duplicates": near.alike,
-        "shards": len(plan.shards),
+        "listed": outcomes["count"],
+        "planned": len(render_plan.item),
+        "rejected": len(outcomes["sort_out"][1]),
+        "near_duplicates": near_duplicates.alike,
+        "shards": len(render_plan.shards),
         **spent,
-        "one_shard_seconds": taken / len(chosen),
-        "plan_mib": (len(beside) + sum(buffer.raw().nbytes for buffer in buffers)) / 2**20,
+        "one_shard_seconds": shard_seconds / len(chosen),
+        "plan_mib": (len(pickled) + sum(buffer.raw().nbytes for buffer in buffers)) / 2**20,
     }
 
 
-def _keep(found: dict[str, Any], name: str, step: Callable[[], Any]) -> None:
-    found[name] = step()
+def _store(outcomes: dict[str, Any], name: str, step: Callable[[], Any]) -> None:
+    outcomes[name] = step()
 
 
 def _pairs(folder: Path, share: float) -> tuple[list[str], int]:
-    """Listings of pairs in object storage, one a source; overrides to build from them, and how many there are."""
+    """Write a listing of pairs in object storage for each source: the overrides of a build, and the number of pairs."""
     sources, total = [], 0
     generator = np.random.default_rng(0)
     for name, full in PROTOCOL.items():
@@ -110,7 +110,7 @@ def _pairs(folder: Path, share: float) -> tuple[list[str], int]:
 
 
 def _coco(folder: Path, share: float) -> tuple[list[str], int]:
-    """As many empty files as COCO has photographs, and an instances file of its size."""
+    """Write as many empty files as COCO has photographs, and an instances file as large as COCO's."""
     count = round(share * PHOTOS)
     names = [f"{number:012d}.jpg" for number in range(count)]
     (folder / "photos").mkdir()
@@ -153,8 +153,8 @@ def _overrides(folder: Path, sources: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _made_up_survey(path: Path, count: int) -> None:
-    """What a survey of `count` items might find: digests are random, hashes those of smooth thumbnails."""
+def _write_synthetic_survey(path: Path, count: int) -> None:
+    """Write a synthetic survey of `count` items: random digests, and difference hashes of smooth thumbnails."""
     generator = np.random.default_rng(0)
     with pq.ParquetWriter(path, survey.SCHEMA) as writer:
         photos = np.concatenate([_hashes(generator, 4096) for _ in range(-(-count // (4096 * SAME_PHOTO)))])
@@ -171,12 +171,14 @@ def _made_up_survey(path: Path, count: int) -> None:
             words = fine[chosen]
             words[:, 0] ^= flipped[0]
             columns = {
-                "image_sha256": [digest if kept else None for digest, kept in zip(digests, good, strict=True)],
-                "mask_sha256": [generator.bytes(32) if kept else None for kept in good],
+                "image_sha256": [digest if is_good else None for digest, is_good in zip(digests, good, strict=True)],
+                "mask_sha256": [generator.bytes(32) if is_good else None for is_good in good],
                 "photo_hash": pa.array(hashes, mask=~good),
-                "photo_hash_fine": [row.tobytes() if kept else None for row, kept in zip(words, good, strict=True)],
-                "reason": [None if kept else "unreadable" for kept in good],
-                "message": [None if kept else "this file is not an image that can be read" for kept in good],
+                "photo_hash_fine": [
+                    row.tobytes() if is_good else None for row, is_good in zip(words, good, strict=True)
+                ],
+                "reason": [None if is_good else "unreadable" for is_good in good],
+                "message": [None if is_good else "this file is not an image that can be read" for is_good in good],
             }
             writer.write_table(pa.table(columns, survey.SCHEMA))
 

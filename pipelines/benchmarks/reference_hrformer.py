@@ -1,5 +1,5 @@
-"""HRFormer as it is plainly written, for the benchmark and the tests to compare with: maps are (B, C, H, W), tokens
-(B, H W, C), and every step is the torch module or formula that its name says.
+"""HRFormer written plainly, as the reference of the benchmark and the tests: maps are (B, C, H, W), tokens are
+(B, H W, C), and every step is the torch module or the formula of its name.
 
 Written from the papers' description, offsets from mpc_model.nn.hrformer, whose tensor names and shapes it shares.
 """
@@ -17,7 +17,7 @@ SIDE = 7
 
 
 def load_plain(spec: HRFormerSpec, tensors: dict[str, Tensor]) -> "PlainHRFormer":
-    """The plain network with the tensors of an HRFormer of these sizes, of their float type."""
+    """The plain network with the tensors of an HRFormer of these sizes, in the float type of the tensors."""
     model = PlainHRFormer(spec).to(next(iter(tensors.values())).dtype)
     model.load_state_dict(tensors)
     return model
@@ -154,7 +154,7 @@ class Residual(nn.Module):
 
 
 class FusedBranches(nn.Module):
-    """Blocks on each branch, then each branch sums what all give it."""
+    """Blocks on each branch, then each branch sums the resampled maps of all branches."""
 
     def __init__(self, channels: Sequence[int], heads: Sequence[int], rates: Sequence[float]) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Bench group `serve`, a search: how much faster a search is with two trials at a time, each held to one core.
+"""Bench group `serve`, part `search`: how much faster a search is with two trials at a time, each on one core.
 
-Both sides train the same trials to their end, in processes of their own; Ray is up before either starts.
+Both searches train the same trials to their end, each trial in its own process; Ray is started before both.
 """
 
 import tempfile
@@ -31,20 +31,27 @@ def measure_search(quick: bool) -> dict[str, Any]:
             "tune.space={pretrain.temperature: {least: 0.03, most: 1.0, log: true}}",
         )
         cluster.connect()
-        taken = timing.alternating(
+        seconds = timing.alternating(
             rounds,
             {
                 "one_at_a_time": partial(_search, config, Path(folder), 1),
                 "two_at_a_time": partial(_search, config, Path(folder), 2),
             },
         )
-    ratio = taken["one_at_a_time"] / taken["two_at_a_time"]
-    return {"trials": trials, **{f"{name}_s": s for name, s in taken.items()}, "ratio": ratio, "target": ">= 1.8"}
+    ratio = seconds["one_at_a_time"] / seconds["two_at_a_time"]
+    return {
+        "trials": trials,
+        **{f"{name}_s": value for name, value in seconds.items()},
+        "ratio": ratio,
+        "target": ">= 1.8",
+    }
 
 
-def _search(config: Config, folder: Path, concurrent: int, number: int) -> float:
+def _search(config: Config, folder: Path, concurrent: int, round_index: int) -> float:
     started = time.monotonic()
-    results = tune.tune(revised(config, f"tune.concurrent={concurrent}", f"tune.output={folder}/{concurrent}-{number}"))
+    results = tune.tune(
+        revised(config, f"tune.concurrent={concurrent}", f"tune.output={folder}/{concurrent}-{round_index}")
+    )
     if results["states"]["finished"] != config.tune.trials:
         raise AssertionError(f"not every trial was trained to its end: {results['states']}")
     return time.monotonic() - started

@@ -1,6 +1,6 @@
-"""Bench group `serve`: what MLflow's interface costs beside the bare model, on the same cores and the same images.
+"""Bench group `serve`: the cost of MLflow's interface compared with the bare model, on the same cores and images.
 
-Batch prediction is in one process; a served request goes through `mlflow models serve`, a process of its own.
+Batch prediction is in one process; a served request goes through `mlflow models serve`, which is another process.
 """
 
 import base64
@@ -83,50 +83,50 @@ def measure_batch(entry: str, folder: Path, pictures: list[Image], rounds: int) 
     }
     for run in runs.values():
         run()
-    taken = timing.alternating(rounds, {name: functools.partial(_timed, run) for name, run in runs.items()})
+    seconds = timing.alternating(rounds, {name: functools.partial(_timed, run) for name, run in runs.items()})
     return {
         "images": len(pictures),
-        **{f"{name}_images_per_second": len(pictures) / seconds for name, seconds in taken.items()},
-        "ratio": taken["bare"] / taken["entry"],
-        "ratio_from_bytes": taken["bare_from_bytes"] / taken["entry_from_bytes"],
+        **{f"{name}_images_per_second": len(pictures) / value for name, value in seconds.items()},
+        "ratio": seconds["bare"] / seconds["entry"],
+        "ratio_from_bytes": seconds["bare_from_bytes"] / seconds["entry_from_bytes"],
         "target": ">= 0.95",
     }
 
 
-def _timed(run: Callable[[], object], number: int) -> float:
+def _timed(run: Callable[[], object], round_index: int) -> float:
     return timing.seconds(run)
 
 
 def measure_request(entry: str, folder: Path, pictures: list[Image], requests: int) -> dict[str, Any]:
     """Milliseconds that a request to `mlflow models serve` takes beyond the bare call, one client, one image a request.
 
-    The server works while this process waits, and the bare call is made here when it is done, on the same cores. A
-    request's overhead is its time less the median bare call. The map comes back as PNG, and in base64.
+    The server and the bare call here run one after the other, on the same cores. A request's overhead is its time less
+    the median of the bare calls. The map comes back as PNG in base64.
     """
     bare, picture = Localizer.load(folder / "model"), pictures[0]
     file = codecs.encode_jpeg(picture, 90)
     body = json.dumps({"inputs": [base64.b64encode(file).decode()]}).encode()
-    called, answered = [], []
+    bare_ms, request_ms = [], []
     with _server(entry, folder / "server.log") as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for number in range(requests + 5):
             call_seconds = timing.seconds(lambda: bare.predict([codecs.decode_image(file, "file")]))
-            request_seconds = timing.seconds(functools.partial(_ask, connection, body))
+            request_seconds = timing.seconds(functools.partial(_request, connection, body))
             if number >= 5:  # the first ones warm up
-                called.append(call_seconds * 1000)
-                answered.append(request_seconds * 1000)
-    overhead = np.array(answered) - np.median(called)
+                bare_ms.append(call_seconds * 1000)
+                request_ms.append(request_seconds * 1000)
+    overhead = np.array(request_ms) - np.median(bare_ms)
     return {
         "requests": requests,
         "request_kib": len(body) / 1024,
-        "bare_ms_median": float(np.median(called)),
-        "bare_ms_p99": float(np.quantile(called, 0.99)),
+        "bare_ms_median": float(np.median(bare_ms)),
+        "bare_ms_p99": float(np.quantile(bare_ms, 0.99)),
         "overhead_ms_median": float(np.median(overhead)),
         "overhead_ms_p99": float(np.quantile(overhead, 0.99)),
     }
 
 
-def _ask(connection: http.client.HTTPConnection, body: bytes) -> None:
+def _request(connection: http.client.HTTPConnection, body: bytes) -> None:
     connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     document = json.loads(answer.read())
@@ -140,7 +140,7 @@ def _server(entry: str, log: Path) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Of this Python: what a shell's path has first may be another MLflow.
+    # This Python's MLflow comes first: the PATH of the shell may have another one.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", entry, "--env-manager", "local"]
     with log.open("wb") as out:

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: seconds inside functions, fresh processes, and the memory of a tree of processes.
+"""Tools of the benchmarks: seconds inside functions, fresh processes, and the memory of a tree of processes.
 
 Linux only: memory is read from /proc.
 """
@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-EVERY = 0.2
-"""Seconds between two looks at memory."""
+INTERVAL = 0.2
+"""Seconds between two measurements of memory."""
 
 
 def alternating(rounds: int, runs: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
@@ -37,7 +37,7 @@ def timed(spent: dict[str, float], *functions: tuple[ModuleType, str]) -> Iterat
     """While the block runs, the seconds inside functions (module, name) are added to `spent` under `name`.
 
     A function is replaced in its module, so only callers that look it up there (`module.name()`) are measured. Raises
-    RuntimeError for one that was never called: it would count as 0 seconds without anybody noticing.
+    RuntimeError for one that was never called: it would count as 0 seconds, and nobody would notice.
     """
     with ExitStack() as stack:
         for module, name in functions:
@@ -76,52 +76,55 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def fresh(function: Callable[..., T], *args: Any) -> tuple[T, int]:
-    """`function(*args)` in a fresh process: its result, and the most memory (bytes) that it held at any moment."""
+    """`function(*args)` in a fresh process: its result, and the peak memory of the process in bytes."""
     with processes(1) as pool:
         return pool.submit(_with_peak, function, *args).result()
 
 
 def _with_peak(function: Callable[..., T], *args: Any) -> tuple[T, int]:
     result = function(*args)
-    # Not ru_maxrss: it survives an exec, and would tell the memory of the process that started this one.
+    # Not ru_maxrss: it survives an exec, and would give the memory of the process that started this one.
     lines = Path("/proc/self/status").read_text().splitlines()
     (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
     return result, int(peak) * 1024
 
 
 def watched(function: Callable[..., T], *args: Any) -> tuple[T, dict[str, int]]:
-    """`function(*args)` in a fresh process: its result, and the bytes that it and all its descendants held together,
-    by the name of the process, at the moment when they held most."""
+    """`function(*args)` in a fresh process: its result, and the peak memory of the process with all its descendants.
+
+    The memory is in bytes by the name of the process, at the moment when their sum was largest.
+    """
     with processes(1) as pool:
         root = pool.submit(os.getpid).result()
         future = pool.submit(function, *args)
-        most: dict[str, int] = {}
+        largest: dict[str, int] = {}
         while not future.done():
-            most = max(most, held(root), key=lambda found: sum(found.values()))
-            wait([future], timeout=EVERY)
-        return future.result(), most
+            largest = max(largest, memory_by_process(root), key=lambda by_name: sum(by_name.values()))
+            wait([future], timeout=INTERVAL)
+        return future.result(), largest
 
 
-def held(root: int) -> dict[str, int]:
+def memory_by_process(root: int) -> dict[str, int]:
     """Bytes of memory of a process and all its descendants, by name: the sum of their proportional set sizes, which
     count a page that n processes share as one n-th in each. Shared memory (Ray's object store) thus counts once."""
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     children = _children()
-    waiting = [root]
-    while waiting:
-        process = waiting.pop()
-        waiting += children[process]
+    pending = [root]
+    while pending:
+        pid = pending.pop()
+        pending += children[pid]
         try:
-            name = Path(f"/proc/{process}/comm").read_text().strip()
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-        found[name] += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return dict(found)
+            continue  # the process has ended
+        sizes[name] += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return dict(sizes)
 
 
 def _children() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = defaultdict(list)
+    """The child processes of every process."""
+    children: dict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -129,5 +132,5 @@ def _children() -> dict[int, list[int]]:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found[parent].append(int(entry.name))
-    return found
+            children[parent].append(int(entry.name))
+    return children

@@ -33,7 +33,7 @@ from pipelines.training.worker_context import WorkerContext
 
 
 def measure_train(quick: bool) -> dict[str, Any]:
-    """All metrics of the group, by part; each part has its target with it."""
+    """All metrics of the group, by part, each part with its target."""
     with tempfile.TemporaryDirectory() as folder:
         config = dataset(Path(folder), quick)
         return {
@@ -71,7 +71,7 @@ def dataset(folder: Path, quick: bool) -> Config:
 
 
 def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
-    """Seconds of a stage-2 step, optimizer and all: through an unfrozen graph, with the backbone frozen, and with its
+    """Seconds of a stage-2 step with its optimizer: all parameters trained, the backbone frozen, and the backbone's
     features read from the cache on disk."""
     side, batch, rounds = (64, 2, 1) if quick else (256, 2, 3)
     config = revised(config, f"model.input_size={side}")
@@ -93,15 +93,15 @@ def measure_stage_2(config: Config, folder: Path, quick: bool) -> dict[str, Any]
     }
     for step in steps.values():
         step()  # fills the cache, too
-    taken = timing.alternating(rounds, {name: functools.partial(_timed, step) for name, step in steps.items()})
+    seconds = timing.alternating(rounds, {name: functools.partial(_timed, step) for name, step in steps.items()})
     return {
         "device": _device_name(device),
         "input_size": side,
         "batch": batch,
-        **{f"{name}_seconds": seconds for name, seconds in taken.items()},
-        "frozen_ratio": taken["unfrozen"] / taken["frozen"],
+        **{f"{name}_seconds": value for name, value in seconds.items()},
+        "frozen_ratio": seconds["unfrozen"] / seconds["frozen"],
         "frozen_target": ">= 3",
-        "cached_ratio": taken["unfrozen"] / taken["cached"],
+        "cached_ratio": seconds["unfrozen"] / seconds["cached"],
         "cached_target": ">= 20",
     }
 
@@ -110,7 +110,7 @@ def _step(config: Config, inputs: DeviceBatch, device: torch.device) -> Callable
     """One step of stage 2 on the same batch each time."""
     stage = Finetuning(config)
     module = stage.module.to(device).train()
-    optimizer = torch.optim.AdamW([one for one in module.parameters() if one.requires_grad], lr=1e-6)
+    optimizer = torch.optim.AdamW([parameter for parameter in module.parameters() if parameter.requires_grad], lr=1e-6)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -122,15 +122,15 @@ def _step(config: Config, inputs: DeviceBatch, device: torch.device) -> Callable
     return step
 
 
-def _timed(step: Callable[[], object], round_number: int) -> float:
+def _timed(step: Callable[[], object], round_index: int) -> float:
     return timing.seconds(step)
 
 
 def measure_ray(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
-    """Samples/s of stage 1 through Ray Train with one worker, and of the same loop without Ray, same threads.
+    """Seconds of an epoch of stage 1 on Ray Train with one worker, and of the same loop without Ray, same threads.
 
-    The seconds of one epoch, with its validation and checkpoint: what two more epochs take, so that starting the
-    workers, which is measured on its own, does not count.
+    An epoch includes its validation and checkpoint. Its seconds are half of what three epochs take more than one, so
+    that the start of the workers does not count; the start is reported on its own.
     """
     cores, rounds = len(os.sched_getaffinity(0)), 1 if quick else 3
     tiny = revised(
@@ -140,23 +140,23 @@ def measure_ray(config: Config, folder: Path, quick: bool) -> dict[str, Any]:
     )
     torch.set_num_threads(cores)
 
-    def epoch(workers: int, round_number: int) -> float:
-        few, more = (
+    def epoch(workers: int, round_index: int) -> float:
+        one_epoch, three_epochs = (
             timing.seconds(
-                functools.partial(_pretrain, tiny, folder / f"ray-{workers}-{round_number}-{epochs}", workers, epochs)
+                functools.partial(_pretrain, tiny, folder / f"ray-{workers}-{round_index}-{epochs}", workers, epochs)
             )
             for epochs in (1, 3)
         )
-        starts[workers].append(few - (more - few) / 2)
-        return (more - few) / 2
+        starts[workers].append(one_epoch - (three_epochs - one_epoch) / 2)
+        return (three_epochs - one_epoch) / 2
 
     starts: dict[int, list[float]] = {0: [], 1: []}
     _pretrain(tiny, folder / "warm", 1, 1)  # Ray starts
-    taken = timing.alternating(rounds, {"ray": functools.partial(epoch, 1), "bare": functools.partial(epoch, 0)})
+    seconds = timing.alternating(rounds, {"ray": functools.partial(epoch, 1), "bare": functools.partial(epoch, 0)})
     return {
-        "epoch_seconds": taken["bare"],
-        "epoch_seconds_on_ray": taken["ray"],
-        "ratio": taken["bare"] / taken["ray"],
+        "epoch_seconds": seconds["bare"],
+        "epoch_seconds_on_ray": seconds["ray"],
+        "ratio": seconds["bare"] / seconds["ray"],
         "target": ">= 0.95",
         "start_seconds_on_ray": float(np.median(starts[1])),
         "start_seconds": float(np.median(starts[0])),

@@ -16,5 +16,5 @@ def hold(mebibytes: int, seconds: float) -> int:
 
 
 def hold_in_child(mebibytes: int) -> int:
-    code = f"import time; held = b'x' * ({mebibytes} << 20); time.sleep({4 * timing.EVERY})"
+    code = f"import time; held = b'x' * ({mebibytes} << 20); time.sleep({4 * timing.INTERVAL})"
     return subprocess.run([sys.executable, "-c", code], check=True).returncode

@@ -51,8 +51,8 @@ def tiny(
     return model.eval()
 
 
-def quick_figures(group: str, folder: Path) -> dict[str, Any]:
-    """The figures that `mpc bench --quick` writes of a group."""
+def quick_metrics(group: str, folder: Path) -> dict[str, Any]:
+    """The metrics that `mpc bench --quick` writes for a group."""
     output = folder / "bench.json"
     command = [sys.executable, "-m", "pipelines.cli", "bench", "--group", group, "--quick", "--output", str(output)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=550)

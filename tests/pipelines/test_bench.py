@@ -10,13 +10,12 @@ from types import ModuleType
 import holding
 import numpy as np
 import pytest
-from support import quick_figures
+from support import quick_metrics
 
 from mpc_model.errors import UserError
 from mpc_model.imaging import codecs
 from pipelines import cli
-from pipelines.benchmarks import build, loader, timing
-from pipelines.benchmarks import plan as bench_plan
+from pipelines.benchmarks import build, loader, plan, timing
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 
@@ -24,31 +23,31 @@ MIB = 2**20
 
 
 @pytest.mark.slow
-def test_the_group_runs_and_writes_its_figures(tmp_path: Path) -> None:
+def test_the_group_runs_and_writes_its_results(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     command = [sys.executable, "-m", "pipelines.cli", "bench", "--quick", "--output", str(output)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr
-    found = json.loads(output.read_text())
-    assert found["group"] == "build"
-    assert found["quick"]
-    assert set(found["machine"]) >= {"cpu", "cores", "memory_gib", "python", "ray", "pyarrow", "torch"}
-    figures = found["figures"]
+    results = json.loads(output.read_text())
+    assert results["group"] == "build"
+    assert results["quick"]
+    assert set(results["machine"]) >= {"cpu", "cores", "memory_gib", "python", "ray", "pyarrow", "torch"}
+    metrics = results["figures"]
     sizes = build.QUICK
-    assert set(figures) == {"plan", "memory", "throughput", "loader", "pair"}
-    assert figures["throughput"]["samples"] == sizes.photographs * sizes.per_photograph
-    driver = figures["throughput"]["driver"]
-    assert set(driver) == {f"{name.strip('_')}_share" for _, name in build._PHASES} | {"rest_share"}
+    assert set(metrics) == {"plan", "memory", "throughput", "loader", "pair"}
+    assert metrics["throughput"]["samples"] == sizes.photographs * sizes.per_photograph
+    driver = metrics["throughput"]["driver"]
+    assert set(driver) == {f"{name}_share" for name in build._PHASES} | {"rest_share"}
     assert sum(driver.values()) == pytest.approx(1)
     assert driver.pop("rest_share") >= 0
     assert min(driver.values()) > 0  # a phase that is no longer measured would be 0
-    worker = figures["throughput"]["worker"]
+    worker = metrics["throughput"]["worker"]
     assert min(worker[f"{name}_ms"] for name in ("render", "parquet_and_statistics", "writing")) > 0
-    small, large = (figures["memory"][f"at_{count * sizes.small * build.PER_SMALL}_samples"] for count in (1, 10))
-    assert figures["memory"]["ratio"] == pytest.approx(large["peak_mib"] / small["peak_mib"])
+    small, large = (metrics["memory"][f"at_{count * sizes.small * build.PER_SMALL}_samples"] for count in (1, 10))
+    assert metrics["memory"]["ratio"] == pytest.approx(large["peak_mib"] / small["peak_mib"])
     assert "raylet" in large["by_process_mib"]  # Ray's own processes count
-    assert figures["loader"]["samples"] == sizes.loaded
-    assert figures["pair"]["with_0_views"]["stored_bytes"] == pytest.approx(figures["pair"]["source_bytes"])
+    assert metrics["loader"]["samples"] == sizes.loaded
+    assert metrics["pair"]["with_0_views"]["stored_bytes"] == pytest.approx(metrics["pair"]["source_bytes"])
     assert "throughput.ratio" in run.stdout
 
 
@@ -60,26 +59,27 @@ def test_an_unknown_group_is_the_users_mistake(tmp_path: Path, capsys: pytest.Ca
 
 def test_both_plans_hold_every_sample(tmp_path: Path) -> None:
     share = 0.001
-    found = bench_plan.measure_plans(tmp_path, share)
-    pairs, coco = found["pairs"], found["coco"]
-    assert pairs["listed"] == sum(round(share * count) for count in bench_plan.PROTOCOL.values())
-    assert coco["listed"] == round(share * bench_plan.PHOTOS) * bench_plan.PER_PHOTO
-    for plan in (pairs, coco):
-        assert plan["planned"] + plan["rejected"] == plan["listed"]
-        assert plan["rejected"] > 0
-        assert plan["peak_mib"] > 50  # the imports alone
-    assert sum(bench_plan.PROTOCOL.values()) == 843_991
+    results = plan.measure_plans(tmp_path, share)
+    pairs, coco = results["pairs"], results["coco"]
+    assert pairs["listed"] == sum(round(share * count) for count in plan.PROTOCOL.values())
+    assert coco["listed"] == round(share * plan.PHOTOS) * plan.PER_PHOTO
+    for measured in (pairs, coco):
+        assert measured["planned"] + measured["rejected"] == measured["listed"]
+        assert measured["rejected"] > 0
+        assert {"list_seconds", "sort_out_seconds", "plan_seconds"} <= set(measured)  # names of earlier results
+        assert measured["peak_mib"] > 50  # the imports alone need that
+    assert sum(plan.PROTOCOL.values()) == 843_991
 
 
 def test_loaders_do_the_same_work(built: Config, tmp_path: Path) -> None:
-    found = loader.measure_loaders(built, tmp_path, rounds=1)  # raises where a batch differs
+    results = loader.measure_loaders(built, tmp_path, rounds=1)  # raises where a batch differs
     uri = str(built.build.output)
     manifest = Manifest.read(uri)
-    assert found["samples"] == manifest.splits["train"].samples
-    assert len(list(tmp_path.iterdir())) == 2 * manifest.views * found["samples"]
-    assert found["ratio_to_best_dataloader"] == pytest.approx(
-        found["pixel_loader_samples_per_second"]
-        / max(found["dataloader_files_samples_per_second"], found["dataloader_shards_samples_per_second"])
+    assert results["samples"] == manifest.splits["train"].samples
+    assert len(list(tmp_path.iterdir())) == 2 * manifest.views * results["samples"]
+    assert results["ratio_to_best_dataloader"] == pytest.approx(
+        results["pixel_loader_samples_per_second"]
+        / max(results["dataloader_files_samples_per_second"], results["dataloader_shards_samples_per_second"])
     )
 
 
@@ -94,13 +94,13 @@ def test_photographs_are_different_jpegs_of_one_size(tmp_path: Path) -> None:
 
 
 def test_timed_adds_up_the_seconds_inside_functions_and_restores_them() -> None:
-    place = ModuleType("place")
-    place.wait = wait = lambda seconds: time.sleep(seconds)  # type: ignore[attr-defined]
+    module = ModuleType("module")
+    module.wait = wait = lambda seconds: time.sleep(seconds)  # type: ignore[attr-defined]
     spent: dict[str, float] = {}
-    with timing.timed(spent, (place, "wait")):
-        place.wait(0.02)
-        place.wait(0.03)
-    assert place.wait is wait
+    with timing.timed(spent, (module, "wait")):
+        module.wait(0.02)
+        module.wait(0.03)
+    assert module.wait is wait
     assert 0.05 <= spent["wait"] < 5
 
 
@@ -115,39 +115,39 @@ def test_a_function_that_is_never_called_is_not_measured_as_zero() -> None:
     assert module.idle is work
 
 
-def test_alternating_takes_turns_and_the_median() -> None:
-    turns: list[str] = []
+def test_alternating_calls_the_runs_in_turn_and_takes_the_median() -> None:
+    order: list[str] = []
     seconds = {"a": [1.0, 9.0, 2.0], "b": [5.0, 3.0, 4.0]}
 
-    def run(name: str, turn: int) -> float:
-        turns.append(name)
-        return seconds[name][turn]
+    def run(name: str, round_index: int) -> float:
+        order.append(name)
+        return seconds[name][round_index]
 
-    found = timing.alternating(3, {name: lambda turn, name=name: run(name, turn) for name in seconds})  # type: ignore[misc]
-    assert found == {"a": 2.0, "b": 4.0}
-    assert turns == ["a", "b"] * 3
+    results = timing.alternating(3, {name: lambda index, name=name: run(name, index) for name in seconds})  # type: ignore[misc]
+    assert results == {"a": 2.0, "b": 4.0}
+    assert order == ["a", "b"] * 3
 
 
-def test_a_fresh_process_tells_its_own_peak() -> None:
+def test_the_peak_of_a_fresh_process_is_its_own() -> None:
     ballast = np.ones(600 * MIB, np.uint8)  # this process's own memory must not count
     peaks = [timing.fresh(holding.hold, mebibytes, 0.0)[1] for mebibytes in (1, 200)]
     assert ballast[-1] == 1
     assert 190 * MIB < peaks[1] - peaks[0] < 230 * MIB
 
 
-def test_watching_sees_what_descendants_hold() -> None:
+def test_watched_counts_the_memory_of_descendants() -> None:
     _, small = timing.watched(holding.hold_in_child, 1)
     _, large = timing.watched(holding.hold_in_child, 200)
     assert 180 * MIB < sum(large.values()) - sum(small.values()) < 240 * MIB
 
 
 @pytest.mark.slow
-def test_the_group_of_training_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    figures = quick_figures("train", tmp_path)
-    assert set(figures) == {"contrast", "hrformer", "stage_2", "ray", "data"}
-    step = figures["stage_2"]
+def test_the_group_of_training_runs_and_writes_its_results(tmp_path: Path) -> None:
+    metrics = quick_metrics("train", tmp_path)
+    assert set(metrics) == {"contrast", "hrformer", "stage_2", "ray", "data"}
+    step = metrics["stage_2"]
     assert step["cached_ratio"] == pytest.approx(step["unfrozen_seconds"] / step["cached_seconds"])
-    assert figures["ray"]["ratio"] == pytest.approx(
-        figures["ray"]["epoch_seconds"] / figures["ray"]["epoch_seconds_on_ray"]
+    assert metrics["ray"]["ratio"] == pytest.approx(
+        metrics["ray"]["epoch_seconds"] / metrics["ray"]["epoch_seconds_on_ray"]
     )
-    assert 0 <= figures["data"]["data_wait"] < 1
+    assert 0 <= metrics["data"]["data_wait"] < 1

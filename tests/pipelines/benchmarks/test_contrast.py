@@ -8,13 +8,13 @@ from pipelines.benchmarks import contrast
 
 @pytest.mark.slow
 def test_both_sides_are_measured_and_agree() -> None:
-    found = contrast.measure_contrast(True)
+    results = contrast.measure_contrast(True)
     for name in ("pairings", "whole"):
-        figures = found[name]
-        assert figures["value_difference"] <= contrast.TOLERANCE
-        assert figures["ratio"] == pytest.approx(figures["plain_seconds"] / figures["ours_seconds"])
-        assert figures["memory_ratio"] == pytest.approx(figures["ours_extra_mib"] / figures["plain_extra_mib"])
-    assert torch.cuda.is_available() or found["gpu"] == "not measured"
+        metrics = results[name]
+        assert metrics["value_difference"] <= contrast.TOLERANCE
+        assert metrics["ratio"] == pytest.approx(metrics["plain_seconds"] / metrics["ours_seconds"])
+        assert metrics["memory_ratio"] == pytest.approx(metrics["ours_extra_mib"] / metrics["plain_extra_mib"])
+    assert torch.cuda.is_available() or results["gpu"] == "not measured"
 
 
 @pytest.mark.parametrize("name", ["pairings", "whole"])
