@@ -15,16 +15,14 @@ import pyarrow as pa
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from pipelines.config.root import Config
-from pipelines.dataset import reader, report
-from pipelines.dataset import rejects as dataset_rejects
+from pipelines.dataset import reader, rejects, report
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.manifest import FILE_NAME, Manifest, PixelCounts, SourceCounts, SplitCounts
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SPLITS
 from pipelines.dataset.shard_marker import ShardMarker
-from pipelines.ingest import listing, screening, survey, writer
-from pipelines.ingest import plan as planning
+from pipelines.ingest import listing, plan, screening, survey, writer
 from pipelines.ingest.plan import Plan
 from pipelines.ingest.writer import WrittenShard
 from pipelines.runtime import console, lease, storage, uris
@@ -56,9 +54,9 @@ def build(config: Config) -> Manifest:
             manifest = _finished(uri, request)  # another build may have finished it before the lease was free
             if manifest is None:
                 surveyed = survey.survey(settings, listed, uri)
-                good, rejects = screening.screen(settings, listed, surveyed)
+                good, rejected = screening.screen(settings, listed, surveyed)
                 del listed, surveyed  # the good items are a copy, and a million items need much memory
-                manifest = _build(config, uri, request, good, rejects, held)
+                manifest = _build(config, uri, request, good, rejected, held)
     console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, 'report.html')}")
     return manifest
 
@@ -78,36 +76,34 @@ class _Request:
 
 
 def _build(
-    config: Config, uri: str, request: _Request, good: pa.Table, rejects: list[Reject], held: lease.Lease
+    config: Config, uri: str, request: _Request, good: pa.Table, rejected: list[Reject], held: lease.Lease
 ) -> Manifest:
     """Make the dataset from the good items, and return its manifest."""
     settings, listed = config.build, request.samples.total()
-    dataset_rejects.write(rejects, uri)
-    screening.check(settings, rejects, listed)
-    plan, near = planning.make(settings, config.seed, good)
+    rejects.write(rejected, uri)
+    screening.check(settings, rejected, listed)
+    render_plan, near = plan.make(settings, config.seed, good)
     try:
-        markers, statistics = _render(plan, config, held)
+        markers, statistics = _render(render_plan, config, held)
     except DataError:
         survey.delete_parts(uri)  # a file has changed since: the next build surveys all of them again
         raise
     for marker in markers:
-        rejects += marker.rejects
+        rejected += marker.rejects
     written = sum(marker.rows for marker in markers)
-    if written + len(rejects) != listed:
-        raise DataError(f"{listed} listed, {written} written, {len(rejects)} rejected: {uri} lost samples")
+    if written + len(rejected) != listed:
+        raise DataError(f"{listed} listed, {written} written, {len(rejected)} rejected: {uri} lost samples")
     held.check()
-    rejects_digest = dataset_rejects.write(rejects, uri)
-    screening.check(settings, rejects, listed)
-    manifest = _manifest(config, request, markers, rejects, statistics, near, rejects_digest)
-    _delete_strays(plan, uri)
-    page = report.dataset_page(manifest, statistics, rejects, reader.sample_rows(uri, manifest), near)
+    rejects_digest = rejects.write(rejected, uri)
+    screening.check(settings, rejected, listed)
+    manifest = _manifest(config, request, markers, rejected, statistics, near, rejects_digest)
+    _delete_strays(render_plan, uri)
+    page = report.dataset_page(manifest, statistics, rejected, reader.sample_rows(uri, manifest), near)
     storage.write_bytes(uris.join(uri, "report.html"), page.encode())
     survey.delete_parts(uri)
     manifest.write(uri)
-    if rejects:
-        console.say(
-            f"build: {len(rejects)} of {listed} samples left out; {uris.join(uri, dataset_rejects.REJECTS)} says why"
-        )
+    if rejected:
+        console.say(f"build: {len(rejected)} of {listed} samples left out; {uris.join(uri, rejects.REJECTS)} says why")
     return Manifest.read(uri)
 
 
@@ -130,7 +126,7 @@ def _finished(uri: str, request: _Request) -> Manifest | None:
     raise UserError(f"{uri} holds {problem}, and datasets are never changed; name another build.output, or delete it")
 
 
-def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[ShardMarker], Statistics]:
+def _render(render_plan: Plan, config: Config, held: lease.Lease) -> tuple[list[ShardMarker], Statistics]:
     """Render all shards but those that are finished: their done-markers in the plan's order, and the sum of statistics.
 
     The statistics of single shards are dropped from the markers: of thousands of shards they would fill the memory.
@@ -138,13 +134,13 @@ def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[ShardMa
     from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
 
     settings, seed = config.build, config.seed
-    progress = console.Progress("build", len(plan.item), "samples")
+    progress = console.Progress("build", len(render_plan.item), "samples")
     markers: dict[int, ShardMarker] = {}
     statistics, reused, no_statistics = Statistics(), 0, Statistics().to_json()
     tasks = cluster.map_unordered(
         lambda shared, index: writer.write(shared, index, settings, seed).model_dump_json().encode(),
-        plan,
-        range(len(plan.shards)),
+        render_plan,
+        range(len(render_plan.shards)),
     )
     for index, data in tasks:
         held.check()
@@ -154,13 +150,13 @@ def _render(plan: Plan, config: Config, held: lease.Lease) -> tuple[list[ShardMa
         markers[index] = written.marker.model_copy(update={"statistics": no_statistics})
         progress.advance(written.marker.rows + len(written.marker.rejects))
     if reused:
-        console.say(f"build: {reused} of {len(plan.shards)} shards were already finished")
-    return [markers[index] for index in range(len(plan.shards))], statistics
+        console.say(f"build: {reused} of {len(render_plan.shards)} shards were already finished")
+    return [markers[index] for index in range(len(render_plan.shards))], statistics
 
 
-def _delete_strays(plan: Plan, uri: str) -> None:
+def _delete_strays(render_plan: Plan, uri: str) -> None:
     """Delete the temporary files of killed writers, and shards that an unfinished build of another config left."""
-    own = {f"{shard.name}.{suffix}" for shard in plan.shards for suffix in ("parquet", "json")}
+    own = {f"{shard.name}.{suffix}" for shard in render_plan.shards for suffix in ("parquet", "json")}
     for file in storage.list_files(uri):
         name = file.rsplit("/", 1)[-1]
         if _TEMPORARY_FILE.fullmatch(name) or (name not in own and _SHARD_FILE.fullmatch(name)):
@@ -171,13 +167,13 @@ def _manifest(
     config: Config,
     request: _Request,
     markers: list[ShardMarker],
-    rejects: list[Reject],
+    rejected: list[Reject],
     statistics: Statistics,
     near: NearDuplicates,
     rejects_digest: str,
 ) -> Manifest:
     settings = config.build
-    written, rejected = Counter[str](), Counter(reject["source"] for reject in rejects)
+    written, rejected_counts = Counter[str](), Counter(reject["source"] for reject in rejected)
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     for marker in markers:
         written[marker.source] += marker.rows
@@ -196,7 +192,7 @@ def _manifest(
                 repeat=source.repeat,
                 listed=request.samples[source.name],
                 samples=written[source.name],
-                rejected=rejected[source.name],
+                rejected=rejected_counts[source.name],
             )
             for source in settings.sources
         },

@@ -34,8 +34,8 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
     from pipelines.model_registry.audit_trail import Refused
-    from pipelines.tracking import results as recorded
     from pipelines.tracking import runs
+    from pipelines.tracking.results import record
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
             except Refused as refused:  # a model worse than the one before it, say: that is what gates are for
                 console.say(f"{name}: {refused}")
             if command.metrics:
-                recorded.record(config, command, results[name])
+                record(config, command, results[name])
             seconds[name] = time.monotonic() - started
     print(_table(config, results, seconds), flush=True)
 

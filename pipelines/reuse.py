@@ -8,8 +8,8 @@ the command. The commands take what tells their outputs apart (`..._identity`) f
 from typing import Any
 
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
-from pipelines.artifacts import record as outputs
 from pipelines.artifacts.model_directory import is_model_directory, model_digest
+from pipelines.artifacts.record import RECORD, Record, finished, read
 from pipelines.config import renamed
 from pipelines.config.root import Config, PredictConfig
 from pipelines.dataset.manifest import Manifest
@@ -125,7 +125,7 @@ def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:
     if not is_model_directory(layout.model_of(output)):
         return None
     identity = training_identity(config, verb, Manifest.read(str(config.train.dataset)))
-    record = outputs.finished(output, verb, identity)
+    record = finished(output, verb, identity)
     if record is None:
         return None
     say_reused(verb, "run", output)
@@ -138,7 +138,7 @@ def finished_evaluate(config: Config) -> dict[str, Any] | None:
     if not _is_finished(output, "evaluate"):
         return None
     manifest = Manifest.read(str(config.evaluate.dataset))
-    record = outputs.finished(output, "evaluate", evaluation_identity(config, manifest))
+    record = finished(output, "evaluate", evaluation_identity(config, manifest))
     if record is None:
         return None
     for warning in record.results["warnings"]:
@@ -153,14 +153,14 @@ def finished_predict(config: Config) -> dict[str, Any] | None:
     model, source = str(settings.model), settings.input
     if source is None or model.startswith("models:/") or not _is_finished(output, "predict"):
         return None
-    record = outputs.finished(output, "predict", prediction_identity(model_digest(model), source))
+    record = finished(output, "predict", prediction_identity(model_digest(model), source))
     if record is None or not is_prediction_done(record, prediction_request(images(source), settings)):
         return None
     say_reused("predict", "maps", output)
     return record.results
 
 
-def is_prediction_done(record: outputs.Record, request: str) -> bool:
+def is_prediction_done(record: Record, request: str) -> bool:
     """Whether a record is of all the images of a request, and all of them could be read."""
     return record.finished and record.results["seen"] == request and not record.results["failed"]
 
@@ -170,7 +170,7 @@ def finished_tune(config: Config) -> dict[str, Any] | None:
     output = str(config.tune.output)
     if not _is_finished(output, "tune"):
         return None
-    record = outputs.finished(output, "tune", search_identity(config))
+    record = finished(output, "tune", search_identity(config))
     if record is None or record.results.get("budget") != search_budget(config):
         return None
     say_reused("tune", "search", output)
@@ -179,7 +179,7 @@ def finished_tune(config: Config) -> dict[str, Any] | None:
 
 def _is_finished(output: str, verb: str) -> bool:
     """Whether a folder holds a finished output of a command at all: most have none, and need no digests."""
-    if not storage.exists(uris.join(output, outputs.RECORD)):
+    if not storage.exists(uris.join(output, RECORD)):
         return False
-    record = outputs.read(output)
+    record = read(output)
     return record.verb == verb and record.finished

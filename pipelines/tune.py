@@ -25,14 +25,14 @@ from pipelines.ingest import listing
 from pipelines.runtime import cluster, console, lease, signals, storage, uris
 from pipelines.runtime.canonical import digest
 from pipelines.search import ray_backend, report, space
-from pipelines.search import trial as trials
 from pipelines.search.driver import Search
+from pipelines.search.trial import StageFunction, config_of
 from pipelines.tracking import client, runs
 from pipelines.training.launch import check
 
 STAGE_FUNCTIONS = {
-    "pretrain": trials.StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
-    "finetune": trials.StageFunction(finetune.finetune, finetune.Finetuning.monitor),
+    "pretrain": StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
+    "finetune": StageFunction(finetune.finetune, finetune.Finetuning.monitor),
 }
 
 
@@ -66,7 +66,7 @@ def tune(config: Config) -> dict[str, Any]:
                 datasets = _datasets(config)
             search = Search(config, run_id, datasets, record, output_lease)
             ray_backend.run(search, datasets, STAGE_FUNCTIONS)
-            results = report.write(config, search.trials, lambda trial: trials.config_of(config, trial, datasets))
+            results = report.write(config, search.trials, lambda trial: config_of(config, trial, datasets))
         except BaseException as error:
             with suppress(InfrastructureError):  # the failure itself must reach the user
                 runs.finish(config, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -12,8 +12,8 @@ from pipelines.config.root import Config
 from pipelines.runtime import console, storage, uris
 from pipelines.runtime.lease import Lease
 from pipelines.search import ledger, plots, report, space
-from pipelines.search import trial as trials
 from pipelines.search.ledger import Point, Trial
+from pipelines.search.trial import VERBS
 from pipelines.search.trial_runs import TrialRuns
 
 SHOWN = 200
@@ -105,7 +105,7 @@ class Search:
         best = report.ranked(self.trials)[: self.settings.keep]
         for trial in self.trials:
             if trial.state != "open" and trial not in best:
-                for verb, folder in itertools.product(trials.VERBS, ("checkpoints", "model")):
+                for verb, folder in itertools.product(VERBS, ("checkpoints", "model")):
                     storage.delete(uris.join(trial.folder(self.output), verb, folder))
 
     def settle(self) -> None:

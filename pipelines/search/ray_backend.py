@@ -19,9 +19,9 @@ from ray.tune.stopper import Stopper
 from mpc_model.errors import UserError
 from pipelines.config.root import Config
 from pipelines.runtime import cluster, console, device, storage, uris
-from pipelines.search import trial as trials
 from pipelines.search.driver import Search
 from pipelines.search.ledger import Point, Trial
+from pipelines.search.trial import Request, StageFunction, stages, train
 
 RETRIES = 1
 """Times that a trial is taken up again after its process was lost."""
@@ -40,9 +40,9 @@ def trial_capacity(config: Config) -> Capacity:
     UserError where a cluster on this machine is too small for one; a larger one may still grow.
     """
     cluster.connect()
-    train, available = config.train, ray.cluster_resources()
-    workers = max(1, train.worker_range[1])
-    per_worker = device.worker_resources(train.accelerator, workers, train.cpus_per_worker, available)
+    settings, available = config.train, ray.cluster_resources()
+    workers = max(1, settings.worker_range[1])
+    per_worker = device.worker_resources(settings.accelerator, workers, settings.cpus_per_worker, available)
     needed = {name: workers * count for name, count in per_worker.items()}
     capacity = min(int(available.get(name, 0) // count) for name, count in needed.items())
     if capacity < 1 and "RAY_ADDRESS" not in os.environ:
@@ -56,7 +56,7 @@ def trial_capacity(config: Config) -> Capacity:
     return Capacity(max(1, capacity), needed)
 
 
-def run(search: Search, datasets: Mapping[str, str], functions: Mapping[str, trials.StageFunction]) -> None:
+def run(search: Search, datasets: Mapping[str, str], functions: Mapping[str, StageFunction]) -> None:
     """Run all trials that are left. KeyboardInterrupt when the search was interrupted."""
     config = search.config
     scratch = uris.join(search.output, "ray")
@@ -66,7 +66,7 @@ def run(search: Search, datasets: Mapping[str, str], functions: Mapping[str, tri
     # With workers, it is they who take the resources. The trial's own process takes none: a byte, as Ray needs a value.
     resources = capacity.resources if config.train.worker_range[1] == 0 else {"memory": 1}
     console.say(f"tune: {config.tune.algorithm}, trials at a time: {concurrent}")
-    trainable = ray.tune.with_parameters(trials.train, base=config, datasets=datasets, functions=functions)
+    trainable = ray.tune.with_parameters(train, base=config, datasets=datasets, functions=functions)
     try:
         Tuner(
             ray.tune.with_resources(trainable, ray.tune.PlacementGroupFactory([resources])),
@@ -99,7 +99,7 @@ def scheduler(config: Config, earlier: list[Trial]) -> TrialScheduler:
     settings = config.tune
     if settings.algorithm == "random":
         return FIFOScheduler()
-    epochs = sum(int(getattr(config, verb).epochs) for verb in trials.stages(config))
+    epochs = sum(int(getattr(config, verb).epochs) for verb in stages(config))
     asha = ASHAScheduler(
         metric="figure",
         mode="max",
@@ -147,7 +147,7 @@ class LedgerSearcher(_WithoutState, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial, or FINISHED."""
         trial = self._search.suggest()
-        return {**trials.Request(number=trial.number)} if trial else Searcher.FINISHED
+        return {**Request(number=trial.number)} if trial else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the ledger has it."""

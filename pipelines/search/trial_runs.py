@@ -12,8 +12,8 @@ from pipelines.config.root import Config
 from pipelines.runtime import console, environment, storage, uris
 from pipelines.runtime.retry import Backoff, retry
 from pipelines.search import ledger, space
-from pipelines.search import trial as trials
 from pipelines.search.ledger import Trial
+from pipelines.search.trial import VERBS, config_of
 from pipelines.tracking import outbox, runs
 
 BACKOFF = Backoff(
@@ -36,7 +36,7 @@ class TrialRuns:
         """Make a trial's run, or take it up again. InfrastructureError when MLflow does not answer for too long."""
         overrides = (override.partition("=") for override in space.overrides(trial.parameters))
         tags = {"mpc.trial": str(trial.number)} | {f"mpc.tune.{key}": value for key, _, value in overrides}
-        config = trials.config_of(self._config, trial, self._datasets)
+        config = config_of(self._config, trial, self._datasets)
         trial.run_id = retry(
             lambda: runs.start_run(
                 config, "trial", trial.run_id or None, parent=self._run_id, name=f"trial {trial.number}", tags=tags
@@ -67,8 +67,8 @@ class TrialRuns:
         """End the runs of a trial and of its stages: a process that was stopped could not."""
         if not trial.run_id or trial.closed:
             return
-        config = trials.config_of(self._config, trial, self._datasets)
-        for verb in trials.VERBS:
+        config = config_of(self._config, trial, self._datasets)
+        for verb in VERBS:
             output = str(getattr(config, verb).output)
             if storage.exists(uris.join(output, record.RECORD)):
                 stage = record.read(output)

@@ -16,7 +16,7 @@ from pipelines.evaluate import evaluate
 from pipelines.model_registry import audit_trail
 from pipelines.promote import promote
 from pipelines.register import register
-from pipelines.tracking import client as tracking_client
+from pipelines.tracking import client
 
 NAME = "on-the-server"
 
@@ -34,7 +34,7 @@ def config(trained: Config, tracking_server: str, tmp_path: Path, monkeypatch: p
 
 
 def champion(config: Config) -> str | None:
-    found = tracking_client.client(config).get_registered_model(NAME).aliases.get("champion")
+    found = client.client(config).get_registered_model(NAME).aliases.get("champion")
     return None if found is None else str(found)
 
 
@@ -50,22 +50,24 @@ def test_a_version_is_registered_promoted_by_two_at_once_loaded_and_rolled_back(
     # Whoever came second was refused, or found it done already.
     assert 0 in [process.returncode for process in running], said
     assert champion(config) == "1"
-    trail = audit_trail.trail(tracking_client.client(config).get_registered_model(NAME).tags, "champion")
+    trail = audit_trail.trail(client.client(config).get_registered_model(NAME).tags, "champion")
     assert [(entry.action, entry.before, entry.after) for entry in trail.values()] == [
         (audit_trail.PROMOTE, None, "1")
     ], said
 
     image = np.full((90, 70, 3), 127, np.uint8)
-    with tracking_client.fluent(config):
+    with client.fluent(config):
         served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
         found = served.predict([image])["map"][0]
     (expected,) = Localizer.load(Path(str(config.finetune.output), "model")).predict([image])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
-    client = tracking_client.client(config)
-    first = client.get_model_version(NAME, "1")
-    second = client.create_model_version(NAME, first.source, tags=first.tags, model_id=first.source.split("/")[-1])
-    client.set_registered_model_alias(NAME, "candidate", second.version)
+    mlflow_client = client.client(config)
+    first = mlflow_client.get_model_version(NAME, "1")
+    second = mlflow_client.create_model_version(
+        NAME, first.source, tags=first.tags, model_id=first.source.split("/")[-1]
+    )
+    mlflow_client.set_registered_model_alias(NAME, "candidate", second.version)
     promote(config)
     assert champion(config) == "2"
     promote(config, rollback=True)

@@ -27,7 +27,7 @@ from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset import order
-from pipelines.training import validation as assess
+from pipelines.training import validation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOST = r"worker \d (was lost|lost its connection to another); going back to the last checkpoint"
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_on_two_workers_ends_the_run_at_once(
     step, told = int(file.stem.rsplit("-", 1)[1]), json.loads(file.read_text())["ranks"]
     config = recipe.load(str(the_recipe), [])
     for rank in (0, 1):
-        loader = assess.open_split(config, "train", rank=rank, world=2)
+        loader = validation.open_split(config, "train", rank=rank, world=2)
         assert told[rank] | {"finite": None} == {"rank": rank, "finite": None, "ids": ids_of(loader, step)}
     assert statuses(tmp_path / "run") == ["FAILED"]
 
@@ -257,7 +257,7 @@ def test_a_lost_host_leaves_the_other_with_the_rest_of_the_epoch(
 
 def drawn(config: Config, cursor: order.Cursor) -> list[int]:
     """Positions of all samples of the cursor's epoch in the order of a run with its segments, the rest on one rank."""
-    loader = assess.open_split(config, "train")
+    loader = validation.open_split(config, "train")
 
     def left(segments: Sequence[order.Segment], world: int) -> list[list[np.ndarray[Any, Any]]]:
         return order.epoch_batches(

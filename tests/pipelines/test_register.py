@@ -19,7 +19,7 @@ from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer, ModelSpec
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -30,7 +30,7 @@ from pipelines.model_registry import gates, lineage, model_card
 from pipelines.model_registry.audit_trail import Refused
 from pipelines.promote import promote
 from pipelines.register import register
-from pipelines.tracking import client as tracking_client
+from pipelines.tracking import client
 
 DEGRADED = ("half_size", "noise")
 
@@ -64,14 +64,14 @@ def figures(config: Config) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def version(config: Config, figures: dict[str, Any]) -> Any:
     done = register(config)
-    return tracking_client.client(config).get_model_version(done["name"], done["version"])
+    return client.client(config).get_model_version(done["name"], done["version"])
 
 
 @pytest.fixture(scope="module")
 def entry(config: Config, version: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the entry, fetched as a consumer does."""
     where = f"models:/{version.name}/{version.version}"
-    with tracking_client.fluent(config):
+    with client.fluent(config):
         return Path(mlflow.artifacts.download_artifacts(where, dst_path=str(tmp_path_factory.mktemp("entry"))))
 
 
@@ -108,12 +108,12 @@ def test_from_a_version_one_walks_back_to_runs_checkpoints_data_and_configs(
     assert tags["mpc.lineage"] == "complete"
     for stage in ("finetune", "pretrain"):
         output = str(getattr(config, stage).output)
-        record = outputs.read(output)
-        assert tags[f"mpc.{stage}.run_id"] == record.results["run_id"]
+        stage_record = record.read(output)
+        assert tags[f"mpc.{stage}.run_id"] == stage_record.results["run_id"]
         # The run is known to the store that the training wrote to.
-        run = tracking_client.client(recipe.revised(config, f"tracking.uri=sqlite:///{Path(output).parent}/mlflow.db"))
-        assert run.get_run(record.results["run_id"]).data.tags["mpc.verb"] == stage
-        assert int(tags[f"mpc.{stage}.step"]) == record.results["best"][0]
+        run = client.client(recipe.revised(config, f"tracking.uri=sqlite:///{Path(output).parent}/mlflow.db"))
+        assert run.get_run(stage_record.results["run_id"]).data.tags["mpc.verb"] == stage
+        assert int(tags[f"mpc.{stage}.step"]) == stage_record.results["best"][0]
         assert model_digest(tags[f"mpc.{stage}.checkpoint"]) == model_digest(f"{output}/model")
         kept = (entry / "lineage" / f"{stage}.yaml").read_bytes()
         assert hashlib.sha256(kept).hexdigest() == tags[f"mpc.{stage}.config_sha256"]
@@ -170,20 +170,20 @@ def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Confi
     floor = "promote.robustness_floor=null"
     with pytest.raises(Refused, match=r"leakage: on .* validation: the model was chosen by split 'validation'"):
         promote(recipe.revised(config, floor))
-    client = tracking_client.client(config)
+    mlflow_client = client.client(config)
     fingerprint = Manifest.read(str(config.build.output)).fingerprint
-    client.delete_model_version_tag(version.name, version.version, f"mpc.figures.{fingerprint[:12]}.validation")
+    mlflow_client.delete_model_version_tag(version.name, version.version, f"mpc.figures.{fingerprint[:12]}.validation")
     assert promote(recipe.revised(config, floor))["version"] == str(version.version)
     register(config)  # which brings the figures back
 
 
 def test_leakage_is_looked_for_again(config: Config, version: Any, tmp_path: Path) -> None:
     """Metrics whose warnings were lost: the datasets themselves still say that the model was chosen by them."""
-    client = tracking_client.client(config)
+    mlflow_client = client.client(config)
     for key, value in version.tags.items():
         if key.endswith(".validation"):
             told = json.dumps({**json.loads(value), "warnings": []})
-            client.set_model_version_tag(version.name, version.version, key, told)
+            mlflow_client.set_model_version_tag(version.name, version.version, key, told)
     with pytest.raises(Refused, match=r"leakage: on .* validation: the model was chosen by"):
         promote(recipe.revised(config, "promote.robustness_floor=null", "promote.target=other"))
     register(config)
@@ -195,14 +195,14 @@ def test_a_bare_copy_registers_with_what_it_knows(config: Config, tmp_path: Path
         config, f"register.model={tmp_path}/downloaded", "register.name=bare", f"register.evaluation={tmp_path}/none"
     )
     done = register(bare)
-    tags = tracking_client.client(bare).get_model_version("bare", done["version"]).tags
+    tags = client.client(bare).get_model_version("bare", done["version"]).tags
     assert tags["mpc.lineage"].startswith(f"unknown: no record of a training run lies beside {tmp_path}/downloaded")
     assert not [key for key in tags if key.endswith("run_id")]
     assert lineage.trained_on(tags) is not None  # its card says so
     whole = register(recipe.revised(config, "register.name=bare"))
     assert whole["version"] == done["version"]
     register(bare)  # what is known meanwhile is not forgotten
-    assert tracking_client.client(bare).get_model_version("bare", done["version"]).tags["mpc.lineage"] == "complete"
+    assert client.client(bare).get_model_version("bare", done["version"]).tags["mpc.lineage"] == "complete"
 
 
 def test_of_two_who_register_the_same_weights_at_once_the_second_finds_the_first_s_version(
@@ -215,11 +215,11 @@ def test_of_two_who_register_the_same_weights_at_once_the_second_finds_the_first
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=200)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    client = tracking_client.client(recipe.load(str(file)))
-    assert [version.version for version in client.search_model_versions("name = 'twice'")] == [1], said
-    assert client.get_registered_model("twice").aliases == {"candidate": 1}
-    assert [model.name for model in client.search_registered_models()] == ["twice"]
-    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    mlflow_client = client.client(recipe.load(str(file)))
+    assert [version.version for version in mlflow_client.search_model_versions("name = 'twice'")] == [1], said
+    assert mlflow_client.get_registered_model("twice").aliases == {"candidate": 1}
+    assert [model.name for model in mlflow_client.search_registered_models()] == ["twice"]
+    runs = mlflow_client.search_runs([one.experiment_id for one in mlflow_client.search_experiments()])
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
@@ -243,7 +243,7 @@ def test_a_run_whose_model_was_replaced_is_no_lineage(config: Config, tmp_path: 
 
 
 def test_a_checkpoint_can_be_registered_itself_and_a_lost_encoder_is_said(config: Config, tmp_path: Path) -> None:
-    best = outputs.read(str(config.finetune.output)).results["best"][0]
+    best = record.read(str(config.finetune.output)).results["best"][0]
     place = f"{config.finetune.output}/checkpoints/step-{best:09d}"
     links, status = lineage.trace(place, model_digest(place))
     assert [link.name for link in links] == ["finetune", "pretrain"]
@@ -315,15 +315,15 @@ def test_evaluations_that_say_nothing_of_this_model_are_refused(
     copy = tmp_path / "copy"
     shutil.copytree(str(config.evaluate.output), copy)
     evaluations = [str(copy)]
-    record = outputs.read(str(copy))
+    copied_record = record.read(str(copy))
     if change == "twice":
         evaluations.append(str(config.evaluate.output))
     elif change == "unfinished":
-        record.finished = False
-        record.save()
+        copied_record.finished = False
+        copied_record.save()
     elif change == "other":
-        record.identity["model"] = "0" * 64
-        record.save()
+        copied_record.identity["model"] = "0" * 64
+        copied_record.save()
     else:
         metrics = json.loads((copy / "metrics.json").read_text())
         del metrics["robustness"]

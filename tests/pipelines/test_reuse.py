@@ -10,7 +10,7 @@ import yaml
 
 from mpc_model.localizer import ModelSpec
 from pipelines import reuse
-from pipelines.artifacts import record as outputs
+from pipelines.artifacts import record
 from pipelines.commands import COMMANDS
 from pipelines.config.recipe import load, revised
 from pipelines.config.root import Config
@@ -109,7 +109,7 @@ def test_the_identity_of_a_training_names_the_model_as_its_record_does(trained: 
     model = trained.model
     head = None if verb == "pretrain" else model.head
     assert identity["model"] == dataclasses.asdict(ModelSpec(model.backbone, head, model.input_size))
-    assert outputs.finished(str(getattr(trained, verb).output), verb, identity)
+    assert record.finished(str(getattr(trained, verb).output), verb, identity)
 
 
 @pytest.mark.parametrize(

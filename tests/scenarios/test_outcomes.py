@@ -21,7 +21,7 @@ from pipelines.evaluate import evaluate
 from pipelines.model_registry import gates
 from pipelines.predict import predict
 from pipelines.register import register
-from pipelines.tracking import client as tracking_client
+from pipelines.tracking import client
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def test_an_encoder_cannot_be_evaluated_or_registered(trained: Config) -> None:
 
 
 def test_the_version_carries_its_lineage_and_the_alias(trained: Config, registered: dict[str, str]) -> None:
-    client = tracking_client.client(trained)
-    version = client.get_model_version_by_alias(registered["name"], "candidate")
+    mlflow_client = client.client(trained)
+    version = mlflow_client.get_model_version_by_alias(registered["name"], "candidate")
     assert str(version.version) == registered["version"]
     figures = json.loads(Path(str(trained.evaluate.output), "metrics.json").read_text())
     fingerprint = Manifest.read(str(trained.build.output)).fingerprint
@@ -82,11 +82,11 @@ def test_the_version_carries_its_lineage_and_the_alias(trained: Config, register
 
 
 def test_figures_that_come_after_the_version_are_added_to_it(trained: Config, registered: dict[str, str]) -> None:
-    client = tracking_client.client(trained)
+    mlflow_client = client.client(trained)
     key = f"mpc.figures.{Manifest.read(str(trained.build.output)).fingerprint[:12]}.test"
-    client.delete_model_version_tag(registered["name"], registered["version"], key)
+    mlflow_client.delete_model_version_tag(registered["name"], registered["version"], key)
     register(trained)
-    assert key in client.get_model_version(registered["name"], registered["version"]).tags
+    assert key in mlflow_client.get_model_version(registered["name"], registered["version"]).tags
 
 
 def test_a_damaged_shard_is_named_and_not_a_traceback(trained: Config, tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
 from pipelines.runtime import lease, lock, storage
-from pipelines.tracking import client as tracking_client
-from pipelines.tracking import runs
+from pipelines.tracking import client, runs
 from pipelines.training import loop, validation
 from pipelines.training.worker_context import WorkerContext
 
@@ -55,9 +54,9 @@ def test_a_run_learns_and_leaves_a_model_a_record_and_a_config(trained: Config) 
     record = json.loads(Path(output, "record.json").read_text())
     assert record["finished"] is True
     assert recipe.load(str(Path(output, "config.yaml"))) == trained
-    history = tracking_client.client(trained).get_metric_history(record["results"]["run_id"], "train/total")
+    history = client.client(trained).get_metric_history(record["results"]["run_id"], "train/total")
     assert [point.step for point in history] == sorted({point.step for point in history})
-    run = tracking_client.client(trained).get_run(record["results"]["run_id"])
+    run = client.client(trained).get_run(record["results"]["run_id"])
     assert run.info.status == "FINISHED"
     assert run.inputs.dataset_inputs[0].dataset.digest == model.card["dataset_fingerprint"][:32]
 
@@ -155,8 +154,8 @@ def test_a_failed_run_is_marked_as_failed(trained: Config, tmp_path: Path, monke
     monkeypatch.setattr(loop, "run", broken)
     with pytest.raises(MPCError, match="made to fail"):
         pretrain(config)
-    client = tracking_client.client(config)
-    (run,) = client.search_runs([client.get_experiment_by_name("mpc").experiment_id])
+    mlflow_client = client.client(config)
+    (run,) = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("mpc").experiment_id])
     assert run.info.status == "FAILED"
 
 

@@ -24,10 +24,9 @@ from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
 from pipelines.pretrain import Pretraining, pretrain
 from pipelines.runtime import storage, uris
-from pipelines.tracking import client as tracking_client
-from pipelines.tracking import outbox, runs
-from pipelines.training import compile as compiling
+from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop, validation
+from pipelines.training.compile import compile_encoder
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.worker_context import WorkerContext
 
@@ -127,7 +126,7 @@ def test_where_compiling_fails_training_goes_on_with_a_word(
     config = at(trained, tmp_path)
     localizer = Pretraining(config).localizer
     monkeypatch.setattr(localizer.encoder, "compile", lambda: nn.Module.compile(localizer.encoder, backend=no_compiler))
-    assert not compiling.compile_encoder(localizer, config, torch.device("cpu"))
+    assert not compile_encoder(localizer, config, torch.device("cpu"))
     assert "torch.compile does not work here, training goes on without it" in capsys.readouterr().err
     assert localizer.encoder(torch.zeros(1, 3, 64, 64))[0].shape == (1, 64, 16, 16)
 
@@ -289,10 +288,9 @@ def test_the_second_view_is_another_one_of_the_same_sample(with_views: Config) -
 def _is(image: torch.Tensor, mask: torch.Tensor, stored: dict[str, bytes], turn: int) -> bool:
     import cv2
 
-    from mpc_model.imaging import codecs as images
-    from mpc_model.imaging import views
+    from mpc_model.imaging import codecs, views
 
-    pixels, labels = images.decode_image(stored["image"], "x"), images.decode_mask(stored["mask"], "x")
+    pixels, labels = codecs.decode_image(stored["image"], "x"), codecs.decode_mask(stored["mask"], "x")
     pixels = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_LINEAR)
     labels = cv2.resize(labels, (64, 64), interpolation=cv2.INTER_NEAREST)
     pixels, labels = views.dihedral(pixels, labels, turn)
@@ -388,8 +386,8 @@ def test_everything_that_is_promised_is_reported_and_drawn(trained: Config, tmp_
         config = at(trained, tmp_path, "train.pictures_every=2", verb=stage.verb)
         run_id = runs.start_run(config, stage.verb)
         loop.run(config, stage, run_id, WorkerContext())
-        client = tracking_client.client(config)
-        metrics = set(client.get_run(run_id).data.metrics)
+        mlflow_client = client.client(config)
+        metrics = set(mlflow_client.get_run(run_id).data.metrics)
         wanted = {
             "total",
             "learning_rate",
@@ -405,7 +403,7 @@ def test_everything_that_is_promised_is_reported_and_drawn(trained: Config, tmp_
         assert {f"train/{name}" for name in wanted} <= metrics
         picture = Path(str(getattr(config, stage.verb).output), "pictures", "step-000000002.jpg")
         assert picture.read_bytes()[:2] == b"\xff\xd8"
-        assert "pictures/step-000000002.jpg" in {item.path for item in client.list_artifacts(run_id, "pictures")}
+        assert "pictures/step-000000002.jpg" in {item.path for item in mlflow_client.list_artifacts(run_id, "pictures")}
     assert re.search(r"samples, [\d.]+/s, .* loss [\d.]+, waiting for data \d+%", capsys.readouterr().err)
 
 
@@ -428,9 +426,9 @@ def test_an_interrupted_run_reports_every_step_once(trained: Config, tmp_path: P
             assert found[0]["step"] < steps
             assert runs.last_steps(config, run_id)["train"] > found[0]["step"]
         loop.run(config, Finetuning, run_id, WorkerContext())
-        client = tracking_client.client(config)
+        mlflow_client = client.client(config)
         points[name] = {
-            key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
+            key: [(point.step, point.value) for point in mlflow_client.get_metric_history(run_id, key)]
             for key in ("train/total", "validation/f1", "train/learning_rate")
         }
     assert points["broken"] == points["whole"]

@@ -11,8 +11,8 @@ from mpc_model.errors import MPCError
 from pipelines.config import recipe
 from pipelines.runtime import storage, uris
 from pipelines.search import report, space
-from pipelines.search import trial as trials
 from pipelines.search.ledger import Trial
+from pipelines.search.trial import config_of
 
 
 def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
             Trial(number, drawn, state, curve=curve(figure, *([figure + 0.1] if state == "finished" else [])))
         )
     listed.append(Trial(30, parameters(), "failed", "the loss is nan"))
-    found = report.write(config, listed, lambda trial: trials.config_of(config, trial, {}))
+    found = report.write(config, listed, lambda trial: config_of(config, trial, {}))
     best = max((trial for trial in listed if trial.state == "finished"), key=lambda trial: trial.metric or 0)
     assert found["best"]["number"] == best.number
     assert found["importances_epoch"] == 1

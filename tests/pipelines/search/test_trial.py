@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from pipelines.config import recipe
-from pipelines.search import trial as trials
 from pipelines.search.ledger import Trial
+from pipelines.search.trial import config_of
 
 
 def test_a_trial_s_config_has_its_parameters_its_places_and_its_dataset(tmp_path: Path) -> None:
     space = "tune.space={pretrain.weights: [[1, 0, 0]], build.views.policy: [light, release]}"
     config = recipe.load(None, [f"workspace={tmp_path}", space, "tracking.uri=postgresql://me:secret@host/mlflow"])
     trial = Trial(7, {"pretrain.weights": [1, 0, 0], "build.views.policy": "release"})
-    found = trials.config_of(config, trial, {"build.views.policy=release": "/sets/release"})
+    found = config_of(config, trial, {"build.views.policy=release": "/sets/release"})
     folder = f"{tmp_path}/tune/trials/0007"
     assert found.pretrain.weights == (1, 0, 0)
     assert found.train.dataset == "/sets/release"

@@ -19,7 +19,7 @@ CODE = """
 import sys, time
 import psutil
 from pipelines.config import recipe
-from pipelines.tracking import runs as tracking, watchdog
+from pipelines.tracking import runs, watchdog
 config = recipe.load(None, [f"workspace={sys.argv[1]}"])
 for order in sys.argv[2:]:
     if order == "bury":  # the guard, before the next run
@@ -27,9 +27,9 @@ for order in sys.argv[2:]:
             if watchdog.PROCESS in (one.info["cmdline"] or []):
                 one.kill()
                 one.wait(30)
-    run_id = tracking.start_run(config, "pretrain", order if len(order) == 32 else None)
+    run_id = runs.start_run(config, "pretrain", order if len(order) == 32 else None)
     if order == "end":
-        tracking.finish(config, run_id)
+        runs.finish(config, run_id)
     print(run_id, flush=True)
 time.sleep(600)
 """
@@ -87,7 +87,7 @@ def test_a_run_that_another_process_took_up_is_left_alone(tmp_path: Path, start:
 
 def test_a_guard_that_was_killed_is_followed_by_another(tmp_path: Path, start: Start) -> None:
     config = recipe.load(None, [f"workspace={tmp_path}"])
-    process, runs = start("leave", "bury")
+    process, run_ids = start("leave", "bury")
     process.kill()
-    for run_id in runs:
+    for run_id in run_ids:
         wait_for(config, run_id, "KILLED")
