@@ -335,7 +335,7 @@ def promotions(store: Store, tmp_path: Path) -> Iterator[list[tuple["subprocess.
             running.append((subprocess.Popen(command, stderr=stream, text=True, cwd=ROOT), log))
     try:
         until = time.monotonic() + 120
-        while not all("another one is at it" in log.read_text() for _, log in running):
+        while not all("another process is writing to" in log.read_text() for _, log in running):
             told = [log.read_text() for _, log in running]
             assert time.monotonic() < until, told
             assert all(process.poll() is None for process, _ in running), told

@@ -344,7 +344,7 @@ def test_a_learned_temperature_moves_and_survives_an_interruption(trained: Confi
     [
         ("train.sync_batchnorm=true", r"sync_batchnorm needs 2 workers"),
         ("train.async_validation=true", r"async_validation needs Ray workers"),
-        ("train.workers=[3, 2]", r"workers must be \[least, most\]"),
+        ("train.workers=[3, 2]", r"workers must be \[min, max\]"),
         ("finetune.start=scratch", r"set unfreeze to all"),
         ("finetune={cache: features, unfreeze: all}", r"cache keeps frozen features"),
         ("pretrain.floor=1.0", r"floor must not be above learning_rate"),

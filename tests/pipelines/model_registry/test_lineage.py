@@ -17,7 +17,7 @@ from pipelines.model_registry import lineage
 def run(output: Path, verb: str, seed: int, identity: dict[str, str], settings: dict[str, str], step: int = 120) -> str:
     """The output of a finished training run, in the format of earlier releases; the digest of its model."""
     model = tiny(seed=seed)
-    checkpoint.save(str(output), step, model, {}, {"verb": verb})
+    checkpoint.save(str(output), step, model.packed(), {}, {"verb": verb})
     checkpoint.export(str(output), step, f"{output}/model")
     record = {
         "verb": verb,
