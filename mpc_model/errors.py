@@ -41,7 +41,7 @@ def describe(error: MPCError) -> dict[str, str]:
     return {"kind": type(error).__name__, "message": str(error)}
 
 
-def revive(described: dict[str, str]) -> MPCError:
-    """The inverse of `describe`, but for a DataError's reason."""
+def revive(description: dict[str, str]) -> MPCError:
+    """The inverse of `describe`, except that the reason of a DataError is lost."""
     kinds: dict[str, type[MPCError]] = {kind.__name__: kind for kind in (UserError, DataError, InfrastructureError)}
-    return kinds.get(described["kind"], MPCError)(described["message"])
+    return kinds.get(description["kind"], MPCError)(description["message"])

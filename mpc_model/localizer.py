@@ -147,9 +147,9 @@ class Localizer(nn.Module):
                     batch = members[start : start + step]
                     pixels = np.stack([cv2.resize(images[i], (width, height)) for i in batch])  # INTER_LINEAR
                     logits = self(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255)
-                    for i, one in zip(batch, logits, strict=True):
+                    for i, map_logits in zip(batch, logits, strict=True):
                         own_size = images[i].shape[:2]
-                        maps[i] = to_probabilities(one[None], own_size)[0].cpu().numpy()
+                        maps[i] = to_probabilities(map_logits[None], own_size)[0].cpu().numpy()
         return [maps[index] for index in range(len(images))]
 
     def packed(self, card: Card | None = None) -> dict[str, bytes]:

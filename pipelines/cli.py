@@ -146,7 +146,7 @@ def _exit_code(command: Command, parsed: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             return interruption.report()
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and signals.unread():
+            if isinstance(error, BrokenPipeError) and signals.reader_is_gone():
                 return 141
             known = _ours(error)
             if known is not None:

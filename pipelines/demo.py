@@ -1,6 +1,6 @@
 """`mpc demo`: the verbs one after the other on real photographs, then a table, pictures and what to try next.
 
-It is the same pipeline that the verbs run: this module chooses photographs and prints, nothing else.
+The verbs do all the work: this module only chooses the photographs and prints.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
             started = time.monotonic()
             try:
                 results[name] = command.call(config)
-            except Refused as refused:  # a model worse than the one before it, say: that is what gates are for
+            except Refused as refused:  # for instance a model that is worse than the one before it
                 console.say(f"{name}: {refused}")
             if command.metrics:
                 record(config, command, results[name])
@@ -58,14 +58,14 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
 
 
 def _settle(recipe: str, overrides: Sequence[str]) -> Config:
-    """The config with the photographs in it. Photographs of the user's own get a workspace of their own."""
+    """The config with the location of the photographs. The user's own photographs get a separate workspace."""
     config = load(recipe, overrides)
     chosen = config.demo.photos
     if chosen is None:
         derived = [f"build.sources.0.location={_yaml(example_photos.photographs())}"]
     else:
         name = f"demo-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
-        # As many samples as from the shipped photographs, however many there are: the demo stays a matter of minutes.
+        # As many samples as from the shipped photographs, whatever their number, so that the demo takes minutes only.
         samples = config.build.sources[0].samples_per_photo * example_photos.COUNT
         crops = max(1, samples // max(1, len(storage.list_files(chosen, IMAGE_SUFFIXES))))
         derived = [
@@ -82,7 +82,7 @@ def _yaml(value: Any) -> str:
 
 
 def _write_examples(config: Config) -> None:
-    """A folder of test images as files, forged and authentic by turns, for `predict` to read."""
+    """Write test images as files for `predict` to read: half of them forged, half authentic."""
     folder = str(config.predict.input)
     manifest = Manifest.read(str(config.build.output))
     reader = ShardReader(str(config.build.output), manifest, "test")
@@ -99,33 +99,35 @@ def _write_examples(config: Config) -> None:
     console.say(f"examples: {len(chosen)} test images as files in {folder}")
 
 
-def _beside(command: str) -> str:
-    """A command as it can be typed here: its name where it is on the path, else where this Python has it."""
+def _typed_command(command: str) -> str:
+    """A command as the user can type it: its name if it is on the PATH, else its path next to this Python."""
     return command if shutil.which(command) else os.path.relpath(Path(sys.executable).with_name(command))
 
 
 def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -> str:
-    """What happened, in twenty lines."""
-    dataset, figures, registered = results["build"], results["evaluate"], results["register"]
+    """A summary of the results in about twenty lines."""
+    dataset, metrics, registered = results["build"], results["evaluate"], results["register"]
     splits = ", ".join(f"{name} {dataset.splits[name].samples}" for name in SPLITS)
     lines = ["", f"dataset    {splits} samples; fingerprint {dataset.fingerprint[:12]}"]
     for stage in ("pretrain", "finetune"):
         losses = results[stage]["losses"]
         path = " -> ".join(f"{loss:.3g}" for loss in losses)
         lines.append(f"{stage:<10} {results[stage]['step']} steps; mean loss of each epoch {path}")
-    count = figures["model"]["forged_images"]
-    lines += ["", f"test, mean over {count} forged images at threshold {figures['threshold']}      F1     IoU"]
+    count = metrics["model"]["forged_images"]
+    lines += ["", f"test, mean over {count} forged images at threshold {metrics['threshold']}      F1     IoU"]
     names = {
         "model": "this model",
         "untrained": "the same network, untrained",
         "everything_forged": "everything forged",
     }
     for key, name in names.items():
-        lines.append(f"  {name:<52}{figures[key]['f1']:>6.3f}  {figures[key]['iou']:>6.3f}")
-    by_kind = ", ".join(f"{kind} {f1:.2f}" for kind, f1 in figures["f1_by_kind"].items())
+        lines.append(f"  {name:<52}{metrics[key]['f1']:>6.3f}  {metrics[key]['iou']:>6.3f}")
+    by_kind = ", ".join(f"{kind} {f1:.2f}" for kind, f1 in metrics["f1_by_kind"].items())
     moved = results.get("promote")
     champion = f"{moved['alias']} is version {moved['version']}" if moved else "not promoted, for the reasons above"
-    degraded = ", ".join(f"{name} {found['f1']:.2f}" for name, found in figures["robustness"].items())
+    degraded = ", ".join(
+        f"{name} {degraded_metrics['f1']:.2f}" for name, degraded_metrics in metrics["robustness"].items()
+    )
     lines += [
         f"  this model's F1 by kind of forgery: {by_kind}",
         *([f"  and of degraded images: {degraded}"] if degraded else []),
@@ -136,9 +138,9 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         "look at    " + results["evaluate"]["pictures"][0],
         "           " + uris.join(str(config.predict.output), "overlays"),
         "           " + uris.join(str(config.build.output), "report.html"),
-        f"try        {_beside('mpc')} predict --config demo {shlex.quote('workspace=' + config.workspace)}"
+        f"try        {_typed_command('mpc')} predict --config demo {shlex.quote('workspace=' + config.workspace)}"
         " predict.input=FOLDER predict.output=FOLDER-maps   # maps of your images",
         "           make demo DATA=FOLDER   # the whole pipeline on your photographs",
-        f"           {_beside('mlflow')} ui --backend-store-uri {shlex.quote(str(config.tracking.uri))}",
+        f"           {_typed_command('mlflow')} ui --backend-store-uri {shlex.quote(str(config.tracking.uri))}",
     ]
     return "\n".join(lines)

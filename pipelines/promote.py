@@ -1,7 +1,7 @@
 """`mpc promote`: an alias (`champion`) moves to the version of another (`candidate`) if the gates hold; or back.
 
-Every move, and every refusal, is written to the alias's audit trail (model_registry/audit_trail.py). A rollback
-asks no gates: going back must always be possible.
+Every move, and every refusal, is written to the alias's audit trail (model_registry/audit_trail.py). Gates do not
+apply to a rollback: going back must always be possible.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from pipelines.tracking import client, runs
 
 
 def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) -> dict[str, Any]:
-    """Move `promote.target` and return name, alias, version, and the version before; nothing happens twice.
+    """Move `promote.target` and return name, alias, version, and the version before; a second call changes nothing.
 
     `rollback` moves it to the version before, `dry_run` only says what would happen. Raises Refused (exit code 1) where
     a gate does not hold or another promotion came first, UserError where there is nothing to promote or to go back to.
@@ -54,7 +54,7 @@ def _result(settings: PromoteConfig, version: str, before: str | None) -> dict[s
 
 
 def _registry(config: Config) -> MlflowClient:
-    """A client of the store. A database that is not there is not made: nothing could be promoted in it."""
+    """A client of the store. A missing database is not created, since it would have nothing to promote: UserError."""
     if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"nothing to promote: there is no MLflow database at {database}; run `mpc register` first")
     return client.client(config)
@@ -71,7 +71,7 @@ def _model(registry: MlflowClient, config: Config) -> RegisteredModel:
 
 
 def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]] | str:
-    """The move that is asked for, or its refusal, and the gates' answers; the version where it is there already."""
+    """The requested move, or its refusal, with the gates' answers; the version alone if the alias is already there."""
     settings = config.promote
     new, old = (_at(model, alias) for alias in (settings.source, settings.target))
     if new is None:
@@ -99,7 +99,7 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
 
 
 def _back(config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
-    """The move back, to the last version before that can be loaded; also where the alias went with its version."""
+    """The move back to the last earlier version that can be loaded; also if the alias was deleted with its version."""
     settings = config.promote
     trail = list(audit_trail.trail(model.tags, settings.target).values())
     current = _at(model, settings.target)
@@ -127,7 +127,7 @@ def _at(model: RegisteredModel, alias: str | None) -> str | None:
 
 
 def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
-    """What every gate answers."""
+    """The answers of all gates."""
     own = gates.from_tags(candidate.tags)
     other = None if champion is None else gates.from_tags(champion.tags)
     compared, answers = gates.metrics(own, other, settings.datasets, settings.margin)
@@ -140,7 +140,7 @@ def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVe
 
 
 def _leaks(candidate: ModelVersion, metrics: VersionMetrics) -> list[str]:
-    """Doubts about metrics, from the datasets that can be read from here now."""
+    """Warnings of leakage, from the datasets that can be read from here now."""
     seen = lineage.trained_on(candidate.tags)
     if seen is None:
         return [leakage.UNKNOWN]
@@ -165,7 +165,7 @@ def _reached(uri: str, fingerprint: str) -> Manifest | None:
 
 
 def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answers: list[Answer]) -> None:
-    """Add the entry and move the alias, unless either of the aliases moved since it was decided."""
+    """Add the entry and move the alias; Refused if one of the two aliases has moved since the decision."""
     name, target = str(settings.name), settings.target
     with lock.held(registry, f"{name}.{target}", "promote"):
         model = registry.get_registered_model(name)

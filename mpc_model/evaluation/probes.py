@@ -103,8 +103,8 @@ def fit_probe(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     share = 0.5 * (forged / forged.sum() + authentic / authentic.sum())
     x = features.detach().float()
     mean = share @ x
-    spread = (share @ (x - mean).square()).sqrt().clamp_min(1e-6)
-    x = (x - mean) / spread
+    deviation = (share @ (x - mean).square()).sqrt().clamp_min(1e-6)
+    x = (x - mean) / deviation
 
     parameters = torch.zeros(x.shape[1] + 1, device=x.device, requires_grad=True)
     solver = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
@@ -119,7 +119,7 @@ def fit_probe(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     with torch.enable_grad():
         solver.step(objective)
-    weight = parameters.detach()[:-1] / spread
+    weight = parameters.detach()[:-1] / deviation
     return weight, parameters.detach()[-1] - weight @ mean
 
 

@@ -78,13 +78,13 @@ def check_scans(data: bytes, name: str) -> None:
     if not data.startswith(JPEG_MAGIC):
         return
     at = next((end for marker, _, end in jpeg_segments(data) if marker == _START_OF_SCAN), len(data))
-    while found := _LEAVES_SCAN.search(data, at):
-        marker, at = data[found.end() - 1], found.end()
-        if found.group() == _END_OF_IMAGE:
+    while match := _LEAVES_SCAN.search(data, at):
+        marker, at = data[match.end() - 1], match.end()
+        if match.group() == _END_OF_IMAGE:
             return
         if marker not in _BETWEEN_SCANS:
             raise DataError(
-                f"{name}: the JPEG data is damaged at byte {found.start()}; copy it again or leave it out", "unreadable"
+                f"{name}: the JPEG data is damaged at byte {match.start()}; copy it again or leave it out", "unreadable"
             )
         at += _big(data, at, 2)
     raise DataError(f"{name}: the file is cut short; copy it again or leave it out", "truncated")

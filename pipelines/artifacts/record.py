@@ -1,10 +1,9 @@
-"""The record beside every output: what it was made from, whether it is finished, and what came out.
+"""The record of every output: what it was made from, whether it is finished, and its results.
 
     <uri>/record.json   {"verb", "identity": {...}, "finished": bool, "results": {...}}
     <uri>/config.yaml   the resolved config
 
-A command that finds its own finished output reuses it, one that finds its own unfinished output goes on with it, and
-one that finds another's refuses to touch it.
+A command reuses its own finished output, continues its own unfinished output, and refuses the output of another.
 """
 
 import json
@@ -45,7 +44,7 @@ class Record:
     resumed: bool = False
 
     def save(self) -> None:
-        """Write the record as it now stands."""
+        """Write the record."""
         document = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
         storage.write_bytes(uris.join(self.uri, RECORD), json.dumps(document, indent=1).encode() + b"\n")
 
@@ -57,10 +56,10 @@ class Record:
 
 
 def claim(uri: str, verb: str, identity: dict[str, Any], settings: dict[str, Any]) -> Record:
-    """Open an output folder for a command, with the resolved config (`settings`) saved beside the record.
+    """Open an output folder for a command, and save the resolved config (`settings`) next to the record.
 
-    Raises UserError, naming the first setting that differs, when the folder holds the output of something else, or
-    naming a file of it where it is of no command of ours.
+    Raises UserError when the folder holds another output (the message names the first setting that differs), or files
+    that no command of ours wrote (it names one of them).
     """
     identity = json.loads(json.dumps(identity))
     if storage.exists(uris.join(uri, RECORD)):
@@ -91,10 +90,10 @@ def finished(uri: str, verb: str, identity: dict[str, Any]) -> Record | None:
 
 
 def check_free(uri: str, verb: str) -> None:
-    """UserError, naming a file, where a folder without a record holds what is of no command of ours."""
-    ours = ("config.yaml", "lease/")  # of a command that died before its record was there
-    held = storage.list_files(uri) if storage.folder_exists(uri) else []
-    if strange := [file for file in held if not file[len(uri) :].lstrip("/").startswith(ours)]:
+    """Raise UserError, which names a file, if a folder without a record holds files that no command of ours wrote."""
+    ours = ("config.yaml", "lease/")  # left by a command that died before it wrote its record
+    files = storage.list_files(uri) if storage.folder_exists(uri) else []
+    if strange := [file for file in files if not file[len(uri) :].lstrip("/").startswith(ours)]:
         raise UserError(f"{uri} holds {strange[0]}, which is not of {verb}; set {verb}.output to an empty folder")
 
 
@@ -111,7 +110,7 @@ def read(uri: str) -> Record:
 
 
 def run_of(uri: str) -> tuple[str, str] | None:
-    """Verb and id of the MLflow run that made an output, where that is known."""
+    """Verb and id of the MLflow run that made an output; None where it is not known."""
     if not storage.exists(uris.join(uri, RECORD)):
         return None
     record = read(uri)

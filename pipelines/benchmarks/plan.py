@@ -137,8 +137,8 @@ def _annotations(photos: int) -> Iterator[str]:
     generator = np.random.default_rng(0)
     comma = ""
     for photo, objects in enumerate(generator.poisson(OBJECTS, photos).tolist()):
-        for corners in generator.geometric(1 / (CORNERS - 2), objects) + 2:
-            ring = generator.uniform(0, 640, 2 * int(corners)).round(2).tolist()
+        for corner_count in generator.geometric(1 / (CORNERS - 2), objects) + 2:
+            ring = generator.uniform(0, 640, 2 * int(corner_count)).round(2).tolist()
             yield comma + json.dumps({"image_id": photo, "iscrowd": 0, "category_id": 1, "segmentation": [ring]})
             comma = ","
 

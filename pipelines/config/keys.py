@@ -72,8 +72,8 @@ def _section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:
-    """The description of each field, or the text under it, also where a model below declares it; else nothing."""
-    found = {name: field.description or "" for name, field in model.model_fields.items()}
+    """The description of each field: its own, else the text under it in this class or a base; else empty."""
+    descriptions = {name: field.description or "" for name, field in model.model_fields.items()}
     for base in reversed(model.__mro__):
         if not (issubclass(base, BaseModel) and base.__module__.startswith("pipelines.")):
             continue
@@ -86,8 +86,8 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
                 and isinstance(text.value, ast.Constant)
                 and isinstance(text.value.value, str)
             ):
-                found[field.target.id] = " ".join(text.value.value.split())
-    return {name: found[name] for name in model.model_fields}
+                descriptions[field.target.id] = " ".join(text.value.value.split())
+    return {name: descriptions[name] for name in model.model_fields}
 
 
 def _default(field: FieldInfo) -> str:

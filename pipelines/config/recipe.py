@@ -151,14 +151,13 @@ def _tuples(value: Any, annotation: Any = Config) -> Any:
 
 
 def _one_line(error: ValidationError) -> str:
-    """The most telling complaint of pydantic, as the key, what was expected, and the nearest valid key.
+    """The most useful of pydantic's errors: the key, what was expected, and the nearest valid key.
 
-    A key that does not exist tells more than one that is missing for it, and what is wrong with a value more than that
-    it is of none of the kinds it may be.
+    An unknown key comes before the key that is missing because of it, and a wrong value before a wrong type.
     """
-    telling = {"extra_forbidden": 0, "value_error": 1}
-    errors = [found for found in error.errors() if not _meant_otherwise(found)] or error.errors()
-    first = min(errors, key=lambda found: telling.get(found["type"], 2))
+    priority = {"extra_forbidden": 0, "value_error": 1}
+    errors = [problem for problem in error.errors() if not _is_of_another_type(problem)] or error.errors()
+    first = min(errors, key=lambda problem: priority.get(problem["type"], 2))
     key = _key(first["loc"])
     if first["type"] == "extra_forbidden":
         valid = _keys_at(first["loc"][:-1])
@@ -166,21 +165,21 @@ def _one_line(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
         return f"unknown key {key!r}: {hint}"
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a tuple
-        key, _, place = key.rpartition(".")
-        return f"config key {key}: the list is too short, it holds {place} values"
-    same = [found for found in errors if _key(found["loc"]) == key]
+        key, _, index = key.rpartition(".")
+        return f"config key {key}: the list is too short, it holds {index} values"
+    same = [problem for problem in errors if _key(problem["loc"]) == key]
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] in _KINDS:  # what is of none of the kinds that a key may have gets a complaint for each
-        kinds = list(dict.fromkeys(_KINDS[found["type"]] for found in same if found["type"] in _KINDS))
+    if first["type"] in _KINDS:  # pydantic reports one error for each type that the key may have
+        kinds = list(dict.fromkeys(_KINDS[problem["type"]] for problem in same if problem["type"] in _KINDS))
         message = f"give {' or '.join(kinds)}".replace("a whole number or a number", "a number")
     shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
     more = len(errors) - len(same)
     return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
 
 
-def _meant_otherwise(found: Any) -> bool:
-    """Whether it only says that a list, or a mapping, is no value of another kind that the key may have."""
-    kind, value = _KINDS.get(found["type"]), found["input"]
+def _is_of_another_type(problem: Any) -> bool:
+    """Whether an error only says that a list, or a mapping, is not of another type that the key may have."""
+    kind, value = _KINDS.get(problem["type"]), problem["input"]
     return (isinstance(value, list | tuple) and kind not in (None, "a list")) or (
         isinstance(value, dict) and kind not in (None, "a mapping")
     )
@@ -191,7 +190,7 @@ def _key(location: tuple[int | str, ...]) -> str:
 
 
 def _named(location: tuple[int | str, ...]) -> list[int | str]:
-    """The parts of a pydantic error location that stand in a config, without those that name its own validators."""
+    """The parts of a pydantic error location that are keys of the config, without pydantic's names of validators."""
     own = ("constrained", "list[", "tuple[", "function-", "literal[")
     return [part for part in location if not str(part).startswith(own) and part not in ("int", "float")]
 

@@ -71,6 +71,6 @@ class TuneConfig(Section):
                 raise ValueError(f"space: {key!r} is no config key")
             if isinstance(values, list) and not values:
                 raise ValueError(f"space.{key} is an empty list; name at least one value")
-            if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
+            if isinstance(values, list) and any(value in values[:index] for index, value in enumerate(values)):
                 raise ValueError(f"space.{key} names a value twice")
         return self

@@ -83,29 +83,30 @@ def _line(value: dict[str, Any]) -> str:
 def earlier(entries: Sequence[Entry], current: str) -> list[str]:
     """The versions that the alias pointed to before it came to `current`, the last one first, as far as is known.
 
-    Promotions are piled up and rollbacks taken off. An entry counts only where the alias was found at its version
-    afterwards: a move that died did not take place. What the trail did not see (a move by hand) drops what it left.
+    A promotion pushes its version on a stack, a rollback pops. An entry counts only if the next entry (or `current`)
+    shows the alias at its version: otherwise the process died before it moved the alias. A move by hand,
+    which the trail does not have, removes the versions above the one that it moved to.
     """
     moves = [entry for entry in entries if entry.action != REFUSE]
-    found_at = [*(entry.before for entry in moves[1:]), current]
-    pile: list[str] = []
-    for entry, found in zip(moves, found_at, strict=False):
-        if found == entry.after:
-            _drop_to(pile, entry.before)
+    versions_after = [*(entry.before for entry in moves[1:]), current]
+    stack: list[str] = []
+    for entry, version in zip(moves, versions_after, strict=False):
+        if version == entry.after:
+            _drop_to(stack, entry.before)
             if entry.action == PROMOTE:
-                pile.append(entry.after)
+                stack.append(entry.after)
             else:
-                _drop_to(pile, entry.after)
-    _drop_to(pile, current)
-    return pile[-2::-1]
+                _drop_to(stack, entry.after)
+    _drop_to(stack, current)
+    return stack[-2::-1]
 
 
-def _drop_to(pile: list[str], version: str | None) -> None:
-    """Take off what lies above a version; where it is not there, it alone is left."""
-    while pile and pile[-1] != version:
-        pile.pop()
-    if not pile and version is not None:
-        pile.append(version)
+def _drop_to(stack: list[str], version: str | None) -> None:
+    """Pop the versions above `version`; if it is not on the stack, it becomes the only one."""
+    while stack and stack[-1] != version:
+        stack.pop()
+    if not stack and version is not None:
+        stack.append(version)
 
 
 def rolled_back(entries: Sequence[Entry], version: str) -> Entry | None:

@@ -64,11 +64,11 @@ def write(model: Localizer, tags: Mapping[str, str], evaluations: Sequence[Versi
         "## Training",
         "",
     ]
-    seen = lineage.trained_on(tags)
-    if seen is None:
+    datasets = lineage.trained_on(tags)
+    if datasets is None:
         lines.append("- data: unknown, so whether test images are among them is unknown, too")
-    for one in seen or []:
-        lines.append(f"- data: `{one['fingerprint']}` at {one['uri']}")
+    for dataset in datasets or []:
+        lines.append(f"- data: `{dataset['fingerprint']}` at {dataset['uri']}")
     if published:
         lines.append(
             f"- began as the public checkpoint {published['file']} ({published['kind']}, sha256"

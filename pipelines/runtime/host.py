@@ -19,26 +19,26 @@ def software() -> dict[str, str]:
 
     The commit has MLflow's own name for it; `mpc.git_dirty` says whether tracked files differ from it.
     """
-    found = {"mpc.version.python": platform.python_version()}
+    tags = {"mpc.version.python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[f"mpc.version.{package}"] = version(package)
-    return found | _git(Path(__file__).resolve().parents[2])
+            tags[f"mpc.version.{package}"] = version(package)
+    return tags | _git(Path(__file__).resolve().parents[2])
 
 
 def hardware() -> dict[str, str]:
     """Tags of the machine that this process is on: `mpc.hardware.host`, `cpu`, `cpus`, `memory_gib`, `gpus`."""
-    found = {"host": socket.gethostname(), "cpu": _cpu(), "cpus": str(len(os.sched_getaffinity(0)))}
-    found["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f}"
-    import torch  # here: most of what imports this module needs no torch
+    facts = {"host": socket.gethostname(), "cpu": _cpu(), "cpus": str(len(os.sched_getaffinity(0)))}
+    facts["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f}"
+    import torch  # imported here, since most modules that import this one need no torch
 
     if torch.cuda.is_available():
-        found["gpus"] = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return {f"mpc.hardware.{key}": value for key, value in found.items() if value}
+        facts["gpus"] = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return {f"mpc.hardware.{key}": value for key, value in facts.items() if value}
 
 
 def user() -> str:
-    """The system's name of whoever runs this: a container may run as a number that has none."""
+    """The name of the user of this process; `uid <number>` where it has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -46,31 +46,31 @@ def user() -> str:
 
 
 def load() -> dict[str, float]:
-    """How busy this machine is: `machine_load` (processes that want a core, a minute's mean), `machine_memory_gib`."""
-    found = {"machine_load": os.getloadavg()[0]}
+    """The load of this machine: `machine_load` (its mean over a minute), `machine_memory_gib` (memory in use)."""
+    metrics = {"machine_load": os.getloadavg()[0]}
     facts = dict(line.split(":", 1) for line in _lines("/proc/meminfo"))
     if {"MemTotal", "MemAvailable"} <= facts.keys():
         used = int(facts["MemTotal"].split()[0]) - int(facts["MemAvailable"].split()[0])
-        found["machine_memory_gib"] = used * 1024 / _GIB
-    return found
+        metrics["machine_memory_gib"] = used * 1024 / _GIB
+    return metrics
 
 
 def _git(folder: Path) -> dict[str, str]:
-    """The state of a checkout, whose top must be `folder`: a package that is installed below another's is not it."""
-    if _ask_git(folder, "rev-parse", "--show-toplevel") != str(folder):
+    """Tags of the git checkout at `folder`; none where its top is another folder, as for an installed package."""
+    if _run_git(folder, "rev-parse", "--show-toplevel") != str(folder):
         return {}
-    commit = _ask_git(folder, "rev-parse", "HEAD")
-    changed = _ask_git(folder, "status", "--porcelain", "--untracked-files=no")
+    commit = _run_git(folder, "rev-parse", "HEAD")
+    changed = _run_git(folder, "status", "--porcelain", "--untracked-files=no")
     if commit is None or changed is None:
         return {}
     return {"mlflow.source.git.commit": commit, "mpc.git_dirty": str(bool(changed)).lower()}
 
 
-def _ask_git(folder: Path, *question: str) -> str | None:
+def _run_git(folder: Path, *arguments: str) -> str | None:
     with suppress(OSError, subprocess.TimeoutExpired):
-        told = subprocess.run(["git", "-C", str(folder), *question], capture_output=True, text=True, timeout=10)
-        if not told.returncode:
-            return told.stdout.strip()
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        if not result.returncode:
+            return result.stdout.strip()
     return None
 
 

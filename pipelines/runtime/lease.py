@@ -106,13 +106,13 @@ def _acquire(uri: str, verb: str) -> Lease:
 
 
 def check(uri: str, holder: HolderId) -> None:
-    """What a worker calls before it writes: MPCError when another job than its own (`holder`) holds the lease.
+    """Check, before a worker writes, that its own job (`holder`) still holds the lease; MPCError when another does.
 
-    A job that was killed may leave workers behind, which go on for a moment while its successor's already run.
+    Workers of a killed job may go on for a moment while the workers of the next job already run.
     """
     with suppress(InfrastructureError, UserError):  # storage that fails now also fails the write that follows
-        found = _read(uri, max(_numbers(uri), default=0))
-        if found and _holder(found) != holder:
+        document = _read(uri, max(_numbers(uri), default=0))
+        if document and _holder(document) != holder:
             raise MPCError(_taken_over(uri))
 
 
@@ -124,14 +124,14 @@ def _taken_over(uri: str) -> str:
 
 def _wait_for_holder(uri: str, number: int, verb: str) -> None:
     """Return when the lease is free or its holder is dead; UserError when the holder lives."""
-    found = _read(uri, number)
-    if found is None or _is_dead(found):
+    document = _read(uri, number)
+    if document is None or _is_dead(document):
         return
 
     def refuse(document: _Document) -> None:
         raise UserError(_busy(uri, document, verb))
 
-    console.say(f"{verb}: {found['holder']} may be writing {uri}; waiting {PATIENCE_SECONDS:.0f} s for a sign of it")
+    console.say(f"{verb}: {document['holder']} may be writing {uri}; waiting {PATIENCE_SECONDS:.0f} s for a sign of it")
     lock.wait_for_release(lambda: _read(uri, number), refuse, PATIENCE_SECONDS, BEAT_SECONDS / 6)
 
 

@@ -51,24 +51,23 @@ def is_dead(holder: HolderId) -> bool:
 def wait_for_release(
     observe: Callable[[], State | None],
     on_change: Callable[[State], None],
-    patience: float,
+    timeout: float,
     pause: float,
     clock: Clock = Clock(),  # noqa: B008
 ) -> State | None:
     """Wait until a lock is free or its holder shows no sign of life, looking every `pause` seconds.
 
-    `observe` returns what can be seen of the holder, None when the lock is free. Returns None then, or what the holder
-    left behind where nothing of it changed for `patience` seconds. `on_change` is called with every change that is
-    seen; it may raise.
+    `observe` returns the visible state of the holder, None when the lock is free. The result is None then, or the last
+    state when it has not changed for `timeout` seconds. `on_change` is called with every new state; it may raise.
     """
     before = observe()
-    deadline = clock.now() + patience
+    deadline = clock.now() + timeout
     while before is not None:
         clock.sleep(pause)
         now = observe()
         if now is not None and now != before:
             on_change(now)
-            deadline = clock.now() + patience
+            deadline = clock.now() + timeout
         elif now is not None and clock.now() > deadline:
             return now
         before = now

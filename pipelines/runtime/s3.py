@@ -193,10 +193,10 @@ class Blocks(io.RawIOBase):
 
     def __init__(self, uri: str) -> None:
         self._uri, self._block, self._at = uri, memoryview(b""), 0
-        found = head(uri)
-        if found is None:
+        headers = head(uri)
+        if headers is None:
             raise FileNotFoundError(uri)
-        self._size, self._version = int(found["ContentLength"]), str(found["ETag"])
+        self._size, self._version = int(headers["ContentLength"]), str(headers["ETag"])
 
     def readable(self) -> bool:
         return True
@@ -213,9 +213,9 @@ class Blocks(io.RawIOBase):
 
 
 def create(uri: str, data: bytes) -> bool:
-    """Write the whole object unless there is one; whether it was written.
+    """Write an object unless it exists; returns whether this call wrote it.
 
-    A put may be done and its answer lost: the next try then meets our own object. The mark tells it from another's.
+    A put may succeed and its answer be lost; the next try then finds our own object, which it knows by its mark.
     """
     mark = {"created-by": secrets.token_hex(8)}
 
@@ -230,20 +230,20 @@ def create(uri: str, data: bytes) -> bool:
     try:
         _with_retries(uri, put_new)
     except FileExistsError:
-        found = head(uri)
-        return found is not None and found["Metadata"] == mark
+        headers = head(uri)
+        return headers is not None and headers["Metadata"] == mark
     return True
 
 
 def objects(uri: str, limit: int = _KEYS, markers: bool = False) -> Iterator[tuple[str, Stamp]]:
-    """Objects below a prefix, with the empty ones that stand for folders if wanted; `limit` of them a request."""
+    """Objects below a prefix; with `markers` also the empty ones that mark folders. A request lists `limit` objects."""
     more: dict[str, str] = {}
     empty = True
 
     def page(client: Any, bucket: str, key: str) -> dict[str, Any]:
         prefix = f"{key}/" if key else ""
         answer: dict[str, Any] = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=limit, **more)
-        if "IsTruncated" not in answer:  # an empty body would pass for an empty folder
+        if "IsTruncated" not in answer:  # otherwise an empty body would look like an empty folder
             raise _BrokenAnswerError("the listing has no end")
         return answer
 
@@ -278,27 +278,27 @@ def head(uri: str) -> dict[str, Any] | None:
 
 def stamp(uri: str) -> Stamp | None:
     """The stamp of one object; None when it is not there."""
-    found = head(uri)
-    return None if found is None else _stamp(found["ContentLength"], found["LastModified"])
+    headers = head(uri)
+    return None if headers is None else _stamp(headers["ContentLength"], headers["LastModified"])
 
 
 def _stamp(size: int, modified: datetime) -> Stamp:
-    # Listings may tell parts of a second, headers never do: whole seconds, so that both give the same stamp.
+    # Listings may give fractions of a second, headers never do. Whole seconds give the same stamp from both.
     return Stamp(size, int(modified.timestamp()) * 10**9)
 
 
 def delete(uri: str) -> None:
-    """Remove an object, or all below a prefix; nothing happens when neither is there."""
+    """Delete an object, or all objects below a prefix; does nothing when there is neither."""
     if head(uri) is not None:
-        with suppress(FileNotFoundError):  # the second try after a lost answer, on servers that mind
+        with suppress(FileNotFoundError):  # a second try after a lost answer; some servers report the missing object
             _with_retries(uri, lambda client, bucket, key: client.delete_object(Bucket=bucket, Key=key))
         return
     try:
-        found = [location for location, _ in objects(uri, markers=True)]
+        locations = [location for location, _ in objects(uri, markers=True)]
     except FileNotFoundError:
         return
-    for start in range(0, len(found), _KEYS):
-        _with_retries(uri, functools.partial(_delete, locations=found[start : start + _KEYS]))
+    for start in range(0, len(locations), _KEYS):
+        _with_retries(uri, functools.partial(_delete, locations=locations[start : start + _KEYS]))
 
 
 def _delete(client: Any, bucket: str, _key: str, locations: list[str]) -> None:

@@ -34,10 +34,10 @@ class Interruption:
         self._verb, self._reported = verb, False
 
     def __enter__(self) -> "Interruption":
-        reading, self._writing = os.pipe()
+        read_end, self._writing = os.pipe()
         os.set_blocking(self._writing, False)  # set_wakeup_fd requires it
         self._before = signal.signal(signal.SIGTERM, interrupt), signal.set_wakeup_fd(self._writing)
-        threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(read_end,), daemon=True).start()
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -52,8 +52,8 @@ class Interruption:
             console.fail(f"mpc {self._verb}: interrupted; the same command goes on from here")
         return 130
 
-    def _watch(self, reading: int) -> None:
-        with open(reading, "rb", buffering=0) as signals:
+    def _watch(self, read_end: int) -> None:
+        with open(read_end, "rb", buffering=0) as signals:
             while number := signals.read(1):  # until the other end is closed
                 if ord(number) == signal.SIGTERM and _is_ray_lost and _is_ray_lost(ORDERLY_SECONDS):
                     os._exit(self.report())
@@ -61,9 +61,9 @@ class Interruption:
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Hold back Ctrl-C, and SIGTERM in an `Interruption`, until the block has ended. A second one is raised at once.
+    """Defer Ctrl-C, and SIGTERM in an `Interruption`, until the block has ended. A second one is raised at once.
 
-    For what must be written whole: an interrupt within a commit of SQLite would leave a run that nobody ends. Outside
+    It protects writes that must be complete: an interrupt within a commit of SQLite would leave an open run. Outside
     the main thread, which alone is interrupted, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -81,7 +81,7 @@ def defer_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if pending and before is signal.SIG_IGN:  # SIGTERM: a job in the background ignores Ctrl-C, but obeys this
+        if pending and before is signal.SIG_IGN:  # it was SIGTERM: a job in the background ignores SIGINT only
             raise KeyboardInterrupt
         if pending:
             signal.raise_signal(signal.SIGINT)
@@ -104,8 +104,11 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
-def unread() -> bool:
-    """Whether nobody reads our standard output any more, as in `mpc inspect ... | head -1`. It is closed then."""
+def reader_is_gone() -> bool:
+    """Whether the reader of our standard output has ended, as in `mpc inspect ... | head -1`.
+
+    Output then goes to /dev/null, so that nothing later fails on it.
+    """
     output = select.poll()
     output.register(1, 0)
     gone = any(event & select.POLLERR for _, event in output.poll(0))

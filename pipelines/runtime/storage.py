@@ -188,11 +188,11 @@ def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
     Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
     """
     with explained(uri):
-        found = dict(_s3().objects(uri) if is_remote(uri) else _files(uri))
+        stamps = dict(_s3().objects(uri) if is_remote(uri) else _files(uri))
     below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
     return {
-        location: found[location]
-        for location in sorted(found)
+        location: stamps[location]
+        for location in sorted(stamps)
         if not any(part.startswith(".") for part in location[below:].lstrip("/").split("/"))
         and (not suffixes or location.lower().endswith(suffixes))
     }

@@ -63,8 +63,8 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     best = order[0]
     storage.write_bytes(uris.join(output, "best.yaml"), _recipe(config, best, config_of(best)))
     shares, epoch = importances(config, trials)
-    figures = (plots.parallel(config, order), plots.parameters(config, order), plots.curves(order))
-    for name, figure in zip(PICTURES, figures, strict=True):
+    pictures = (plots.parallel(config, order), plots.parameters(config, order), plots.curves(order))
+    for name, figure in zip(PICTURES, pictures, strict=True):
         storage.write_bytes(uris.join(output, name), plots.to_png(figure))
     for rank, trial in enumerate(order[:_SHOWN], 1):
         values = ", ".join(f"{key} {short(value)}" for key, value in trial.parameters.items())

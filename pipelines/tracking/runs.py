@@ -98,14 +98,14 @@ def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bo
 def _describe(
     store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, Manifest] | None
 ) -> None:
-    described = config.dump()
-    stored = renamed.as_stored(described)
+    document = config.dump()
+    stored = renamed.as_stored(document)
     params = {"seed": config.seed, "workspace": config.workspace}
     for section in {"model", "train", verb}:
         params |= {f"{section}.{key}": value for key, value in stored.get(section, {}).items()}
     listed = [Param(key, uris.without_secrets(str(value))[:6000]) for key, value in params.items()]
     store.log_batch(run_id, params=listed)
-    store.log_dict(run_id, described, "config.yaml")
+    store.log_dict(run_id, document, "config.yaml")
     if dataset:
         location, manifest = dataset
         entity = Dataset(

@@ -66,7 +66,7 @@ def _pipe() -> IO[bytes]:
         command,
         bufsize=0,
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,  # who reads our output until its end must not wait for the watchdog's end
+        stdout=subprocess.DEVNULL,  # otherwise a reader of our output would wait for the watchdog, too
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -75,13 +75,13 @@ def _pipe() -> IO[bytes]:
     return process.stdin
 
 
-def _main(process: str, patience: float) -> None:
-    """What the watchdog does."""
-    if os.fork():  # Ray ends the children of its workers; a child of a child that has ended belongs to nobody
+def _main(process: str, timeout: float) -> None:
+    """The main function of the watchdog's process."""
+    if os.fork():  # Ray ends the children of its workers; a grandchild whose parent has ended is not among them
         os._exit(0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to every process before it ends the job
     runs = _read_until_end(sys.stdin)
-    wait_until(lambda: _end_runs(runs, process), patience, PAUSE_SECONDS)
+    wait_until(lambda: _end_runs(runs, process), timeout, PAUSE_SECONDS)
 
 
 def _read_until_end(pipe: IO[str]) -> OpenRuns:

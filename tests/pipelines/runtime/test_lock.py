@@ -19,7 +19,7 @@ def seen_at(fake: FakeClock, *states: tuple[float, str | None]) -> Callable[[], 
 
 
 def wait(fake: FakeClock, observe: Callable[[], str | None], on_change: Callable[[str], None]) -> str | None:
-    return lock.wait_for_release(observe, on_change, patience=10.0, pause=1.0, clock=fake.clock)
+    return lock.wait_for_release(observe, on_change, timeout=10.0, pause=1.0, clock=fake.clock)
 
 
 def test_a_lock_that_is_free_is_not_waited_for() -> None:

@@ -53,7 +53,7 @@ def test_a_closed_stream_becomes_the_null_device() -> None:
 
 
 def test_output_that_nobody_reads_is_noticed() -> None:
-    code = "import os, time\nfrom pipelines.runtime import signals\nassert not signals.unread()\n"
+    code = "import os, time\nfrom pipelines.runtime import signals\nassert not signals.reader_is_gone()\n"
     code += "reading, writing = os.pipe()\nos.dup2(writing, 1)\nos.close(writing)\nos.close(reading)\n"
-    code += "assert signals.unread()\nprint('into the void')"
+    code += "assert signals.reader_is_gone()\nprint('into the void')"
     assert run(code).returncode == 0
