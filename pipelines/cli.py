@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
@@ -116,11 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         return _fail(command, UserError(f"this needs {' and '.join(missing)}: pip install 'mpc-localizer[pipelines]'"))
     if arguments is not None:
-        return _exit_code(command, parsed)
+        return _exit_code(command, parsed, lambda: None)
     output = LibraryOutput(command.name)
     output.divert()
     try:
-        code = _exit_code(command, parsed)
+        code = _exit_code(command, parsed, output.discard)
     except BaseException:
         output.restore()  # Python prints the traceback
         _name_or_discard(command, output, failed=True)
@@ -138,9 +138,12 @@ def _name_or_discard(command: Command, output: LibraryOutput, failed: bool) -> N
         output.discard()
 
 
-def _exit_code(command: Command, parsed: argparse.Namespace) -> int:
-    """Run a command. Raises what is no failure of ours; it is a mistake in this program, or in a library."""
-    with signals.Interruption(command.name) as interruption:
+def _exit_code(command: Command, parsed: argparse.Namespace, before_exit: Callable[[], None]) -> int:
+    """Run a command. Raises what is no failure of ours; it is a mistake in this program, or in a library.
+
+    `before_exit` is called where a signal ends the process at once (runtime/signals.py).
+    """
+    with signals.Interruption(command.name, before_exit) as interruption:
         try:
             _run(command, parsed)
         except KeyboardInterrupt:

@@ -27,11 +27,11 @@ class Interruption:
     Sent to a whole process group, SIGTERM also ends a Ray of our own. The main thread may then wait inside Ray, where
     Python handles no signal, and Ray would end this process after some seconds with its own message and exit code.
     Therefore a thread reads the signals from a pipe. It ends the process where Ray has gone; the watchdog then ends
-    the runs in MLflow.
+    the runs in MLflow. `before_exit` is called before that: nothing else of this process runs then.
     """
 
-    def __init__(self, verb: str) -> None:
-        self._verb, self._reported = verb, False
+    def __init__(self, verb: str, before_exit: Callable[[], None] = lambda: None) -> None:
+        self._verb, self._reported, self._before_exit = verb, False, before_exit
 
     def __enter__(self) -> "Interruption":
         read_end, self._writing = os.pipe()
@@ -56,7 +56,9 @@ class Interruption:
         with open(read_end, "rb", buffering=0) as signals:
             while number := signals.read(1):  # until the other end is closed
                 if ord(number) == signal.SIGTERM and _is_ray_lost and _is_ray_lost(ORDERLY_SECONDS):
-                    os._exit(self.report())
+                    code = self.report()
+                    self._before_exit()
+                    os._exit(code)
 
 
 @contextmanager

@@ -233,6 +233,12 @@ def stamp(uri: str) -> Stamp:
         return Stamp(facts.st_size if stat.S_ISREG(facts.st_mode) else 0, facts.st_mtime_ns)
 
 
+def _unless_missing(call: Callable[..., object], path: str, raised: tuple[type, BaseException, object]) -> None:
+    """Raise what `rmtree` met, unless another process deleted the file first."""
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
+
+
 def delete(uri: str) -> None:
     """Remove a file or a folder and all below it; nothing happens when it is not there."""
     with explained(uri):
@@ -241,7 +247,7 @@ def delete(uri: str) -> None:
             return
         path = absolute(uri)
         if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
+            shutil.rmtree(path, onerror=_unless_missing)
         else:
             with suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(path)

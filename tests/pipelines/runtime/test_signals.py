@@ -35,7 +35,7 @@ def test_a_main_thread_that_handles_no_signal_is_ended_once_ray_is_lost() -> Non
 import ctypes, os, signal, threading, time
 from pipelines.runtime import signals
 signals.ask_when_terminated(lambda seconds: True)
-with signals.Interruption("build"):
+with signals.Interruption("build", lambda: print("last act", flush=True)):
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     signal.signal(signal.SIGTERM, lambda *_: time.sleep(30))  # as a call into Ray that does not return
     time.sleep(30)
@@ -43,6 +43,7 @@ with signals.Interruption("build"):
     done = run(code)
     assert done.returncode == 130
     assert done.stderr == "mpc build: interrupted; the same command goes on from here\n"
+    assert done.stdout == "last act\n"
 
 
 def test_a_closed_stream_becomes_the_null_device() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +34,18 @@ def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
     storage.delete(place)
     storage.delete(place)
     assert not storage.folder_exists(place)
+
+
+def test_a_folder_that_several_delete_at_a_time_is_gone_for_all(tmp_path: Path) -> None:
+    for round_number in range(5):
+        folder = tmp_path / str(round_number)
+        for number in range(200):
+            file = folder / str(number % 10) / f"{number}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(storage.delete, [str(folder)] * 4))
+        assert not folder.exists()
 
 
 def test_what_is_not_there_is_a_users_error_that_names_it(place: str) -> None:
