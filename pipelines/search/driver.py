@@ -17,7 +17,7 @@ from pipelines.search.trial import VERBS
 from pipelines.search.trial_runs import TrialRuns
 
 SHOWN = 200
-"""Letters of a failure's reason that are said; trials.csv has all of it."""
+"""Characters of a failure's reason that are printed; trials.csv has all of it."""
 
 
 class Search:
@@ -76,7 +76,7 @@ class Search:
         return trial
 
     def on_epoch_end(self, trial: Trial, point: Point, seconds: float) -> None:
-        """Keep what an epoch reached, and the `seconds` that it took. An epoch that is known is left as it is."""
+        """Store the metrics of an epoch and the `seconds` that it took. A stored epoch does not change."""
         if (point["stage"], point["epoch"]) in {(known["stage"], known["epoch"]) for known in trial.curve}:
             return
         trial.curve.append(point)
@@ -89,7 +89,7 @@ class Search:
         self._progress.advance(0, note)
 
     def close_trial(self, trial: Trial, state: ledger.State, reason: str = "") -> None:
-        """Keep how a trial ended, end its MLflow runs, and delete the weights that are no longer among the best."""
+        """Store how a trial ended, end its MLflow runs, and delete the weights that are no longer among the best."""
         trial.state, trial.reason = state, reason
         trial.save(self.output)
         self.runs.end(trial)

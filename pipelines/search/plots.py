@@ -165,7 +165,7 @@ def metric_name(trial: Trial) -> str:
 
 
 def short(value: Any) -> str:
-    """A parameter's value as people read it."""
+    """A parameter's value in short form, for people."""
     return (
         f"{value:.4g}"
         if isinstance(value, float)

@@ -63,7 +63,7 @@ def run(search: Search, datasets: Mapping[str, str], functions: Mapping[str, Sta
     filesystem, path = storage.resolve(scratch)
     capacity = trial_capacity(config)
     concurrent = config.tune.concurrent or capacity.trials
-    # With workers, it is they who take the resources. The trial's own process takes none: a byte, as Ray needs a value.
+    # With workers, the workers take the resources. The trial's process takes one byte, since Ray needs a value.
     resources = capacity.resources if config.train.worker_range[1] == 0 else {"memory": 1}
     console.say(f"tune: {config.tune.algorithm}, trials at a time: {concurrent}")
     trainable = ray.tune.with_parameters(train, base=config, datasets=datasets, functions=functions)

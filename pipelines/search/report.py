@@ -25,7 +25,7 @@ from pipelines.search.plots import metric_name, short
 
 PICTURES = ("parallel.png", "parameters.png", "curves.png")
 _SHOWN = 5
-"""Rows of the table that are said on the terminal."""
+"""Rows of the table that are printed on the terminal."""
 
 
 class BestTrial(TypedDict):

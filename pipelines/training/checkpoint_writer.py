@@ -1,4 +1,4 @@
-"""Writes the checkpoints of a training run, and bears storage that fails for a while."""
+"""Writes the checkpoints of a training run; goes on when storage fails for a while."""
 
 from collections.abc import Callable
 from typing import Any

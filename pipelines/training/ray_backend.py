@@ -106,7 +106,7 @@ def run(
             " run the command again to go on from the last checkpoint"
         ) from error
     finally:
-        with suppress(MPCError):  # storage that fails here failed before, and that was said
+        with suppress(MPCError):  # a failure of storage was reported before
             storage.delete(scratch)
         final.shutdown()
     newest = checkpoint.latest(output)
@@ -130,7 +130,7 @@ def _fit(trainer: TorchTrainer, failures: int, verb: str) -> None:
 
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
-    """Restore the handler of Ctrl-C afterwards: Ray Train leaves one that calls a controller that is gone."""
+    """Restore the handler of Ctrl-C afterwards: Ray Train leaves one that calls a controller that has ended."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -16,7 +16,7 @@ from pipelines.runtime import console
 
 
 class LossCallback(UserCallback):
-    """Says on the terminal of whoever started the job that a worker group was lost."""
+    """Prints on the terminal of the job that a worker group was lost."""
 
     def __init__(self, verb: str, lines: Any) -> None:
         self._verb, self._lines = verb, lines
