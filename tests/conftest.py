@@ -125,6 +125,16 @@ def trained(built: Config) -> Config:
 
 
 @pytest.fixture(scope="session")
+def registered(trained: Config) -> dict[str, str]:
+    """The registered model version of the trained pipeline, with its evaluation; tests must not change it."""
+    from pipelines.evaluate import evaluate
+    from pipelines.register import register
+
+    evaluate(trained)
+    return register(trained)
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """A bucket of an S3 server on a free port of this machine, with the AWS variables set to reach it."""
     import boto3

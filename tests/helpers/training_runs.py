@@ -1,13 +1,19 @@
 """Training runs of a prepared config: their outputs in a folder of their own, and the weights they end with."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.tracking import outbox, runs
+from pipelines.training import loop
+from pipelines.training.progress import TrainingResult
+from pipelines.training.worker_context import WorkerContext
 
 
 def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Config:
@@ -21,3 +27,17 @@ def weights(run: str | None) -> dict[str, torch.Tensor]:
     found = checkpoint.latest(str(run))
     assert found is not None
     return Localizer.load(found[2]).state_dict()
+
+
+def training(config: Config, stage: Any) -> loop.TrainingLoop:
+    """The training loop of a run, before its first step."""
+    reports = outbox.Outbox(config, stage.verb, runs.start_run(config, stage.verb))
+    return loop.TrainingLoop(config, stage, WorkerContext(), reports)
+
+
+def trained_parameters(state: loop.TrainingLoop) -> list[nn.Parameter]:
+    return [one for one in state.optimization.module.parameters() if one.grad is not None]
+
+
+def run(config: Config, stage: Any, stop_after: int | None = None) -> TrainingResult:
+    return loop.run(config, stage, runs.start_run(config, stage.verb), WorkerContext(), stop_after)

@@ -16,11 +16,11 @@ from pipelines.config.root import Config
 from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
-from pipelines.finetune import Finetuning, finetune
+from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining, pretrain
-from pipelines.runtime import lease, lock, storage
+from pipelines.runtime import storage
 from pipelines.tracking import client, runs
-from pipelines.training import loop, validation
+from pipelines.training import loop
 from pipelines.training.worker_context import WorkerContext
 
 
@@ -61,13 +61,6 @@ def test_a_run_learns_and_leaves_a_model_a_record_and_a_config(trained: Config) 
     assert run.inputs.dataset_inputs[0].dataset.digest == model.card["dataset_fingerprint"][:32]
 
 
-def test_stage_2_does_not_change_the_encoder(trained: Config) -> None:
-    before = Localizer.load(Path(str(trained.pretrain.output), "model")).encoder.state_dict()
-    after = Localizer.load(Path(str(trained.finetune.output), "model")).encoder.state_dict()
-    for name, tensor in before.items():
-        assert torch.equal(tensor, after[name]), name
-
-
 def test_a_damaged_checkpoint_is_passed_over(trained: Config, tmp_path: Path, capsys: Any) -> None:
     config = at(trained, tmp_path, "train.checkpoint_every=1")
     loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext(), stop_after=3)
@@ -96,26 +89,6 @@ def test_a_damaged_seal_is_as_bad_as_a_damaged_file(
     assert "damaged (checkpoint.json)" in capsys.readouterr().err
 
 
-def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, tmp_path: Path) -> None:
-    """A worker whose job's place was taken: neither a checkpoint nor a figure follows."""
-    config = at(trained, tmp_path, "train.checkpoint_every=1")
-    output, run_id = str(config.pretrain.output), runs.start_run(config, "pretrain")
-    with lease.held(output, "pretrain"):
-        loop.run(
-            config,
-            Pretraining,
-            run_id,
-            WorkerContext(check_lease=lambda: lease.check(output, lock.holder_id())),
-            stop_after=1,
-        )
-        assert checkpoint.steps(output) == [1]
-        orphan = WorkerContext(check_lease=lambda: lease.check(output, ("another machine", 1)))
-        with pytest.raises(MPCError, match=r"another job took over .*leave the rest to it"):
-            loop.run(config, Pretraining, run_id, orphan)
-    assert checkpoint.steps(output) == [1]
-    assert runs.last_steps(config, run_id) == {}
-
-
 def test_a_checkpoint_without_its_seal_does_not_exist(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, "train.checkpoint_every=1")
     loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext(), stop_after=1)
@@ -134,17 +107,6 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(trained: Config
     assert Path(str(trained.pretrain.output), "record.json").stat().st_mtime_ns == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Config, tmp_path: Path) -> None:
-    config = at(trained, tmp_path, "pretrain.learning_rate=1.0e+30", "pretrain.schedule=constant")
-    with pytest.raises(MPCError, match=r"pretrain: the loss is (nan|inf).* at step 1; batch \['\w+'.*learning rate"):
-        loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext())
-    (file,) = tmp_path.glob("pretrain/not-finite-step-*.json")
-    (told,) = json.loads(file.read_text())["ranks"]
-    loader = validation.open_split(config, "train")
-    assert told["ids"] == list(loader.epoch(Cursor()))[1].ids
-    assert checkpoint.latest(str(config.pretrain.output)) is None
-
-
 def test_a_failed_run_is_marked_as_failed(trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = at(trained, tmp_path)
 
@@ -157,13 +119,6 @@ def test_a_failed_run_is_marked_as_failed(trained: Config, tmp_path: Path, monke
     mlflow_client = client.client(config)
     (run,) = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("mpc").experiment_id])
     assert run.info.status == "FAILED"
-
-
-def test_an_encoder_of_another_architecture_is_refused(trained: Config, tmp_path: Path) -> None:
-    config = at(trained, tmp_path, "model.backbone=hrformer_small", verb="finetune")
-    with pytest.raises(UserError, match=r"hrformer_tiny.*hrformer_small.*model\.backbone"):
-        finetune(config)
-    assert not (tmp_path / "finetune").exists()
 
 
 def test_input_that_is_refused_leaves_no_claim_on_the_output(trained: Config, tmp_path: Path) -> None:
@@ -180,12 +135,6 @@ def test_fixed_samples_hold_both_classes(built: Config) -> None:
         forged = [bool((mask == 1).any()) for batch in loader.fixed(count) for mask in batch.masks]
         assert sum(forged) == count // 2
         assert len(forged) in (count, count // 2 + loader._authentic)
-
-
-def test_a_missing_encoder_is_refused(trained: Config, tmp_path: Path) -> None:
-    config = at(trained, tmp_path, f"finetune.encoder={tmp_path / 'none'}", verb="finetune")
-    with pytest.raises(UserError, match=r"none.*mpc pretrain"):
-        finetune(config)
 
 
 def test_a_dataset_without_forged_validation_samples_is_refused(

@@ -1,0 +1,59 @@
+"""The loop: steps of an epoch, when it ends, and what a job without its lease may write."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import at, run
+
+from mpc_model.errors import MPCError
+from pipelines.artifacts import checkpoint
+from pipelines.config.root import Config
+from pipelines.dataset.manifest import Manifest
+from pipelines.finetune import Finetuning
+from pipelines.pretrain import Pretraining
+from pipelines.runtime import lease, lock
+from pipelines.tracking import runs
+from pipelines.training import loop
+from pipelines.training.worker_context import WorkerContext
+
+
+def test_an_epoch_of_accumulated_steps_sees_every_sample_once(trained: Config, tmp_path: Path) -> None:
+    config = at(trained, tmp_path, "train.accumulate=3", "train.batch_size=2", verb="finetune")
+    samples = Manifest.read(str(config.train.dataset)).splits["train"].samples
+    assert run(config, Finetuning)["step"] == math.ceil(math.ceil(samples / 2) / 3)
+
+
+def test_training_stops_early_when_the_figure_does_not_rise(trained: Config, tmp_path: Path, capsys: Any) -> None:
+    more = ["finetune.epochs=9", "finetune.patience=2", "finetune.learning_rate=1.0e-12", "finetune.floor=0.0"]
+    found = run(at(trained, tmp_path, *more, verb="finetune"), Finetuning)
+    figures = [epoch["f1"] for epoch in found["history"]]
+    assert len(figures) < 9
+    assert len(figures) - 1 - figures.index(max(figures)) == 2
+    assert "f1 has not risen for 2 epochs; stopping early" in capsys.readouterr().err
+
+
+def test_pictures_do_not_change_what_is_learnt(trained: Config, tmp_path: Path) -> None:
+    with_them, without = (at(trained, tmp_path / n, f"train.pictures_every={n}") for n in ("1", "null"))
+    assert run(with_them, Pretraining)["losses"] == run(without, Pretraining)["losses"]
+
+
+def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, tmp_path: Path) -> None:
+    """A worker whose job's place was taken: neither a checkpoint nor a figure follows."""
+    config = at(trained, tmp_path, "train.checkpoint_every=1")
+    output, run_id = str(config.pretrain.output), runs.start_run(config, "pretrain")
+    with lease.held(output, "pretrain"):
+        loop.run(
+            config,
+            Pretraining,
+            run_id,
+            WorkerContext(check_lease=lambda: lease.check(output, lock.holder_id())),
+            stop_after=1,
+        )
+        assert checkpoint.steps(output) == [1]
+        orphan = WorkerContext(check_lease=lambda: lease.check(output, ("another machine", 1)))
+        with pytest.raises(MPCError, match=r"another job took over .*leave the rest to it"):
+            loop.run(config, Pretraining, run_id, orphan)
+    assert checkpoint.steps(output) == [1]
+    assert runs.last_steps(config, run_id) == {}
