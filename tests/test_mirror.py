@@ -17,24 +17,9 @@ OTHER_FILES = {
 """Test files that mirror no module, each with what it is about."""
 
 WITHOUT_UNIT_FILE = {
-    "mpc_model/card.py": "scenarios/test_formats.py",
-    "mpc_model/contrast.py": "model/test_interface.py",
-    "pipelines/artifacts/evaluation.py": "pipelines/test_register.py",
-    "pipelines/benchmarks/hrformer.py": "pipelines/test_bench.py",
-    "pipelines/benchmarks/reference_hrformer.py": "model/nn/test_hrformer_training.py",
     "pipelines/benchmarks/search.py": "pipelines/benchmarks/test_serve.py",
-    "pipelines/config/base.py": "pipelines/config/test_root.py",
-    "pipelines/config/build.py": "pipelines/ingest/test_layouts.py",
-    "pipelines/config/model_registry.py": "pipelines/test_promote.py",
-    "pipelines/config/search.py": "pipelines/test_tune.py",
     "pipelines/demo.py": "integration/test_demo.py",
-    "pipelines/inference/mapper.py": "scenarios/test_outcomes.py",
-    "pipelines/runtime/stamp.py": "pipelines/model_registry/test_audit_trail.py",
     "pipelines/training/ray_backend.py": "integration/test_train_kill.py",
-    "pipelines/training/ray_callbacks.py": "integration/test_train_kill.py",
-    "pipelines/training/stage.py": "scenarios/test_training.py",
-    "pipelines/training/validation.py": "scenarios/test_training.py",
-    "pipelines/training/worker_context.py": "scenarios/test_training.py",
 }
 """Modules that are tested only through others, each with the file below tests/ that does it."""
 

@@ -1,0 +1,72 @@
+"""Sections are strict and frozen, and their locations absolute."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.config.base import Fraction, Location, ModelLocation, Positive, Quality, Section, SplitName
+
+
+class Example(Section):
+    """A value of each kind."""
+
+    share: Fraction = 0.5
+    count: Positive = 1
+    folder: Location = "/folder"
+    model: ModelLocation = "/model"
+    split: SplitName = "test"
+    quality: Quality = 90
+    on: bool = False
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("share", 1.01),
+        ("share", -0.01),
+        ("share", float("nan")),
+        ("count", 0),
+        ("count", 1.0),
+        ("count", "1"),
+        ("count", True),
+        ("folder", ""),
+        ("model", ""),
+        ("split", "tests"),
+        ("quality", 101),
+        ("on", 1),
+        ("on", "true"),
+        ("shares", 0.5),
+    ],
+)
+def test_a_value_of_another_kind_or_outside_its_bounds_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Example(**{key: value})
+    assert [error["loc"] for error in caught.value.errors()] == [(key,)]
+
+
+def test_the_bounds_belong_to_the_values() -> None:
+    assert (Example(share=0.0).share, Example(share=1.0).share, Example(quality=1, count=1).quality) == (0.0, 1.0, 1)
+
+
+def test_locations_are_absolute_but_for_those_that_name_a_store(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Example(folder="data/x").folder == str(tmp_path / "data" / "x")
+    assert Example(folder="s3://bucket/x").folder == "s3://bucket/x"
+    assert Example(model="models:/m@champion").model == "models:/m@champion"
+    assert Example(model="runs/model").model == str(tmp_path / "runs" / "model")
+    assert Example(folder="models:/m").folder == str(tmp_path / "models:" / "m")  # only a model may be one
+
+
+def test_defaults_are_checked_as_given_values_are(tmp_path: Path, monkeypatch: Any) -> None:
+    class Relative(Section):
+        folder: Location = "data"
+
+    monkeypatch.chdir(tmp_path)
+    assert Relative().folder == str(tmp_path / "data")
+
+
+def test_a_section_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Example().count = 2  # type: ignore[misc]

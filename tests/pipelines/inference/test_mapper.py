@@ -1,0 +1,64 @@
+"""A worker of `mpc predict`, called as Ray Data calls it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+from support import tiny
+
+from mpc_model.evaluation.metrics import image_score
+from mpc_model.imaging import codecs
+from pipelines.inference.mapper import COLUMNS, Mapper
+
+
+@pytest.fixture(scope="module")
+def reference(ray_session: None) -> "ray.ObjectRef":
+    return ray.put(tiny())
+
+
+def batch(*files: Path, prefix: str = "") -> pd.DataFrame:
+    return pd.DataFrame({"image": [str(file) for file in files], "name": [prefix + file.name for file in files]})
+
+
+def test_a_batch_of_images_becomes_rows_maps_and_overlays(
+    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
+) -> None:
+    files = photos / "coffee.png", photos / "camera.png"  # in colour and grey
+    rows = Mapper(reference, str(tmp_path), overlays=True, tile=None)(batch(*files, prefix="deep/"))
+    assert tuple(rows.columns) == COLUMNS
+    assert rows["error"].isna().all()
+    model = tiny()
+    for row, file in zip(rows.to_dict("records"), files, strict=True):
+        probability = model.predict([codecs.decode_image(file.read_bytes(), file.name)])[0]
+        levels = cv2.imread(row["map"], cv2.IMREAD_UNCHANGED)
+        assert row["map"] == str(tmp_path / "maps" / "deep" / f"{file.name}.png")
+        np.testing.assert_array_equal(levels, np.rint(255 * probability).astype(np.uint8))
+        assert (row["height"], row["width"]) == levels.shape == probability.shape
+        assert row["score"] == pytest.approx(image_score(probability), abs=1e-6)
+        assert row["forged_fraction"] == pytest.approx((levels >= 128).mean())  # the threshold is 0.5
+        overlay = cv2.imread(str(tmp_path / "overlays" / "deep" / f"{file.name}.jpg"))
+        assert overlay.shape == (*probability.shape, 3)
+
+
+def test_an_image_that_cannot_be_read_costs_its_own_row_only(
+    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((photos / "coffee.png").read_bytes()[:500])
+    output = tmp_path / "out"
+    rows = Mapper(reference, str(output), overlays=False, tile=None)(batch(broken, photos / "rocket.png"))
+    assert str(broken) in rows["error"][0]
+    assert rows.loc[0, ["map", "height", "width", "score", "forged_fraction"]].isna().all()
+    assert pd.isna(rows["error"][1])
+    assert [str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()] == ["maps/rocket.png.png"]
+
+
+def test_tiles_are_those_of_the_localizer(reference: "ray.ObjectRef", photos: Path, tmp_path: Path) -> None:
+    file = photos / "coffee.png"
+    Mapper(reference, str(tmp_path), overlays=False, tile=128)(batch(file))
+    expected = tiny().predict([codecs.decode_image(file.read_bytes(), "coffee")], tile=128)[0]
+    levels = cv2.imread(str(tmp_path / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(levels, np.rint(255 * expected).astype(np.uint8))
