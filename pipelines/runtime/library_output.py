@@ -8,9 +8,30 @@ import faulthandler
 import os
 import sys
 import tempfile
+import threading
 from contextlib import suppress
+from typing import Any, TextIO
 
 from pipelines.runtime import console
+
+RAY_ERROR_THREAD = "ray_listen_error_messages"
+"""The thread in which Ray prints errors of the cluster, such as a lost raylet, to `sys.stdout`; no setting stops it."""
+
+
+class _Results:
+    """Standard output for results: what Ray's thread prints goes where descriptor 2 leads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write to standard output; from Ray's thread to descriptor 2."""
+        if threading.current_thread().name == RAY_ERROR_THREAD:
+            return os.write(2, text.encode(errors="replace"))
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class LibraryOutput:
@@ -35,6 +56,7 @@ class LibraryOutput:
             os.close(file)
             stream = open(self._before, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
             console.write_to(stream)
+            sys.stdout = _Results(sys.stdout)
             faulthandler.enable(stream)
             console.debug(f"mpc {self._command}: libraries write to {self.path}")
 
@@ -44,6 +66,8 @@ class LibraryOutput:
             sys.stderr.flush()
             faulthandler.disable()
             console.write_to(None)
+            if isinstance(sys.stdout, _Results):
+                sys.stdout = sys.stdout.stream
             os.dup2(self._before, 2)
             os.close(self._before)
             self._before = None

@@ -37,6 +37,28 @@ def test_only_our_lines_reach_standard_error_and_the_rest_is_in_the_file(tmp_pat
     assert "from Python" in file.read_text()
 
 
+def test_what_ray_prints_of_its_cluster_is_no_result(tmp_path: Path) -> None:
+    code = """
+import inspect, threading
+import ray._private.worker
+from pipelines.runtime.library_output import RAY_ERROR_THREAD
+assert RAY_ERROR_THREAD in inspect.getsource(ray._private.worker)
+message = {"lines": ["Raylet is terminated"], "pid": "raylet", "is_err": False}
+show = lambda: ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
+thread = threading.Thread(target=show, name=RAY_ERROR_THREAD)
+thread.start()
+thread.join()
+print("a result")
+output.restore()
+print("another")
+"""
+    done = run(code, tmp_path)
+    file, *lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "build: from us\n")
+    assert lines == ["a result", "another"]
+    assert "Raylet is terminated" in Path(file).read_text()
+
+
 def test_restored_standard_error_shows_a_traceback(tmp_path: Path) -> None:
     done = run("output.restore()\nconsole.say('build: still us')\nraise RuntimeError('a mistake')", tmp_path)
     assert done.returncode == 1
