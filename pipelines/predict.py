@@ -47,7 +47,7 @@ def predict(config: Config) -> dict[str, Any]:
     request = reuse.prediction_request(files, settings)
     with model_folder(str(settings.model), config) as folder:
         identity = reuse.prediction_identity(model_digest(folder, str(settings.model)), source)
-        finished = record.finished(output, "predict", identity)
+        finished = record.finished(output, "predict", lambda: identity)
         if finished and reuse.is_prediction_done(finished, request):  # before torch and Ray are imported
             reuse.say_reused("predict", "maps", output)
             return finished.results

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.artifacts.model_directory import is_model_directory, model_digest
-from pipelines.artifacts.record import RECORD, Record, finished, read
+from pipelines.artifacts.record import Record, finished
 from pipelines.config import renamed
 from pipelines.config.root import Config, PredictConfig
 from pipelines.dataset.manifest import Manifest
@@ -120,13 +120,11 @@ def finished_finetune(config: Config) -> dict[str, Any] | None:
 
 def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:
     output = str(getattr(config, verb).output)
-    if not _is_finished(output, verb) or storage.exists(uris.join(output, "tracking", "unsent.json")):
+    dataset = str(config.train.dataset)
+    record = finished(output, verb, lambda: training_identity(config, verb, Manifest.read(dataset)))
+    if record is None or storage.exists(uris.join(output, "tracking", "unsent.json")):
         return None
     if not is_model_directory(layout.model_of(output)):
-        return None
-    identity = training_identity(config, verb, Manifest.read(str(config.train.dataset)))
-    record = finished(output, verb, identity)
-    if record is None:
         return None
     say_reused(verb, "run", output)
     return record.results
@@ -135,10 +133,8 @@ def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:
 def finished_evaluate(config: Config) -> dict[str, Any] | None:
     """The results of a finished evaluation; None where there is something to do. Its warnings are said again."""
     output = str(config.evaluate.output)
-    if not _is_finished(output, "evaluate"):
-        return None
-    manifest = Manifest.read(str(config.evaluate.dataset))
-    record = finished(output, "evaluate", evaluation_identity(config, manifest))
+    dataset = str(config.evaluate.dataset)
+    record = finished(output, "evaluate", lambda: evaluation_identity(config, Manifest.read(dataset)))
     if record is None:
         return None
     for warning in record.results["warnings"]:
@@ -151,9 +147,9 @@ def finished_predict(config: Config) -> dict[str, Any] | None:
     """The results of finished maps; None where there is something to do, or where the registry must be asked."""
     settings, output = config.predict, str(config.predict.output)
     model, source = str(settings.model), settings.input
-    if source is None or model.startswith("models:/") or not _is_finished(output, "predict"):
+    if source is None or model.startswith("models:/"):
         return None
-    record = finished(output, "predict", prediction_identity(model_digest(model), source))
+    record = finished(output, "predict", lambda: prediction_identity(model_digest(model), source))
     if record is None or not is_prediction_done(record, prediction_request(images(source), settings)):
         return None
     say_reused("predict", "maps", output)
@@ -168,18 +164,8 @@ def is_prediction_done(record: Record, request: str) -> bool:
 def finished_tune(config: Config) -> dict[str, Any] | None:
     """The results of a finished search with this budget; None where there is something to do."""
     output = str(config.tune.output)
-    if not _is_finished(output, "tune"):
-        return None
-    record = finished(output, "tune", search_identity(config))
+    record = finished(output, "tune", lambda: search_identity(config))
     if record is None or record.results.get("budget") != search_budget(config):
         return None
     say_reused("tune", "search", output)
     return record.results
-
-
-def _is_finished(output: str, verb: str) -> bool:
-    """Whether a folder holds a finished output of a command at all: most have none, and need no digests."""
-    if not storage.exists(uris.join(output, RECORD)):
-        return False
-    record = read(output)
-    return record.verb == verb and record.finished

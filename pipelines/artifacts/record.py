@@ -7,6 +7,7 @@ A command reuses its own finished output, continues its own unfinished output, a
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,13 +81,17 @@ def claim(uri: str, verb: str, identity: dict[str, Any], settings: dict[str, Any
     return record
 
 
-def finished(uri: str, verb: str, identity: dict[str, Any]) -> Record | None:
-    """The record of a finished output of a command with this identity; None where there is none."""
+def finished(uri: str, verb: str, identity: Callable[[], dict[str, Any]]) -> Record | None:
+    """The record of a finished output of a command with this identity; None where there is none.
+
+    `identity` is called only where a finished output of the command is there: it may read digests.
+    """
     if not storage.exists(uris.join(uri, RECORD)):
         return None
     record = read(uri)
-    is_same = record.verb == verb and record.identity == json.loads(json.dumps(identity))
-    return record if is_same and record.finished else None
+    if record.verb != verb or not record.finished:
+        return None
+    return record if record.identity == json.loads(json.dumps(identity())) else None
 
 
 def check_free(uri: str, verb: str) -> None:

@@ -109,7 +109,7 @@ def test_the_identity_of_a_training_names_the_model_as_its_record_does(trained: 
     model = trained.model
     head = None if verb == "pretrain" else model.head
     assert identity["model"] == dataclasses.asdict(ModelSpec(model.backbone, head, model.input_size))
-    assert record.finished(str(getattr(trained, verb).output), verb, identity)
+    assert record.finished(str(getattr(trained, verb).output), verb, lambda: identity)
 
 
 @pytest.mark.parametrize(
