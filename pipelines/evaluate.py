@@ -143,7 +143,7 @@ def _draw(images: Sequence[ScoredImage], reader: ShardReader, model: Localizer, 
         lines.append(
             [
                 image,
-                np.repeat(mask[..., None] * 255, 3, axis=2),
+                drawing.mask_picture(mask),
                 drawing.heat(probability),
                 drawing.outlined(image, called),
             ]

@@ -1,6 +1,6 @@
 """Decoding image files, which refuses those that would mislead training, encoding, and facts about a file.
 
-Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0 and forged = 1.
+Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0, forged = 1 and ignored = 255.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".w
 """File names that are taken for images: the formats whose headers are understood (headers.py), in lower case."""
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
+IGNORED = 255
+"""In a mask: the pixel is left out of losses, samples and metrics."""
 
 _QUANTIZATION = 0xDB
+_GREY_OF_8_BITS = b"\x08\0"
+"""Bit depth and colour type in the header of a PNG file, at byte 24."""
 # ITU-T T.81 Annex K, table K.1 (luminance), in the zigzag order in which files store it.
 # fmt: off
 _ANNEX_K_LUMINANCE = np.array([
@@ -63,17 +67,23 @@ def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image
     return rgb if header.orientation == 1 else upright(rgb, header.orientation)
 
 
-def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str = "bright") -> Mask:
-    """The mask in `data`, as uint8 (H, W) of 0 (authentic) and 1 (forged), read by a rule of MASK_RULES.
+def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str | None = None) -> Mask:
+    """The mask in `data`, as uint8 (H, W) of 0 (authentic), 1 (forged) and 255 (ignored), read by a rule of MASK_RULES.
 
+    Without a rule it is what `encode_mask` wrote; a file that cannot be from there is read as `bright`.
     Raises as `decode_image` does. Values between black and white are not refused here; `check_binary` does that.
     """
-    return MASK_RULES[rule](decode_image(data, name, max_pixels))
+    levels = decode_image(data, name, max_pixels)
+    written_here = rule is None and data.startswith(PNG_MAGIC) and data[24:26] == _GREY_OF_8_BITS
+    if written_here and np.isin(levels[..., 0], (0, 1, IGNORED)).all():
+        return np.ascontiguousarray(levels[..., 0])
+    return MASK_RULES[rule or "bright"](levels)
 
 
 MaskRule = Callable[[Image], Mask]
 MASK_RULES: Registry[MaskRule] = Registry("mask rule")
-"""How the levels of a mask file, RGB uint8 (H, W, 3), become a mask, uint8 (H, W): 1 where forged, 0 elsewhere."""
+"""How the levels of a mask file, RGB uint8 (H, W, 3), become a mask, uint8 (H, W): 1 where forged, 0 elsewhere, and 255
+where the rule ignores pixels."""
 
 
 @MASK_RULES.add("bright")
@@ -152,10 +162,16 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
 
 
 def encode_mask(mask: Mask) -> bytes:
-    """`mask`, uint8 (H, W) of 0 and 1, as a 1-bit PNG file. Raises DataError for other values."""
-    if mask.max(initial=0) > 1:
-        raise DataError(f"a mask to store has values 0 and 1 only, this one reaches {mask.max()}; threshold it first")
-    return _encode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    """`mask`, uint8 (H, W) of 0, 1 and 255 (ignored), as a PNG file: of 1 bit, or of 8 where pixels are ignored.
+
+    Raises DataError for other values.
+    """
+    largest = mask.max(initial=0)
+    if largest > 1 and not np.isin(mask, (0, 1, IGNORED)).all():
+        raise DataError(
+            f"a mask to store has values 0, 1 and 255 (ignored) only, this one reaches {largest}; threshold it first"
+        )
+    return _encode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1] if largest <= 1 else [])
 
 
 def jpeg_quality(data: bytes) -> int | None:

@@ -6,17 +6,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.imaging.codecs import Image, Mask
+from mpc_model.imaging.codecs import IGNORED, Image, Mask
 
 OUTLINE = (255, 40, 120)
+IGNORED_GREY = 110
 
 
 def outlined(image: Image, mask: Mask) -> Image:
     """The image, uint8 RGB (H, W, 3), with the border of the forged region of its mask (H, W) drawn on a copy."""
     drawn = image.copy()
-    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    contours, _ = cv2.findContours((mask == 1).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, contours, -1, OUTLINE, max(1, round(max(image.shape) / 256)))
     return drawn
+
+
+def mask_picture(mask: Mask) -> Image:
+    """A mask (H, W) as RGB: black is authentic, white forged, grey ignored."""
+    grey = np.where(mask == IGNORED, IGNORED_GREY, mask * np.uint8(255))
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def heat(probability: npt.NDArray[np.float32]) -> Image:

@@ -23,7 +23,7 @@ Geometric = Callable[[Image, Mask, np.random.Generator], tuple[Image, Mask, Para
 
 @dataclass(frozen=True)
 class View:
-    """An image file, a 1-bit PNG mask of the same size, and the operations in order, each {"op": name, parameters}."""
+    """An image file, a PNG mask of the same size, and the operations in order, each {"op": name, parameters}."""
 
     image_bytes: bytes
     mask_bytes: bytes
@@ -40,7 +40,7 @@ def render_views(
     """`count` views of a sample: the canonical one (view 0), then those that the policy draws.
 
     Args: `encoded` is the file of the canonical view, and `image`, uint8 RGB (H, W, 3), the pixels that decoding it
-    gives: whoever made the file has them already. `mask` is uint8 (H, W) of 0 and 1.
+    gives: whoever made the file has them already. `mask` is uint8 (H, W) of 0, 1 and 255 = ignored.
     View 0, and every view that the policy leaves unchanged, stores `encoded` itself. The first views do not depend on
     `count`. Raises UserError for an unknown policy, ValueError for an image and a mask of different sizes.
     """

@@ -30,6 +30,7 @@ KEYS = {
     "area": ("kind", "bin"),
     "views": (),
     "bytes": (),
+    "ignored": ("split", "source"),
     "encoding": _FEATURE,
     "quality": _FEATURE,
     "size": _FEATURE,
@@ -40,6 +41,7 @@ KEYS = {
     area        forged images by the bin of AREA_BINS that their forged share falls in
     views       stored views
     bytes       of the stored images and masks
+    ignored     pixels of canonical masks that count as neither class
     encoding    of the canonical view, which is trained on: "png", "jpeg 75", ...
     quality     JPEG quality of the source file: "75", ..., "not JPEG"
     size        height x width, rounded down to seven leading bits: "480x640"
@@ -66,7 +68,8 @@ class Statistics:
     def add(self, row: Row, mask: codecs.Mask) -> None:
         """Count one row with its views.
 
-        `mask` (H, W), uint8 of 0 and 1, is the mask of the canonical view, `views[0]`, so that nothing is decoded here.
+        `mask` (H, W), uint8 of 0, 1 and 255 = ignored, is the mask of the canonical view, `views[0]`, so that nothing
+        is decoded here.
         """
         split, source, kind, views = row["split"], row["source"], row["kind"], row["views"]
         forged_pixels, pixels = row["forged_pixels"], row["height"] * row["width"]
@@ -83,7 +86,9 @@ class Statistics:
             self.counts[feature, split, source, str(half), CLASSES[forged_pixels > 0], value] += 1
         if forged_pixels:
             self.counts["area", kind, str(min(AREA_BINS * forged_pixels // pixels, AREA_BINS - 1))] += 1
-            self.mask_sums[half] += cv2.resize(mask * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)
+            self.mask_sums[half] += cv2.resize((mask == 1) * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)
+        if ignored := int((mask == codecs.IGNORED).sum()):
+            self.counts["ignored", split, source] += ignored
 
     def merge(self, other: "Statistics") -> None:
         """Add another's counts to these."""

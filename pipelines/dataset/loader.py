@@ -21,7 +21,7 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import Row
 
-IGNORE = 255
+IGNORE = codecs.IGNORED
 SYMMETRIES = 8
 """The symmetries of the square, as `views.dihedral` numbers them; 0 changes nothing."""
 

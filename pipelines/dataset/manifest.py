@@ -44,7 +44,7 @@ class SourceCounts(Document):
 
 
 class PixelCounts(Document):
-    """Pixels of canonical views, by class."""
+    """Pixels of canonical views, by class; ignored ones are in neither."""
 
     authentic: int
     forged: int

@@ -49,7 +49,7 @@ def read_files(sample: PlannedSample) -> Files:
 def render(
     sample: PlannedSample, files: Files, source: SourceConfig, stored: ViewsConfig, seed: int
 ) -> tuple[Row, codecs.Mask]:
-    """One row of a shard (dataset/schema.py), and the pixels of its canonical mask, uint8 (H, W) of 0 and 1.
+    """One row of a shard (dataset/schema.py), and the pixels of its canonical mask, uint8 (H, W) of 0, 1 and 255.
 
     Raises DataError with reason `not_forged` for a photograph in which no forgery succeeded.
     """
@@ -71,6 +71,7 @@ def render(
             encoded = codecs.encode_png(image)
     rendered = views.render_views(encoded, image, mask, stored.policy, stored.count + 1, generator)
     canonical = rendered[0]
+    forged, counted = int((mask == 1).sum()), int((mask != codecs.IGNORED).sum())
     row: Row = {
         "id": hashlib.sha256(canonical.image_bytes + canonical.mask_bytes).hexdigest()[:32],
         "key": sample.key,
@@ -83,8 +84,8 @@ def render(
         "photo_hash": item["photo_hash"],
         "photo_hash_fine": item["photo_hash_fine"],
         "jpeg_quality": codecs.jpeg_quality(files.image),
-        "forged_fraction": float(mask.mean()),
-        "forged_pixels": int(mask.sum()),
+        "forged_fraction": forged / max(counted, 1),
+        "forged_pixels": forged,
         "recipe": json.dumps(recipe, sort_keys=True),
         "views": [
             {"image": view.image_bytes, "mask": view.mask_bytes, "done": json.dumps(view.ops, sort_keys=True)}

@@ -35,16 +35,16 @@ class _Summary:
 
     rows: int = 0
     forged: int = 0
-    pixels: int = 0
+    authentic_pixels: int = 0
     forged_pixels: int = 0
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
     rejects: list[Reject] = dataclasses.field(default_factory=list)
 
     def add(self, row: Row, mask: codecs.Mask) -> None:
-        """Count a row and the pixels of its canonical mask, uint8 (H, W) of 0 and 1."""
+        """Count a row and the pixels of its canonical mask, uint8 (H, W) of 0, 1 and 255 = ignored."""
         self.rows += 1
         self.forged += row["forged_pixels"] > 0
-        self.pixels += row["height"] * row["width"]
+        self.authentic_pixels += int((mask == 0).sum())
         self.forged_pixels += row["forged_pixels"]
         self.statistics.add(row, mask)
 
@@ -80,7 +80,7 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> WrittenShar
         split=shard.split,
         rows=summary.rows,
         forged=summary.forged,
-        pixels=PixelCounts(authentic=summary.pixels - summary.forged_pixels, forged=summary.forged_pixels),
+        pixels=PixelCounts(authentic=summary.authentic_pixels, forged=summary.forged_pixels),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         rejects=summary.rejects,

@@ -40,7 +40,7 @@ class Pictures:
             stacked = stack_levels([level[0] for level in maps]).cpu()
             features.append(stacked)
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
-            rows.append([image, np.repeat(mask[..., None] * 255, 3, axis=2), _prediction(localizer, maps, mask.shape)])
+            rows.append([image, drawing.mask_picture(mask), _prediction(localizer, maps, mask.shape)])
         points = _principal_components(torch.cat([pixels.flatten(0, 1) for pixels in features]))
         colours = _as_colours(points)
         start = 0

@@ -272,9 +272,19 @@ def test_masks_are_stored_in_one_bit_and_come_back(shape):
     assert np.array_equal(decode_mask(data, "mask"), mask)
 
 
-def test_a_mask_with_ignored_pixels_cannot_be_stored():
-    with pytest.raises(DataError, match="255"):
-        encode_mask(np.array([[0, 1, 255]], np.uint8))
+@pytest.mark.parametrize("values", [[0, 1, 255], [0, 255], [255, 1], [255]])
+def test_ignored_pixels_are_stored_and_come_back(values):
+    mask = np.random.default_rng(0).choice(np.array(values, np.uint8), (31, 17))
+    data = encode_mask(mask)
+    assert (data[24], data[25]) == (8, 0)
+    assert np.array_equal(decode_mask(data, "mask"), mask)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), mask)  # for any reader
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 254, 255], [128]])
+def test_a_mask_with_other_values_cannot_be_stored(values):
+    with pytest.raises(DataError, match="0, 1 and 255"):
+        encode_mask(np.array([values], np.uint8))
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90, 95])

@@ -18,6 +18,15 @@ def test_the_outline_is_the_border_of_the_forged_region_and_nothing_else() -> No
     assert (image == 90).all()  # the argument is not drawn on
 
 
+def test_ignored_pixels_are_grey_and_have_no_outline() -> None:
+    image, mask = np.full((20, 30, 3), 90, np.uint8), np.zeros((20, 30), np.uint8)
+    mask[5:10, 5:10], mask[12:18, 12:18] = 1, 255
+    picture = drawing.mask_picture(mask)
+    assert [picture[place].tolist() for place in ((0, 0), (7, 7), (14, 14))] == [[0] * 3, [255] * 3, [110] * 3]
+    assert (drawing.outlined(image, mask)[12:18, 12:18] == 90).all()
+    assert (drawing.outlined(image, mask)[5, 5:10] == drawing.OUTLINE).all()
+
+
 def test_an_authentic_image_has_no_outline() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     assert np.array_equal(drawing.outlined(image, np.zeros((20, 30), np.uint8)), image)

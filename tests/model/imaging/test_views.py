@@ -332,3 +332,16 @@ def test_an_astronaut_without_forgery_keeps_an_empty_mask():
         view = VIEW_POLICIES["release"](image, mask, np.random.default_rng(seed))
         assert not decode_mask(view.mask_bytes, "view").any()
         assert encode_mask(decode_mask(view.mask_bytes, "view")) == view.mask_bytes
+
+
+@pytest.mark.parametrize("policy", sorted(VIEW_POLICIES))
+def test_ignored_pixels_stay_ignored_in_every_view(policy):
+    """A border of ignored pixels moves with the image: no view invents values or loses a class."""
+    image, mask = painted()
+    core = cv2.erode(mask, np.ones((9, 9), np.uint8))
+    mask[(mask == 1) & (core == 0)] = 255
+    for view in render_views(encode_png(image), image, mask, policy, 12, np.random.default_rng(3)):
+        shown = decode_mask(view.mask_bytes, "view")
+        assert np.unique(shown).tolist() == [0, 1, 255]
+        painted_share = float((magenta(decode_image(view.image_bytes, "view")) == 1).mean())
+        assert abs(float((shown != 0).mean()) - painted_share) < 0.02

@@ -60,6 +60,19 @@ def test_counts_are_those_of_the_rows() -> None:
     np.testing.assert_array_equal(found.mask_sums.sum(axis=0), everywhere + corner)
 
 
+def test_ignored_pixels_are_of_neither_class_and_are_counted() -> None:
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:16], mask[16:32] = 1, codecs.IGNORED
+    views = stored(PNG, codecs.encode_mask(mask))
+    with_border, without = row(0, True, views=views, forged_pixels=16 * SIDE), row(0, True, forged_pixels=16 * SIDE)
+    without["views"] = stored(PNG, codecs.encode_mask((mask == 1).astype(np.uint8)))
+    found, plain = of_rows([with_border]), of_rows([without])
+    assert found.count_by("ignored", "split", "source") == {("train", "set"): 16 * SIDE}
+    assert not plain.count_by("ignored", "split", "source")
+    assert np.array_equal(found.mask_sums, plain.mask_sums)
+    assert found.images_by("class") == {("forged",): 1}
+
+
 def test_the_mask_that_is_passed_is_counted_and_no_view_is_decoded() -> None:
     forged = row(7, True)
     mask = codecs.decode_mask(forged["views"][0]["mask"], "mask")
@@ -94,6 +107,7 @@ def test_columns_are_named_and_an_unknown_one_is_an_error() -> None:
 
 
 def test_every_key_has_the_columns_that_are_declared() -> None:
-    statistics = of_rows([row(0, False), row(1, True)])
+    partly_ignored = codecs.encode_mask(np.full((SIDE, SIDE), codecs.IGNORED, np.uint8))
+    statistics = of_rows([row(0, False), row(1, True), row(2, False, views=stored(PNG, partly_ignored))])
     assert {key[0] for key in statistics.counts} == set(KEYS)
     assert all(len(key) == 1 + len(KEYS[key[0]]) for key in statistics.counts)
