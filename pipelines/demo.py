@@ -73,8 +73,8 @@ def _settle(recipe: str, overrides: Sequence[str]) -> Config:
             f"build.sources.0.samples_per_photo={crops}",
             f"workspace={_yaml(f'runs/{name}')}",
         ]
-    workspace = load(recipe, [*derived, *overrides]).workspace
-    return load(recipe, [*derived, f"predict.input={_yaml(uris.join(workspace, 'examples'))}", *overrides])
+    workspace = load(recipe, overrides, derived).workspace
+    return load(recipe, overrides, [*derived, f"predict.input={_yaml(uris.join(workspace, 'examples'))}"])
 
 
 def _yaml(value: Any) -> str:

@@ -6,18 +6,16 @@ as `train.batch_size=8`.
 
 import difflib
 import json
-import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from mpc_model.errors import UserError
-from pipelines.config import renamed
+from pipelines.config import dotted, renamed, strict_yaml
 from pipelines.config.root import Config, resolve_locations
 
 _KINDS = {
@@ -35,21 +33,14 @@ _KINDS = {
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML whose floats may be written 2e-3, which YAML 1.1 takes for a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a recipe and apply `section.key=value` overrides (values are YAML).
+def load(recipe: str | None, overrides: Sequence[str] = (), defaults: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply `section.key=value` overrides, as pipelines/config/dotted.py reads them. `defaults` are
+    overrides of the program's, before those of the user, who may give the same keys.
 
     Raises UserError, in one line, for a missing file, an unknown or ill-typed key, or a bad combination.
     """
-    return _settled(_read(recipe) if recipe else {}, overrides)
+    dotted.check_given_once(overrides)
+    return _settled(_read(recipe) if recipe is not None else {}, [*defaults, *overrides])
 
 
 def revised(config: Config, *overrides: str) -> Config:
@@ -64,70 +55,51 @@ def shipped() -> list[str]:
 
 def _settled(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     values = renamed.with_current_names(values)
-    renamed.check_given_once(override.partition("=")[0] for override in overrides)
     for override in overrides:
         key, equals, text = override.partition("=")
-        _apply(values, renamed.current_key(key) + equals + text)
+        dotted.apply(values, renamed.current_key(key) + equals + text, Config)
         values = renamed.with_current_names(values)  # a section that was overridden as a whole
     try:
         return resolve_locations(Config.model_validate(_tuples(values)))
     except ValidationError as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(strict_yaml.short(_one_line(error), 1000)) from None
 
 
 def _read(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
-        path = (RECIPES / recipe).with_suffix(".yaml")
-    if not path.is_file():
-        raise UserError(
-            f"no config at {recipe!r}; give a YAML file or one of the recipes that ship: {', '.join(shipped())}"
-        )
+    cuts: dict[strict_yaml.Path, strict_yaml.Cut] = {}
+    shown = strict_yaml.short(recipe)
+    text = _text(recipe, shown)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+        values = strict_yaml.parse(text, cuts)
+    except UserError as error:
+        raise UserError(f"{shown}: {error}") from None
     if not isinstance(values, dict | types.NoneType):
-        raise UserError(f"{recipe} must hold sections such as `train:`, not a {type(values).__name__}")
+        raise UserError(f"{shown} must hold sections such as `train:`, not a {type(values).__name__}")
+    for path, cut in cuts.items():
+        if dotted.is_text(path, Config):
+            raise UserError(
+                f"{shown}: line {cut.line}: YAML reads {strict_yaml.short(cut.comment)!r} as a comment; quote the"
+                f" value of {'.'.join(map(str, path))}, or put a space after the #"
+            )
     return values or {}
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place; a number steps into a list (build.sources.0.location=...)."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"override {override!r} is not of the form section.key=value")
+def _text(recipe: str, shown: str) -> str:
+    """What a recipe file holds, without a byte order mark at its beginning."""
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
-    *parents, last = dotted.split(".")
-    node: Any = values
-    for step in parents:
-        node = _child(node, step, override)
-    if isinstance(node, list):
-        node[_index(node, last, override)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
-
-
-def _child(node: Any, step: str, override: str) -> Any:
-    """What is below one step of a dotted key; a section that is not there yet is made."""
-    if isinstance(node, list):
-        return node[_index(node, step, override)]
-    if not isinstance(node, dict):
-        raise UserError(f"override {override!r}: nothing can be set below a {type(node).__name__}")
-    if node.get(step) is None:
-        node[step] = {}
-    return node[step]
-
-
-def _index(node: list[Any], step: str, override: str) -> int:
-    if not (step.isdigit() and int(step) < len(node)):
-        raise UserError(f"override {override!r}: {step!r} is not an index into a list of {len(node)}")
-    return int(step)
+        path = Path(recipe)
+        if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
+            path = (RECIPES / recipe).with_suffix(".yaml")
+        if not path.is_file():
+            ships = ", ".join(shipped())
+            raise UserError(f"no config at {shown!r}; give a YAML file or one of the recipes that ship: {ships}")
+        if path.stat().st_size > 4 * strict_yaml.LONGEST:
+            raise UserError(f"{shown} is no recipe: it has {path.stat().st_size} bytes")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown} is not YAML, which is UTF-8 ({error.reason} at byte {error.start})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _tuples(value: Any, annotation: Any = Config) -> Any:
@@ -163,7 +135,7 @@ def _one_line(error: ValidationError) -> str:
         valid = _keys_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
-        return f"unknown key {key!r}: {hint}"
+        return f"unknown key {strict_yaml.short(key)!r}: {hint}"
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a tuple
         key, _, index = key.rpartition(".")
         return f"config key {key}: the list is too short, it holds {index} values"
@@ -172,7 +144,7 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] in _KINDS:  # pydantic reports one error for each type that the key may have
         kinds = list(dict.fromkeys(_KINDS[problem["type"]] for problem in same if problem["type"] in _KINDS))
         message = f"give {' or '.join(kinds)}".replace("a whole number or a number", "a number")
-    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {strict_yaml.short(repr(first['input']))}"
     more = len(errors) - len(same)
     return f"config key {key or '(top)'}: {message}{shown}" + (f" (and {more} more)" if more else "")
 

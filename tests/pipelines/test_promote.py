@@ -41,7 +41,7 @@ class Store:
         self.client.create_registered_model(name)
 
     def config(self, *overrides: str) -> Config:
-        return recipe.load(None, [f"tracking.uri={self.uri}", f"register.name={self.name}", *overrides])
+        return recipe.load(None, overrides, [f"tracking.uri={self.uri}", f"register.name={self.name}"])
 
     def add(self, *metrics: VersionMetrics, alias: str = "candidate", **tags: str) -> str:
         """A version with these metrics, that the alias moves to."""

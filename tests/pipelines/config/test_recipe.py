@@ -1,11 +1,16 @@
 """From YAML and overrides to a config."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from mpc_model.errors import UserError
 from pipelines.config import recipe
+from pipelines.config.keys import list_keys
 
 
 def test_numbers_may_be_written_as_powers_of_ten() -> None:
@@ -21,8 +26,78 @@ def test_a_recipe_is_a_path_or_the_name_of_one_that_ships(tmp_path: Path, monkey
     assert "demo" in recipe.shipped()
 
 
-def test_the_last_of_equal_overrides_wins() -> None:
-    assert recipe.load("demo", ["seed=1", "seed=2"]).seed == 2
+def test_a_key_is_given_once_and_goes_before_the_programs_own(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="override 'seed=2' would undo 'seed=1': seed is given twice"):
+        recipe.load("demo", ["seed=1", "seed=2"])
+    assert recipe.load("demo", ["seed=1"], ["seed=2", "train.batch_size=7"]).seed == 1
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("train: {batch_size: 16}\nseed: 1\ntrain: {workers: 0}\n")
+    with pytest.raises(UserError, match=r"twice\.yaml: key 'train' is given twice, in lines 1 and 3; keep one"):
+        recipe.load(str(twice))
+
+
+def test_a_comment_that_may_belong_to_a_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 1 #one\nworkspace: runs/exp #3\n")
+    with pytest.raises(UserError, match=r"line 2: YAML reads '#3' as a comment; quote the value of workspace, or"):
+        recipe.load(str(file))
+    file.write_text("workspace: runs/exp # the third\nregister: {name: 'a' #b\n}")
+    assert recipe.load(str(file)).workspace.endswith("runs/exp")
+    file.write_text("workspace: 'runs/exp #3'")
+    assert recipe.load(str(file)).workspace.endswith("runs/exp #3")
+
+
+def test_a_recipe_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    large, wide = tmp_path / "large.yaml", tmp_path / "wide.yaml"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)
+    wide.write_bytes("seed: 1".encode("utf-16"))
+    for name, words in (
+        (str(large), "is no recipe"),
+        (str(wide), "not YAML, which is UTF-8"),
+        ("x" * 5000, "cannot be read: File name too long"),
+        ("", "no config at ''"),
+        (str(tmp_path), "no config at"),
+    ):
+        with pytest.raises(UserError, match=words):
+            recipe.load(name)
+    wide.write_bytes(b"\xef\xbb\xbfseed: 5\r\n")
+    assert recipe.load(str(wide)).seed == 5
+
+
+KEYS = st.sampled_from([*(key.name.replace(".N.", ".0.") for key in list_keys()), "build.sources.0", "train", "x", ""])
+TEXTS = st.one_of(
+    st.text(st.characters(), max_size=12),
+    st.sampled_from(["[", "{", "'", '"', "null", "1e400", "[[1]]", "{a: 1, a: 2}", "&a [*a]", "!!x 1", "0x", "9" * 50]),
+)
+RECIPES = st.recursive(TEXTS, lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner, max_size=3))
+
+
+def only_a_config_or_one_line(read: Callable[[], object]) -> None:
+    refusal = ""
+    try:
+        read()
+    except UserError as refused:
+        refusal = str(refused)
+    assert "\n" not in refusal
+
+
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@hypothesis.given(st.lists(st.builds("{}={}".format, KEYS, TEXTS) | TEXTS, max_size=3))
+def test_any_overrides_give_a_config_or_one_line(overrides: list[str]) -> None:
+    only_a_config_or_one_line(lambda: recipe.load("demo", overrides))
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=5000, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(st.lists(st.builds("{}={}".format, KEYS, TEXTS) | TEXTS, max_size=4), RECIPES, st.booleans())
+def test_any_recipe_and_overrides_give_a_config_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, overrides: list[str], values: object, is_json: bool
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    text = json.dumps(values) if is_json else str(values).replace("'", "")
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    only_a_config_or_one_line(lambda: recipe.load(str(file), overrides))
 
 
 def test_a_revised_config_keeps_what_was_resolved(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pipelines.config.training import FinetuneConfig, OptimConfig, PretrainConfi
 )
 def test_settings_that_contradict_each_other_are_refused(override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        recipe.load(None, ["train.workers=0", override])
+        recipe.revised(recipe.load(None, ["train.workers=0"]), override)
 
 
 @pytest.mark.parametrize(("workers", "bounds"), [(0, (0, 0)), (3, (3, 3)), ((1, 4), (1, 4))])
