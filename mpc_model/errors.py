@@ -16,6 +16,13 @@ class UserError(MPCError):
     exit_code = 2
 
 
+class UnreadableFileError(UserError):
+    """One file is missing, may not be read, or is no regular file.
+
+    Others may well be read: where a file is one of many, this costs its own result only.
+    """
+
+
 class DataError(MPCError):
     """A sample or a dataset is not what it claims to be: unreadable, of another size, without a manifest.
 
@@ -36,12 +43,15 @@ class InfrastructureError(MPCError):
     """Something outside this program failed (storage, network, a lost host). The only kind worth retrying."""
 
 
+_KINDS: dict[str, type[MPCError]] = {kind.__name__: kind for kind in (UserError, DataError, InfrastructureError)}
+
+
 def describe(error: MPCError) -> dict[str, str]:
     """A failure as plain values, for passing it from a worker to the driver without a traceback around it."""
-    return {"kind": type(error).__name__, "message": str(error)}
+    kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), MPCError.__name__)
+    return {"kind": kind, "message": str(error)}
 
 
 def revive(description: dict[str, str]) -> MPCError:
-    """The inverse of `describe`, except that the reason of a DataError is lost."""
-    kinds: dict[str, type[MPCError]] = {kind.__name__: kind for kind in (UserError, DataError, InfrastructureError)}
-    return kinds.get(description["kind"], MPCError)(description["message"])
+    """The inverse of `describe`: the kind and the message. The reason of a DataError is lost."""
+    return _KINDS.get(description["kind"], MPCError)(description["message"])

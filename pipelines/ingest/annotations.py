@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.imaging import codecs
 from mpc_model.imaging.codecs import PNG_MAGIC
 from pipelines.ingest.listing import ItemRow
@@ -64,7 +64,7 @@ def read_objects(item: ItemRow, shape: tuple[int, ...]) -> IndexMap:
         return np.zeros(shape, np.uint8)
     try:
         data = storage.read_bytes(location)
-    except UserError as error:
+    except UnreadableFileError as error:
         raise DataError(f"index map of {item['image']}: {error}", "unreadable") from None
     if not data.startswith(PNG_MAGIC):
         raise _not_a_map(location)

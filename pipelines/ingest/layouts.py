@@ -5,10 +5,9 @@ good is decided by the survey, what is made of them by the plan. The layouts of 
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import ijson
 import pyarrow as pa
@@ -20,7 +19,7 @@ from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from mpc_model.registry import Registry
 from pipelines.config.build import SourceConfig
 from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, selection, storage, uris
 from pipelines.runtime.storage import Stamp
 
 LISTING_SUFFIXES = (".csv", ".parquet")
@@ -64,13 +63,11 @@ def listed(source: SourceConfig, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
     """
     folder = _folder(source)
     try:
-        everything = storage.list_stamps(folder)
+        images, passed_over = selection.select(folder, suffixes)
     except UserError as error:
         raise UserError(f"source {source.name}: {error}; set its location") from None
-    images = {uri: stamp for uri, stamp in everything.items() if uri.lower().endswith(suffixes)}
-    if others := Counter(PurePosixPath(uri).suffix or "no suffix" for uri in everything.keys() - images.keys()):
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        console.say(f"build: source {source.name}: files that are no images by their names are not listed ({kinds})")
+    if passed_over:
+        console.say(f"build: source {source.name}: {passed_over}")
     if not images:
         raise UserError(f"source {source.name}: no images ({', '.join(suffixes)}) in {folder}")
     start = len(uris.absolute(folder))

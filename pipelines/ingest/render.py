@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.imaging import codecs, forging, views
 from pipelines.config.build import SourceConfig, ViewsConfig
 from pipelines.dataset.schema import PHOTO, Row
@@ -41,7 +41,7 @@ def read_files(sample: PlannedSample) -> Files:
     item, donor = sample.image, sample.donor
     image, mask = _read_image(item), None
     if item["mask"]:
-        mask = annotations.read_mask(item["mask"], storage.read_bytes)
+        mask = annotations.read_mask(item["mask"], _read)
         _check_digest(mask, item["mask_sha256"], annotations.mask_label(item["mask"]))
     return Files(image, mask, _read_image(donor) if donor else None)
 
@@ -95,8 +95,15 @@ def render(
     return row, mask
 
 
+def _read(location: str) -> bytes:
+    try:
+        return storage.read_bytes(location)
+    except UnreadableFileError as error:
+        raise DataError(f"{error}; the survey could still read it, run the build again", "changed") from None
+
+
 def _read_image(item: GoodItem) -> bytes:
-    data = storage.read_bytes(item["image"])
+    data = _read(item["image"])
     _check_digest(data, item["image_sha256"], item["image"])
     return data
 

@@ -14,7 +14,7 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DataError, UnreadableFileError
 from pipelines.config.build import BuildConfig
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import annotations, validation
@@ -52,6 +52,10 @@ ItemFiles = tuple[bytes, bytes | None]
 """The image file of an item, and its mask file if it has one."""
 
 
+class _NotReadError(DataError):
+    """A file that is missing or may not be read now."""
+
+
 def survey(config: BuildConfig, items: pa.Table, uri: str) -> pa.Table:
     """One row (SCHEMA) for each item of a listing, in the same order; `reason` is null for the good ones."""
     parts: dict[int, pa.Table] = {}
@@ -83,9 +87,12 @@ def read_files(item: ListedItem) -> ItemFiles | DataError:
     try:
         if item["mask"] is None and item["kind"] not in (PHOTO, AUTHENTIC):
             raise DataError(f"{item['image']} is declared {item['kind']}, but has no mask file", "mask_missing")
-        return _read(item["image"]), annotations.read_mask(item["mask"], _read) if item["mask"] else None
+        image = storage.read_bytes(item["image"])
+        return image, annotations.read_mask(item["mask"], storage.read_bytes) if item["mask"] else None
     except DataError as error:
         return error
+    except UnreadableFileError as error:
+        return _NotReadError(str(error), "unreadable")
 
 
 def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> SurveyRow:
@@ -122,26 +129,22 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
 
 
 def _survey_part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
-    """One part as a Parquet file; a stored one is not made again."""
+    """One part as a Parquet file; a stored one is not made again.
+
+    It is stored unless a file of it could not be read: the next command may be allowed to.
+    """
     rows: list[ListedItem] = items.to_pylist()
     name = hashlib.sha256(json.dumps([rows, max_pixels]).encode()).hexdigest()[:32]
     location = uris.join(uri, "survey", f"{name}.parquet")
     if storage.exists(location):
         return storage.read_bytes(location)
-    surveyed = [examine(row, files, max_pixels) for row, files in storage.prefetch(read_files, rows)]
+    surveyed, is_read = [], True
+    for row, files in storage.prefetch(read_files, rows):
+        surveyed.append(examine(row, files, max_pixels))
+        is_read &= not isinstance(files, _NotReadError)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(surveyed, schema=SCHEMA), sink)
     data = bytes(sink.getvalue())
-    storage.write_bytes(location, data)
+    if is_read:
+        storage.write_bytes(location, data)
     return data
-
-
-def _read(location: str) -> bytes:
-    """A listed file. One that is missing, or that may not be read, is a bad sample like any other; an object store that
-    refuses every request is the user's mistake."""
-    try:
-        return storage.read_bytes(location)
-    except UserError as error:
-        if storage.exists(location) and uris.is_remote(location):
-            raise
-        raise DataError(str(error), "unreadable") from None

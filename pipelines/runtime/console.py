@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TextIO
 
 from mpc_model.errors import UserError
+from pipelines.runtime import uris
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 FORMATS = ("plain", "json")
@@ -50,11 +51,10 @@ class Line(NamedTuple):
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """The text as it was said; a warning says that it is one."""
+        """The text as it was said, with names as they print; a warning says that it is one."""
         line = _line(record)
-        if line.level == logging.WARNING:
-            return f"{line.component}: warning: {line.message}"
-        return line.text
+        text = f"{line.component}: warning: {line.message}" if line.level == logging.WARNING else line.text
+        return "\n".join(map(uris.printable, text.split("\n")))
 
 
 class _JsonFormatter(logging.Formatter):

@@ -28,7 +28,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from pyarrow import fs as pafs
 
-from mpc_model.errors import InfrastructureError, UserError
+from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
 from pipelines.runtime import console, environment
 from pipelines.runtime.retry import Backoff, retry
 from pipelines.runtime.stamp import Stamp
@@ -117,6 +117,10 @@ _PASSING = (
 )
 
 
+_OF_ONE_OBJECT = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState")
+"""Refusals (403) that are about the object, not about the credentials; the last: it is in an archive."""
+
+
 class _PassingError(Exception):
     """A failure that may pass, in words for the user."""
 
@@ -159,6 +163,10 @@ def _passing_reason(uri: str, error: ClientError) -> str:
         raise UserError(f"the bucket of {uri} does not exist; create it first") from None
     if status == 404:
         raise FileNotFoundError(uri) from None
+    if status == 403 and error.operation_name == "GetObject" and code in _OF_ONE_OBJECT:
+        raise UnreadableFileError(
+            f"S3 refused access to {uri} ({code}); allow it for this identity, or leave the object out"
+        ) from None
     if status in (401, 403):
         raise UserError(
             f"S3 refused the credentials for {uri} ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -8,6 +8,7 @@ growing pauses. One that moves no byte for MPC_S3_TIMEOUT seconds (30) counts as
 that do not exist are never tried again.
 """
 
+import errno
 import importlib
 import io
 import os
@@ -22,7 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
-from mpc_model.errors import InfrastructureError, UserError
+from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
+from pipelines.runtime import local_files, uris
 from pipelines.runtime.stamp import Stamp as Stamp
 from pipelines.runtime.uris import absolute, is_remote, local_path
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+_NAME_BYTES = 255
+"""Bytes that the name of a file may have on the usual filesystems."""
 _PREFETCH = 4
 """Items that are loaded in advance, each by a thread of its own."""
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
@@ -55,16 +59,36 @@ def resolve(uri: str) -> "tuple[pafs.FileSystem, str]":
     return pafs.LocalFileSystem(), absolute(uri)
 
 
+_NAME = (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.EINVAL, errno.ENXIO)
+"""Failures that are of the name of one file; another may well be read or written."""
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_space(place: str, words: str) -> InfrastructureError:
+    """The failure of a full disk, a used-up quota, or a limit on the size of files; `words` are the system's."""
+    return InfrastructureError(
+        f"no space left on {place} ({words}); make room, or raise the quota or `ulimit -f`, and run the same command"
+        " again: it goes on from what is done"
+    )
+
+
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn what the filesystem raises into our three kinds of failure."""
+def explained(uri: str, writing: bool = False) -> Iterator[None]:
+    """Turn what the filesystem raises into our three kinds of failure; UnreadableFileError where it is of one file."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"nothing found at {uri}") from None
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"cannot use {uri}: {error.strerror or error}") from None
+        raise UnreadableFileError(f"nothing found at {uri}") from None
     except OSError as error:
+        words = error.strerror or str(error)
+        if error.errno in _NAME or isinstance(error, (IsADirectoryError, NotADirectoryError)):
+            raise UnreadableFileError(f"cannot use {uri}: {words}") from None
+        if error.errno in _REFUSED or isinstance(error, PermissionError):
+            kind = UserError if writing else UnreadableFileError
+            raise kind(f"cannot {'write' if writing else 'use'} {uri}: {words}") from None
+        if error.errno in _FULL:
+            raise no_space(uri, words) from None
         text = " ".join(str(error).split())
         if any(word in text for word in _DENIED):
             raise UserError(
@@ -73,18 +97,41 @@ def explained(uri: str) -> Iterator[None]:
         if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
             raise UserError(f"the bucket of {uri} does not exist; create it first") from None
         raise InfrastructureError(f"storage failed at {uri}: {text}") from error
+    except ValueError as error:
+        if not (isinstance(error, UnicodeEncodeError) or "embedded null" in str(error)):
+            raise
+        # so Python refuses a name that no file can have
+        raise UnreadableFileError(f"cannot use {uris.printable(uri)}: {error}") from None
 
 
 def exists(uri: str) -> bool:
     """Whether a file (not a folder) is there."""
     with explained(uri):
-        return _s3().head(uri) is not None if is_remote(uri) else os.path.isfile(absolute(uri))
+        if is_remote(uri):
+            return any(_s3().head(name) is not None for name in _names(uri))
+        return any(os.path.isfile(path) for path in _names(absolute(uri)))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file; UserError when it is not there."""
     with explained(uri):
-        return _s3().get(uri) if is_remote(uri) else Path(absolute(uri)).read_bytes()
+        if is_remote(uri):
+            return _first_found(_s3().get, uri)
+        return _first_found(local_files.read, absolute(uri))
+
+
+def _names(location: str) -> tuple[str, ...]:
+    """The names that a location may stand for, the likelier first (see uris.written)."""
+    return tuple(dict.fromkeys((location, uris.meant(location))))
+
+
+def _first_found(read: Callable[[str], R], location: str) -> R:
+    """What `read` gives for the first of the names of a location that is there."""
+    *others, last = _names(location)
+    for name in others:
+        with suppress(FileNotFoundError):
+            return read(name)
+    return read(last)
 
 
 def in_arrow(data: bytes) -> "pa.BufferReader":
@@ -104,16 +151,16 @@ def open_input(uri: str) -> Iterator[BinaryIO]:
     """A stream of the file's bytes, for what is too large to hold; UserError when it is not there."""
     with explained(uri):
         if not is_remote(uri):
-            with open(absolute(uri), "rb") as file:
+            with _first_found(local_files.open_file, absolute(uri)) as file:
                 yield file
             return
-        with io.BufferedReader(_s3().Blocks(uri)) as stream:
+        with io.BufferedReader(_first_found(_s3().Blocks, uri)) as stream:
             yield cast(BinaryIO, stream)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file at once: readers see the old one, or the new one, never a part."""
-    with explained(uri):
+    with explained(uri, writing=True):
         if is_remote(uri):
             _s3().put(uri, data)
         else:
@@ -126,7 +173,7 @@ def create(uri: str, data: bytes) -> bool:
 
     On S3 this is a conditional put (If-None-Match), which the server must know.
     """
-    with explained(uri):
+    with explained(uri, writing=True):
         if is_remote(uri):
             return _s3().create(uri, data)
         with _beside(absolute(uri), data) as temporary:
@@ -144,7 +191,10 @@ def _beside(path: str, data: bytes) -> Iterator[str]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:  # in /proc, say; as a missing file it would be told of wrongly
         raise UserError(f"cannot write {path}: no folder can be made there") from None
-    temporary = f"{path}.{secrets.token_hex(4)}.part"
+    ending = f".{secrets.token_hex(4)}.part"
+    temporary = f"{path}{ending}"
+    if len(os.fsencode(os.path.basename(temporary))) > _NAME_BYTES:  # the name itself may just fit
+        temporary = os.path.join(os.path.dirname(path), ending)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -187,49 +237,38 @@ def list_stamps(uri: str, suffixes: tuple[str, ...] = ()) -> dict[str, Stamp]:
 
     Raises UserError when there is no such folder. `suffixes` (lower case, with the dot) keeps only those.
     """
-    with explained(uri):
-        stamps = dict(_s3().objects(uri) if is_remote(uri) else _files(uri))
-    below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
     return {
-        location: stamps[location]
-        for location in sorted(stamps)
-        if not any(part.startswith(".") for part in location[below:].lstrip("/").split("/"))
-        and (not suffixes or location.lower().endswith(suffixes))
+        location: stamp
+        for location, stamp in listing(uri)
+        if isinstance(stamp, Stamp) and (not suffixes or location.lower().endswith(suffixes))
     }
 
 
-def _files(uri: str) -> Iterator[tuple[str, Stamp]]:
-    """All files below a local folder. Links to folders are followed, but into each folder only once: they may loop."""
-    seen, waiting = set[tuple[int, int]](), [absolute(uri)]
-    while waiting:
-        folder = waiting.pop()
-        identity = os.stat(folder)
-        if (identity.st_dev, identity.st_ino) in seen:
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.isprintable():
-                    name = f"{folder}/{entry.name}".encode(errors="backslashreplace").decode(errors="backslashreplace")
-                    raise UserError(f"the name of {name!r} cannot be printed or is not UTF-8; rename the file")
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                elif entry.is_file():
-                    facts = entry.stat()
-                    yield entry.path, Stamp(facts.st_size, facts.st_mtime_ns)
-                elif entry.is_symlink():  # to nothing: whoever reads it is told
-                    yield entry.path, Stamp(0, 0)
+def listing(uri: str) -> list[tuple[str, Stamp | str]]:
+    """Location and stamp of everything below a folder or prefix, sorted; hidden files are left out.
+
+    Instead of a stamp stands, in words, why something is not a file that can be read: a pipe, a folder that may not be
+    listed. Raises UserError when there is no such folder.
+    """
+    with explained(uri):
+        found = _s3().objects(uri) if is_remote(uri) else local_files.files(absolute(uri))
+        below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
+        return sorted(
+            (uris.written(location), stamp)
+            for location, stamp in found
+            if not any(part.startswith(".") for part in location[below:].lstrip("/").split("/"))
+        )
 
 
 def stamp(uri: str) -> Stamp:
     """The stamp of one file; zeros when it is not there."""
     with explained(uri):
         if is_remote(uri):
-            return _s3().stamp(uri) or Stamp(0, 0)
+            return next(filter(None, map(_s3().stamp, _names(uri))), local_files.NOTHING)
         try:
-            facts = os.stat(absolute(uri))
+            facts = _first_found(os.stat, absolute(uri))
         except (FileNotFoundError, NotADirectoryError):
-            return Stamp(0, 0)
+            return local_files.NOTHING
         return Stamp(facts.st_size if stat.S_ISREG(facts.st_mode) else 0, facts.st_mtime_ns)
 
 

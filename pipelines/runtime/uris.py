@@ -1,4 +1,8 @@
-"""Locations as text: a local path, `file://` or `s3://`. Nothing here reads or writes."""
+"""Locations as text: a local path, `file://` or `s3://`. Nothing here reads or writes.
+
+A location is text that every table, log and terminal can hold. The names of files are bytes: where one has control
+characters, or bytes that are not UTF-8, a listing gives it in writing, as `Icon\\x0d` or `caf\\udce9.png`.
+"""
 
 import os
 import re
@@ -41,3 +45,29 @@ def without_secrets(text: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """A location below another."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_WRITTEN = re.compile(r"\\(?:x((?!00)[0189][0-9a-f]|7f)|u(2028|2029|d[89a-f][0-9a-f]{2}))")
+
+
+def written(name: str) -> str:
+    """A name in writing: control characters and bytes that are not UTF-8 as `\\x0d` and `\\udce9`."""
+    return _NO_TEXT.sub(lambda found: printable(found[0]), name)
+
+
+def meant(location: str) -> str:
+    """The name that `written` stands for. A file may really have the name that is written: look for that first."""
+    return _WRITTEN.sub(lambda found: chr(int(found[1] or found[2], 16)), location)
+
+
+def printable(text: str) -> str:
+    """The text with every character that does not print (another space than ` `, one that turns the line around) as
+    `\\u202f`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escape(ord(one)) for one in text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

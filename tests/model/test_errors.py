@@ -4,7 +4,15 @@ import pickle
 
 import pytest
 
-from mpc_model.errors import DataError, InfrastructureError, MPCError, UserError, describe, revive
+from mpc_model.errors import (
+    DataError,
+    InfrastructureError,
+    MPCError,
+    UnreadableFileError,
+    UserError,
+    describe,
+    revive,
+)
 
 
 @pytest.mark.parametrize(("kind", "code"), [(MPCError, 1), (InfrastructureError, 1), (UserError, 2), (DataError, 2)])
@@ -28,6 +36,12 @@ def test_a_failure_becomes_plain_values_and_the_same_failure_again(kind: type[MP
     revived = revive(described)
     assert type(revived) is kind
     assert str(revived) == "the bucket is gone"
+
+
+def test_a_file_that_cannot_be_read_is_the_users_mistake_elsewhere() -> None:
+    error = UnreadableFileError("nothing found at a.png")
+    assert type(revive(describe(error))) is UserError
+    assert error.exit_code == 2
 
 
 def test_a_kind_that_is_not_known_here_becomes_the_root() -> None:

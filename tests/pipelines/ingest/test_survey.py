@@ -64,6 +64,19 @@ def test_a_file_that_is_gone_is_a_bad_item(config: BuildConfig, tmp_path: Path) 
     assert survey.examine(item, files, LIMIT)["reason"] == "unreadable"
 
 
+def test_a_part_with_a_file_that_was_not_there_is_surveyed_again(
+    config: BuildConfig, tmp_path: Path, ray_session: None
+) -> None:
+    items = listing.list_all(config, 0)
+    file = tmp_path / "pairs" / "images" / "0.png"
+    data = file.read_bytes()
+    file.unlink()
+    output = str(tmp_path / "output")
+    assert survey.survey(config, items, output)["reason"].to_pylist()[0] == "unreadable"
+    file.write_bytes(data)  # the same listing: a file that may be read again does not change its stamp
+    assert survey.survey(config, items, output)["reason"].to_pylist()[0] is None
+
+
 def test_parts_are_stored_and_read_again_until_they_are_deleted(
     config: BuildConfig, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

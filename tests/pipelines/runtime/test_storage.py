@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mpc_model.errors import InfrastructureError, UserError
+from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
 from pipelines.runtime import storage, uris
 
 
@@ -181,10 +181,46 @@ def test_a_listing_of_links_that_loop_ends(tmp_path: Path) -> None:
     assert [Path(file).name for file in storage.list_files(str(tmp_path))] == ["a.png", "gone"]
 
 
-def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
-    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))).write_bytes(b"1")
-    with pytest.raises(UserError, match=r"caf\\+udce9\.png.*rename the file"):
-        storage.list_files(str(tmp_path))
+def test_a_name_that_is_not_text_is_listed_in_writing_and_read(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path) + b"/deep\xff"
+    os.mkdir(root)
+    names = (b"caf\xe9.png", b"Icon\r", b"two\nlines.png", b"esc\x1b[31m.png", "a\u202fPM.png".encode())
+    for name in names:
+        with open(root + b"/" + name, "wb") as file:
+            file.write(name)
+    literal = tmp_path / "a name with \\x0d.png"
+    literal.write_bytes(b"as it is")
+    found = storage.list_stamps(str(tmp_path))
+    assert sorted(Path(location).name for location in found) == sorted(
+        ["caf\\udce9.png", "Icon\\x0d", "two\\x0alines.png", "esc\\x1b[31m.png", "a\u202fPM.png", literal.name]
+    )
+    assert {storage.read_bytes(location) for location in found} == {*names, b"as it is"}
+    for location, stamp in found.items():
+        location.encode()  # what tables and logs need
+        assert storage.exists(location)
+        assert storage.stamp(location) == stamp
+        with storage.open_input(location) as stream:
+            assert stream.read() == storage.read_bytes(location)
+
+
+def test_an_object_whose_key_has_control_characters_is_listed_in_writing_and_read(s3: str) -> None:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client.put_object(Bucket="mpc", Key="odd/red\x1b[31m.png", Body=b"odd")
+    ((location, stamp),) = storage.list_stamps(f"{s3}/odd").items()
+    assert location == "s3://mpc/odd/red\\x1b[31m.png"
+    assert storage.read_bytes(location) == b"odd"
+    assert storage.stamp(location) == stamp
+
+
+def test_a_name_that_just_fits_is_written(tmp_path: Path) -> None:
+    location = str(tmp_path / ("ü" * 125 + "x.png"))
+    storage.write_bytes(location, b"1")
+    assert storage.read_bytes(location) == b"1"
+    with pytest.raises(UnreadableFileError, match="File name too long"):
+        storage.write_bytes(str(tmp_path / ("n" * 256)), b"1")
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -43,3 +43,13 @@ def test_locations_are_absolute_and_joined(tmp_path: Path, monkeypatch: pytest.M
 def test_secrets_are_struck_out_of_every_uri_of_a_text() -> None:
     text = "see postgresql://u:p@h/d and http://t@h:5000, not a@b"
     assert uris.without_secrets(text) == "see postgresql://***@h/d and http://***@h:5000, not a@b"
+
+
+def test_a_name_in_writing_is_text_and_stands_for_the_name() -> None:
+    name = "a\n\r\x1b[31m\x7f\x85\u2028\udce9 b\u202fc\u3000\U0001f46a.png"
+    written = uris.written(name)
+    assert written == "a\\x0a\\x0d\\x1b[31m\\x7f\\x85\\u2028\\udce9 b\u202fc\u3000\U0001f46a.png"
+    assert uris.meant(written) == name
+    assert written.encode().decode().splitlines() == [written]
+    assert uris.printable(name) == written.replace("\u202f", "\\u202f").replace("\u3000", "\\u3000")
+    assert uris.meant("C:\\new\\text\\x41\\x00") == "C:\\new\\text\\x41\\x00"  # nothing that `written` writes
