@@ -5,24 +5,22 @@ good is decided by the survey, what is made of them by the plan. The layouts of 
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ijson
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UserError
-from mpc_model.imaging.codecs import IMAGE_SUFFIXES
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES, MASK_RULES
 from mpc_model.registry import Registry
 from pipelines.config.build import SourceConfig
-from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO
+from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO, SPLITS
+from pipelines.ingest import listing_file
 from pipelines.runtime import console, selection, storage, uris
 from pipelines.runtime.storage import Stamp
 
-LISTING_SUFFIXES = (".csv", ".parquet")
 NO_STAMP = Stamp(0, 0)
 
 
@@ -128,11 +126,20 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
     `image`, and where wanted `mask` (none: authentic), `kind`, `split`, `group`, `mask_rule`, `name`; locations in it
     may be relative to its folder.
     """
-    if isinstance(source.location, str) and source.location.lower().endswith(LISTING_SUFFIXES):
+    if isinstance(source.location, str) and source.location.lower().endswith(listing_file.SUFFIXES):
         yield from _listing(source, source.location)
         return
     folders: dict[str, dict[str, tuple[str, Stamp]]] = {"images": {}, "masks": {}, "authentic": {}}
-    for name, file in listed(source).items():
+    try:
+        files = listed(source)
+    except UserError:
+        if isinstance(source.location, str) and storage.exists(source.location):
+            raise UserError(
+                f"source {source.name}: {source.location} is a file; name a folder, or a listing whose name ends in"
+                f" {', '.join(listing_file.SUFFIXES)} (save a workbook as CSV UTF-8, unpack what is compressed)"
+            ) from None
+        raise
+    for name, file in files.items():
         folder, _, rest = name.partition("/")
         if folder in folders:
             stem = rest.rsplit(".", 1)[0]
@@ -148,40 +155,52 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
         yield Item(f"images/{stem}", uri, FORGED, mask, group=stem, image_stamp=stamp, mask_stamp=mask_stamp)
 
 
-_COLUMNS = ("image", "mask", "kind", "split", "group", "mask_rule", "name")
-
-
 def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
-    """Items of a listing file, read in batches: it may have a million rows."""
+    """Items of a listing file. UserError, naming line and column, for what cannot be read."""
     folder = uri.rsplit("/", 1)[0]
-    for batch in _batches(source, uri):
-        unknown = sorted(set(batch.schema.names) - set(_COLUMNS))
-        if unknown or "image" not in batch.schema.names:
-            raise UserError(
-                f"source {source.name}: listing {uri} has the columns {', '.join(batch.schema.names)}; it needs image,"
-                f" and may have {', '.join(_COLUMNS[1:])}"
-            )
-        for field in batch.schema:
-            if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-                raise UserError(f"source {source.name}: column {field.name} of {uri} holds {field.type}, not text")
-        for row in batch.to_pylist():
-            cells = {name: str(value).strip() for name, value in row.items() if value is not None}
-            cells = {name: text for name, text in cells.items() if text}
-            if "image" not in cells:
-                raise UserError(f"source {source.name}: a row of listing {uri} names no image: {row}")
-            image = _resolve(folder, cells["image"])
-            masks = [_resolve(folder, mask) for mask in cells.get("mask", "").splitlines()]
-            yield Item(
-                name=cells.get("name", cells["image"]),
-                image=image,
-                kind=cells.get("kind", FORGED if masks else AUTHENTIC).lower(),
-                mask="\n".join(masks) or None,
-                mask_rule=cells.get("mask_rule", "bright"),
-                group=cells.get("group", ""),
-                split=cells.get("split"),
-                image_stamp=_local_stamp(image),
-                mask_stamp=_local_stamp(*masks),
-            )
+    try:
+        for place, cells in listing_file.rows(uri):
+            try:
+                item = _listed_item(folder, cells)
+            except UserError as error:
+                raise UserError(f"{place}, {error}") from None
+            yield item
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}") from None
+
+
+def _listed_item(folder: str, cells: dict[str, str]) -> Item:
+    """The item of one row of a listing in this folder. UserError, beginning with the column, where it is none."""
+    if "image" not in cells:
+        raise UserError(f"column image: the row names no image: {str(cells)[:200]}")
+    if cells.get("split") not in (*SPLITS, None):
+        raise UserError(f"column split: split {cells['split']!r} is none of {', '.join(SPLITS)}")
+    try:
+        MASK_RULES.require(cells.get("mask_rule", "bright"))
+    except UserError as error:
+        raise UserError(f"column mask_rule: {error}") from None
+    image = _located("image", folder, cells["image"])
+    masks = [
+        _located("mask", folder, line.strip()) for line in re.split(r"[\r\n]+", cells.get("mask", "")) if line.strip()
+    ]
+    return Item(
+        name=cells.get("name", cells["image"]),
+        image=image,
+        kind=cells.get("kind", FORGED if masks else AUTHENTIC).lower(),
+        mask="\n".join(masks) or None,
+        mask_rule=cells.get("mask_rule", "bright"),
+        group=cells.get("group", ""),
+        split=cells.get("split"),
+        image_stamp=_local_stamp(image),
+        mask_stamp=_local_stamp(*masks),
+    )
+
+
+def _located(column: str, folder: str, location: str) -> str:
+    try:
+        return _resolve(folder, location)
+    except UserError as error:
+        raise UserError(f"column {column}: {error}") from None
 
 
 def _local_stamp(*files: str) -> Stamp:
@@ -189,21 +208,6 @@ def _local_stamp(*files: str) -> Stamp:
     a request for each would take hours."""
     stamps = [storage.stamp(file) for file in files if not uris.is_remote(file)]
     return Stamp(sum(stamp.size for stamp in stamps), max((stamp.mtime_ns for stamp in stamps), default=0))
-
-
-def _batches(source: SourceConfig, uri: str) -> Iterator[pa.RecordBatch]:
-    try:
-        file = storage.in_arrow(storage.read_bytes(uri))
-    except UserError as error:
-        raise UserError(f"source {source.name}: {error}; set its location") from None
-    try:
-        if uri.lower().endswith(".parquet"):
-            yield from pq.ParquetFile(file).iter_batches(4096)
-        else:
-            as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
-            yield from pa.csv.open_csv(file, convert_options=as_text)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"source {source.name}: {uri} is not a listing that can be read ({error})") from None
 
 
 def _resolve(folder: str, location: str) -> str:

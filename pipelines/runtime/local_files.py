@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedReader
 
 from mpc_model.errors import UnreadableFileError
 from pipelines.runtime.stamp import Stamp
@@ -80,7 +80,7 @@ def read(path: str) -> bytes:
             raise
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str) -> BufferedReader:
     """Open a regular file for reading.
 
     Anything else is refused: a pipe would be waited for, a device may have no end. It is looked at before it is opened,

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
 from pipelines.runtime import local_files, uris
@@ -147,7 +147,7 @@ def in_arrow(data: bytes) -> "pa.BufferReader":
 
 
 @contextmanager
-def open_input(uri: str) -> Iterator[BinaryIO]:
+def open_input(uri: str) -> Iterator[io.BufferedReader]:
     """A stream of the file's bytes, for what is too large to hold; UserError when it is not there."""
     with explained(uri):
         if not is_remote(uri):
@@ -155,7 +155,7 @@ def open_input(uri: str) -> Iterator[BinaryIO]:
                 yield file
             return
         with io.BufferedReader(_first_found(_s3().Blocks, uri)) as stream:
-            yield cast(BinaryIO, stream)
+            yield stream
 
 
 def write_bytes(uri: str, data: bytes) -> None:
