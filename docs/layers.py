@@ -41,7 +41,7 @@ LAYERS = (
     ("pipelines.runtime",),
     ("mpc_model", "mpc_model.contrast"),
     ("mpc_model.localizer", "mpc_model.evaluation"),
-    ("mpc_model.nn", "mpc_model.losses", "mpc_model.imaging", "mpc_model.published"),
+    ("mpc_model.nn", "mpc_model.losses", "mpc_model.imaging", "mpc_model.published", "mpc_model.model_files"),
     ("mpc_model.registry", "mpc_model.card"),
     ("mpc_model.errors", "mpc_model.moved"),
 )

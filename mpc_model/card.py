@@ -3,7 +3,7 @@
 It is the `card` of model.json, plain JSON. Whoever trains or saves a model may add keys of their own.
 """
 
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 """The files of a model directory; the document is written last and holds the card."""
@@ -44,3 +44,21 @@ class Card(TypedDict, total=False):
     step: int
     epoch: int
     validation: dict[str, float]
+
+
+def check_card(card: object) -> Card:
+    """The card of a model.json that others may have written. ValueError where a key of ours has another form."""
+    if not isinstance(card, dict):
+        raise ValueError("card is no object")
+    published: dict[str, Any] | None = card.get("published")
+    trained_on = card.get("trained_on", [])
+    if "published" in card and not _has_texts(published, "file", "sha256", "kind"):
+        raise ValueError("card.published lacks file, sha256 or kind")
+    if not isinstance(trained_on, list) or not all(_has_texts(entry, "uri", "fingerprint") for entry in trained_on):
+        raise ValueError("card.trained_on is no list of uri and fingerprint")
+    return cast(Card, card)
+
+
+def _has_texts(value: object, *names: str) -> bool:
+    """Whether a value is an object that has a text under each name."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in names)

@@ -17,9 +17,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import cv2
 import numpy as np
@@ -27,12 +27,13 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mpc_model import published
+from mpc_model import model_files, published
 from mpc_model.card import DOCUMENT, TENSORS, Card
-from mpc_model.errors import UserError
+from mpc_model.errors import DataError, UserError
+from mpc_model.model_files import ARCHITECTURE, FORMAT
+from mpc_model.model_files import ModelSpec as ModelSpec
 from mpc_model.nn import (
     hrformer,  # noqa: F401  registers its backbones; the file of a new backbone is imported here, too
     tiling,
@@ -41,34 +42,7 @@ from mpc_model.nn.backbone import BACKBONES, Backbone
 from mpc_model.nn.heads import HEADS
 from mpc_model.nn.tile_frame import Frame
 
-FORMAT = 1
-ARCHITECTURE = "mpc-localizer"
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
-SHOWN = 5  # how many differing tensor names an error lists
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What rebuilds a localizer. UserError where a value cannot be.
-
-    backbone, head: names in BACKBONES and HEADS; head None is a stage-1 encoder, which gives features only.
-    input_size: images are resized to this square, in pixels, plainly (aspect ignored); None keeps their own size.
-    threshold: probability above which a pixel counts as forged.
-    """
-
-    backbone: str
-    head: str | None
-    input_size: int | None
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        size, threshold = self.input_size, self.threshold
-        if size is not None and (not isinstance(size, int) or size < 32):
-            raise UserError(
-                f"input_size is {size!r}: give a whole number of pixels from 32 up, or None for native size"
-            )
-        if not isinstance(threshold, int | float) or not 0 < threshold < 1:
-            raise UserError(f"threshold is {threshold!r}: give a probability above 0 and below 1")
 
 
 class Localizer(nn.Module):
@@ -108,9 +82,19 @@ class Localizer(nn.Module):
         """The tile of `predict` where none is given: TILE for images of their own size, 0 for resized ones."""
         return tiling.TILE if self.spec.input_size is None else 0
 
+    def work(self, size: tuple[int, int], tile: int) -> tuple[int, int]:
+        """Pixels that an image (H, W) sends through the network, as `predict` with this tile: in all, and at once."""
+        if not tile and self.spec.input_size is not None:
+            return self.spec.input_size**2, self.spec.input_size**2
+        return tiling.work(size, tile) if tile else (size[0] * size[1],) * 2
+
     @torch.inference_mode()
     def predict(
-        self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 8, tile: int | None = None
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        batch_size: int = 8,
+        tile: int | None = None,
+        names: Sequence[str] | None = None,
     ) -> list[npt.NDArray[np.float32]]:
         """Probability of forgery of each pixel: uint8 RGB (H, W, 3), any sizes -> float32 (H, W) in [0, 1], same sizes.
 
@@ -120,16 +104,19 @@ class Localizer(nn.Module):
         None is `default_tile`.
         Runs in eval mode and leaves every module in the mode it was in. Several threads may call it at once for a model
         that is in eval mode, as a loaded one is. Images of the same network size share a batch, of BATCH_PIXELS at
-        most; what else is in the batch does not matter. UserError for anything but uint8 RGB arrays.
+        most; what else is in the batch does not matter. `names` are what errors call the images, `image <index>` where
+        left out. UserError for anything but uint8 RGB arrays, and for a tile that is too small (nn/tiling.py);
+        DataError where the network's answer is not finite.
         """
-        for index, image in enumerate(images):
-            check_image(image, f"image {index}")
+        names = [f"image {index}" for index in range(len(images))] if names is None else names
+        for image, name in zip(images, names, strict=True):
+            check_image(image, name)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: give at least 1")
         tile = self.default_tile if tile is None else tile
         tiling.check_tile(tile)
         side = None if tile else self.spec.input_size
-        large = {index for index, image in enumerate(images) if tile and not tiling.fits(image, tile)}
+        large = {index for index, image in enumerate(images) if tile and not tiling.fits(image.shape, tile)}
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             if index not in large:
@@ -140,7 +127,7 @@ class Localizer(nn.Module):
         with _eval_mode(self):
             for index in large:
                 logits = tiling.tiled_logits(self, images[index], tile)
-                maps[index] = to_probabilities(logits, images[index].shape[:2])[0].numpy()
+                maps[index] = _finite_map(logits, images[index].shape[:2], names[index])
             for (height, width), members in groups.items():
                 step = max(1, min(batch_size, BATCH_PIXELS // (height * width)))
                 for start in range(0, len(members), step):
@@ -148,8 +135,7 @@ class Localizer(nn.Module):
                     pixels = np.stack([cv2.resize(images[i], (width, height)) for i in batch])  # INTER_LINEAR
                     logits = self(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255)
                     for i, map_logits in zip(batch, logits, strict=True):
-                        own_size = images[i].shape[:2]
-                        maps[i] = to_probabilities(map_logits[None], own_size)[0].cpu().numpy()
+                        maps[i] = _finite_map(map_logits[None], images[i].shape[:2], names[i])
         return [maps[index] for index in range(len(images))]
 
     def packed(self, card: Card | None = None) -> dict[str, bytes]:
@@ -187,17 +173,12 @@ class Localizer(nn.Module):
         for name in (DOCUMENT, TENSORS):
             if not (folder / name).is_file():
                 raise UserError(f"{directory}: not a model directory, it lacks {name}")
-        document = _read_document(folder / DOCUMENT)
-        blob = (folder / TENSORS).read_bytes()
-        if hashlib.sha256(blob).hexdigest() != document["sha256"]:
-            raise UserError(
-                f"{folder / TENSORS}: sha256 is not the one in {DOCUMENT}: damaged, or a save cut short; copy it anew"
-            )
+        document = model_files.read_document(folder / DOCUMENT)
         try:
-            tensors = safetensors.torch.load(blob)
-        except SafetensorError as error:
-            raise UserError(f"{folder / TENSORS}: not a safetensors file ({error})") from error
-        model = cls(document["spec"], document["card"])
+            model = cls(document.spec, document.card)
+        except UserError as error:
+            raise UserError(f"{folder / DOCUMENT}: {error}") from error
+        tensors = model_files.read_tensors(folder / TENSORS, document.sha256, model.state_dict())
         load_tensors(model, tensors, str(folder / TENSORS))
         return model.to(device).eval()
 
@@ -220,6 +201,13 @@ class Localizer(nn.Module):
         return model.to(device).eval()
 
 
+def _finite_map(logits: Tensor, size: tuple[int, int], name: str) -> npt.NDArray[np.float32]:
+    """The map (H, W) of one image. DataError unless all logits are finite: minus infinity would say "authentic"."""
+    if not logits.isfinite().all():
+        raise DataError(f"{name}: the model's answer is not finite, so there is no map; use another model")
+    return to_probabilities(logits, size)[0].cpu().numpy()
+
+
 def to_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits (B, 1, h, w) -> float32 probabilities (B, *size): bilinear upsampling of the logits, then the sigmoid.
 
@@ -230,24 +218,11 @@ def to_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into `module`. UserError naming what differs unless names and shapes are exactly the module's."""
+    """Copy `tensors` into `module`. UserError naming what differs unless names and shapes are exactly the module's, and
+    the values finite."""
     expected = module.state_dict()
-    reshaped = [
-        f"{name} {list(tensors[name].shape)} for {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
-        for kind, names in (
-            ("missing", sorted(expected.keys() - tensors.keys())),
-            ("unexpected", sorted(tensors.keys() - expected.keys())),
-            ("of another shape", sorted(reshaped)),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(f"{source}: its tensors do not fit this architecture: {'; '.join(problems)}")
+    model_files.check_shapes({name: tensor.shape for name, tensor in tensors.items()}, expected, source)
+    model_files.check_values(tensors, expected, source)
     module.load_state_dict(tensors)
 
 
@@ -283,23 +258,3 @@ def _write_atomically(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    """model.json with its spec as a ModelSpec; UserError unless it is one that this version reads."""
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("architecture") != ARCHITECTURE:
-        raise UserError(f"{path}: not the model.json of an {ARCHITECTURE} model")
-    if document.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: format {document.get('format')!r}, this version reads {FORMAT}: upgrade mpc-localizer"
-        )
-    try:
-        document["spec"] = ModelSpec(**document["spec"])
-        _, _ = document["sha256"], document["card"]
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path}: incomplete or altered ({error}); save the model again") from error
-    return document

@@ -10,6 +10,7 @@ The three kinds are recognised by their tensor names:
 import hashlib
 import pickle
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,12 @@ INPUT_SIZE = 512
 """Side of the images that the published weights were trained on, in pixels."""
 
 # What torch.load was seen to raise on damaged, truncated and foreign files, besides UnpicklingError.
-_DAMAGED = (RuntimeError, EOFError, ValueError, LookupError, AssertionError, TypeError, AttributeError, struct.error)
+_DAMAGED = (
+    *(RuntimeError, EOFError, ValueError, LookupError, AssertionError, TypeError, AttributeError, struct.error),
+    *(MemoryError, OSError, zipfile.BadZipFile),
+)
+LARGEST = 4 * 2**30
+"""Bytes of a checkpoint file, at most; with its optimizer's state, the largest network here needs a tenth."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,19 @@ def read(path: str | Path) -> PublishedWeights:
         imagenet = key == "model" and not any(name.startswith("convs.") for name in tensors)
         kind, head = "imagenet" if imagenet else "stage-1", None
         tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
-    return PublishedWeights(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), kind, head, tensors)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return PublishedWeights(path.name, digest, kind, head, tensors)
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """The tensors of a checkpoint and the key they were under (None: at the top). UserError where there are none."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
+    if (size := path.stat().st_size) > LARGEST:
+        raise UserError(f"{path}: {size} bytes, a published checkpoint has {LARGEST} at most")
     try:
+        _check_archive(path, size)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -90,3 +101,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         if isinstance(values, dict) and values and all(isinstance(value, Tensor) for value in values.values()):
             return dict(values), key
     raise UserError(f"{path}: holds no tensors by name, neither at its top nor under `state_dict` or `model`")
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """ValueError for an archive that unpacks to more than the file: PyTorch stores tensors as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > size:
+        raise ValueError(f"unpacks to {unpacked} bytes")

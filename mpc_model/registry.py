@@ -34,12 +34,14 @@ class Registry(Generic[T]):
         """The entry called `name`; raises UserError naming the nearest and all valid names."""
         if not isinstance(name, str):
             raise UserError(
-                f"{self.what} must be a name, not {name!r}; choose one of: {', '.join(sorted(self._entries))}"
+                f"{self.what} must be a name, not {name!r:.80}; choose one of: {', '.join(sorted(self._entries))}"
             )
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"unknown {self.what} {name!r}{hint}; choose one of: {', '.join(sorted(self._entries))}")
+            raise UserError(
+                f"unknown {self.what} {name!r:.80}{hint}; choose one of: {', '.join(sorted(self._entries))}"
+            )
         return self._entries[name]
 
     def require(self, name: str) -> None:

@@ -15,6 +15,7 @@ photograph (the probabilities spread over 0.1 to 0.87), on enlarged photographs 
 
 from collections.abc import Iterator
 from itertools import pairwise, product
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +29,30 @@ from mpc_model.nn.tile_frame import Frame
 ALIGN = 32  # stride of the coarsest maps: where tiles may begin
 TILE = 1024  # side of a tile's core, in pixels; the network sees up to TILE + 2 HALO
 HALO = 384
+LEAST = 256
+"""The smallest tile: with its halo it sees 16 times its core. One of 32 pixels would see 625 times its core."""
 
 
 def check_tile(tile: int) -> None:
-    """UserError unless `tile` can be a tile's side in pixels: 0 (no tiling), or 32 and more."""
-    if tile != 0 and tile < ALIGN:
-        raise UserError(f"tile is {tile}: give a side of at least {ALIGN} pixels, or 0 for no tiling")
+    """UserError unless `tile` can be a tile's side in pixels: 0 (no tiling), or LEAST and more."""
+    if isinstance(tile, bool) or not isinstance(tile, Integral) or (tile != 0 and tile < LEAST):
+        raise UserError(
+            f"tile is {tile!r:.40}: give a side of at least {LEAST} pixels, or 0 for no tiling; around each tile the"
+            f" network sees {HALO} pixels more, so smaller ones cost many times the work"
+        )
 
 
-def fits(image: npt.NDArray[np.uint8], tile: int) -> bool:
-    """Whether (H, W, 3) goes through the network whole: it is no larger than a tile with its halo."""
-    return max(image.shape[:2]) <= tile + 2 * HALO
+def fits(size: tuple[int, ...], tile: int) -> bool:
+    """Whether an image (H, W, ...) goes through the network whole: it is no larger than a tile with its halo."""
+    return max(size[:2]) <= tile + 2 * HALO
+
+
+def work(size: tuple[int, int], tile: int) -> tuple[int, int]:
+    """Pixels of an image (H, W) that go through the network, those around the tiles included: in all, and at once."""
+    if fits(size, tile):
+        return size[0] * size[1], size[0] * size[1]
+    seen = [[bottom - top for top, _, _, bottom in _spans(side, tile, HALO)] for side in size]
+    return sum(seen[0]) * sum(seen[1]), max(seen[0]) * max(seen[1])
 
 
 def tiled_logits(model: nn.Module, image: npt.NDArray[np.uint8], tile: int, halo: int = HALO) -> Tensor:

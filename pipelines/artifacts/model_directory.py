@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from mpc_model.localizer import Localizer
 
 
+LARGEST = {TENSORS: 4 * 2**30, DOCUMENT: 2**20}
+"""Bytes of each file, at most. Where the files are, their architecture bounds them more (mpc_model/model_files.py)."""
+
+
 def load_model(uri: str, device: str = "cpu", name: str | None = None) -> "Localizer":
     """`Localizer.load` from any location; error texts say `name`, or the location, never a temporary copy.
 
@@ -30,6 +34,7 @@ def load_model(uri: str, device: str = "cpu", name: str | None = None) -> "Local
             for file in (TENSORS, DOCUMENT):
                 location = uris.join(uri, file)
                 if storage.exists(location):  # where it does not, Localizer.load says what is missing
+                    _check_size(location, LARGEST[file])
                     (Path(folder) / file).write_bytes(storage.read_bytes(location))
         try:
             return Localizer.load(local, device)
@@ -54,4 +59,12 @@ def model_digest(uri: str, name: str | None = None) -> str:
         raise UserError(
             f"no model directory at {name or uri}; make it by `mpc pretrain` or `mpc finetune`, or name another"
         )
-    return hashlib.sha256(storage.read_bytes(uris.join(uri, DOCUMENT))).hexdigest()
+    location = uris.join(uri, DOCUMENT)
+    _check_size(location, LARGEST[DOCUMENT])
+    return hashlib.sha256(storage.read_bytes(location)).hexdigest()
+
+
+def _check_size(location: str, most: int) -> None:
+    """UserError for a file that is too large to be one of a model directory; it is not read."""
+    if (size := storage.stamp(location).size) > most:
+        raise UserError(f"{location}: {size} bytes, a file of a model directory has {most} at most")

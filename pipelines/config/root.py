@@ -31,7 +31,7 @@ class PredictConfig(Section):
     """Where maps, overlays and scores go; left out, `<workspace>/predict`."""
     overlays: bool = True
     """Also draw each map over its image."""
-    tile: Annotated[int, Field(ge=32)] | Literal[0] | None = None
+    tile: Annotated[int, Field(ge=256)] | Literal[0] | None = None
     """Images at their own size, in tiles of about so many pixels a side where they are large; 0 never. Left out: tiles
     for a model that takes images at their own size, none for one that resizes them."""
 

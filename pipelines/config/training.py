@@ -16,7 +16,7 @@ class ModelConfig(Section):
     """The encoder: hrformer_tiny, hrformer_small, hrformer_base or another registered backbone."""
     head: str = "mlp4"
     """The decoder of stage 2: mlp4 or another registered head."""
-    input_size: Annotated[int, Field(ge=32)] | None = 512
+    input_size: Annotated[int, Field(ge=32, le=4096)] | None = 512
     """Side in pixels that images are resized to; null keeps their own size."""
 
 

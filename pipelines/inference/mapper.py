@@ -38,9 +38,9 @@ class Mapper:
         empty: dict[str, Any] = dict.fromkeys(COLUMNS[1:])
         try:
             image = codecs.decode_image(storage.read_bytes(uri), uri)
+            probability = self.model.predict([image], tile=self.tile, names=[uri])[0]
         except DataError as error:
             return {"image": uri, **empty, "error": str(error)}
-        probability = self.model.predict([image], tile=self.tile)[0]
         levels = np.rint(probability * 255).astype(np.uint8)
         location = uris.join(self.output, "maps", f"{name}.png")
         storage.write_bytes(location, cv2.imencode(".png", levels)[1].tobytes())

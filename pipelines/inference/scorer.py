@@ -68,27 +68,27 @@ class Scorer:
         for index, row in enumerate(self.reader.read(group, ("id", "key", "kind", "views"))):
             image, mask = decode_row(row)
             maps = {
-                "model": self.model.predict([image])[0],
-                "untrained": self.untrained.predict([image])[0],
+                "model": self.model.predict([image], names=[row["key"]])[0],
+                "untrained": self.untrained.predict([image], names=[row["key"]])[0],
                 "everything_forged": np.ones(mask.shape, np.float32),
             }
             scores = {
                 method: pixel_scores(probability, mask, threshold=self._threshold(method))
                 for method, probability in maps.items()
             }
-            degraded = {} if row["kind"] == "authentic" else self._degraded(row["id"], image, mask)
+            degraded = {} if row["kind"] == "authentic" else self._degraded(row, image, mask)
             scored.append(ScoredImage(row["id"], row["key"], row["kind"], group, index, scores, degraded))
         return scored
 
-    def _degraded(self, sample: str, image: codecs.Image, mask: codecs.Mask) -> dict[str, Scores]:
+    def _degraded(self, row: Row, image: codecs.Image, mask: codecs.Mask) -> dict[str, Scores]:
         """The model's scores on each degraded rendering of an image.
 
         What is random in a degradation is drawn from the sample's id alone, so that evaluations can be compared.
         """
         scores = {}
         for name in self.robustness:
-            rng = np.random.default_rng(list(sample.encode()))
-            probability = self.model.predict([DEGRADATIONS[name](image, rng)])[0]
+            rng = np.random.default_rng(list(row["id"].encode()))
+            probability = self.model.predict([DEGRADATIONS[name](image, rng)], names=[row["key"]])[0]
             scores[name] = pixel_scores(probability, mask, threshold=self._threshold("model"))
         return scores
 

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -36,11 +36,14 @@ try:  # Python takes these from an `mpc_model` that this process has imported be
     from mpc_model.imaging.codecs import Image
     from mpc_model.localizer import Localizer, check_image
     from mpc_model.nn import tiling
+    from mpc_model.nn.tiling import LEAST
 except ImportError as error:
     raise ImportError(
         f"this process has already imported another mpc_model, from {os.path.dirname(str(mpc_model.__file__))}, with"
         f" which this entry cannot work ({error}); load the entry before that one, or in a process of its own"
     ) from error
+
+Map: TypeAlias = npt.NDArray[np.float32]
 
 COLUMN = "image"
 COLUMNS = ("score", "forged_fraction", "height", "width", "map", "mask", "error")
@@ -48,6 +51,15 @@ ENCODINGS = ("auto", "array", "png")
 SHOWN = 200  # characters of a path or base64 that an error shows
 SMALLEST_FILE = 32  # bytes: no image file is smaller, but a mistyped path may be base64 of fewer
 BATCH, BATCH_PIXELS = 8, 2**24  # images, and pixels, that are held decoded at once
+
+# What one request may ask of a server. In a process of one's own nothing is bounded.
+REQUEST_IMAGES = 1000
+REQUEST_PIXELS = 500_000_000
+"""Pixels of all images, and those that go through the network for them, each counted."""
+ARRAY_COST = 100
+"""A pixel of an image whose map and mask are lists of numbers counts as so many."""
+PASS_PIXELS = (2048 + 2 * tiling.HALO) ** 2
+"""Pixels that a parameter of a request may send through the network at once: those of a tile of 2048."""
 
 
 class Server:
@@ -71,18 +83,33 @@ class Server:
         tile = given.get("tile", self.localizer.default_tile)
         encoding = given.get("encoding", "auto")
         try:
-            _check(threshold, tile, encoding)
+            _check(given, threshold, tile, encoding)
             inputs = entries(model_input)
+            if SERVED.get() and len(inputs) > REQUEST_IMAGES:
+                raise UserError(f"{len(inputs)} images: a request to a server may have {REQUEST_IMAGES}")
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         png = encoding == "png" or (encoding == "auto" and bool(SERVED.get()))
 
         rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS) for _ in inputs]
-        for batch in _batches(inputs, rows):
-            maps = self.localizer.predict(list(batch.values()), tile=tile)
-            for index, probability in zip(batch, maps, strict=True):
+        budget = _Budget(self.localizer, tile, 1 if png else ARRAY_COST)
+        for batch in _batches(inputs, rows, budget):
+            for index, probability in self._maps(batch, rows, tile):
                 rows[index] |= _columns(probability, threshold, png)
         return pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # None stays None: NaN is not JSON
+
+    def _maps(self, batch: dict[int, Image], rows: list[dict[str, Any]], tile: int) -> Iterator[tuple[int, Map]]:
+        """The maps of a batch by their row; an image that has none leaves its error in its row."""
+        names = [f"image {index}" for index in batch]
+        try:
+            yield from zip(batch, self.localizer.predict(list(batch.values()), tile=tile, names=names), strict=True)
+        except DataError:  # one of them has no map: which, and what of the others?
+            for index, image in batch.items():
+                try:
+                    (probability,) = self.localizer.predict([image], tile=tile, names=[f"image {index}"])
+                    yield index, probability
+                except DataError as error:
+                    rows[index]["error"] = str(error)
 
 
 class RegisteredLocalizer(Server, PythonModel):
@@ -181,12 +208,42 @@ def _fetch_s3(uri: str, name: str) -> bytes:
         raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _batches(inputs: list[Any], rows: list[dict[str, Any]]) -> Iterator[dict[int, Image]]:
+class _Budget:
+    """What is left of REQUEST_PIXELS: each image costs those it has, and those that the network sees for it."""
+
+    def __init__(self, localizer: Localizer, tile: int, pixel_cost: int) -> None:
+        self.localizer, self.tile, self.pixel_cost = localizer, tile, pixel_cost
+        self.left = REQUEST_PIXELS if SERVED.get() else math.inf
+
+    def check(self, name: str) -> None:
+        """DataError once it is used up: then nothing more is decoded."""
+        if self.left < 0:
+            raise DataError(
+                f"{name}: this request asks for more work than one may ({REQUEST_PIXELS // 10**6} megapixels of images"
+                " and of what the network sees); send fewer, or smaller ones, a larger tile, or encoding png"
+            )
+
+    def take(self, image: Image, name: str) -> None:
+        """Take the cost of an image off. DataError where it is more than is left, or more at once than may be."""
+        size = (image.shape[0], image.shape[1])
+        in_all, at_once = self.localizer.work(size, self.tile)
+        self.left -= size[0] * size[1] * self.pixel_cost
+        if at_once > PASS_PIXELS and math.isfinite(self.left) and self.tile != self.localizer.default_tile:
+            raise DataError(f"{name}: {at_once} pixels go through the network at once; give a tile of {LEAST} to 2048")
+        self.left -= in_all
+        self.check(name)
+
+
+def _batches(inputs: list[Any], rows: list[dict[str, Any]], budget: _Budget) -> Iterator[dict[int, Image]]:
     """Decoded images by their row, a few at a time; what cannot be read leaves its error in its row."""
     batch: dict[int, Image] = {}
     for index, entry in enumerate(inputs):
+        name = f"image {index}"
         try:
-            batch[index] = read_image(entry, f"image {index}")
+            budget.check(name)
+            image = read_image(entry, name)
+            budget.take(image, name)
+            batch[index] = image
         except DataError as error:
             rows[index]["error"] = str(error)
         if len(batch) == BATCH or sum(image.size // 3 for image in batch.values()) >= BATCH_PIXELS:
@@ -211,13 +268,15 @@ def _columns(probability: npt.NDArray[np.float32], threshold: float, png: bool) 
     return {**columns, "map": cv2.imencode(".png", levels)[1].tobytes(), "mask": codecs.encode_mask(mask)}
 
 
-def _check(threshold: float, tile: int, encoding: str) -> None:
-    """UserError for parameters that cannot be."""
-    if not math.isfinite(threshold) or not 0 < threshold < 1:
-        raise UserError(f"threshold is {threshold}: give a probability above 0 and below 1")
+def _check(given: dict[str, Any], threshold: Any, tile: Any, encoding: object) -> None:
+    """UserError for parameters that cannot be. MLflow has left out, with a warning, those that the signature lacks."""
+    if unknown := given.keys() - {"threshold", "tile", "encoding"}:
+        raise UserError(f"unknown parameter {min(unknown)!r:.80}: give threshold, tile or encoding")
+    if isinstance(threshold, bool) or not isinstance(threshold, float | int) or not 0 < threshold < 1:
+        raise UserError(f"threshold is {threshold!r:.40}: give a probability above 0 and below 1")
     tiling.check_tile(tile)
     if encoding not in ENCODINGS:
-        raise UserError(f"encoding is {encoding!r}: give one of {', '.join(ENCODINGS)}")
+        raise UserError(f"encoding is {encoding!r:.40}: give one of {', '.join(ENCODINGS)}")
 
 
 set_model(RegisteredLocalizer())

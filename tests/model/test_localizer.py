@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from support import tiny
 
-from mpc_model.errors import UserError
+from mpc_model.errors import DataError, UserError
 from mpc_model.localizer import Localizer, ModelSpec, load_tensors, to_probabilities
 
 SIZES = [(64, 64), (100, 75), (33, 47), (224, 160), (100, 75)]
@@ -95,6 +95,19 @@ def test_probabilities_are_those_of_predict() -> None:
 
 def test_probabilities_are_float32_from_half_precision_logits() -> None:
     assert to_probabilities(torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16), (3, 3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("size", "tile"), [((64, 64), 0), ((32, 1100), 256)])
+def test_an_answer_that_is_not_finite_is_no_map(value: float, size: tuple[int, int], tile: int) -> None:
+    """Minus infinity would be a probability of 0 everywhere: nothing forged."""
+    model = tiny(None)
+    torch.nn.init.constant_(model.decoder.classifier[-1].bias, value)
+    images = photos([size, size])
+    with pytest.raises(DataError, match=r"^image 0: the model's answer is not finite, so there is no map"):
+        model.predict(images, tile=tile)
+    with pytest.raises(DataError, match=r"^second: "):
+        model.predict(images[1:], tile=tile, names=["second"])
 
 
 def test_predict_leaves_every_module_in_its_mode_even_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Public checkpoints: each kind is recognised and loaded exactly, what does not fit is refused in one line."""
 
+import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mpc_model import published
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.nn.backbone import BACKBONES
@@ -197,6 +200,48 @@ def test_files_that_are_no_checkpoint_are_refused_in_one_line(tmp_path: Path) ->
             read(path)
         assert str(refusal.value).startswith(str(path))
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_public_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    tensors = stage_2("mlp4")
+    tensors["encoder.bn1.weight"][3] = value
+    with pytest.raises(UserError, match=r"not finite: 1 with NaN or infinity \(encoder.bn1.weight\)"):
+        read(write(tmp_path / "weights.pth", tensors))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: t.to(torch.complex64), lambda t: t.to("meta"), lambda t: t.to_sparse(), lambda t: t.long()],
+    ids=["complex", "meta", "sparse", "whole"],
+)
+def test_tensors_of_another_kind_are_refused(change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    tensors = stage_2("mlp4")
+    tensors["encoder.bn1.weight"] = change(tensors["encoder.bn1.weight"])
+    with pytest.raises(UserError, match=r"1 with numbers of another kind \(encoder.bn1.weight\)"):
+        read(write(tmp_path / "weights.pth", tensors))
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    """PyTorch reads compressed entries, too: a file of kilobytes would become gigabytes."""
+    write(tmp_path / "plain.pth", {"a": torch.zeros(2**20)})
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for entry in plain.infolist():
+            small.writestr(entry.filename, plain.read(entry))
+    assert torch.load(tmp_path / "small.pth", weights_only=True)["a"].shape == (2**20,)  # the trap is live
+    with pytest.raises(UserError, match="not a PyTorch checkpoint, or a damaged one"):
+        read(tmp_path / "small.pth")
+
+
+def test_a_checkpoint_of_any_size_is_refused_by_it(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.touch()
+    os.truncate(path, published.LARGEST + 1)
+    with pytest.raises(UserError, match=f"{published.LARGEST + 1} bytes, a published checkpoint has"):
+        read(path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

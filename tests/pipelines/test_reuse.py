@@ -121,7 +121,7 @@ def test_the_identity_of_a_training_names_the_model_as_its_record_does(trained: 
         ("finetune", "train.batch_size=3"),
         ("evaluate", "evaluate.split=validation"),
         ("predict", "predict.overlays=false"),
-        ("predict", "predict.tile=64"),
+        ("predict", "predict.tile=256"),
         ("tune", "tune.trials=3"),
     ],
 )

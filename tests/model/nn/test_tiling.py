@@ -89,13 +89,13 @@ def test_large_images_are_tiled_and_small_ones_go_whole(monkeypatch: pytest.Monk
     model = tiny(None)
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda x, *frame: seen.append(x.shape[2:]) or forward(x, *frame))
-    large, small = photograph(96, 1000), photograph(96, 120)
-    tiled = model.predict([large, small], tile=96)
-    assert max(width for _, width in seen) <= 96 + 2 * tiling.HALO
+    large, small = photograph(64, 1040), photograph(64, 120)
+    tiled = model.predict([large, small], tile=256)
+    assert max(width for _, width in seen) <= 256 + 2 * tiling.HALO
     assert len(seen) > 2
     seen.clear()
     whole = model.predict([large, small], tile=0)
-    assert {tuple(size) for size in seen} == {(96, 1000), (96, 120)}
+    assert {tuple(size) for size in seen} == {(64, 1040), (64, 120)}
     np.testing.assert_allclose(tiled[0], whole[0], atol=1e-3)
     np.testing.assert_array_equal(tiled[1], whole[1])
 
@@ -108,9 +108,23 @@ def test_a_tile_takes_images_at_their_own_size_whatever_the_models_rule() -> Non
     assert (native.default_tile, square.default_tile) == (tiling.TILE, 0)
 
 
-@pytest.mark.parametrize("tile", [-1, 16])
-def test_an_impossible_tile_is_refused(tile: int) -> None:
-    with pytest.raises(UserError, match=f"tile is {tile}: give a side of at least 32"):
+def test_the_work_of_an_image_is_what_the_network_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    model = tiny(None)
+    shape = (1, 1, 8, 300)
+    monkeypatch.setattr(model, "forward", lambda x, *frame: seen.append(x.shape[2:].numel()) or torch.zeros(shape))
+    for size, tile in (((32, 1100), 256), ((32, 1100), 0), ((32, 900), 256), ((32, 1700), 512)):
+        seen.clear()
+        model.predict([photograph(*size)], tile=tile)
+        assert model.work(size, tile) == (sum(seen), max(seen))
+    assert tiny(64).work((3000, 4000), 0) == (64 * 64, 64 * 64)
+
+
+@pytest.mark.parametrize("tile", [-1, 32, 255, True, 256.0, "256"])
+def test_an_impossible_tile_is_refused_with_the_reason(tile: object) -> None:
+    with pytest.raises(
+        UserError, match=f"tile is {tile!r}: give a side of at least 256 pixels, .* sees 384 pixels more"
+    ):
         tiny().predict([photograph(64, 64)], tile=tile)
 
 

@@ -11,6 +11,7 @@ from support import tiny
 
 from mpc_model.errors import UserError
 from pipelines.artifacts.model_directory import is_model_directory, load_model, model_digest, require_head
+from pipelines.runtime import storage
 
 
 def test_a_model_is_loaded_from_a_path_and_a_file_uri(tmp_path: Path) -> None:
@@ -32,6 +33,18 @@ def test_a_model_without_its_document_is_none(tmp_path: Path) -> None:
         model_digest(str(tmp_path), name="models:/name@alias")
     with pytest.raises(UserError, match=r"^the one in the registry: .*lacks model.json"):
         load_model(str(tmp_path), name="the one in the registry")
+
+
+def test_files_that_are_too_large_are_not_read(tmp_path: Path, s3: str) -> None:
+    tiny().save(tmp_path)
+    for uri in (str(tmp_path), f"{s3}/large"):
+        for name in ("model.safetensors", "model.json"):
+            storage.write_bytes(f"{uri}/{name}", (tmp_path / name).read_bytes())
+        storage.write_bytes(f"{uri}/model.json", bytes(2**20 + 1))
+        with pytest.raises(UserError, match=rf"^{uri}/model.json: {2**20 + 1} bytes, a file of a model directory has"):
+            model_digest(uri)
+        with pytest.raises(UserError, match=rf"^{uri}/model.json: {2**20 + 1} bytes, a "):
+            load_model(uri)
 
 
 def test_an_encoder_makes_no_maps() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+import torch
 from support import tiny
 
 from mpc_model.evaluation.metrics import image_score
@@ -56,9 +57,21 @@ def test_an_image_that_cannot_be_read_costs_its_own_row_only(
     assert [str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()] == ["maps/rocket.png.png"]
 
 
+def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp_path: Path, ray_session: None) -> None:
+    model = tiny()
+    torch.nn.init.constant_(model.decoder.classifier[-1].bias, -torch.inf)  # its maps would be "authentic" everywhere
+    rows = Mapper(ray.put(model), str(tmp_path / "out"), overlays=True, tile=None)(batch(photos / "coffee.png"))
+    assert (
+        rows["error"][0]
+        == f"{photos}/coffee.png: the model's answer is not finite, so there is no map; use another model"
+    )
+    assert rows.loc[0, ["map", "height", "width", "score", "forged_fraction"]].isna().all()
+    assert not (tmp_path / "out").exists()
+
+
 def test_tiles_are_those_of_the_localizer(reference: "ray.ObjectRef", photos: Path, tmp_path: Path) -> None:
     file = photos / "coffee.png"
-    Mapper(reference, str(tmp_path), overlays=False, tile=128)(batch(file))
-    expected = tiny().predict([codecs.decode_image(file.read_bytes(), "coffee")], tile=128)[0]
+    Mapper(reference, str(tmp_path), overlays=False, tile=256)(batch(file))
+    expected = tiny().predict([codecs.decode_image(file.read_bytes(), "coffee")], tile=256)[0]
     levels = cv2.imread(str(tmp_path / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(levels, np.rint(255 * expected).astype(np.uint8))

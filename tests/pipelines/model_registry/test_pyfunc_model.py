@@ -14,6 +14,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from support import tiny
@@ -24,6 +25,7 @@ from mpc_model.localizer import Localizer
 from pipelines import register
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.model_registry import pyfunc_model
 from pipelines.tracking import client
 
 EXACT = {"encoding": "array"}
@@ -50,6 +52,14 @@ def entry(config: Config) -> str:
 def served(config: Config) -> PyFuncModel:
     with client.fluent(config):
         return mlflow.pyfunc.load_model("models:/mpc-localizer@candidate")
+
+
+@pytest.fixture
+def server(config: Config) -> pyfunc_model.Server:
+    """What the entry runs, without MLflow around it."""
+    server = pyfunc_model.Server()
+    server.localizer = Localizer.load(str(config.register_.model))
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -256,9 +266,9 @@ def test_the_threshold_moves_the_mask_and_not_the_map(served: PyFuncModel, pictu
 
 
 def test_the_tile_tiles(served: PyFuncModel, direct: Localizer, photos: Path) -> None:
-    wide = np.tile(codecs.decode_image((photos / "coffee.png").read_bytes(), "coffee")[:64], (1, 4, 1))
-    tiled = served.predict([wide], params={"tile": 64})["map"][0]
-    np.testing.assert_array_equal(tiled, direct.predict([wide], tile=64)[0])
+    wide = np.tile(codecs.decode_image((photos / "coffee.png").read_bytes(), "coffee")[:64], (1, 5, 1))
+    tiled = served.predict([wide], params={"tile": 256})["map"][0]
+    np.testing.assert_array_equal(tiled, direct.predict([wide], tile=256)[0])
     whole = served.predict([wide], params={"tile": 0})["map"][0]
     assert 0 < np.abs(tiled - whole).max() < 1e-3
 
@@ -276,6 +286,81 @@ def test_the_tile_tiles(served: PyFuncModel, direct: Localizer, photos: Path) ->
 def test_impossible_parameters_are_refused(params: dict, said: str, served: PyFuncModel, pictures) -> None:
     with pytest.raises(MlflowException, match=said):
         served.predict(pictures[:1], params=params)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"treshold": 0.4}, "unknown parameter 'treshold': give threshold, tile or encoding"),
+        ({"threshold": True}, "threshold is True: give a probability"),
+        ({"threshold": "0.4"}, "threshold is '0.4': give a probability"),
+        ({"tile": 128}, "tile is 128: give a side of at least 256"),
+        ({"tile": 1024.0}, "tile is 1024.0: give"),
+        ({"encoding": ["png"]}, "encoding is .* give one of auto, array, png"),
+    ],
+)
+def test_parameters_that_do_not_pass_mlflow_are_checked_too(
+    params: dict, said: str, server: pyfunc_model.Server
+) -> None:
+    with pytest.raises(MlflowException, match=said):
+        server.predict(None, [], params)
+
+
+# ---- the work of a request ----
+
+
+def grey(height: int, width: int) -> str:
+    return base64.b64encode(codecs.encode_png(np.full((height, width, 3), 128, np.uint8))).decode()
+
+
+def test_a_request_to_a_server_has_so_many_images(server: pyfunc_model.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyfunc_model, "REQUEST_IMAGES", 3)
+    assert len(server.predict(None, ["x"] * 4)) == 4  # in a process of one's own
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    assert len(server.predict(None, ["x"] * 3)) == 3
+    with pytest.raises(MlflowException, match="4 images: a request to a server may have 3"):
+        server.predict(None, ["x"] * 4)
+
+
+def test_a_request_to_a_server_costs_so_much(server: pyfunc_model.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in order until the budget is used up; what comes after is not decoded."""
+    images, spent = [grey(100, 100), grey(300, 300), grey(100, 100), "no image"], "this request asks for more work than"
+    monkeypatch.setattr(pyfunc_model, "REQUEST_PIXELS", 2 * 100 * 100 + 2 * 300 * 300)
+    assert server.predict(None, images)["error"].notna().sum() == 1
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    whole = server.predict(None, images)
+    assert whole["map"].notna().tolist() == [True, True, False, False]
+    assert [spent in (error or "") for error in whole["error"]] == [False, False, True, True]
+    lists = server.predict(None, images[:1], params=EXACT)  # each pixel counts as 100
+    assert lists["error"][0].startswith(f"image 0: {spent}")
+
+
+def test_a_request_cannot_send_a_large_image_through_the_network_at_once(
+    server: pyfunc_model.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyfunc_model, "PASS_PIXELS", 100 * 100)
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    rows = server.predict(None, [grey(100, 101), grey(100, 100)], params={"tile": 0})
+    assert rows["error"][0] == "image 0: 10100 pixels go through the network at once; give a tile of 256 to 2048"
+    assert rows["error"][1] is None
+
+
+def test_an_image_without_a_finite_map_has_an_error_and_others_their_maps(
+    server: pyfunc_model.Server, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(images: torch.Tensor, *frame: object) -> torch.Tensor:
+        dark = images.flatten(1).mean(1) < 0.01
+        return torch.where(dark, -torch.inf, 0.0)[:, None, None, None].expand(-1, 1, 8, 8)
+
+    monkeypatch.setattr(server.localizer, "forward", forward)
+    rows = server.predict(None, [pictures[0], np.zeros_like(pictures[0]), pictures[0]])
+    assert rows["error"].tolist() == [
+        None,
+        "image 1: the model's answer is not finite, so there is no map; use another model",
+        None,
+    ]
+    assert rows["map"].notna().tolist() == [True, False, True]
+    assert rows["score"][1] is None
 
 
 def test_png_holds_the_map_in_levels_and_the_mask_exactly(served: PyFuncModel, pictures: list[np.ndarray]) -> None:
