@@ -9,13 +9,13 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-from mpc_model.errors import MPCError, UserError
+from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.commands import COMMANDS, Command
-from pipelines.runtime import console, signals
+from pipelines.runtime import console, signals, unexpected
 from pipelines.runtime.library_output import LibraryOutput
 from pipelines.runtime.uris import without_secrets
 
@@ -104,7 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what libraries write (runtime/library_output.py).
     """
     signals.open_streams()
-    parsed = _parsed(arguments)
+    if arguments is None:
+        signals.check_output()
+    try:
+        try:
+            parsed = _parsed(arguments)
+        finally:
+            sys.stdout.flush()  # what --help and --version print
+    except (BrokenPipeError, InfrastructureError) as error:
+        if signals.reader_is_gone():
+            return 141
+        console.fail(f"mpc: {error}")
+        return 1
     command = COMMANDS[parsed.verb]
     try:
         if parsed.level:
@@ -115,17 +126,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [package for package in command.packages if find_spec(package) is None]
     if missing:
         return _fail(command, UserError(f"this needs {' and '.join(missing)}: pip install 'mpc-localizer[pipelines]'"))
-    if arguments is not None:
-        return _exit_code(command, parsed, lambda: None)
     output = LibraryOutput(command.name)
-    output.divert()
+    if arguments is None:
+        output.divert()
     try:
-        code = _exit_code(command, parsed, output.discard)
+        code = _exit_code(command, parsed, output)
     except BaseException:
-        output.restore()  # Python prints the traceback
-        _name_or_discard(command, output, failed=True)
+        output.restore()  # Python says what it is: another interrupt while this one is reported
         raise
-    _name_or_discard(command, output, failed=code == 1)
+    if not output.has_details:
+        _name_or_discard(command, output, failed=code == 1)
     return code
 
 
@@ -138,32 +148,36 @@ def _name_or_discard(command: Command, output: LibraryOutput, failed: bool) -> N
         output.discard()
 
 
-def _exit_code(command: Command, parsed: argparse.Namespace, before_exit: Callable[[], None]) -> int:
-    """Run a command. Raises what is no failure of ours; it is a mistake in this program, or in a library.
-
-    `before_exit` is called where a signal ends the process at once (runtime/signals.py).
-    """
-    with signals.Interruption(command.name, before_exit) as interruption:
+def _exit_code(command: Command, parsed: argparse.Namespace, output: LibraryOutput) -> int:
+    """Run a command and say in one line why it ends, whatever it raises."""
+    with signals.Interruption(command.name, output.discard) as interruption:
         try:
             _run(command, parsed)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             return interruption.report()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the edge: nothing is hidden, the details are kept
             if isinstance(error, BrokenPipeError) and signals.reader_is_gone():
                 return 141
             known = _ours(error)
-            if known is not None:
-                return _fail(command, known)
-            if not console.is_json():
-                raise
-            console.fail(f"mpc {command.name}: {traceback.format_exc()}")
-            return 1
+            return _fail(command, known) if known else _fail_unexpectedly(command, error, output)
     return 0
+
+
+def _fail_unexpectedly(command: Command, error: BaseException, output: LibraryOutput) -> int:
+    """Say in one line what nobody foresaw, and where its traceback is; the exit code."""
+    details = without_secrets("".join(traceback.format_exception(error)))
+    kept = output.keep(details)
+    where = f"; details are in {output.path}" if kept else ""
+    console.fail(f"mpc {command.name}: {without_secrets(unexpected.in_words(error))}{where}")
+    if not kept or console.is_shown("debug"):
+        console.fail(f"mpc {command.name}: {details}")
+    return 1
 
 
 def _fail(command: Command, error: MPCError) -> int:
     """Say in one line why a command ends, and return its exit code."""
-    console.fail(f"mpc {command.name}: {without_secrets(str(error))}")
+    console.fail(f"mpc {command.name}: {without_secrets(unexpected.on_one_line(str(error)))}")
     return error.exit_code
 
 
@@ -196,14 +210,9 @@ def _config(parsed: argparse.Namespace) -> Any:
     return importlib.import_module("pipelines.config.recipe").load(parsed.config, parsed.overrides)
 
 
-def _ours(error: BaseException | None) -> MPCError | None:
+def _ours(error: BaseException) -> MPCError | None:
     """The failure of ours that an exception is, or was caused by: Ray wraps what its tasks raise."""
-    while error is not None:
-        if isinstance(error, MPCError):
-            return error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
-    return None
+    return next((one for one in unexpected.causes(error) if isinstance(one, MPCError)), None)
 
 
 if __name__ == "__main__":

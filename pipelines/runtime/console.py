@@ -189,7 +189,7 @@ def write(text: str) -> None:
     to = stream()
     try:
         print(text, end="", file=to, flush=True)
-    except BrokenPipeError:  # whoever read this has gone (mpc ... 2>&1 | head): the work goes on
+    except OSError:  # whoever read this has gone (mpc ... 2>&1 | head), or the disk is full: the work goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), to.fileno())
 
 

@@ -44,6 +44,8 @@ class LibraryOutput:
     def __init__(self, command: str) -> None:
         self._command = command
         self.path = ""
+        self.has_details = False
+        """Whether `keep` wrote to the file."""
         self._before: int | None = None
 
     def divert(self) -> None:
@@ -71,6 +73,19 @@ class LibraryOutput:
             os.dup2(self._before, 2)
             os.close(self._before)
             self._before = None
+
+    def keep(self, details: str) -> bool:
+        """Add the details of a failure to the file, which is made where there is none; whether they are there now."""
+        try:
+            if not self.path:
+                file, self.path = tempfile.mkstemp(prefix=f"mpc-{self._command}-", suffix=".log")
+                os.close(file)
+            with open(self.path, "a", errors="backslashreplace") as log:
+                log.write(details)
+        except OSError:
+            return False
+        self.has_details = True
+        return True
 
     def discard(self) -> None:
         """Delete the file, which may still be written to."""

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TextIO
 
+from mpc_model.errors import InfrastructureError
 from pipelines.runtime import console
 from pipelines.runtime.environment import ORDERLY_SECONDS
 
@@ -106,6 +108,40 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
+class _CheckedOutput:
+    """Standard output that says in our words why it takes nothing: its disk is full, say. Nothing later fails on it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _output_failures():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _output_failures():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output_failures() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise InfrastructureError(f"standard output cannot be written: {error.strerror or error}") from None
+
+
+def check_output() -> None:
+    """From now on what cannot be written to standard output is an InfrastructureError."""
+    sys.stdout = _CheckedOutput(sys.stdout)
+
+
 def reader_is_gone() -> bool:
     """Whether the reader of our standard output has ended, as in `mpc inspect ... | head -1`.
 
@@ -115,5 +151,9 @@ def reader_is_gone() -> bool:
     output.register(1, 0)
     gone = any(event & select.POLLERR for _, event in output.poll(0))
     if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
     return gone
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from mpc_model.errors import DataError, InfrastructureError, MPCError
 from pipelines import cli
 from pipelines.commands import COMMANDS
+from pipelines.runtime import console
 
 MPC = Path(sys.executable).with_name("mpc")
 
@@ -114,6 +116,63 @@ def test_what_a_task_raised_is_found_below_what_it_was_wrapped_in() -> None:
     assert cli._ours(RuntimeError("ours it is not")) is None
 
 
+@pytest.mark.parametrize(
+    "error", [RecursionError("too deep"), MemoryError(), OSError(28, "No space left", "/x"), SystemExit(3)]
+)
+@pytest.mark.parametrize("options", [[], ["-v"]])
+def test_whatever_a_verb_raises_is_one_line_and_a_file_that_others_cannot_read(
+    error: BaseException, options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    def fails(config: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("pipelines.build.build", fails)
+    monkeypatch.setenv("MPC_LOG", "info")
+    assert cli.main(["build", "--config", "demo", *options]) == 1
+    said = capsys.readouterr().err
+    first, *more = said.splitlines()
+    (file,) = tmp_path.iterdir()
+    assert first.startswith("mpc build: ")
+    assert first.endswith(f"; details are in {file}")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().startswith("Traceback (most recent call last):")
+    assert bool(more) == bool(options)
+    assert ("Traceback" in said) == bool(options)
+    monkeypatch.undo()
+    console.configure()
+
+
+def test_where_no_file_can_be_made_the_traceback_follows_the_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    def fails(config: object) -> None:
+        raise RuntimeError("a mistake of s3://KEY:HIDDEN@bucket")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr("pipelines.build.build", fails)
+    assert cli.main(["build", "--config", "demo"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("mpc build: RuntimeError: a mistake of s3://***@bucket\nmpc build: Traceback")
+    assert "HIDDEN" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("arguments", [["--help"], ["completion", "bash"]])
+def test_results_that_cannot_be_written_are_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([MPC, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(r"mpc[a-z ]*: standard output cannot be written: No space left on device\n", done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_lines_that_cannot_be_written_do_not_end_the_command() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([MPC, "inspect", "/no/such"], stderr=full, timeout=60)
+    assert done.returncode == 2
+
+
 def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
@@ -178,5 +237,10 @@ def test_a_failure_names_what_libraries_wrote_and_leaves_nothing_else(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1
     files = [file for file in tmp_path.iterdir() if file.name.startswith("mpc-")]
-    assert [file.read_bytes() for file in files] == ([written] if written else [])
+    if "InfrastructureError" in error:
+        assert [file.read_bytes() for file in files] == ([written] if written else [])
+    else:
+        (file,) = files
+        assert file.read_bytes().startswith(written + b"Traceback (most recent call last):")
+        assert done.stderr == f"mpc build: RuntimeError: a mistake; details are in {file}\n"
     assert [str(file) in done.stderr for file in files] == [True] * len(files)

@@ -71,12 +71,17 @@ def test_quiet_says_nothing_where_nothing_is_wrong(recipe: Path, tmp_path: Path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_mistake_in_the_program_still_shows_its_traceback(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["-v"]])
+def test_a_mistake_in_the_program_keeps_its_traceback(recipe: Path, options: list[str], tmp_path: Path) -> None:
     code = "import sys\nimport pipelines.pretrain\nfrom pipelines import cli\n"
     code += "def broken(*values):\n    raise RuntimeError('a mistake')\n"
     code += "pipelines.pretrain.pretrain = broken\nsys.exit(cli.main())"
-    command = [sys.executable, "-c", code, "pretrain", "--config", str(recipe), "seed=5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code, "pretrain", "--config", str(recipe), "seed=5", *options]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1
-    assert done.stderr.startswith("Traceback (most recent call last):")
-    assert done.stderr.endswith("RuntimeError: a mistake\n")
+    (file,) = (file for file in tmp_path.iterdir() if file.name.startswith("mpc-pretrain-"))
+    assert f"mpc pretrain: RuntimeError: a mistake; details are in {file}\n" in done.stderr
+    for text, shown in ((file.read_text(), True), (done.stderr, bool(options))):
+        assert ("Traceback (most recent call last):" in text) == shown
+        assert text.endswith("RuntimeError: a mistake\n") == shown
