@@ -32,7 +32,7 @@ def bench(group: str, output: str, *, quick: bool) -> Metrics:
     With `quick`, sizes are tiny: the metrics only show that they can be measured.
     """
     results: Metrics = {"machine": machine(), "group": group, "quick": quick, "figures": GROUPS[group](quick)}
-    storage.write_bytes(uris.absolute(output), json.dumps(results, indent=1).encode() + b"\n")
+    storage.write_bytes(uris.resolved(output), json.dumps(results, indent=1).encode() + b"\n")
     print("\n".join(f"{name:<56}{value}" for name, value in _lines(results["figures"])), flush=True)
     print(f"\nwritten to {output}", flush=True)
     return results

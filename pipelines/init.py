@@ -50,9 +50,9 @@ def init(file: str, data: str, layout: str) -> None:
     no command would accept the recipe; then nothing is left behind."""
     text = TEMPLATE.format(
         file=shlex.quote(file),
-        workspace=json.dumps(f"runs/{Path(file).stem}"),
+        workspace=json.dumps(f"runs/{Path(file).stem}", ensure_ascii=False),
         layout=layout,
-        location=json.dumps(data),
+        location=json.dumps(data, ensure_ascii=False),
         photographs=_PHOTOGRAPHS if layout == "photos" else "",
     )
     try:

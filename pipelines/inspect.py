@@ -21,7 +21,7 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     that both have, `page` names a file to which the report is written anew.
     Raises DataError when there is no dataset, or, with `verify`, when a file is damaged.
     """
-    uri = uris.absolute(uri)
+    uri = uris.resolved(uri)
     manifest = Manifest.read(uri)
     statistics = Statistics.from_json(manifest.statistics)
     left_out = rejects.read(uri)
@@ -33,12 +33,12 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
     if page is not None:
         text = report.dataset_page(manifest, statistics, left_out, reader.sample_rows(uri, manifest), near)
-        storage.write_bytes(uris.absolute(page), text.encode())
+        storage.write_bytes(uris.resolved(page), text.encode())
     print(f"\nlook at {page or uris.join(uri, 'report.html')}")
     if verify:
         _verify(uri, manifest)
     if against is not None:
-        _compare(uri, manifest, uris.absolute(against))
+        _compare(uri, manifest, uris.resolved(against))
 
 
 def _verify(uri: str, manifest: Manifest) -> None:

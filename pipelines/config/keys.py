@@ -18,8 +18,8 @@ import annotated_types
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
+from pipelines.config.base import absolute
 from pipelines.config.root import Config
-from pipelines.runtime import uris
 
 _BOUNDS = {
     annotated_types.Ge: "from",
@@ -115,7 +115,7 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"
-    if any(isinstance(item, AfterValidator) and item.func is uris.absolute for item in metadata):
+    if any(isinstance(item, AfterValidator) and item.func is absolute for item in metadata):
         return "location"
     return _WORDS.get(annotation, "anything") + _bounds(metadata)
 

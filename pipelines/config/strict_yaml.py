@@ -62,6 +62,16 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def construct_scalar(self, node: Any) -> Any:
+        """The text of a scalar. JSON writes a character beyond the first 65,536 as two escapes: they are joined."""
+        text = super().construct_scalar(node)
+        if not re.search("[\ud800-\udfff]", text):
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise UserError(f"line {node.start_mark.line + 1}: an escape in it is half a character") from None
+
 
 for _name, _first, _pattern in (
     ("bool", "yYnNtTfFoO", "yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF"),

@@ -212,8 +212,7 @@ def _local_stamp(*files: str) -> Stamp:
 
 def _resolve(folder: str, location: str) -> str:
     """An absolute location from one in a listing file, which may be relative to the folder of the file."""
-    relative = "://" not in location and not location.startswith("/")
-    return uris.absolute(uris.join(folder, location) if relative else location)
+    return uris.from_folder(folder, location)
 
 
 def _folder(source: SourceConfig) -> str:

@@ -12,6 +12,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -251,13 +252,22 @@ def listing(uri: str) -> list[tuple[str, Stamp | str]]:
     listed. Raises UserError when there is no such folder.
     """
     with explained(uri):
-        found = _s3().objects(uri) if is_remote(uri) else local_files.files(absolute(uri))
+        found = _one_of_each(_s3().objects(uri)) if is_remote(uri) else local_files.files(absolute(uri))
         below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
         return sorted(
             (uris.written(location), stamp)
             for location, stamp in found
             if not any(part.startswith(".") for part in location[below:].lstrip("/").split("/"))
         )
+
+
+def _one_of_each(objects: Iterable[tuple[str, Stamp]]) -> Iterator[tuple[str, Stamp | str]]:
+    """Objects with their stamps; words instead for `a//b` where there is `a/b`: what is made of both has one name."""
+    stamps = dict(objects)
+    for location, stamp in stamps.items():
+        other = re.sub("(?<!:)/+", "/", location)
+        both = other != location and other in stamps
+        yield location, f"there is {other}, too, which differs by slashes alone" if both else stamp
 
 
 def stamp(uri: str) -> Stamp:

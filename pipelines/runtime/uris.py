@@ -1,40 +1,134 @@
-"""Locations as text: a local path, `file://` or `s3://`. Nothing here reads or writes.
+"""Locations as text: a local path, `file://` or `s3://`. Nothing here reads or writes a file.
 
 A location is text that every table, log and terminal can hold. The names of files are bytes: where one has control
 characters, or bytes that are not UTF-8, a listing gives it in writing, as `Icon\\x0d` or `caf\\udce9.png`.
+
+A path and the key of an S3 object are taken as they are typed: `#`, `?`, `%20` and spaces are characters of names. In a
+`file://` location, as in every URI, `%20` is a space. What could be read as two places is refused.
 """
 
 import os
+import posixpath
 import re
+import unicodedata
+from urllib.parse import unquote
 
 from mpc_model.errors import UserError
 
+_URI = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):/|\s*(s3|file):", re.IGNORECASE)
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_LONGEST_NAME, _LONGEST_PATH, _LONGEST_KEY = 255, 4095, 1024
+"""Bytes: of a file's name and of a path on Linux, and of a key of S3."""
+
 
 def is_remote(uri: str) -> bool:
-    """Whether a location is in object storage; raises UserError for a scheme we do not speak."""
-    scheme = uri.partition("://")[0] if "://" in uri else ""
-    if scheme not in ("", "file", "s3"):
-        raise UserError(f"{uri!r}: this scheme is not supported; use a local path, file:// or s3:// (lower case)")
-    if scheme != "s3":
+    """Whether a location is in object storage; raises UserError for a scheme we do not speak, and for a bucket that
+    cannot be."""
+    if not (found := _URI.match(uri)):
         return False
+    if uri.startswith("file:/"):
+        return False
+    if not uri.startswith("s3://"):
+        name = found[1] or found[2]
+        raise UserError(
+            f"{_shown(uri)}: this scheme is not supported; use a local path, file:// or s3:// (lower case), and for a"
+            f" folder named {name + ':'!r} write ./ in front of it"
+        )
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if "@" in bucket:
         raise UserError(
             f"{without_secrets(uri)}: credentials do not belong in a location; set AWS_ACCESS_KEY_ID and so on"
         )
     if not bucket:
-        raise UserError(f"{uri!r} names no bucket; is a variable in it empty?")
+        raise UserError(f"{_shown(uri)} names no bucket; is a variable in it empty?")
+    if not _BUCKET.fullmatch(bucket):
+        raise UserError(f"{_shown(uri)}: no bucket is named {bucket!r}: its name is letters, digits, ., _ and -")
     return True
 
 
 def local_path(uri: str) -> str:
-    """The path of a local location."""
-    return uri.removeprefix("file://")
+    """The path of a local location; escapes of a `file:` URI are decoded. UserError for one of another machine."""
+    if not uri.startswith("file:/"):
+        return uri
+    path = uri.removeprefix("file:")
+    if path.startswith("//"):
+        host, slash, path = path.removeprefix("//").partition("/")
+        path = slash + path
+        if host not in ("", "localhost") or not slash:
+            raise UserError(
+                f"{_shown(uri)} names a file of another machine; a local one is file:///path, or a path alone"
+            )
+    if re.search("[?#]", path):
+        raise UserError(f"{_shown(uri)}: in a file:// location ? is written %3F, and # is %23; or give the path alone")
+    if re.search("%(?![0-9A-Fa-f]{2})|%2[Ff]", path):
+        raise UserError(f"{_shown(uri)}: in a file:// location % begins an escape such as %20, and is itself %25")
+    try:
+        return unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        raise UserError(f"{_shown(uri)}: its escapes are no UTF-8") from None
 
 
 def absolute(uri: str) -> str:
     """The same location, independent of the working directory (jobs on workers run elsewhere)."""
-    return uri.rstrip("/") if is_remote(uri) else os.path.abspath(os.path.expanduser(local_path(uri)))
+    if is_remote(uri):
+        return uri.removesuffix("/")
+    path = local_path(uri)
+    path = os.path.expanduser(path) if path == uri else path
+    path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    return f"/{os.path.abspath(_behind_links(path)).lstrip('/')}"  # POSIX lets // stand at the beginning
+
+
+def _behind_links(path: str) -> str:
+    """The path, where `..` follows a link to a folder, through the folder that it leads to, as the system reads it."""
+    parts = path.split("/")
+    for index in [index for index, part in enumerate(parts) if part == ".."]:
+        before = os.path.normpath("/".join(parts[:index]) or "/")
+        if os.path.islink(before) and not os.path.islink(target := os.path.realpath(before)):  # no loop of links
+            return _behind_links("/".join([target, *parts[index:]]))
+    return path
+
+
+def resolved(uri: str) -> str:
+    """The absolute location that somebody typed. UserError where none can be so, or where programs would differ over
+    which place it is."""
+    if not uri:
+        raise UserError("a location is empty; is a variable in it empty?")
+    found = absolute(uri)
+    text = found.removeprefix("s3://").partition("/")[2] if is_remote(found) else found
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise UserError(f"{_shown(uri)}: a location holds no line breaks or other control characters, and is UTF-8")
+    longest = _LONGEST_KEY if is_remote(found) else _LONGEST_PATH
+    if len(text.encode()) > longest:
+        raise UserError(f"{_shown(uri)} has {len(text.encode())} bytes; {longest} are the most")
+    if is_remote(found) and text and not is_plain_key(text):
+        raise UserError(
+            f"{_shown(uri)}: not every program can reach a key with an empty part, . or .. in it; write the location"
+            " without (is a variable in it empty?)"
+        )
+    if not is_remote(found) and any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
+        raise UserError(f"{_shown(uri)}: a name in it has more than {_LONGEST_NAME} bytes")
+    return found
+
+
+def from_folder(folder: str, location: str) -> str:
+    """The absolute location of what a file in `folder` names: relative to the folder, or as it is where it is absolute.
+
+    Dots are resolved, in object storage as on a disk. UserError where they lead out of a bucket.
+    """
+    if location.startswith("/") or _URI.match(location):
+        return resolved(location)
+    if not is_remote(folder):
+        return resolved(join(local_path(folder), location))
+    bucket, _, prefix = folder.removeprefix("s3://").partition("/")
+    key = posixpath.normpath(posixpath.join(prefix, location))
+    if key == ".." or key.startswith("../"):
+        raise UserError(f"{_shown(location)}, seen from {folder}, leads out of the bucket")
+    return resolved(f"s3://{bucket}/{'' if key == '.' else key}")
+
+
+def is_plain_key(key: str) -> bool:
+    """Whether a key of S3 is the same to all programs: no part of it is empty, `.` or `..`."""
+    return not {"", ".", ".."} & set(key.split("/"))
 
 
 def without_secrets(text: str) -> str:
@@ -71,3 +165,9 @@ def printable(text: str) -> str:
 
 def _escape(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _shown(uri: str) -> str:
+    """The location, quoted, without secrets, and only its beginning where it is long."""
+    shown = without_secrets(uri)
+    return repr(shown if len(shown) <= 100 else f"{shown[:97]}...")

@@ -56,7 +56,25 @@ def test_locations_are_absolute_but_for_those_that_name_a_store(tmp_path: Path, 
     assert Example(folder="s3://bucket/x").folder == "s3://bucket/x"
     assert Example(model="models:/m@champion").model == "models:/m@champion"
     assert Example(model="runs/model").model == str(tmp_path / "runs" / "model")
-    assert Example(folder="models:/m").folder == str(tmp_path / "models:" / "m")  # only a model may be one
+    assert Example(folder="./models:/m").folder == str(tmp_path / "models:" / "m")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("folder", "models:/m@champion", "is a registered model, not a location"),
+        ("folder", "runs:/1/model", "this scheme is not supported"),
+        ("folder", "gs://b/k", "this scheme is not supported"),
+        ("folder", "a\nb", "control characters"),
+        ("model", "models:/m?x@champion", "names no registered model"),
+        ("model", "models:/m/1#2", "names no registered model"),
+        ("model", "models:/", "names no registered model"),
+        ("model", "runs:/1/model", "this scheme is not supported"),
+    ],
+)
+def test_what_is_no_place_of_its_kind_is_refused(key: str, value: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Example(**{key: value})
 
 
 def test_defaults_are_checked_as_given_values_are(tmp_path: Path, monkeypatch: Any) -> None:
