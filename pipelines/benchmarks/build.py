@@ -32,7 +32,7 @@ from pipelines.config.root import Config
 from pipelines.dataset import reader, report
 from pipelines.ingest import example_photos, listing, plan, render, screening, survey, validation, writer
 from pipelines.ingest.plan import Plan
-from pipelines.runtime import console, storage
+from pipelines.runtime import console, ray_files, storage
 
 WORKERS = 2
 WIDTH, HEIGHT = 640, 480
@@ -115,7 +115,8 @@ def _config(folder: Path, name: str, source: dict[str, Any], **settings: Any) ->
 @contextmanager
 def _two_workers() -> Iterator[None]:
     """A local Ray with two cores, whatever the machine has and whatever cluster is running."""
-    ray.init(address="local", num_cpus=WORKERS, log_to_driver=False, logging_level="error")
+    root = ray_files.prepare()
+    ray.init(address="local", num_cpus=WORKERS, log_to_driver=False, logging_level="error", _temp_dir=root)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, describe, revive
-from pipelines.runtime import device, signals
+from pipelines.runtime import device, ray_files, signals
 from pipelines.runtime.environment import RAY_HEAD_SECONDS, TASK_RETRIES, WORKER_VARIABLES
 
 _own_head = ""  # where the head of a Ray answers that this process started
@@ -36,13 +36,16 @@ def connect() -> None:
     if ray.is_initialized():
         return
     _check_address(os.environ.get("RAY_ADDRESS", ""))
+    own_folder = None if "RAY_ADDRESS" in os.environ else ray_files.prepare()
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
-            address=os.environ.get("RAY_ADDRESS"),
+            # Without an address Ray would join whatever cluster a file in <temporary folder>/ray names.
+            address=os.environ.get("RAY_ADDRESS", "local"),
             logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env=_worker_environment(),
+            _temp_dir=own_folder,
         )
     except SystemExit:  # how Ray answers SIGTERM while it starts
         raise KeyboardInterrupt from None
@@ -51,7 +54,8 @@ def connect() -> None:
         raise InfrastructureError(f"Ray cannot be started or joined: {words[-300:]}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
-    if "RAY_ADDRESS" not in os.environ:
+    if own_folder:
+        ray_files.close(own_folder, ray.get_runtime_context().get_session_name())
         global _own_head
         _own_head = ray.get_runtime_context().gcs_address
     signals.ask_when_terminated(_is_lost)

@@ -38,6 +38,11 @@ OWN_CLUSTER_DEFAULTS = (
         "SIGTERM to a process group ends a Ray of our own, too, and this process waits for it: Ray's 60 seconds are"
         " longer than a supervisor waits before it sends SIGKILL. The head of another's cluster may come back.",
     ),
+    Default(
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+        "0",
+        "A Ray that no other machine joins listens on 127.0.0.1 alone; Ray has this for desktops, under this name.",
+    ),
 )
 """Set where RAY_ADDRESS is not: the command then starts a Ray of its own."""
 

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from pipelines.runtime import environment
+
 _RAY = str(Path(sys.executable).with_name("ray"))
 _NETWORK = "10.231.77"
 _PORT = 6379  # of a namespace of its own
@@ -33,7 +35,8 @@ class TwoHosts:
         self.first = ("ip", "netns", "exec", self._names[0])
         """Put before a command that is to run on the first host."""
         address = f"{_NETWORK}.1:{_PORT}"
-        self.environment = os.environ | {
+        alone = {default.name for default in environment.OWN_CLUSTER_DEFAULTS}  # set in this process by `pipelines`
+        self.environment = {name: value for name, value in os.environ.items() if name not in alone} | {
             "RAY_ADDRESS": address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
