@@ -39,11 +39,20 @@ class DataError(MPCError):
         return str(self.args[0])
 
 
+class DamagedError(DataError):
+    """A dataset was sound once and is no longer: a file of it was lost, cut or changed. The input is right, the
+    data has to be mended."""
+
+    exit_code = 1
+
+
 class InfrastructureError(MPCError):
     """Something outside this program failed (storage, network, a lost host). The only kind worth retrying."""
 
 
-_KINDS: dict[str, type[MPCError]] = {kind.__name__: kind for kind in (UserError, DataError, InfrastructureError)}
+_KINDS: dict[str, type[MPCError]] = {
+    kind.__name__: kind for kind in (UserError, DamagedError, DataError, InfrastructureError)
+}
 
 
 def describe(error: MPCError) -> dict[str, str]:

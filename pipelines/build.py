@@ -8,14 +8,15 @@ when it is done, so the result depends neither on the number of workers nor on h
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DamagedError, DataError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from pipelines.config.root import Config
-from pipelines.dataset import reader, rejects, report
+from pipelines.dataset import integrity, reader, rejects, report
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.manifest import FILE_NAME, Manifest, PixelCounts, SourceCounts, SplitCounts
@@ -29,15 +30,17 @@ from pipelines.runtime import console, lease, storage, uris
 
 _CLOCK_DIFFERENCE = 300 * 10**9
 """Nanoseconds by which the clocks of two stores may differ."""
-_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.(parquet|json)")
+_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.(parquet|json)")
 _TEMPORARY_FILE = re.compile(r"[\w-]+\.(parquet|json|html)\.[0-9a-f]{8}\.part")
 
 
 def build(config: Config) -> Manifest:
-    """Build the dataset of `config.build` and return its manifest; a finished one is reused.
+    """Build the dataset of `config.build` and return its manifest; a finished one is reused, and what it has lost is
+    made again.
 
     Raises UserError for sources that cannot be read, when another dataset is at the output, and when another build is
-    writing it; DataError when too many samples are bad, or when near-duplicates would come into different splits.
+    writing it; DataError when too many samples are bad, or when near-duplicates would come into different splits;
+    DamagedError where lost files cannot be made again as they were.
     """
     settings, uri = config.build, str(config.build.output)
     VIEW_POLICIES.require(settings.views.policy)
@@ -48,16 +51,21 @@ def build(config: Config) -> Manifest:
         remote=uris.is_remote(listed["image"][0].as_py()),
         last_change=listing.last_change(listed),
     )
-    manifest = _finished(uri, request)
-    if manifest is None:
+    manifest, lost = _finished(uri, request)
+    if manifest is None or lost:
         with lease.held(uri, "build") as held:
-            manifest = _finished(uri, request)  # another build may have finished it before the lease was free
-            if manifest is None:
+            manifest, lost = _finished(uri, request)  # another build may have finished it before the lease was free
+            if manifest is None or lost:
+                if lost:
+                    console.warn(f"build: {integrity.said(uri, lost)}; making them again")
                 surveyed = survey.survey(settings, listed, uri)
                 good, rejected = screening.screen(settings, listed, surveyed)
                 del listed, surveyed  # the good items are a copy, and a million items need much memory
-                manifest = _build(config, uri, request, good, rejected, held)
-    console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, 'report.html')}")
+                if manifest is None:
+                    manifest = _build(config, uri, request, good, rejected, held)
+                else:
+                    _restore(config, uri, manifest, set(lost), good, rejected, held)
+    console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, integrity.REPORT)}")
     return manifest
 
 
@@ -84,7 +92,7 @@ def _build(
     screening.check(settings, rejected, listed)
     render_plan, near = plan.make(settings, config.seed, good)
     try:
-        markers, statistics = _render(render_plan, config, held)
+        markers, statistics = _render(render_plan, config, held, dict.fromkeys(range(len(render_plan.shards))))
     except DataError:
         survey.delete_parts(uri)  # a file has changed since: the next build surveys all of them again
         raise
@@ -99,7 +107,7 @@ def _build(
     manifest = _manifest(config, request, markers, rejected, statistics, near, rejects_digest)
     _delete_strays(render_plan, uri)
     page = report.dataset_page(manifest, statistics, rejected, reader.sample_rows(uri, manifest), near)
-    storage.write_bytes(uris.join(uri, "report.html"), page.encode())
+    storage.write_bytes(uris.join(uri, integrity.REPORT), page.encode())
     survey.delete_parts(uri)
     manifest.write(uri)
     if rejected:
@@ -107,13 +115,57 @@ def _build(
     return Manifest.read(uri)
 
 
-def _finished(uri: str, request: _Request) -> Manifest | None:
-    """The manifest of the finished dataset of this request; None where there is no dataset.
+def _restore(
+    config: Config,
+    uri: str,
+    manifest: Manifest,
+    lost: set[str],
+    good: pa.Table,
+    rejected: list[Reject],
+    held: lease.Lease,
+) -> None:
+    """Make the lost files of a finished dataset again, byte for byte; the manifest stays as it is.
+
+    The survey is made again, too: what was planned follows from the content of all source files. Raises DamagedError,
+    before the file in question is written, where it would be another one.
+    """
+    by_name = {f"shards/{shard.name}.parquet": index for index, shard in enumerate(manifest.shards)}
+    try:
+        render_plan, near = plan.make(config.build, config.seed, good)
+        planned = [(shard.name, shard.split, shard.source) for shard in render_plan.shards]
+        if planned != [(shard.name, shard.split, shard.source) for shard in manifest.shards]:
+            raise DataError("the shards come out otherwise")
+        # What rejects.parquet holds is in the done-markers of all shards.
+        wanted = [index for name, index in by_name.items() if name in lost or rejects.REJECTS in lost]
+        digests = {index: manifest.shards[index].sha256 for index in wanted}
+        markers, _ = _render(render_plan, config, held, digests)
+        for marker in markers:
+            rejected += marker.rejects
+        held.check()
+        if rejects.REJECTS in lost:
+            rejects.restore(rejected, uri, manifest.rejects)
+    except DataError as error:
+        raise DamagedError(
+            f"{uri} cannot be made whole: {error}. Sources or libraries were changed since it was built, so nothing is"
+            " replaced; bring the lost files back from a copy, or delete the dataset and build it anew"
+        ) from None
+    finally:
+        survey.delete_parts(uri)
+    if integrity.REPORT in lost:
+        rows, statistics = reader.sample_rows(uri, manifest), Statistics.from_json(manifest.statistics)
+        page = report.dataset_page(manifest, statistics, rejects.read(uri, manifest.rejects), rows, near)
+        storage.write_bytes(uris.join(uri, integrity.REPORT), page.encode())
+    console.say(f"build: {len(lost)} lost files of {uri} are there again, byte for byte as they were")
+
+
+def _finished(uri: str, request: _Request) -> tuple[Manifest | None, dict[str, str]]:
+    """The manifest of the finished dataset of this request, and what it has lost (see `integrity.lost`); None where
+    there is no dataset.
 
     Raises UserError for a dataset of another config or of other files, or of files that were replaced since.
     """
     if not Manifest.exists(uri):
-        return None
+        return None, {}
     manifest = Manifest.read(uri)
     built = storage.stamp(uris.join(uri, FILE_NAME)).mtime_ns
     if manifest.request != request.digest:
@@ -121,26 +173,32 @@ def _finished(uri: str, request: _Request) -> Manifest | None:
     elif request.last_change > built + (0 if request.remote == uris.is_remote(uri) else _CLOCK_DIFFERENCE):
         problem = "a dataset of files that were changed since it was built"
     else:
-        console.say("build: reusing the finished dataset")
-        return manifest
+        lost = integrity.lost(uri, manifest)
+        if not lost:
+            console.say("build: reusing the finished dataset")
+        return manifest, lost
     raise UserError(f"{uri} holds {problem}, and datasets are never changed; name another build.output, or delete it")
 
 
-def _render(render_plan: Plan, config: Config, held: lease.Lease) -> tuple[list[ShardMarker], Statistics]:
-    """Render all shards but those that are finished: their done-markers in the plan's order, and the sum of statistics.
+def _render(
+    render_plan: Plan, config: Config, held: lease.Lease, digests: Mapping[int, str | None]
+) -> tuple[list[ShardMarker], Statistics]:
+    """Render shards but those that are finished: their done-markers in the plan's order, and the sum of statistics.
 
+    `digests` has the index of each shard in the plan, with the SHA-256 (hex) that it must have, None for any.
     The statistics of single shards are dropped from the markers: of thousands of shards they would fill the memory.
     """
     from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
 
     settings, seed = config.build, config.seed
-    progress = console.Progress("build", len(render_plan.item), "samples")
+    samples = sum(render_plan.shards[index].stop - render_plan.shards[index].start for index in digests)
+    progress = console.Progress("build", samples, "samples")
     markers: dict[int, ShardMarker] = {}
     statistics, reused, no_statistics = Statistics(), 0, Statistics().to_json()
     tasks = cluster.map_unordered(
-        lambda shared, index: writer.write(shared, index, settings, seed).model_dump_json().encode(),
+        lambda shared, index: writer.write(shared, index, settings, seed, digests[index]).model_dump_json().encode(),
         render_plan,
-        range(len(render_plan.shards)),
+        list(digests),
     )
     for index, data in tasks:
         held.check()
@@ -150,8 +208,8 @@ def _render(render_plan: Plan, config: Config, held: lease.Lease) -> tuple[list[
         markers[index] = written.marker.model_copy(update={"statistics": no_statistics})
         progress.advance(written.marker.rows + len(written.marker.rejects))
     if reused:
-        console.say(f"build: {reused} of {len(render_plan.shards)} shards were already finished")
-    return [markers[index] for index in range(len(render_plan.shards))], statistics
+        console.say(f"build: {reused} of {len(digests)} shards were already finished")
+    return [markers[index] for index in sorted(digests)], statistics
 
 
 def _delete_strays(render_plan: Plan, uri: str) -> None:

@@ -20,7 +20,7 @@ from pipelines.artifacts import evaluation, record
 from pipelines.artifacts.evaluation import EvaluationMetrics, EvaluationResult, Summary
 from pipelines.artifacts.model_directory import load_model, require_head
 from pipelines.config.root import Config
-from pipelines.dataset import leakage
+from pipelines.dataset import integrity, leakage
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.inference.scorer import METHODS, ScoredImage, Scorer, decode_row, read_scores
@@ -41,6 +41,7 @@ def evaluate(config: Config) -> EvaluationResult:
     reader = ShardReader(dataset, manifest, settings.split)
     if not manifest.splits[settings.split].forged:
         raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
+    integrity.check(dataset, manifest, [settings.split])
     localizer = load_model(model)
     require_head(localizer, model)
     warnings = leakage.warnings(localizer.card, dataset, manifest, settings.split)

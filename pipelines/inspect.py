@@ -1,13 +1,11 @@
 """`mpc inspect`: what is in a pixel dataset, whether it is undamaged, and what it shares with another one."""
 
-import hashlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
-from mpc_model.errors import DataError
-from pipelines.dataset import duplicates, leakage, reader, rejects, report
+from mpc_model.errors import DamagedError, DataError
+from pipelines.dataset import duplicates, integrity, leakage, reader, rejects, report
 from pipelines.dataset.counts import Statistics
-from pipelines.dataset.manifest import Manifest, ShardEntry
+from pipelines.dataset.manifest import FILE_NAME, Manifest
 from pipelines.runtime import console, storage, uris
 
 SHOWN_PAIRS = 20
@@ -19,57 +17,64 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
 
     `verify` reads every file and compares it with the manifest, `against` names another dataset and lists the pictures
     that both have, `page` names a file to which the report is written anew.
-    Raises DataError when there is no dataset, or, with `verify`, when a file is damaged.
+    Raises DataError when there is no dataset, DamagedError when files are lost or have another size, or, with `verify`,
+    hold something else.
     """
     uri = uris.resolved(uri)
     manifest = Manifest.read(uri)
-    statistics = Statistics.from_json(manifest.statistics)
-    left_out = rejects.read(uri)
+    statistics = _statistics(uri, manifest)
+    lost = integrity.lost(uri, manifest)
     near = manifest.near_duplicates
     print("\n".join([uri, *report.summary_lines(manifest, statistics)]))
     crossing = f"{near.crossing} with one in another split" if near.crossing else "none in another split"
-    print(f"\nnear-duplicates  {near.alike} images in {near.groups} groups, {crossing}")
-    reasons = Counter(reject["reason"] for reject in left_out).most_common()
-    print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
+    print(f"\nnear-duplicates  {near.alike} images in {near.groups} groups, {crossing}", flush=True)
+    if verify:
+        _verify(uri, manifest)
+    if rejects.REJECTS not in lost:
+        left_out = rejects.read(uri, manifest.rejects)
+        reasons = Counter(reject["reason"] for reject in left_out).most_common()
+        print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
+    if lost:
+        raise DamagedError(f"{integrity.said(uri, lost)}; {integrity.REMEDY}")
     if page is not None:
         text = report.dataset_page(manifest, statistics, left_out, reader.sample_rows(uri, manifest), near)
         storage.write_bytes(uris.resolved(page), text.encode())
-    print(f"\nlook at {page or uris.join(uri, 'report.html')}")
+    print(f"\nlook at {page or uris.join(uri, integrity.REPORT)}")
     if verify:
-        _verify(uri, manifest)
+        shards = len(manifest.shards)
+        print(f"verified: all {shards} shards, and {rejects.REJECTS}, have the SHA-256 that the manifest says")
     if against is not None:
         _compare(uri, manifest, uris.resolved(against))
 
 
+def _statistics(uri: str, manifest: Manifest) -> Statistics:
+    """The statistics of a dataset. DataError where the manifest has others than its samples can have."""
+    try:
+        statistics = Statistics.from_json(manifest.statistics)
+        counted = statistics.count_by("samples", "split")
+        if counted != {(name,): split.samples for name, split in manifest.splits.items() if split.samples}:
+            raise DataError("statistics.counts: the samples are not those of splits")
+    except DataError as error:
+        location = uris.join(uri, FILE_NAME)
+        raise DataError(f"{location}: {error}; bring it back from a copy, or delete the dataset and build it") from None
+    return statistics
+
+
 def _verify(uri: str, manifest: Manifest) -> None:
-    """Read every shard and rejects.parquet and compare their SHA-256. Raises DataError that names those that differ."""
-    shards = manifest.shards
-    progress = console.Progress("verify", sum(shard.bytes for shard in shards) >> 20, "MiB")
-    damaged, bytes_read = [], 0
-    with ThreadPoolExecutor(4) as pool:
-        for shard, problem in zip(shards, pool.map(lambda shard: _damage(uri, shard), shards), strict=True):
-            damaged += [f"{shard.name} ({problem})"] if problem else []
-            before, bytes_read = bytes_read >> 20, bytes_read + shard.bytes
-            progress.advance((bytes_read >> 20) - before)
-    file = storage.read_bytes(uris.join(uri, rejects.REJECTS))
-    damaged += [] if hashlib.sha256(file).hexdigest() == manifest.rejects else [rejects.REJECTS]
+    """Read the whole dataset. Raises DamagedError that names the files that are not what the manifest says."""
+    shards = {f"shards/{shard.name}.parquet": shard.bytes for shard in manifest.shards}
+    progress = console.Progress("verify", sum(shards.values()) >> 20, "MiB")
+    damaged, files, bytes_read = [], 0, 0
+    for name, problem in integrity.verify(uri, manifest):
+        files += 1
+        damaged += [f"{name} ({problem})"] if problem else []
+        before, bytes_read = bytes_read >> 20, bytes_read + shards.get(name, 0)
+        progress.advance((bytes_read >> 20) - before)
     if damaged:
-        raise DataError(
-            f"{len(damaged)} of {len(shards) + 1} files of {uri} are damaged: {', '.join(damaged[:10])};"
-            " delete the dataset and build it anew"
+        raise DamagedError(
+            f"{len(damaged)} of {files} files of {uri} are damaged: {', '.join(damaged[:10])};"
+            " delete them, and run the same `mpc build` again, which makes them again byte for byte"
         )
-    print(f"verified: all {len(shards)} shards, and {rejects.REJECTS}, have the SHA-256 that the manifest says")
-
-
-def _damage(uri: str, shard: ShardEntry) -> str:
-    """What is wrong with a shard; empty when nothing is."""
-    location = reader.shard_location(uri, shard.name)
-    if not storage.exists(location):
-        return "lost"
-    file = storage.read_bytes(location)
-    if len(file) != shard.bytes:
-        return f"{len(file)} bytes instead of {shard.bytes}"
-    return "" if hashlib.sha256(file).hexdigest() == shard.sha256 else "other bytes"
 
 
 def _compare(uri: str, manifest: Manifest, other: str) -> None:

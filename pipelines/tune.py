@@ -20,6 +20,7 @@ from pipelines.artifacts import record as records
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.config.search import Range, TuneConfig
+from pipelines.dataset import integrity
 from pipelines.dataset.manifest import Manifest
 from pipelines.ingest import listing
 from pipelines.runtime import cluster, console, lease, signals, storage, uris
@@ -102,6 +103,8 @@ def _check(config: Config) -> None:
         _check_key(settings, key, values)
     builds = any(key.startswith("build.") for key in settings.space)
     manifest = None if builds else Manifest.read(str(config.train.dataset))
+    if manifest:
+        integrity.check(str(config.train.dataset), manifest, ("train", "validation"))
     checked = set[str]()
     _check_config(config, manifest, checked)
     for override in space.boundary_overrides(settings):

@@ -101,7 +101,7 @@ class SourceConfig(Section):
     """A folder, an s3:// prefix or a list file, or several."""
     annotations: Location | None = None
     """Objects of the photographs (layout coco): a folder of index maps, or a COCO instances file."""
-    repeat: Positive = 1
+    repeat: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Its weight: times a sample is drawn in an epoch (the paper's x40, x20). Nothing is copied."""
     limit: Positive | None = None
     """At most so many photographs or pairs, drawn by the seed."""

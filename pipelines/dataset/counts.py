@@ -6,7 +6,8 @@ counted by one worker, down to the bytes of its JSON.
 
 import base64
 import hashlib
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines.dataset.manifest import StatisticsDocument
 from pipelines.dataset.schema import SPLITS, Row
@@ -49,6 +51,16 @@ KEYS = {
 `class` is one of CLASSES. `half` is "0" or "1", a hash of the photograph: what is learned on one half can be tested on
 photographs that were not seen.
 """
+
+_VALUES = defaultdict(
+    lambda: re.compile(".{1,1000}"),
+    split=re.compile("|".join(SPLITS)),
+    half=re.compile("[01]"),
+    bin=re.compile("[0-9]|1[0-9]"),
+    **{"class": re.compile("|".join(CLASSES))},
+)
+"""What the columns hold."""
+_SIZE = re.compile("[1-9][0-9]{0,8}x[1-9][0-9]{0,8}")
 
 SumGrid = npt.NDArray[np.int64]
 
@@ -102,10 +114,20 @@ class Statistics:
 
     @staticmethod
     def from_json(document: StatisticsDocument) -> "Statistics":
-        """The inverse of `to_json`."""
-        sums = np.frombuffer(base64.b64decode(document["places"]), "<i8").astype(np.int64).reshape(2, GRID, GRID)
-        counts = {tuple(map(str, key)): int(count) for *key, count in document["counts"]}
-        return Statistics(Counter(counts), sums)
+        """The inverse of `to_json`. DataError for what `to_json` does not write."""
+        try:
+            sums = np.frombuffer(base64.b64decode(document["places"], validate=True), "<i8").astype(np.int64)
+            sums = sums.reshape(2, GRID, GRID)
+        except ValueError:
+            raise DataError(f"statistics.places: it is not the base64 of two grids of {GRID} x {GRID}") from None
+        if sums.min() < 0:
+            raise DataError("statistics.places: a sum of masks is negative")
+        counts = Counter[tuple[str, ...]]()
+        for *key, count in document["counts"]:
+            if not _is_key(key) or tuple(key) in counts or not isinstance(count, int):
+                raise DataError(f"statistics.counts: there is no count {ascii([*key, count])[:80]}, or it comes twice")
+            counts[tuple(map(str, key))] = count
+        return Statistics(counts, sums)
 
     def count_by(self, name: str, *columns: str) -> Counter[tuple[str, ...]]:
         """The counts called `name` by these columns of their keys (see KEYS), summed over the others."""
@@ -123,6 +145,18 @@ class Statistics:
     def splits(self) -> list[str]:
         """Names of the splits that have samples, training first."""
         return sorted({split for (split,) in self.count_by("samples", "split")}, key=SPLITS.index)
+
+
+def _is_key(key: list[str | int]) -> bool:
+    """Whether these are a name of KEYS and its columns, with values that `Statistics.add` gives them."""
+    name, *columns = map(str, key) if key else [""]
+    return (
+        all(isinstance(part, str) for part in key)
+        and len(columns) == len(KEYS.get(name, columns))
+        and name in KEYS
+        and all(_VALUES[column].fullmatch(value) for column, value in zip(KEYS[name], columns, strict=True))
+        and (name != "size" or bool(_SIZE.fullmatch(columns[-1])))
+    )
 
 
 def of_rows(rows: Iterable[Row]) -> Statistics:

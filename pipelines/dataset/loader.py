@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import torch
 
+from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, views
 from pipelines.dataset import order
 from pipelines.dataset.manifest import Manifest
-from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.reader import ShardReader, decode_view
 from pipelines.dataset.schema import Row
 
 IGNORE = codecs.IGNORED
@@ -171,6 +172,8 @@ class PixelLoader:
                     chosen.append(int(self._starts[group]) + offset)
             if not any(wanted.values()):
                 break
+        if not chosen:
+            raise DataError(f"the kinds of the samples of {self._uri} are not those that its manifest counts")
         parts = np.array_split(np.sort(chosen), -(-len(chosen) // self.batch_size))
         return [self._collate([self._decode(int(row), 0, 0) for row in part], 1.0) for part in parts]
 
@@ -207,9 +210,7 @@ class PixelLoader:
 
     def _decode(self, number: int, view: int, symmetry: int) -> _DecodedView:
         row = self._row(number)
-        encoded = row["views"][view]
-        name = f"sample {row['id']} of {self._uri}"
-        image, mask = codecs.decode_image(encoded["image"], name), codecs.decode_mask(encoded["mask"], name)
+        image, mask = decode_view(row["views"][view], f"sample {row['id']} of {self._uri}")
         size = (self._input_size, self._input_size)
         if image.shape[:2] != size:
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)

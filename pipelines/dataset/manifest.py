@@ -11,21 +11,31 @@ It holds nothing that differs between two builds of the same inputs: no times, n
 """
 
 import json
+from collections import Counter
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from typing_extensions import TypedDict
 
 from mpc_model.errors import DataError
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.runtime import storage, uris
+from pipelines.dataset.schema import SplitName
+from pipelines.runtime import documents, storage, uris
 from pipelines.runtime.canonical import digest
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 _PROVENANCE = {"config", "request", "statistics", "near_duplicates", "rejects"}
 _DERIVED = {"config_digest", "fingerprint", "seal"}
+Count = Annotated[int, Field(ge=0, le=2**40)]
+"""Samples, or bytes of one file: far more than anybody has, and far less than overflows."""
+Pixels = Annotated[int, Field(ge=0, le=2**62)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+ShardName = Annotated[str, Field(pattern="^(train|validation|test)-[0-9]{5,9}$")]
+"""It becomes the name of a file, which must lie in the dataset."""
+SourceName = Annotated[str, Field(min_length=1, max_length=200)]
+Repeat = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Document(BaseModel):
@@ -37,43 +47,68 @@ class Document(BaseModel):
 class SourceCounts(Document):
     """Samples of one source; listed = samples + rejected. `repeat` is how often each is drawn in an epoch."""
 
-    repeat: int
-    listed: int
-    samples: int
-    rejected: int
+    repeat: Repeat
+    listed: Count
+    samples: Count
+    rejected: Count
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "SourceCounts":
+        if self.listed != self.samples + self.rejected:
+            raise ValueError(f"listed is {self.listed}, but samples and rejected are {self.samples + self.rejected}")
+        return self
 
 
 class PixelCounts(Document):
     """Pixels of canonical views, by class; ignored ones are in neither."""
 
-    authentic: int
-    forged: int
+    authentic: Pixels
+    forged: Pixels
 
 
 class SplitCounts(Document):
     """Samples and pixels of one split; `forged` is how many of the samples are forged."""
 
-    samples: int
-    forged: int
+    samples: Count
+    forged: Count
     pixels: PixelCounts
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "SplitCounts":
+        check_counts(self.samples, self.forged, self.pixels)
+        return self
+
+
+def check_counts(samples: int, forged: int, pixels: PixelCounts) -> None:
+    """ValueError for counts that no samples can have: a forged sample has forged pixels, any other has none."""
+    if forged > samples:
+        raise ValueError(f"forged is {forged}, but samples is {samples}")
+    if pixels.forged < forged or (pixels.forged and not forged):
+        raise ValueError(f"{forged} forged samples cannot have {pixels.forged} forged pixels")
 
 
 class ShardEntry(Document):
     """One Parquet file: `<uri>/shards/<name>.parquet`, all of one split and one source."""
 
-    name: str
-    split: str
-    source: str
-    rows: int
-    bytes: int
-    sha256: str
+    name: ShardName
+    split: SplitName
+    source: SourceName
+    rows: Count
+    bytes: Count
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _is_of_its_split(self) -> "ShardEntry":
+        if not self.name.startswith(f"{self.split}-"):
+            raise ValueError(f"a shard of split {self.split} is not named {self.name}")
+        return self
 
 
 class StatisticsDocument(TypedDict):
     """`counts.Statistics` as JSON: [*key, count] in ascending order, and `places` as base64 of little-endian int64."""
 
-    counts: list[list[str | int]]
-    places: str
+    counts: list[list[Annotated[str, Field(max_length=1000)] | Pixels]]
+    places: Annotated[str, Field(pattern="^[0-9A-Za-z+/]*={0,2}$", max_length=1 << 16)]
 
 
 class Manifest(Document):
@@ -88,16 +123,37 @@ class Manifest(Document):
 
     schema_version: int = SCHEMA_VERSION
     config: dict[str, Any]
-    request: str = Field(validation_alias="asked", serialization_alias="asked")
-    seed: int
-    row_group: int
-    views: int
-    sources: dict[str, SourceCounts]
-    splits: dict[str, SplitCounts]
+    request: Sha256 = Field(validation_alias="asked", serialization_alias="asked")
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    row_group: Annotated[int, Field(ge=1, le=256)]
+    views: Annotated[int, Field(ge=1, le=65)]
+    sources: dict[SourceName, SourceCounts]
+    splits: dict[SplitName, SplitCounts]
     shards: list[ShardEntry]
     statistics: StatisticsDocument
     near_duplicates: NearDuplicates
-    rejects: str
+    rejects: Sha256
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Manifest":
+        names = Counter(shard.name for shard in self.shards)
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"shards: {repeated[0]} comes {names[repeated[0]]} times")
+        of_sources, of_splits = Counter[str](), Counter[str]()
+        for shard in self.shards:
+            of_sources[shard.source] += shard.rows
+            of_splits[shard.split] += shard.rows
+        for group, stated, rows in (
+            ("sources", {name: source.samples for name, source in self.sources.items()}, of_sources),
+            ("splits", {name: split.samples for name, split in self.splits.items()}, of_splits),
+        ):
+            for name in sorted(stated.keys() | rows.keys()):
+                if stated.get(name) != rows[name]:
+                    raise ValueError(f"{group}.{name}: samples is {stated.get(name)}, its shards have {rows[name]}")
+        near = self.near_duplicates
+        if min(near.bits, near.groups, near.crossing) < 0 or 2 * near.groups > near.alike or near.crossing > near.alike:
+            raise ValueError("near_duplicates: no images can have these counts")
+        return self
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,30 +184,40 @@ class Manifest(Document):
         """The manifest of a dataset.
 
         Raises DataError when there is none (not a dataset, or an unfinished build), when it was changed after it was
-        written, or when it is of a schema this version does not know.
+        written (its checksum, or values that no dataset can have), or when it is of a schema this version does not
+        know.
         """
         if not cls.exists(uri):
             raise DataError(
                 f"no pixel dataset at {uri}: it has no {FILE_NAME}; run `mpc build`, or name a finished one"
             )
+        location = uris.join(uri, FILE_NAME)
+        data = storage.read_bytes(location)
+        remedy = "bring it back from a copy, or delete the dataset and build it anew"
         try:
-            stored = json.loads(storage.read_bytes(uris.join(uri, FILE_NAME)))
-            version, _ = stored["schema_version"], stored["fingerprint"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{uris.join(uri, FILE_NAME)} is not a dataset manifest; delete the dataset and build it anew"
-            ) from None
+            stored = documents.parse(data, _STORED)
+        except ValueError as error:
+            raise DataError(f"{location} is not a dataset manifest: {error}; {remedy}") from None
+        version = stored.get("schema_version")
+        if "fingerprint" not in stored or not isinstance(version, int):
+            raise DataError(f"{location} is not a dataset manifest; {remedy}")
         if version != SCHEMA_VERSION:
             raise DataError(
                 f"dataset {uri} has schema {version}, this version reads {SCHEMA_VERSION};"
                 " delete the dataset and build it anew"
             )
         try:
-            manifest = cls.model_validate({key: value for key, value in stored.items() if key not in _DERIVED})
-        except ValidationError:
-            manifest = None
-        if manifest is None or manifest.to_json() != stored:
-            raise DataError(
-                f"the manifest of {uri} was changed after it was written; delete the dataset and build it anew"
-            )
+            content = {key: value for key, value in stored.items() if key not in _DERIVED}
+            manifest = documents.parse(json.dumps(content).encode(), _MANIFEST)
+        except ValueError as error:
+            raise DataError(f"the manifest of {uri} was changed after it was written: {error}; {remedy}") from None
+        for key, value in manifest.to_json().items():
+            if stored.get(key) != value:
+                raise DataError(
+                    f"the manifest of {uri} was changed after it was written: {key} does not fit the rest; {remedy}"
+                )
         return manifest
+
+
+_STORED = TypeAdapter(dict[str, Any])
+_MANIFEST = TypeAdapter(Manifest)

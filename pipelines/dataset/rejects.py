@@ -5,10 +5,11 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from mpc_model.errors import DataError
-from pipelines.runtime import storage, uris
+from mpc_model.errors import DamagedError, DataError
+from pipelines.runtime import documents, storage, uris
 
 REASONS = {
     "zero_bytes": "The file is empty; copy it again or leave it out.",
@@ -52,19 +53,44 @@ class Reject(TypedDict):
 
 def write(rejects: list[Reject], uri: str) -> str:
     """Store rejects.parquet; its SHA-256 (hex)."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rejects, schema=SCHEMA), sink)
-    data = bytes(sink.getvalue())
+    data = _encode(rejects)
     storage.write_bytes(uris.join(uri, REJECTS), data)
     return hashlib.sha256(data).hexdigest()
 
 
-def read(uri: str) -> list[Reject]:
-    """The rows of a dataset's rejects.parquet."""
+def restore(rejects: list[Reject], uri: str, digest: str) -> None:
+    """Store rejects.parquet again. DataError, and nothing is stored, where its SHA-256 (hex) would not be `digest`."""
+    data = _encode(rejects)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DataError(f"{REJECTS} comes out with other bytes")
+    storage.write_bytes(uris.join(uri, REJECTS), data)
+
+
+def _encode(rejects: list[Reject]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rejects, schema=SCHEMA), sink)
+    return bytes(sink.getvalue())
+
+
+def read(uri: str, digest: str | None = None) -> list[Reject]:
+    """The rows of a dataset's rejects.parquet; `digest` is its SHA-256 (hex) where it is known.
+
+    Raises DamagedError where the file is lost, damaged or another one.
+    """
     location = uris.join(uri, REJECTS)
+    remedy = "delete it where it is there, and run the same `mpc build` again, which makes it again"
+    if not storage.exists(location):
+        raise DamagedError(f"{location} is lost; {remedy}")
+    data = storage.read_bytes(location)
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise DamagedError(f"{location} is damaged: it is not the file whose SHA-256 the manifest has; {remedy}")
     try:
-        table = pq.read_table(storage.in_arrow(storage.read_bytes(location)), schema=SCHEMA)
-    except pa.ArrowException:
-        raise DataError(f"{location} is damaged; delete the dataset and build it anew") from None
-    rejects: list[Reject] = table.to_pylist()
-    return rejects
+        rows = pq.read_table(storage.in_arrow(data), schema=SCHEMA).to_pylist()
+        return _REJECTS.validate_python(rows, strict=True)
+    except ValidationError as error:
+        raise DamagedError(f"{location} is damaged: {documents.reason(error)}; {remedy}") from None
+    except (pa.ArrowException, ValueError, OSError):  # of Parquet: the bytes are in memory
+        raise DamagedError(f"{location} is damaged; {remedy}") from None
+
+
+_REJECTS = TypeAdapter(list[Reject])

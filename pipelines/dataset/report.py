@@ -4,21 +4,25 @@ The page needs no script and no other file. It does not name the dataset's locat
 bytes.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import cv2
 import numpy as np
+from pydantic import TypeAdapter
 
+from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, drawing
 from pipelines.dataset import html, shortcuts
 from pipelines.dataset.counts import AREA_BINS, CLASSES, Statistics
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.reader import decode_view
 from pipelines.dataset.rejects import REASONS, Reject
 from pipelines.dataset.schema import Row
+from pipelines.runtime import documents
 
 PICTURED = 36
 """Samples shown at most."""
@@ -26,6 +30,7 @@ WITH_VIEWS = 4
 """Samples of which every view is shown."""
 EXAMPLES = 3
 """Rejected samples named for each reason."""
+_OPERATIONS = TypeAdapter(list[dict[str, Any]])
 _SHORT = {"encoding": "stored file", "quality": "JPEG quality of the source", "size": "size", "source": "source"}
 
 
@@ -284,7 +289,11 @@ def _choose(samples: Sequence[Row], limit: int) -> list[Row]:
 def _operations(row: Row, view: int) -> str:
     """The operations that made a view, with their parameters, as text."""
     steps = []
-    for step in json.loads(row["views"][view]["done"]):
+    try:
+        done = documents.parse(row["views"][view]["done"].encode(), _OPERATIONS)
+    except ValueError as error:
+        raise DataError(f"view {view} of {row['key']} is damaged: done: {error}") from None
+    for step in done:
         settings = (
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in step.items()
         )
@@ -294,9 +303,7 @@ def _operations(row: Row, view: int) -> str:
 
 def _picture(row: Row, view: int, *caption: str) -> str:
     """A view of a sample with the outline of its mask."""
-    encoded = row["views"][view]
-    image = codecs.decode_image(encoded["image"], row["key"])
-    mask = codecs.decode_mask(encoded["mask"], row["key"])
+    image, mask = decode_view(row["views"][view], row["key"])
     scale = min(1.0, 360 / max(image.shape[:2]))
     drawn = cv2.resize(drawing.outlined(image, mask), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return html.figure(drawn, row["key"], *caption)

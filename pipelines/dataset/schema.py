@@ -1,10 +1,12 @@
 """A row of a pixel dataset: the columns of its Parquet files, and the names of splits and of what a source declares."""
 
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import pyarrow as pa
+from pydantic import Field
 
 SPLITS = ("train", "validation", "test")
+SplitName = Annotated[str, Field(pattern=f"^({'|'.join(SPLITS)})$")]
 PHOTO, AUTHENTIC, FORGED = "photo", "authentic", "forged"
 
 _VIEW = pa.struct([("image", pa.binary()), ("mask", pa.binary()), ("done", pa.string())])

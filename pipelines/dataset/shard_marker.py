@@ -1,11 +1,26 @@
 """The done-marker of a shard, `<uri>/shards/<name>.json`: written after the shard, read by an interrupted build."""
 
 import json
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, model_validator
 
-from pipelines.dataset.manifest import Document, PixelCounts, ShardEntry, StatisticsDocument
+from mpc_model.errors import DataError
+from pipelines.dataset.counts import Statistics
+from pipelines.dataset.manifest import (
+    Count,
+    Document,
+    PixelCounts,
+    Sha256,
+    ShardEntry,
+    ShardName,
+    SourceName,
+    StatisticsDocument,
+    check_counts,
+)
 from pipelines.dataset.rejects import Reject
+from pipelines.dataset.schema import SplitName
+from pipelines.runtime import documents
 
 
 class ShardMarker(Document):
@@ -15,18 +30,23 @@ class ShardMarker(Document):
     shard. `rejects` are samples that could not be rendered, `seconds` is how long the shard took to write.
     """
 
-    name: str
-    plan: str
-    source: str
-    split: str
-    rows: int
-    forged: int
+    name: ShardName
+    plan: Sha256
+    source: SourceName
+    split: SplitName
+    rows: Count
+    forged: Count
     pixels: PixelCounts
-    bytes: int
-    sha256: str
+    bytes: Count
+    sha256: Sha256
     rejects: list[Reject]
     statistics: StatisticsDocument
-    seconds: float
+    seconds: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "ShardMarker":
+        check_counts(self.rows, self.forged, self.pixels)
+        return self
 
     def entry(self) -> ShardEntry:
         """The shard as the manifest lists it."""
@@ -45,9 +65,14 @@ def encode(marker: ShardMarker) -> bytes:
     return json.dumps(marker.model_dump(mode="json"), indent=1).encode()
 
 
+_MARKER = TypeAdapter(ShardMarker)
+
+
 def decode(content: bytes) -> ShardMarker | None:
-    """The inverse of `encode`; None for anything else, for example a marker of another version."""
+    """The inverse of `encode`; None for anything else, for example a marker of another version, or a damaged one."""
     try:
-        return ShardMarker.model_validate_json(content)
-    except ValidationError:
+        marker = documents.parse(content, _MARKER)
+        samples = Statistics.from_json(marker.statistics).count_by("samples").total()
+    except (documents.InvalidDocument, DataError):
         return None
+    return marker if samples == marker.rows else None

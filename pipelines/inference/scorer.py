@@ -15,7 +15,7 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.model_registry import EvaluateConfig
 from pipelines.dataset.manifest import Manifest
-from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.reader import ShardReader, decode_view
 from pipelines.dataset.schema import Row
 from pipelines.runtime import device
 
@@ -115,5 +115,4 @@ def read_scores(item: dict[str, Any]) -> list[ScoredImage]:
 
 def decode_row(row: Row) -> tuple[codecs.Image, codecs.Mask]:
     """Pixels of the canonical view of a row: uint8 RGB (H, W, 3) and mask (H, W)."""
-    view = row["views"][0]
-    return codecs.decode_image(view["image"], row["key"]), codecs.decode_mask(view["mask"], row["key"])
+    return decode_view(row["views"][0], row["key"])

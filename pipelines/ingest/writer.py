@@ -56,22 +56,32 @@ class WrittenShard(Document):
     reused: bool
 
 
-def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> WrittenShard:
+def write(plan: Plan, index: int, config: BuildConfig, seed: int, sha256: str | None = None) -> WrittenShard:
     """Render and store one shard of a plan, then its done-marker.
 
     A shard whose done-marker belongs to this very plan is not rendered again. Photographs that could not be forged
-    become rows of the marker's `rejects`. Raises DataError when a file is not what the survey read.
+    become rows of the marker's `rejects`. Raises DataError when a file is not what the survey read, and, with `sha256`
+    (hex), when the shard would have another one; nothing is stored then.
     """
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
     marker_location, data_location = (shard_location(uri, shard.name, suffix) for suffix in ("json", "parquet"))
     digest = _digest(shard, samples, config, seed)
     finished = shard_marker.decode(storage.read_bytes(marker_location)) if storage.exists(marker_location) else None
-    if finished and finished.plan == digest and storage.stamp(data_location).size == finished.bytes:
+    if (
+        finished
+        and finished.plan == digest
+        and finished.rows + len(finished.rejects) == len(samples)
+        and sha256 in (None, finished.sha256)
+        and storage.stamp(data_location).size == finished.bytes
+    ):
         return WrittenShard(marker=finished, reused=True)
     started = time.monotonic()
     summary = _Summary()
     data = _encode(_render_all(samples, config, seed, summary), config.row_group)
+    digest_of_data = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, digest_of_data):
+        raise DataError(f"shard {shard.name} comes out with other bytes", "changed")
     storage.write_bytes(data_location, data)
     marker = ShardMarker(
         name=shard.name,
@@ -82,7 +92,7 @@ def write(plan: Plan, index: int, config: BuildConfig, seed: int) -> WrittenShar
         forged=summary.forged,
         pixels=PixelCounts(authentic=summary.authentic_pixels, forged=summary.forged_pixels),
         bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=digest_of_data,
         rejects=summary.rejects,
         statistics=summary.statistics.to_json(),
         seconds=round(time.monotonic() - started, 3),

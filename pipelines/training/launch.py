@@ -12,6 +12,7 @@ from pipelines import reuse
 from pipelines.artifacts import checkpoint, record
 from pipelines.artifacts.model_directory import is_model_directory
 from pipelines.config.root import Config
+from pipelines.dataset import integrity
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, device, layout, lease, signals
 from pipelines.tracking import client, outbox, runs
@@ -49,6 +50,7 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch) -> StageResult:
         raise UserError(f"{output} is a pixel dataset, which is never changed; name another {verb}.output")
     check(config, manifest)
     stage.check(config, manifest)
+    integrity.check(dataset, manifest, ("train", "validation"))
     known_run = record.run_of(output)
     if not known_run:  # a new run needs MLflow, and nothing is lost yet where it does not answer
         client.client(config)

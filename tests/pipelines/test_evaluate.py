@@ -45,7 +45,12 @@ def test_a_damaged_shard_is_named_and_not_a_traceback(trained: Config, tmp_path:
     dataset = tmp_path / "dataset"
     shutil.copytree(str(trained.build.output), dataset)
     shard = next((dataset / "shards").glob("test-*.parquet"))
-    shard.write_bytes(shard.read_bytes()[:-100])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-8] + bytes(8))
     update = trained.evaluate.model_copy(update={"dataset": str(dataset), "output": str(tmp_path / "out")})
-    with pytest.raises(DataError, match=rf"shard {shard.stem} of {dataset} is damaged.*build it anew"):
+    with pytest.raises(DataError, match=rf"shard {shard.stem} of {dataset} is damaged.*the same `mpc build` again"):
+        evaluate(trained.model_copy(update={"evaluate": update}))
+    shard.write_bytes(whole[:-100])
+    lacking = rf"{dataset} lacks files or parts of them: shards/{shard.name} .*bytes instead of {len(whole)}\); run the"
+    with pytest.raises(DataError, match=lacking):
         evaluate(trained.model_copy(update={"evaluate": update}))

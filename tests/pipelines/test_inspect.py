@@ -62,16 +62,22 @@ def flip(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: flip(folder / "shards" / "train-00000.parquet"), r"train-00000 \(other bytes\)"),
-        (lambda folder: (folder / "shards" / "test-00000.parquet").unlink(), r"test-00000 \(lost\)"),
-        (lambda folder: (folder / "shards" / "test-00000.parquet").write_bytes(b"PAR1"), r"test-00000 \(4 bytes"),
+        (
+            lambda folder: flip(folder / "shards" / "train-00000.parquet"),
+            r"s/train-00000\.parquet \(other bytes\)",
+        ),
+        (lambda folder: (folder / "shards" / "test-00000.parquet").unlink(), r"s/test-00000\.parquet \(lost\)"),
+        (
+            lambda folder: (folder / "shards" / "test-00000.parquet").write_bytes(b"PAR1"),
+            r"s/test-00000\.parquet \(4 bytes",
+        ),
         (lambda folder: flip(folder / "rejects.parquet"), r"rejects\.parquet"),
     ],
     ids=["one bit", "lost", "cut", "rejects"],
 )
 def test_damage_is_named(copy: Path, damage: Any, words: str) -> None:
     damage(copy)
-    with pytest.raises(DataError, match=rf"{words}.*delete the dataset"):
+    with pytest.raises(DataError, match=rf"{words}.*delete them, and run the same `mpc build` again"):
         inspect(str(copy), verify=True)
 
 

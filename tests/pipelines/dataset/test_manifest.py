@@ -57,7 +57,7 @@ def test_the_fingerprint_is_of_the_pixels_and_not_of_where_they_came_from(
     built: Config, change: dict[str, Any], same: bool
 ) -> None:
     manifest = Manifest.read(str(built.build.output))
-    changed = Manifest.model_validate({**manifest.model_dump(), **change})
+    changed = Manifest.model_construct(**{key: getattr(manifest, key) for key in Manifest.model_fields} | change)
     assert (changed.fingerprint == manifest.fingerprint) == same
 
 

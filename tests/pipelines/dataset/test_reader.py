@@ -101,7 +101,10 @@ def test_a_damaged_shard_is_named(built: Config, tmp_path: Path, damage: str) ->
     else:
         file.write_bytes(b"x" * (shard.bytes - (damage == "shorter")))
     shards = ShardReader(str(uri), Manifest.read(str(uri)), shard.split)
-    with pytest.raises(DataError, match=rf"shard {shard.name} of .*damaged or lost.*delete the dataset"):
+    with pytest.raises(
+        DataError,
+        match=rf"shard {shard.name} of .*damaged or lost.*delete shards/{shard.name}\.parquet.*the same `mpc build`",
+    ):
         shards.read(0)
     with pytest.raises(DataError, match=rf"shard {shard.name} of .*damaged or lost"):
         reader.columns(str(uri), Manifest.read(str(uri)), ("key",))

@@ -29,7 +29,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     rejects.write(ROWS, str(tmp_path))
     file = tmp_path / "rejects.parquet"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"rejects\.parquet is damaged; delete the dataset"):
+    with pytest.raises(DataError, match=r"rejects\.parquet is damaged; delete it .*the same `mpc build` again"):
         rejects.read(str(tmp_path))
 
 

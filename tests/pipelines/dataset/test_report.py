@@ -52,7 +52,7 @@ def rows(count: int = 80, shortcut: bool = False) -> list[dict[str, Any]]:
 def manifest_of(samples: list[dict[str, Any]]) -> Manifest:
     names = sorted({row["source"] for row in samples})
     counts = {name: sum(row["source"] == name for row in samples) for name in names}
-    return Manifest(
+    return Manifest.model_construct(
         config={},
         request="",
         seed=7,

@@ -54,7 +54,7 @@ def test_a_data_failure_in_a_worker_reaches_the_driver_as_one_line(trained: Conf
     shutil.copytree(str(trained.build.output), dataset)
     lost = next(shard for shard in Manifest.read(str(dataset)).shards if shard.split == "train")
     config = on_ray(trained, tmp_path, 1, dataset=str(dataset))
-    (dataset / "shards" / f"{lost.name}.parquet").unlink()
+    (dataset / "shards" / f"{lost.name}.parquet").write_bytes(b"x" * lost.bytes)  # of the right size
     with pytest.raises(DataError, match=rf"shard {lost.name} .*damaged or lost"):
         pretrain(config)
     assert not (tmp_path / "pretrain" / "model").exists()

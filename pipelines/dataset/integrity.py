@@ -1,0 +1,141 @@
+"""Whether a dataset has all its files, and whether they hold what the manifest says.
+
+Presence and sizes come from one listing, whatever the number of shards. The content is read by `mpc inspect --verify`.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mpc_model.errors import DamagedError, UserError
+from pipelines.dataset import reader, rejects
+from pipelines.dataset.counts import Statistics
+from pipelines.dataset.manifest import FILE_NAME, Manifest, ShardEntry
+from pipelines.dataset.schema import SCHEMA, SPLITS
+from pipelines.runtime import storage, uris
+
+REPORT = "report.html"
+REMEDY = "run the same `mpc build` again, which makes them again"
+_NAMED = 3
+"""Files that are named; of more, the number is said."""
+_COUNTED = ["split", "source", "kind", "height", "width", "forged_pixels"]
+
+
+def lost(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> dict[str, str]:
+    """Files of a dataset that are not there, or have another size than the manifest says, each with what is wrong.
+
+    Names are those below the dataset: `shards/train-00001.parquet`. Of the shards those of `splits` are looked at,
+    `rejects.parquet` and `report.html` are looked at where they are all of them.
+    """
+    root = uris.absolute(uri)
+    try:
+        stamps = storage.list_stamps(root)
+    except UserError:
+        if Manifest.exists(uri):
+            raise
+        stamps = {}  # deleted since
+    sizes = {location[len(root) :].lstrip("/"): stamp.size for location, stamp in stamps.items()}
+    problems = dict[str, str]()
+    for shard in manifest.shards:
+        name = f"shards/{shard.name}.parquet"
+        if shard.split in splits and sizes.get(name) != shard.bytes:
+            problems[name] = f"{sizes[name]} bytes instead of {shard.bytes}" if name in sizes else "lost"
+    if set(splits) == set(SPLITS):
+        problems |= {name: "lost" for name in (rejects.REJECTS, REPORT) if not sizes.get(name)}
+    return problems
+
+
+def check(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> None:
+    """DamagedError, which names up to three of them, for shards of these splits that are not there or not whole."""
+    problems = {name: problem for name, problem in lost(uri, manifest, splits).items() if name.startswith("shards/")}
+    if problems:
+        raise DamagedError(f"{said(uri, problems)}; {REMEDY}")
+
+
+def said(uri: str, problems: dict[str, str]) -> str:
+    """Which files of a dataset have a problem, in words: up to three, and how many there are."""
+    named = ", ".join(f"{name} ({problem})" for name, problem in list(problems.items())[:_NAMED])
+    more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+    return f"the dataset {uri} lacks files or parts of them: {named}{more}"
+
+
+def verify(uri: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Read a whole dataset: the name of each file, with what is wrong, empty where nothing is.
+
+    Shards and rejects.parquet are compared with their SHA-256, rows with what the manifest says of them. The last one
+    is the manifest itself, whose totals are compared with the rows where all shards are sound.
+    """
+    totals, sound = Counter[tuple[str, ...]](), True
+    with ThreadPoolExecutor(4) as pool:
+        examined = pool.map(lambda shard: _examine(uri, manifest, shard), manifest.shards)
+        for shard, (problem, counts) in zip(manifest.shards, examined, strict=True):
+            totals.update(counts)
+            sound &= not problem
+            yield f"shards/{shard.name}.parquet", problem
+    location = uris.join(uri, rejects.REJECTS)
+    file = storage.read_bytes(location) if storage.exists(location) else b""
+    same = hashlib.sha256(file).hexdigest() == manifest.rejects
+    yield rejects.REJECTS, "" if same else "other bytes" if file else "lost"
+    yield FILE_NAME, _difference(_stated(manifest), totals) if sound else ""
+
+
+def _examine(uri: str, manifest: Manifest, shard: ShardEntry) -> tuple[str, Counter[tuple[str, ...]]]:
+    """What is wrong with a shard, and the counts (see `_stated`) of its rows where nothing is."""
+    location, nothing = reader.shard_location(uri, shard.name), Counter[tuple[str, ...]]()
+    if not storage.exists(location):
+        return "lost", nothing
+    file = storage.read_bytes(location)
+    if len(file) != shard.bytes:
+        return f"{len(file)} bytes instead of {shard.bytes}", nothing
+    if hashlib.sha256(file).hexdigest() != shard.sha256:
+        return "other bytes", nothing
+    try:
+        return "", _count(file, manifest, shard)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        return " ".join(str(error).split())[:200], nothing
+
+
+def _count(file: bytes, manifest: Manifest, shard: ShardEntry) -> Counter[tuple[str, ...]]:
+    """The counts of the rows of a shard, read a row group at a time. ValueError for rows that it cannot have."""
+    parquet = pq.ParquetFile(pa.BufferReader(file), pre_buffer=False)
+    reader.check_footer(parquet.metadata, shard, manifest.row_group)
+    counts = Counter[tuple[str, ...]]()
+    for group in range(parquet.num_row_groups):
+        table = parquet.read_row_group(group, columns=SCHEMA.names, use_threads=False)
+        reader.check_rows(table, manifest.views)
+        for row in table.select(_COUNTED).to_pylist():
+            if (row["split"], row["source"]) != (shard.split, shard.source):
+                raise ValueError(f"a row of split {row['split']} and source {row['source']}")
+            split, forged = row["split"], row["forged_pixels"]
+            counts["statistics", split, row["source"], row["kind"]] += 1
+            counts["splits", split, "samples"] += 1
+            counts["splits", split, "forged"] += forged > 0
+            counts["splits", split, "pixels", "forged"] += forged
+            counts["splits", split, "pixels", "all"] += row["height"] * row["width"]
+    return counts
+
+
+def _stated(manifest: Manifest) -> Counter[tuple[str, ...]]:
+    """What the manifest says of all rows: samples by split, source and kind; samples and pixels of splits."""
+    stated = Counter[tuple[str, ...]]()
+    statistics = Statistics.from_json(manifest.statistics)
+    ignored = statistics.count_by("ignored", "split")
+    for key, count in statistics.count_by("samples", "split", "source", "kind").items():
+        stated["statistics", *key] = count
+    for name, split in manifest.splits.items():
+        stated["splits", name, "samples"], stated["splits", name, "forged"] = split.samples, split.forged
+        stated["splits", name, "pixels", "forged"] = split.pixels.forged
+        stated["splits", name, "pixels", "all"] = split.pixels.authentic + split.pixels.forged + ignored[(name,)]
+    return stated
+
+
+def _difference(stated: Counter[tuple[str, ...]], found: Counter[tuple[str, ...]]) -> str:
+    """The first count that differs, in words; empty where none does."""
+    for key in sorted(stated.keys() | found.keys()):
+        if stated[key] != found[key]:
+            return f"{'.'.join(key)} is {stated[key]}, the rows have {found[key]}"
+    return ""
