@@ -1,38 +1,20 @@
 """Whether a source file is fit for a dataset (`examine`), and how a good image and its mask are decoded (`read_pair`).
 
 The survey examines each file once. Rendering reads the same files again by `read_pair`, which decodes and orients them
-in the same way but leaves out the checks. Every refusal is a DataError whose reason is a key of
+in the same way (decoding.py) but leaves out the checks. Every refusal is a DataError whose reason is a key of
 dataset.rejects.REASONS.
 """
 
 import hashlib
-import io
-import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from mpc_model.errors import DataError
-from mpc_model.imaging import codecs, headers
+from mpc_model.imaging import codecs, symmetries
 from mpc_model.imaging.codecs import Image, Mask
+from mpc_model.imaging.decoding import Picture, read_picture
 
-# Pillow's classes, not Image.open, which has a pixel limit and warnings of its own; ours was checked before.
-_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
-    "jpeg": JpegImageFile,
-    "png": PngImageFile,
-    "bmp": BmpImageFile,
-    "tiff": TiffImageFile,
-    "webp": WebPImageFile,
-}
-_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
-# What Pillow's readers raise for a damaged file; Image.open catches the same.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
 _NO_LIMIT = 2**62
 
 
@@ -53,7 +35,9 @@ class FileFacts:
     jpeg_quality: int | None
     """None where the file is no JPEG."""
     format: str
-    """jpeg, png, bmp, tiff or webp."""
+    """jpeg, png, bmp, tiff, webp or gif."""
+    several: tuple[str, ...]
+    """Names of the files, image or mask, that hold more pictures than the first one, which is taken."""
 
 
 def examine(
@@ -70,10 +54,9 @@ def examine(
 
     Raises DataError, naming the file at fault, with a reason of dataset.rejects.REASONS.
     """
-    format_ = _check_file(image, name, max_pixels)
-    if mask is not None:
-        _check_file(mask, mask_name or name, max_pixels)
-    pixels, levels = _decode(image, mask, name, mask_name or name, max_pixels)
+    picture = read_picture(image, name, max_pixels)
+    mask_picture = None if mask is None else read_picture(mask, mask_name or name, max_pixels)
+    pixels, levels = _fit(picture, mask_picture, name, mask_name or name)
     if levels is not None:
         _check_mask(levels, mask_name or name, mask_rule, forged)
     return FileFacts(
@@ -84,7 +67,12 @@ def examine(
         height=pixels.shape[0],
         width=pixels.shape[1],
         jpeg_quality=codecs.jpeg_quality(image),
-        format=format_,
+        format=picture.format,
+        several=tuple(
+            label
+            for label, read in ((name, picture), (mask_name or name, mask_picture))
+            if read is not None and read.several
+        ),
     )
 
 
@@ -94,56 +82,25 @@ def read_pair(
     """Upright pixels, uint8 RGB (H, W, 3), and mask, uint8 (H, W) of 0 and 1, of files that `examine` has accepted.
 
     Without a mask file the mask is 0 everywhere. For other files some of the same errors are raised, but `examine`
-    also refuses transparency, grey masks and images above the pixel limit.
+    also refuses transparency, grey masks, data that ends early, and images above the pixel limit.
     """
-    pixels, levels = _decode(image, mask, name, mask_name or name, _NO_LIMIT)
+    picture = read_picture(image, name, _NO_LIMIT, accepted=True)
+    mask_picture = None if mask is None else read_picture(mask, mask_name or name, _NO_LIMIT, accepted=True)
+    pixels, levels = _fit(picture, mask_picture, name, mask_name or name)
     return pixels, np.zeros(pixels.shape[:2], np.uint8) if levels is None else codecs.MASK_RULES[mask_rule](levels)
 
 
-def _check_file(data: bytes, name: str, max_pixels: int) -> str:
-    """The format of a file. Refuses what decoding would hide: other formats, several images in a file, unusual colour
-    modes, transparency, damaged scans."""
-    format_ = headers.read_header(data, name, max_pixels).format
-    if format_ not in _OPENERS:
-        raise DataError(f"{name}: not a JPEG, PNG, BMP, TIFF or WebP file; convert it or leave it out", "unreadable")
-    headers.check_scans(data, name)
-    try:
-        picture = _OPENERS[format_](io.BytesIO(data))
-        frames = getattr(picture, "n_frames", 1)
-        transparent = picture.mode in _MODES and picture.has_transparency_data and not _opaque(picture)
-        if format_ == "tiff" and frames == 1 and picture.mode in _MODES:
-            picture.load()  # OpenCV returns partly decoded pixels without an error
-    except _PILLOW_ERRORS as error:
-        raise DataError(f"{name}: damaged ({error}); copy it again or leave it out", "unreadable") from None
-    if frames > 1:
-        raise DataError(f"{name}: {frames} pictures in one file; save one of them alone", "unsupported_mode")
-    if picture.mode not in _MODES:
-        raise DataError(f"{name}: colour mode {picture.mode}; convert it to 8-bit RGB", "unsupported_mode")
-    if transparent:
-        raise DataError(
-            f"{name}: parts are transparent, and what lies behind is unknown; flatten it", "unsupported_mode"
-        )
-    return format_
-
-
-def _opaque(picture: ImageFile.ImageFile) -> bool:
-    lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
-    return lowest == 255
-
-
-def _decode(image: bytes, mask: bytes | None, name: str, mask_name: str, max_pixels: int) -> tuple[Image, Image | None]:
-    """Pixels of both files, upright and of one size: RGB uint8 (H, W, 3).
+def _fit(picture: Picture, mask: Picture | None, name: str, mask_name: str) -> tuple[Image, Image | None]:
+    """Pixels of image and mask, upright and of one size: RGB uint8 (H, W, 3).
 
     The EXIF orientation of each file is applied. If only the image has one, its mask was drawn on the upright image if
     it has that size, and on the stored pixels if it has the size of those.
     """
-    pixels = codecs.decode_image(image, name, max_pixels)
     if mask is None:
-        return pixels, None
-    levels = codecs.decode_image(mask, mask_name, max_pixels)
-    orientation = headers.read_header(image, name, max_pixels).orientation
-    if orientation != 1 and headers.read_header(mask, mask_name, max_pixels).orientation == 1:
-        height, width = pixels.shape[:2]
+        return picture.image, None
+    height, width = picture.image.shape[:2]
+    levels, orientation = mask.image, picture.orientation
+    if orientation != 1 and mask.orientation == 1:
         if orientation < 5 or height == width:
             raise DataError(
                 f"{name} is turned by its EXIF tag ({orientation}), and whether {mask_name} is too cannot be told;"
@@ -151,14 +108,14 @@ def _decode(image: bytes, mask: bytes | None, name: str, mask_name: str, max_pix
                 "orientation",
             )
         if levels.shape[:2] == (width, height):
-            levels = codecs.upright(levels, orientation)
-    if pixels.shape != levels.shape:
+            levels = symmetries.upright(levels, orientation)
+    if picture.image.shape != levels.shape:
         raise DataError(
-            f"{mask_name} is {levels.shape[1]}x{levels.shape[0]}, its image {pixels.shape[1]}x{pixels.shape[0]};"
+            f"{mask_name} is {levels.shape[1]}x{levels.shape[0]}, its image {width}x{height};"
             " find the mask that belongs to it",
             "size_mismatch",
         )
-    return pixels, levels
+    return picture.image, levels
 
 
 def _check_mask(levels: Image, name: str, rule: str, forged: bool) -> None:
