@@ -19,11 +19,11 @@ from pipelines.config.root import Config
 from pipelines.dataset import integrity, reader, rejects, report
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.dataset.manifest import FILE_NAME, Manifest, PixelCounts, SourceCounts, SplitCounts
+from pipelines.dataset.manifest import FILE_NAME, Manifest, MaskReading, PixelCounts, SourceCounts, SplitCounts
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SPLITS
 from pipelines.dataset.shard_marker import ShardMarker
-from pipelines.ingest import listing, plan, screening, survey, writer
+from pipelines.ingest import listing, mask_rules, plan, screening, survey, writer
 from pipelines.ingest.plan import Plan
 from pipelines.ingest.writer import WrittenShard
 from pipelines.runtime import console, lease, storage, uris
@@ -50,6 +50,7 @@ def build(config: Config) -> Manifest:
         samples=listing.listed_samples(settings, listed),
         remote=uris.is_remote(listed["image"][0].as_py()),
         last_change=listing.last_change(listed),
+        mask_rules=mask_rules.given(listed),
     )
     manifest, lost = _finished(uri, request)
     if manifest is None or lost:
@@ -59,10 +60,12 @@ def build(config: Config) -> Manifest:
                 if lost:
                     console.warn(f"build: {integrity.said(uri, lost)}; making them again")
                 surveyed = survey.survey(settings, listed, uri)
-                good, rejected = screening.screen(settings, listed, surveyed)
-                del listed, surveyed  # the good items are a copy, and a million items need much memory
+                decided = mask_rules.decide(listed, surveyed)
+                good, rejected = screening.screen(settings, decided.listed, decided.survey)
+                readings = decided.readings
+                del listed, surveyed, decided  # the good items are a copy, and a million items need much memory
                 if manifest is None:
-                    manifest = _build(config, uri, request, good, rejected, held)
+                    manifest = _build(config, uri, request, good, rejected, readings, held)
                 else:
                     _restore(config, uri, manifest, set(lost), good, rejected, held)
     console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, integrity.REPORT)}")
@@ -81,10 +84,18 @@ class _Request:
     """Whether the sources are in object storage."""
     last_change: int
     """When the youngest source file was changed (ns)."""
+    mask_rules: dict[str, dict[str, int]]
+    """`mask_rules.given`. The digest does not tell a rule bright that is named from one that the masks tell."""
 
 
 def _build(
-    config: Config, uri: str, request: _Request, good: pa.Table, rejected: list[Reject], held: lease.Lease
+    config: Config,
+    uri: str,
+    request: _Request,
+    good: pa.Table,
+    rejected: list[Reject],
+    readings: dict[str, list[MaskReading]],
+    held: lease.Lease,
 ) -> Manifest:
     """Make the dataset from the good items, and return its manifest."""
     settings, listed = config.build, request.samples.total()
@@ -104,7 +115,7 @@ def _build(
     held.check()
     rejects_digest = rejects.write(rejected, uri)
     screening.check(settings, rejected, listed)
-    manifest = _manifest(config, request, markers, rejected, statistics, near, rejects_digest)
+    manifest = _manifest(config, request, markers, rejected, statistics, near, rejects_digest, readings)
     _delete_strays(render_plan, uri)
     page = report.dataset_page(manifest, statistics, rejected, reader.sample_rows(uri, manifest), near)
     storage.write_bytes(uris.join(uri, integrity.REPORT), page.encode())
@@ -168,7 +179,7 @@ def _finished(uri: str, request: _Request) -> tuple[Manifest | None, dict[str, s
         return None, {}
     manifest = Manifest.read(uri)
     built = storage.stamp(uris.join(uri, FILE_NAME)).mtime_ns
-    if manifest.request != request.digest:
+    if manifest.request != request.digest or (manifest.masks and manifest.named_rules() != request.mask_rules):
         problem = "a dataset of another config or other files"
     elif request.last_change > built + (0 if request.remote == uris.is_remote(uri) else _CLOCK_DIFFERENCE):
         problem = "a dataset of files that were changed since it was built"
@@ -229,6 +240,7 @@ def _manifest(
     statistics: Statistics,
     near: NearDuplicates,
     rejects_digest: str,
+    readings: dict[str, list[MaskReading]],
 ) -> Manifest:
     settings = config.build
     written, rejected_counts = Counter[str](), Counter(reject["source"] for reject in rejected)
@@ -266,6 +278,7 @@ def _manifest(
         statistics=statistics.to_json(),
         near_duplicates=near,
         rejects=rejects_digest,
+        masks=readings,
     )
 
 

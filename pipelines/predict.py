@@ -56,12 +56,9 @@ def predict(config: Config) -> dict[str, Any]:
     claimed = record.claim(output, "predict", identity, config.dump())
     rows = _map_all(model, names, output, settings)
     failed = [row["error"] for row in rows if pd.notna(row["error"])]
-    noted = sum(pd.notna(row["note"]) for row in rows)
     _write(rows, output)
     claimed.finish(images=len(rows), failed=len(failed), seen=request, scores=uris.join(output, "scores.csv"))
     console.say(f"predict: {len(rows) - len(failed)} maps in {uris.join(output, 'maps')}, scores in scores.csv")
-    if noted:
-        console.say(f"predict: of {noted} files with several pictures the first one was mapped (`note` in scores.csv)")
     if failed:
         raise DataError(
             f"{len(failed)} of {len(rows)} images could not be read (see `error` in {output}/scores.csv);"

@@ -1,8 +1,9 @@
-"""Masks, encoding, and facts about a file. Decoding is in decoding.py.
+"""Decoding image files, which refuses those that would mislead training, encoding, and facts about a file.
 
 Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0, forged = 1 and ignored = 255.
 """
 
+import re
 from collections.abc import Callable
 
 import cv2
@@ -10,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError
-from mpc_model.formats import jpeg
-from mpc_model.formats.png import MAGIC as PNG_MAGIC
-from mpc_model.imaging.decoding import MAX_PIXELS
-from mpc_model.imaging.decoding import Image as Image
-from mpc_model.imaging.decoding import decode_image as decode_image
+from mpc_model.imaging import headers
+from mpc_model.imaging.headers import JPEG_MAGIC as JPEG_MAGIC
+from mpc_model.imaging.headers import PNG_MAGIC as PNG_MAGIC
 from mpc_model.registry import Registry
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-"""File names that are taken for images: the formats whose headers are read (decoding.py), in lower case."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""File names that are taken for images: the formats whose headers are understood (headers.py), in lower case."""
+Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 IGNORED = 255
 """In a mask: the pixel is left out of losses, samples and metrics."""
@@ -37,8 +37,39 @@ _ANNEX_K_LUMINANCE = np.array([
 # fmt: on
 
 
-def decode_mask(data: bytes, name: str, max_pixels: int = MAX_PIXELS, rule: str | None = None) -> Mask:
-    """The mask in `data`, as uint8 (H, W) of 0 (authentic), 1 (forged) and 255 (ignored), read by a rule of MASK_RULES.
+def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image:
+    """The image in `data` as uint8 RGB (H, W, 3).
+
+    The EXIF orientation is applied, grey and palette images become RGB, alpha is dropped. The size of JPEG, PNG, BMP,
+    TIFF and WebP files is checked by their headers before anything is decoded, that of other formats afterwards.
+    Raises DataError, naming `name`, for data that is empty, unreadable, cut short, larger than `max_pixels`, of more
+    than 8 bits a sample, or in CMYK.
+    """
+    header = headers.read_header(data, name, max_pixels)
+    # The orientation is applied here: OpenCV ignores it in WebP, applies it to each tile of a TIFF, and treats PNG
+    # differently from version to version.
+    stored = headers.without_orientation(data) if header.format == "tiff" and header.orientation != 1 else data
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        bgr = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise DataError(
+            f"{name}: not an image that can be read, or damaged; copy it again or leave it out", "unreadable"
+        )
+    headers.check_size(bgr.shape[0], bgr.shape[1], name, max_pixels)
+    if bgr.dtype != np.uint8:
+        raise DataError(
+            f"{name}: samples are {bgr.dtype}, only 8 bits a channel are supported; convert it to 8 bits",
+            "unsupported_mode",
+        )
+    rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb if header.orientation == 1 else upright(rgb, header.orientation)
+
+
+def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str | None = None) -> Mask:
+    """The mask in `data`, as uint8 (H, W) of 0 (authentic), 1 (forged) and 255 (ignored), read by a `mask_rule`.
 
     Without a rule it is what `encode_mask` wrote; a file that cannot be from there is read as `bright`.
     Raises as `decode_image` does. Values between black and white are not refused here; `check_binary` does that.
@@ -47,7 +78,7 @@ def decode_mask(data: bytes, name: str, max_pixels: int = MAX_PIXELS, rule: str 
     written_here = rule is None and data.startswith(PNG_MAGIC) and data[24:26] == _GREY_OF_8_BITS
     if written_here and np.isin(levels[..., 0], (0, 1, IGNORED)).all():
         return np.ascontiguousarray(levels[..., 0])
-    return MASK_RULES[rule or "bright"](levels)
+    return mask_rule(rule or "bright")(levels)
 
 
 MaskRule = Callable[[Image], Mask]
@@ -56,15 +87,21 @@ MASK_RULES: Registry[MaskRule] = Registry("mask rule")
 where the rule ignores pixels."""
 
 
+def brightest(levels: Image) -> npt.NDArray[np.uint8]:
+    """The largest channel of each pixel, like `levels.max(axis=2)`, but many times as fast."""
+    red_green: npt.NDArray[np.uint8] = np.maximum(levels[..., 0], levels[..., 1])
+    return np.maximum(red_green, levels[..., 2])
+
+
 @MASK_RULES.add("bright")
 def bright(levels: Image) -> Mask:
     """Forged where the brightest channel is above 127 (so a red region on black is not lost).
 
     Where no value of the whole file exceeds 1, it is a 0/1 label map and 1 is forged.
     """
-    brightest = _brightest(levels)
-    threshold = 127 if brightest.max(initial=0) > 1 else 0
-    return (brightest > threshold).astype(np.uint8)
+    level = brightest(levels)
+    threshold = 127 if level.max(initial=0) > 1 else 0
+    return (level > threshold).astype(np.uint8)
 
 
 @MASK_RULES.add("dark")
@@ -75,8 +112,8 @@ def dark(levels: Image) -> Mask:
 
 @MASK_RULES.add("nonzero")
 def nonzero(levels: Image) -> Mask:
-    """Forged wherever any channel is above 0: a map of labels or objects, all of them forged."""
-    return (_brightest(levels) > 0).astype(np.uint8)
+    """Forged wherever any channel is above 0: a map of objects, all of them forged."""
+    return (brightest(levels) > 0).astype(np.uint8)
 
 
 @MASK_RULES.add("red")
@@ -91,25 +128,59 @@ def green(levels: Image) -> Mask:
     return _dominant(levels, 1)
 
 
+@MASK_RULES.add("labels")
+def labels(levels: Image) -> Mask:
+    """A map of labels as segmentation toolkits write it: 0 is authentic, 255 ignored, any other label forged."""
+    level = brightest(levels)
+    return np.where(level == IGNORED, IGNORED, level > 0).astype(np.uint8)
+
+
+def mask_rule(name: str) -> MaskRule:
+    """The rule called `name`: one of MASK_RULES, or above_N or below_N, with N from 0 to 254.
+
+    above_N: forged where the brightest channel is above N; below_N is the opposite. Raises UserError for other names.
+    """
+    threshold = re.fullmatch(r"(above|below)_(\d{1,3})", name) if isinstance(name, str) else None
+    if threshold is None or int(threshold[2]) >= IGNORED:
+        return MASK_RULES[name]
+    above, level = threshold[1] == "above", int(threshold[2])
+    return lambda levels: ((brightest(levels) > level) == above).astype(np.uint8)
+
+
 def check_binary(levels: Image, name: str) -> None:
     """Refuse the levels of a mask, RGB uint8 (H, W, 3), that are not black and white.
 
-    Up to 5% of the pixels may have a brightest channel of 64 to 191: outlines that are smooth or JPEG-compressed. A
-    file whose largest value is 2 to 63 is refused, too: it numbers its objects and does not say which are forged.
-    Raises DataError, mask_not_binary. Masks that are read by the rules nonzero, red and green need no such check.
+    Up to 5% of the pixels may have a brightest channel of 64 to 191: outlines that are smooth or JPEG-compressed. Of
+    two levels, one may be such a grey. A file whose largest value is 2 to 63 is refused, too: it numbers its objects
+    and does not say which are forged. Raises DataError, mask_not_binary. Other rules than bright and dark need no such
+    check.
     """
-    brightest = _brightest(levels)
-    largest, grey = int(brightest.max(initial=0)), float(((brightest >= 64) & (brightest <= 191)).mean())
+    level = brightest(levels)
+    largest, grey = int(level.max(initial=0)), float(((level >= 64) & (level <= 191)).mean())
     if 2 <= largest <= 63:
         raise DataError(
             f"{name}: the mask's values end at {largest}; save it with 0 and 255 only, or use mask rule nonzero",
             "mask_not_binary",
         )
-    if grey > 0.05:
-        raise DataError(
-            f"{name}: {grey:.0%} of the mask's pixels are neither black nor white; save it with 0 and 255 only",
-            "mask_not_binary",
-        )
+    if grey > 0.05 and not ((level == 0) | (level == largest)).all():
+        raise not_binary(grey, name)
+
+
+def not_binary(grey: float, name: str) -> DataError:
+    """The refusal of a mask of whose pixels the share `grey` is neither black nor white."""
+    return DataError(
+        f"{name}: {grey:.0%} of the mask's pixels are neither black nor white; save it with 0 and 255 only",
+        "mask_not_binary",
+    )
+
+
+def upright(image: Image, orientation: int) -> Image:
+    """The upright form of a stored image or mask, (H, W) or (H, W, 3), by its EXIF orientation (1 to 8)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def encode_png(image: Image) -> bytes:
@@ -182,12 +253,6 @@ def _encode(extension: str, pixels: npt.NDArray[np.uint8], parameters: list[int]
     return encoded.tobytes()
 
 
-def _brightest(levels: Image) -> npt.NDArray[np.uint8]:
-    """The largest channel of each pixel, like `levels.max(axis=2)`, but many times as fast."""
-    red_green: npt.NDArray[np.uint8] = np.maximum(levels[..., 0], levels[..., 1])
-    return np.maximum(red_green, levels[..., 2])
-
-
 def _dominant(levels: Image, channel: int) -> Mask:
     """Where one channel exceeds both others by more than 63."""
     signed = levels.astype(np.int16)
@@ -197,9 +262,9 @@ def _dominant(levels: Image, channel: int) -> Mask:
 
 def _luminance_table(data: bytes) -> npt.NDArray[np.int64] | None:
     """Quantisation table 0 of a JPEG file, 64 values in zigzag order; None where there is none."""
-    if not data.startswith(jpeg.MAGIC):
+    if not data.startswith(JPEG_MAGIC):
         return None
-    for marker, start, end in jpeg.segments(data):
+    for marker, start, end in headers.jpeg_segments(data):
         at = start
         while marker == _QUANTIZATION and at < end:  # one segment may hold several tables
             precision, table_id = divmod(data[at], 16)

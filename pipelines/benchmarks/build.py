@@ -24,13 +24,14 @@ import ray
 
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
+from mpc_model.imaging.mask_levels import AUTO
 from pipelines import build
 from pipelines.benchmarks import loader, timing
 from pipelines.benchmarks.plan import measure_plans
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset import reader, report
-from pipelines.ingest import example_photos, listing, plan, render, screening, survey, validation, writer
+from pipelines.ingest import example_photos, listing, mask_rules, plan, render, screening, survey, validation, writer
 from pipelines.ingest.plan import Plan
 from pipelines.runtime import console, ray_files, storage
 
@@ -191,7 +192,8 @@ _PHASES = {
 
 def _planned(config: Config) -> tuple[Plan, Config]:
     listed = listing.list_all(config.build, config.seed)
-    good, _ = screening.screen(config.build, listed, survey.survey(config.build, listed, str(config.build.output)))
+    decided = mask_rules.decide(listed, survey.survey(config.build, listed, str(config.build.output)))
+    good, _ = screening.screen(config.build, decided.listed, decided.survey)
     return plan.make(config.build, config.seed, good)[0], config
 
 
@@ -289,10 +291,10 @@ def _pair(folder: Path, sizes: Sizes) -> dict[str, Any]:
             data, mask = storage.read_bytes(pair["image"]), storage.read_bytes(pair["mask"])
             validation.examine(
                 data,
-                mask,
+                [mask],
                 name=pair["image"],
-                mask_name=pair["mask"],
-                mask_rule="bright",
+                mask_names=[pair["mask"]],
+                mask_rule=AUTO,
                 forged=True,
                 max_pixels=config.build.max_pixels,
             )

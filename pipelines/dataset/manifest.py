@@ -5,6 +5,7 @@
      "splits": {name: {"samples": n, "forged": n, "pixels": {"authentic": n, "forged": n}}},
      "shards": [{"name", "split", "source", "rows", "bytes", "sha256"}], "row_group": 16, "views": 4,
      "statistics": {...} (pipelines/dataset/counts.py), "near_duplicates": {...} (pipelines/dataset/duplicates.py),
+     "masks": {source: [how its masks were read]}, not there where no source has any,
      "rejects": sha256 of rejects.parquet, "fingerprint": sha256, "seal": sha256 of the canonical JSON of all of this}
 
 It holds nothing that differs between two builds of the same inputs: no times, no hosts.
@@ -26,10 +27,11 @@ from pipelines.runtime.canonical import digest
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
-_PROVENANCE = {"config", "request", "statistics", "near_duplicates", "rejects"}
+_PROVENANCE = {"config", "request", "statistics", "near_duplicates", "rejects", "masks"}
 _DERIVED = {"config_digest", "fingerprint", "seal"}
 Count = Annotated[int, Field(ge=0, le=2**40)]
 """Samples, or bytes of one file: far more than anybody has, and far less than overflows."""
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0, le=2**62)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ShardName = Annotated[str, Field(pattern="^(train|validation|test)-[0-9]{5,9}$")]
@@ -104,6 +106,34 @@ class ShardEntry(Document):
         return self
 
 
+class MaskReading(Document):
+    """How masks of a source were read, by `rule`: `read` of `masks` of them.
+
+    `evidence` says what levels told it, and is empty where the rule was named. `forged` and `ignored` are means of
+    their shares of the pixels of a mask.
+    """
+
+    rule: Annotated[str, Field(min_length=1, max_length=200)]
+    evidence: Annotated[str, Field(max_length=1000)]
+    masks: Count
+    read: Count
+    forged: Share
+    ignored: Share
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "MaskReading":
+        if self.read > self.masks:
+            raise ValueError(f"read is {self.read}, but masks is {self.masks}")
+        return self
+
+    def sentence(self) -> str:
+        """It in words."""
+        ignored = f", {self.ignored:.1%} ignored" if self.ignored else ""
+        told = f"{self.evidence} (mask rule {self.rule}" if self.evidence else f"mask rule {self.rule}, as named ("
+        joint = "; " if self.evidence else ""
+        return f"{told}{joint}{self.read} of {self.masks} masks, {self.forged:.1%} of their pixels forged{ignored})"
+
+
 class StatisticsDocument(TypedDict):
     """`counts.Statistics` as JSON: [*key, count] in ascending order, and `places` as base64 of little-endian int64."""
 
@@ -133,6 +163,8 @@ class Manifest(Document):
     statistics: StatisticsDocument
     near_duplicates: NearDuplicates
     rejects: Sha256
+    masks: dict[SourceName, list[MaskReading]] = {}
+    """By source, of those that have masks."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "Manifest":
@@ -163,9 +195,17 @@ class Manifest(Document):
         """
         return digest(self.model_dump(mode="json", by_alias=True, exclude=_PROVENANCE))
 
+    def named_rules(self) -> dict[str, dict[str, int]]:
+        """The number of masks of each source whose rule was named, by rule."""
+        named = {
+            source: {reading.rule: reading.masks for reading in readings if not reading.evidence}
+            for source, readings in self.masks.items()
+        }
+        return {source: rules for source, rules in named.items() if rules}
+
     def to_json(self) -> dict[str, Any]:
         """The document as it is stored, its digests included."""
-        content = self.model_dump(mode="json", by_alias=True)
+        content = self.model_dump(mode="json", by_alias=True, exclude=None if self.masks else {"masks"})
         content |= {"config_digest": digest(self.config), "fingerprint": self.fingerprint}
         return content | {"seal": digest(content)}
 

@@ -13,18 +13,20 @@ from pipelines.runtime import documents, storage, uris
 
 REASONS = {
     "zero_bytes": "The file is empty; copy it again or leave it out.",
-    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF, WebP or GIF; copy it again or convert it.",
-    "truncated": "The file ends before its pixels do, or holds too little data for them; copy it again.",
+    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF or WebP; copy it again or convert it.",
+    "truncated": "The file ends before its pixels do; copy it again.",
     "too_many_pixels": "The header states more pixels than build.max_pixels, and nothing was decoded; shrink the image "
     "or raise the limit.",
-    "unsupported_mode": "More than 8 bits a channel, CMYK or Lab, transparency, or a rare kind of JPEG, TIFF or BMP; "
-    "convert it to an opaque 8-bit RGB or grey picture.",
+    "unsupported_mode": "More than 8 bits a channel, CMYK or Lab, transparency, or several pictures in one file; "
+    "convert it to one opaque 8-bit RGB or grey picture.",
     "size_mismatch": "Image and mask differ in size; find the mask that belongs to the image.",
     "orientation": "The image is turned by its EXIF tag, and the sizes do not tell whether the mask was drawn on it "
     "before or after; turn the pixels of both and remove the tag.",
     "mask_missing": "Declared forged, no mask file; add the mask, or list the image as authentic.",
     "mask_not_binary": "Much of the mask is neither black nor white, or it numbers objects; save it with 0 and 255 "
     "only, or name the mask rule it was made by.",
+    "mask_levels": "The mask holds other levels than the masks of its source are read by; save it like them, or set "
+    "mask_rule.",
     "empty_mask": "Declared forged, but the mask marks no pixel; list it as authentic, or check the mask rule.",
     "full_mask": "Declared forged, and the mask marks every pixel; check the mask rule (is black forged?).",
     "not_authentic": "Declared authentic, but its mask marks forged pixels; correct the kind, or leave out the mask.",

@@ -13,11 +13,10 @@ import ray
 from mpc_model.errors import DataError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
-from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, read_picture
 from mpc_model.localizer import Localizer
 from pipelines.runtime import device, storage, uris
 
-COLUMNS = ("image", "map", "height", "width", "score", "forged_fraction", "error", "note")
+COLUMNS = ("image", "map", "height", "width", "score", "forged_fraction", "error")
 """Of the table of scores."""
 
 
@@ -38,8 +37,7 @@ class Mapper:
     def _row(self, uri: str, name: str) -> dict[str, Any]:
         empty: dict[str, Any] = dict.fromkeys(COLUMNS[1:])
         try:
-            picture = read_picture(storage.read_bytes(uri), uri)
-            image = picture.image
+            image = codecs.decode_image(storage.read_bytes(uri), uri)
             probability = self.model.predict([image], tile=self.tile, names=[uri])[0]
         except DataError as error:
             return {"image": uri, **empty, "error": str(error)}
@@ -57,5 +55,4 @@ class Mapper:
             "score": image_score(probability),
             "forged_fraction": float((levels > 255 * self.model.spec.threshold).mean()),
             "error": None,
-            "note": FIRST_OF_SEVERAL if picture.several else None,
         }

@@ -1,11 +1,10 @@
-"""The annotations of an item: its mask files read as one, and the objects known in a photograph.
+"""The annotations of an item: the names of its mask files, and the objects known in a photograph.
 
 Objects are an index map, integers (H, W): 0 is background, 1 to n number the objects. It comes from a PNG file or is
 drawn from the polygons of a COCO instances file.
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -13,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError, UnreadableFileError
-from mpc_model.formats import png
-from mpc_model.imaging import codecs
-from mpc_model.imaging.decoding import read_picture
+from mpc_model.imaging.codecs import PNG_MAGIC
 from pipelines.ingest.listing import ItemRow
 from pipelines.runtime import storage
 
@@ -26,25 +23,9 @@ MIN_VERTICES = 3
 IndexMap = npt.NDArray[np.integer[Any]]
 
 
-def read_mask(locations: str, read: Callable[[str], bytes]) -> bytes:
-    """The mask file of an item; several files, one location a line, are united: a PNG of what any of them marks.
-
-    `read` returns the bytes of one file. Raises DataError when one of several is not binary, or has another size than
-    the first.
-    """
-    first, *others = locations.split("\n")
-    if not others:
-        return read(first)
-    united = _decode_mask(first, read)
-    for location in others:
-        mask = _decode_mask(location, read)
-        if mask.shape != united.shape:
-            raise DataError(
-                f"mask {location} has another size than {first}; find the one that belongs to the image",
-                "size_mismatch",
-            )
-        united = np.maximum(united, mask)
-    return codecs.encode_mask(united)
+def mask_names(locations: str | None) -> list[str]:
+    """The mask files of an item, whose locations are lines of a text."""
+    return locations.split("\n") if locations else []
 
 
 def mask_label(locations: str | None) -> str | None:
@@ -67,16 +48,16 @@ def read_objects(item: ItemRow, shape: tuple[int, ...]) -> IndexMap:
         data = storage.read_bytes(location)
     except UnreadableFileError as error:
         raise DataError(f"index map of {item['image']}: {error}", "unreadable") from None
-    if not data.startswith(png.MAGIC):
+    if not data.startswith(PNG_MAGIC):
         raise _not_a_map(location)
-    header = png.header(data, f"index map {location}", deepest=16)
-    if (header.height, header.width) != tuple(shape):  # before anything is decoded
+    # The size in the header, bytes 16 to 24 of a PNG file, is compared before anything is decoded.
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    if (height, width) != tuple(shape):
         raise DataError(
-            f"index map {location} is {header.width}x{header.height}, its photograph is {shape[1]}x{shape[0]};"
-            " make it anew",
+            f"index map {location} is {width}x{height}, its photograph is {shape[1]}x{shape[0]}; make it anew",
             "size_mismatch",
         )
-    index_map = cv2.imdecode(np.frombuffer(header.stored, np.uint8), cv2.IMREAD_UNCHANGED) if header.complete else None
+    index_map = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if index_map is None or index_map.ndim != 2:
         raise _not_a_map(location)
     return np.asarray(index_map)
@@ -106,12 +87,6 @@ def draw_objects(objects: list[list[list[int]]], shape: tuple[int, ...]) -> Inde
             # Ring by ring: in one call, OpenCV leaves out the areas that two rings share (the even-odd rule).
             cv2.fillPoly(index_map, [vertices.astype(np.int32)], label)
     return index_map
-
-
-def _decode_mask(location: str, read: Callable[[str], bytes]) -> codecs.Mask:
-    levels = read_picture(read(location), location).image
-    codecs.check_binary(levels, location)
-    return codecs.bright(levels)
 
 
 def _not_a_map(location: str) -> DataError:

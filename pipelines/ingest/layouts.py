@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import ijson
 
 from mpc_model.errors import DataError, UserError
-from mpc_model.imaging.codecs import IMAGE_SUFFIXES, MASK_RULES
+from mpc_model.imaging.codecs import IMAGE_SUFFIXES, mask_rule
+from mpc_model.imaging.mask_levels import AUTO
 from mpc_model.registry import Registry
 from pipelines.config.build import SourceConfig
 from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO, SPLITS
@@ -35,8 +36,8 @@ class Item:
     """`photo` (the build may forge it), `authentic`, or any kind of forgery (`forged` where it is not known)."""
     mask: str | None = None
     """The build rejects forged items without one. Several locations, one a line, are united."""
-    mask_rule: str = "bright"
-    """How the mask file is read: a name in mpc_model.imaging.codecs.MASK_RULES."""
+    mask_rule: str = AUTO
+    """How the mask file is read: a rule's name (mpc_model.imaging.codecs.mask_rule), or AUTO."""
     group: str = ""
     """Items of one group (a scene, a video) share a split; left out, the item is its own."""
     split: str | None = None
@@ -176,7 +177,7 @@ def _listed_item(folder: str, cells: dict[str, str]) -> Item:
     if cells.get("split") not in (*SPLITS, None):
         raise UserError(f"column split: split {cells['split']!r} is none of {', '.join(SPLITS)}")
     try:
-        MASK_RULES.require(cells.get("mask_rule", "bright"))
+        check_rule(cells.get("mask_rule", AUTO))
     except UserError as error:
         raise UserError(f"column mask_rule: {error}") from None
     image = _located("image", folder, cells["image"])
@@ -188,12 +189,18 @@ def _listed_item(folder: str, cells: dict[str, str]) -> Item:
         image=image,
         kind=cells.get("kind", FORGED if masks else AUTHENTIC).lower(),
         mask="\n".join(masks) or None,
-        mask_rule=cells.get("mask_rule", "bright"),
+        mask_rule=cells.get("mask_rule", AUTO),
         group=cells.get("group", ""),
         split=cells.get("split"),
         image_stamp=_local_stamp(image),
         mask_stamp=_local_stamp(*masks),
     )
+
+
+def check_rule(name: str) -> None:
+    """Raise UserError, with the names that there are, for a mask rule that is none."""
+    if name != AUTO:
+        mask_rule(name)
 
 
 def _located(column: str, folder: str, location: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mpc_model.errors import UserError
-from mpc_model.imaging.codecs import MASK_RULES
+from mpc_model.imaging.mask_levels import AUTO
 from pipelines.config.build import BuildConfig, SourceConfig
 from pipelines.dataset.schema import PHOTO, SPLITS
 from pipelines.ingest import layouts, public_sets
@@ -74,8 +74,17 @@ def list_all(config: BuildConfig, seed: int) -> pa.Table:
 
 
 def digest(config: BuildConfig, seed: int, items: pa.Table) -> str:
-    """The identity of a build's request: SHA-256 (hex) of its settings, of all that is listed, and of file sizes."""
+    """The identity of a build's request: SHA-256 (hex) of its settings, of all that is listed, and of file sizes.
+
+    It is that of earlier versions: they had no key mask_rule, and read masks without one by the rule bright.
+    """
     settings = config.model_dump(mode="json", exclude={"output", "max_reject_fraction"})
+    for source in settings["sources"]:
+        if source["mask_rule"] == AUTO:
+            del source["mask_rule"]
+    rules = items["mask_rule"]
+    rules = pc.if_else(pc.equal(rules, AUTO), "bright", rules)
+    items = items.set_column(items.schema.get_field_index("mask_rule"), "mask_rule", rules)
     request = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
     for batch in items.select([name for name in SCHEMA.names if not name.endswith("_changed")]).to_batches(4096):
         request.update(json.dumps(batch.to_pydict()).encode())
@@ -125,12 +134,12 @@ def sample_hashes(seed: int, keys: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 def _list(source: SourceConfig) -> pa.Table:
     """All items of a source. Raises UserError where the listing or the source's settings make no sense."""
-    table = _table(source.name, LAYOUTS[source.layout](source))
+    table = _with_rule(_table(source.name, LAYOUTS[source.layout](source)), source.mask_rule)
     if not len(table):
         raise UserError(f"source {source.name}: nothing is listed at {source.location}")
     try:
         for rule in pc.unique(table["mask_rule"]).to_pylist():
-            MASK_RULES.require(rule)
+            layouts.check_rule(rule)
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
     _check_settings(source, PHOTO in pc.unique(table["kind"]).to_pylist())
@@ -144,6 +153,14 @@ def _list(source: SourceConfig) -> pa.Table:
     if unknown:
         raise UserError(f"source {source.name}: split {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}")
     return table
+
+
+def _with_rule(table: pa.Table, rule: str) -> pa.Table:
+    """The items of a source; those that name no mask rule get the source's."""
+    if rule == AUTO:
+        return table
+    own = pc.if_else(pc.equal(table["mask_rule"], AUTO), rule, table["mask_rule"])
+    return table.set_column(table.schema.get_field_index("mask_rule"), "mask_rule", own)
 
 
 def _check_settings(source: SourceConfig, photos: bool) -> None:

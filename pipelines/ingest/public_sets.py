@@ -14,6 +14,7 @@ from functools import partial
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
+from mpc_model.imaging.mask_levels import AUTO
 from pipelines.config.build import SourceConfig
 from pipelines.dataset.schema import AUTHENTIC, FORGED
 from pipelines.ingest.layouts import LAYOUTS, NO_STAMP, Item, listed
@@ -237,7 +238,7 @@ def nist16(source: SourceConfig) -> Iterator[Item]:
         if row["IsTarget"] == "Y":
             kind = next((kind for column, kind in _NIST_KINDS.items() if row[column] == "Y"), FORGED)
             mask_uri, mask_stamp = files.get(by_lower_case.get(mask.lower(), ""), (None, NO_STAMP))
-            item = replace(item, kind=kind, mask=mask_uri, mask_rule="dark", mask_stamp=mask_stamp)
+            item = replace(item, kind=kind, mask=mask_uri, mask_rule=_rule(source, "dark"), mask_stamp=mask_stamp)
         yield item
 
 
@@ -269,7 +270,7 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
             mask = "\n".join(files[name][0] for name in own_masks) or None
             stamps = [files[name][1] for name in own_masks]
             stamp = Stamp(sum(mask.size for mask in stamps), max((mask.mtime_ns for mask in stamps), default=0))
-            item = replace(item, mask=mask, mask_rule=naming.mask_rule, mask_stamp=stamp)
+            item = replace(item, mask=mask, mask_rule=_rule(source, naming.mask_rule), mask_stamp=stamp)
         yield item
     if unknown and any_image:
         console.warn(
@@ -281,6 +282,11 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
             f"source {source.name}: no file in {source.location} is named as layout {source.layout} expects"
             f" ({naming.expects}); set location to the unpacked set, or use layout pairs"
         )
+
+
+def _rule(source: SourceConfig, known: str) -> str:
+    """The mask rule of a set, unless its source names another one."""
+    return known if source.mask_rule == AUTO else source.mask_rule
 
 
 def _path_pattern(pattern: str) -> re.Pattern[str]:

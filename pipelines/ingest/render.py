@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.imaging import codecs, forging, views
-from mpc_model.imaging.decoding import read_header
 from pipelines.config.build import SourceConfig, ViewsConfig
 from pipelines.dataset.schema import PHOTO, Row
 from pipelines.ingest import annotations, validation
@@ -33,18 +32,17 @@ class Files:
     """The files that a sample is made of, as they are in storage."""
 
     image: bytes
-    mask: bytes | None
+    masks: list[bytes]
     donor: bytes | None
 
 
 def read_files(sample: PlannedSample) -> Files:
     """Read the files of a sample. Raises DataError with reason `changed` for one that is not what the survey read."""
     item, donor = sample.image, sample.donor
-    image, mask = _read_image(item), None
-    if item["mask"]:
-        mask = annotations.read_mask(item["mask"], _read)
-        _check_digest(mask, item["mask_sha256"], annotations.mask_label(item["mask"]))
-    return Files(image, mask, _read_image(donor) if donor else None)
+    image, masks = _read_image(item), [_read(mask) for mask in annotations.mask_names(item["mask"])]
+    if validation.masks_digest(masks) != item["mask_sha256"]:
+        raise _changed(annotations.mask_label(item["mask"]))
+    return Files(image, masks, _read_image(donor) if donor else None)
 
 
 def render(
@@ -56,7 +54,7 @@ def render(
     """
     generator = sample_generator(seed, sample.key)
     item, encoded = sample.image, files.image
-    image, mask = _decode_pair(item, files.image, files.mask)
+    image, mask = _decode_pair(item, files.image, files.masks)
     recipe: dict[str, object] = {}
     if item["kind"] == PHOTO:
         if sample.kind != "authentic":
@@ -70,8 +68,6 @@ def render(
             image = codecs.decode_image(encoded, sample.key)  # JPEG is lossy: the file's pixels are other ones
         elif sample.kind != "authentic" or source.crop is not None:
             encoded = codecs.encode_png(image)
-    if read_header(files.image, item["image"]).several:
-        recipe = recipe | {"first_of_several": True}  # a frame of an animation, a page of a document
     rendered = views.render_views(encoded, image, mask, stored.policy, stored.count + 1, generator)
     canonical = rendered[0]
     forged, counted = int((mask == 1).sum()), int((mask != codecs.IGNORED).sum())
@@ -107,25 +103,24 @@ def _read(location: str) -> bytes:
 
 def _read_image(item: GoodItem) -> bytes:
     data = _read(item["image"])
-    _check_digest(data, item["image_sha256"], item["image"])
+    if hashlib.sha256(data).digest() != item["image_sha256"]:
+        raise _changed(item["image"])
     return data
 
 
-def _check_digest(data: bytes, sha256: bytes | None, name: str | None) -> None:
-    """Raise DataError, changed, for a file that is not the one that the survey read."""
-    if hashlib.sha256(data).digest() != sha256:
-        raise DataError(
-            f"{name} was changed while the dataset was built; run the build again when nothing changes any more",
-            "changed",
-        )
+def _changed(name: str | None) -> DataError:
+    """The refusal of a file that is not the one that the survey read."""
+    return DataError(
+        f"{name} was changed while the dataset was built; run the build again when nothing changes any more", "changed"
+    )
 
 
-def _decode_pair(item: GoodItem, image: bytes, mask: bytes | None) -> tuple[codecs.Image, codecs.Mask]:
+def _decode_pair(item: GoodItem, image: bytes, masks: list[bytes]) -> tuple[codecs.Image, codecs.Mask]:
     return validation.read_pair(
         image,
-        mask,
+        masks,
         name=item["image"],
-        mask_name=annotations.mask_label(item["mask"]),
+        mask_names=annotations.mask_names(item["mask"]) if masks else [],
         mask_rule=item["mask_rule"],
     )
 
@@ -150,7 +145,7 @@ def _forge(
     region like any other object. If forged regions always lay inside, a network would learn to look at the middle.
     """
     donor_item = sample.donor or sample.image
-    donor = photo if donor_file is None else _decode_pair(donor_item, donor_file, None)[0]
+    donor = photo if donor_file is None else _decode_pair(donor_item, donor_file, [])[0]
     objects = annotations.read_objects(donor_item, donor.shape[:2])
     target, settings = photo, source.forge.settings()
     low, high = settings.area

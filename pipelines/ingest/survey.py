@@ -6,6 +6,7 @@ stored below `<output>/survey` until the build is finished, under a digest of wh
 survey continues where it stopped.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -15,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UnreadableFileError
-from mpc_model.imaging.decoding import FIRST_OF_SEVERAL
 from pipelines.config.build import BuildConfig
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import annotations, validation
@@ -25,12 +25,18 @@ from pipelines.runtime import console, storage, uris
 PART = 256
 """Items of one task."""
 _PART_FILE = re.compile(r"[0-9a-f]{32}\.parquet(\.[0-9a-f]+\.part)?")
+MASK_LEVELS = pa.struct(
+    [("kind", pa.string()), ("indexed", pa.bool_()), ("binary", pa.bool_())]
+    + [(name, pa.int64()) for name in ("top", "colours", "pixels", "marked", "bright", "ones", "ignored")]
+)
+"""The fields of MaskLevels."""
 SCHEMA = pa.schema(
     [
         ("image_sha256", pa.binary()),
         ("mask_sha256", pa.binary()),
         ("photo_hash", pa.uint64()),
         ("photo_hash_fine", pa.binary(32)),
+        ("mask", MASK_LEVELS),
         ("reason", pa.string()),
         ("message", pa.string()),
     ]
@@ -44,14 +50,15 @@ class SurveyRow(TypedDict):
     mask_sha256: bytes | None
     photo_hash: int | None
     photo_hash_fine: bytes | None
+    mask: dict[str, str | int | bool] | None
+    """MaskLevels of the mask files."""
     reason: str | None
     """A key of dataset.rejects.REASONS; None for a good item."""
     message: str | None
-    """Of a good item: what was noticed of its files, or None."""
 
 
-ItemFiles = tuple[bytes, bytes | None]
-"""The image file of an item, and its mask file if it has one."""
+ItemFiles = tuple[bytes, list[bytes]]
+"""The image file of an item, and its mask files."""
 
 
 class _NotReadError(DataError):
@@ -71,19 +78,7 @@ def survey(config: BuildConfig, items: pa.Table, uri: str) -> pa.Table:
     for start, data in tasks:
         parts[start] = pq.read_table(storage.in_arrow(data))
         progress.advance(len(parts[start]))
-    surveyed = pa.concat_tables([parts[start] for start in starts]).combine_chunks()
-    _say_notes(surveyed)
-    return surveyed
-
-
-def _say_notes(surveyed: pa.Table) -> None:
-    """Say what was noticed of good items: how many files it concerns, and the first three."""
-    messages = surveyed.filter(surveyed["reason"].is_null())["message"].drop_null().to_pylist()
-    notes = [line for message in messages for line in message.split("\n")]
-    names = [note.removesuffix(f" {FIRST_OF_SEVERAL}") for note in notes[:3]]
-    if notes:
-        more = f" and {len(notes) - len(names)} more" if len(notes) > len(names) else ""
-        console.say(f"survey: of files with several pictures the first one is taken: {', '.join(names)}{more}")
+    return pa.concat_tables([parts[start] for start in starts]).combine_chunks()
 
 
 def delete_parts(uri: str) -> None:
@@ -102,7 +97,7 @@ def read_files(item: ListedItem) -> ItemFiles | DataError:
         if item["mask"] is None and item["kind"] not in (PHOTO, AUTHENTIC):
             raise DataError(f"{item['image']} is declared {item['kind']}, but has no mask file", "mask_missing")
         image = storage.read_bytes(item["image"])
-        return image, annotations.read_mask(item["mask"], storage.read_bytes) if item["mask"] else None
+        return image, [storage.read_bytes(mask) for mask in annotations.mask_names(item["mask"])]
     except DataError as error:
         return error
     except UnreadableFileError as error:
@@ -117,7 +112,7 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
         facts = validation.examine(
             *files,
             name=item["image"],
-            mask_name=annotations.mask_label(item["mask"]),
+            mask_names=annotations.mask_names(item["mask"]),
             mask_rule=item["mask_rule"],
             forged=item["kind"] not in (PHOTO, AUTHENTIC),
             max_pixels=max_pixels,
@@ -129,6 +124,7 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
             mask_sha256=None,
             photo_hash=None,
             photo_hash_fine=None,
+            mask=None,
             reason=error.reason,
             message=str(error),
         )
@@ -137,8 +133,9 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
         mask_sha256=facts.mask_sha256,
         photo_hash=facts.photo_hash,
         photo_hash_fine=facts.photo_hash_fine,
+        mask=None if facts.mask is None else dataclasses.asdict(facts.mask),
         reason=None,
-        message="\n".join(f"{name} {FIRST_OF_SEVERAL}" for name in facts.several) or None,
+        message=None,
     )
 
 
@@ -148,7 +145,7 @@ def _survey_part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
     It is stored unless a file of it could not be read: the next command may be allowed to.
     """
     rows: list[ListedItem] = items.to_pylist()
-    name = hashlib.sha256(json.dumps([rows, max_pixels]).encode()).hexdigest()[:32]
+    name = hashlib.sha256(json.dumps([rows, max_pixels, SCHEMA.names]).encode()).hexdigest()[:32]
     location = uris.join(uri, "survey", f"{name}.parquet")
     if storage.exists(location):
         return storage.read_bytes(location)

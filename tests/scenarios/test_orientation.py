@@ -15,7 +15,7 @@ PHOTO = skimage.data.astronaut()[:96, :160]
 REGION = np.zeros(PHOTO.shape[:2], np.uint8)
 REGION[10:40, 20:90] = 255
 FORMATS = {"jpeg": {"quality": 95, "subsampling": 0}, "png": {}, "tiff": {}, "webp": {"lossless": True}}
-NAMES = {"name": "photo", "mask_name": "its mask", "mask_rule": "bright"}
+NAMES = {"name": "photo", "mask_rule": "bright"}
 
 
 def saved(picture: Image.Image, form: str, **options: object) -> bytes:
@@ -29,7 +29,8 @@ def mask_png(values: np.ndarray) -> bytes:
 
 
 def look(image: bytes, mask: bytes | None = None) -> FileFacts:
-    return examine(image, mask, forged=mask is not None, max_pixels=10**8, **NAMES)
+    masks, names = ([], []) if mask is None else ([mask], ["its mask"])
+    return examine(image, masks, mask_names=names, forged=mask is not None, max_pixels=10**8, **NAMES)
 
 
 def reason(image: bytes, mask: bytes) -> str:
@@ -39,7 +40,8 @@ def reason(image: bytes, mask: bytes) -> str:
 
 
 def read(image: bytes, mask: bytes | None) -> tuple[np.ndarray, np.ndarray]:
-    return read_pair(image, mask, **NAMES)
+    masks, names = ([], []) if mask is None else ([mask], ["its mask"])
+    return read_pair(image, masks, mask_names=names, **NAMES)
 
 
 def tagged(pixels: np.ndarray, form: str, orientation: int | None) -> bytes:

@@ -11,7 +11,7 @@ import skimage.data
 import tifffile
 from sklearn.datasets import load_sample_images
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import (
     MASK_RULES,
     check_binary,
@@ -24,7 +24,9 @@ from mpc_model.imaging.codecs import (
     fine_hash,
     hamming,
     jpeg_quality,
+    mask_rule,
 )
+from mpc_model.imaging.headers import check_scans
 
 PHOTO = skimage.data.astronaut()
 
@@ -190,6 +192,21 @@ def test_other_truncated_formats_are_refused(extension, kept):
         decode_image(data[: int(len(data) * kept)], "half")
 
 
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("restart", [0, 4])
+def test_the_markers_of_a_sound_jpeg_pass_and_foreign_bytes_do_not(progressive, restart):
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
+    jpeg = cv2.imencode(".jpg", PHOTO, options)[1].tobytes()
+    check_scans(jpeg, "sound")
+    check_scans(jpeg + bytes(range(256)), "trailer")
+    foreign = np.random.default_rng(0).bytes(4096)
+    damaged = jpeg[:20_000] + foreign + jpeg[20_000 + len(foreign) :]
+    with pytest.raises(DataError, match="damaged at byte 2"):
+        check_scans(damaged, "damaged")
+    with pytest.raises(DataError, match="cut short"):
+        check_scans(jpeg[:-2], "cut")
+
+
 def test_a_mask_is_forged_above_127():
     mask = decode_mask(png(4, 1, 8, 0, [bytes([0, 127, 128, 255])]), "mask")
     assert mask.tolist() == [[0, 0, 1, 1]]
@@ -214,14 +231,32 @@ def test_each_mask_rule_reads_colours_as_it_says():
         "bright": [0, 0, 1, 1, 0, 1, 1],
         "dark": [1, 1, 0, 0, 1, 0, 0],
         "nonzero": [0, 1, 1, 1, 1, 1, 1],
+        "labels": [0, 1, 255, 1, 1, 1, 255],
         "red": [0, 0, 0, 1, 1, 0, 0],
         "green": [0, 0, 0, 0, 0, 1, 0],
     }
     assert sorted(expected) == list(MASK_RULES)
+    expected |= {"above_127": expected["bright"], "below_127": expected["dark"], "above_0": expected["nonzero"]}
+    expected["above_252"] = [0, 0, 1, 1, 0, 0, 1]
     for rule, forged in expected.items():
         mask = decode_mask(encode_png(row), "mask", rule=rule)
         assert (rule, mask.tolist(), mask.dtype) == (rule, [forged], np.uint8)
     assert decode_mask(png(3, 1, 8, 0, [bytes([0, 1, 0])]), "labels", rule="dark").tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("name", ["above_255", "above_", "above_-1", "below_1e2", "over_127", "above_127 ", "auto", ""])
+def test_a_mask_rule_that_does_not_exist_is_refused(name):
+    with pytest.raises(UserError, match="mask rule"):
+        mask_rule(name)
+
+
+def test_two_levels_are_binary_and_a_grey_region_beside_them_is_not():
+    levels = np.zeros((10, 10, 3), np.uint8)
+    levels[:5] = 128
+    check_binary(levels, "m")
+    levels[0] = 255
+    with pytest.raises(DataError, match="40% of the mask's pixels"):
+        check_binary(levels, "m")
 
 
 def test_smooth_and_compressed_outlines_are_binary_and_grey_areas_are_not():

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from mpc_model.errors import DataError, MPCError
-from mpc_model.imaging import codecs
 from pipelines.ingest import annotations
-from pipelines.runtime import storage
 
 Ring = list[int]
 
@@ -120,40 +118,10 @@ def test_an_index_map_that_is_lost_is_named(tmp_path: Path) -> None:
         annotations.read_objects(item(instances=str(tmp_path / "map.png")), (30, 40))
 
 
-def mask(file: Path, *box: int, shape: tuple[int, int] = (40, 60)) -> str:
-    top, bottom, left, right = box
-    drawn = np.zeros(shape, np.uint8)
-    drawn[top:bottom, left:right] = 255
-    cv2.imwrite(str(file), drawn)
-    return str(file)
-
-
-def test_one_mask_keeps_its_bytes(tmp_path: Path) -> None:
-    where = mask(tmp_path / "a.png", 1, 5, 2, 9)
-    assert annotations.read_mask(where, storage.read_bytes) == Path(where).read_bytes()
-    assert annotations.mask_label(where) == where
+def test_the_mask_files_of_an_item_are_lines() -> None:
+    assert annotations.mask_names(None) == []
+    assert annotations.mask_names("/m/a.png") == ["/m/a.png"]
+    assert annotations.mask_names("/m/a.png\n/m/b.png\ns3://c/d.png") == ["/m/a.png", "/m/b.png", "s3://c/d.png"]
     assert annotations.mask_label(None) is None
-
-
-def test_what_any_mask_marks_is_forged(tmp_path: Path) -> None:
-    places = [
-        mask(tmp_path / "a.png", 1, 5, 2, 9),
-        mask(tmp_path / "b.png", 4, 30, 8, 20),
-        mask(tmp_path / "c.png", 0, 0, 0, 0),
-    ]
-    expected = np.zeros((40, 60), np.uint8)
-    expected[1:5, 2:9] = expected[4:30, 8:20] = 1
-    united = annotations.read_mask("\n".join(places), storage.read_bytes)
-    assert np.array_equal(codecs.decode_mask(united, "united"), expected)
-    assert annotations.mask_label("\n".join(places)) == f"{places[0]} and 2 more"
-
-
-def test_masks_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
-    places = [mask(tmp_path / "a.png", 1, 5, 2, 9), mask(tmp_path / "b.png", 1, 5, 2, 9, shape=(60, 40))]
-    with pytest.raises(DataError, match=r"b\.png has another size than .*a\.png") as caught:
-        annotations.read_mask("\n".join(places), storage.read_bytes)
-    assert caught.value.reason == "size_mismatch"
-    cv2.imwrite(places[1], np.full((40, 60), 100, np.uint8))
-    with pytest.raises(DataError, match="neither black nor white") as caught:
-        annotations.read_mask("\n".join(places), storage.read_bytes)
-    assert caught.value.reason == "mask_not_binary"
+    assert annotations.mask_label("/m/a.png") == "/m/a.png"
+    assert annotations.mask_label("/m/a.png\n/m/b.png\ns3://c/d.png") == "/m/a.png and 2 more"

@@ -56,7 +56,7 @@ def test_pairs_of_a_folder(tmp_path: Path) -> None:
     a = found["images/a"]
     assert (a.image_stamp.size, a.mask_stamp.size) == (len("images/a.PNG"), len("masks/a.png"))
     assert a.image_stamp.mtime_ns == (tmp_path / "images/a.PNG").stat().st_mtime_ns
-    assert (a.split, a.mask_rule) == (None, "bright")
+    assert (a.split, a.mask_rule) == (None, "auto")
 
 
 @pytest.mark.parametrize(("present", "kinds"), [("images/a.png", ["forged"]), ("authentic/a.png", ["authentic"])])

@@ -343,7 +343,11 @@ def seen(found: list[Item], folder: Path) -> list[Listed]:
         return location and str(Path(location).relative_to(folder))
 
     assert all(below(item.image) == item.name for item in found)
-    return [Listed(item.name, item.kind, below(item.mask), item.group, item.mask_rule) for item in found]
+    rules = (item.mask_rule if item.kind != "authentic" else "bright" for item in found)  # those have no mask to read
+    return [
+        Listed(item.name, item.kind, below(item.mask), item.group, rule)
+        for item, rule in zip(found, rules, strict=True)
+    ]
 
 
 def test_every_set_of_the_table_is_tested_and_registered() -> None:
@@ -445,3 +449,10 @@ def test_a_table_of_nist_without_a_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / NIST_FILE).write_text(NIST_TABLE.replace("|BaseFileName", "|Base"))
     with pytest.raises(DataError, match="BaseFileName"):
         items("nist16", tmp_path)
+
+
+def test_a_rule_that_a_source_names_wins_over_that_of_the_set(tmp_path: Path) -> None:
+    for layout in ("dso1", "nist16"):
+        location = str(unpack(layout, tmp_path / layout))
+        source = SourceConfig(name="set", layout=layout, location=location, mask_rule="above_3")
+        assert {item.mask_rule for item in LAYOUTS[layout](source) if item.mask} == {"above_3"}

@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines.config.build import BuildConfig, ForgeConfig, SourceConfig, ViewsConfig
-from pipelines.ingest import listing, plan, render, screening, survey
+from pipelines.ingest import listing, mask_rules, plan, render, screening, survey
 from pipelines.ingest.plan import PlannedSample
 
 KINDS = ("splice", "copy_move", "copy_move_outline", "remove")
@@ -55,7 +55,8 @@ def planned(of: SourceConfig) -> list[PlannedSample]:
     config = BuildConfig(sources=[of], near_duplicates="stop")
     listed = listing.list_all(config, SEED)
     found = [survey.examine(row, survey.read_files(row), config.max_pixels) for row in listed.to_pylist()]
-    good, _ = screening.screen(config, listed, pa.Table.from_pylist(found, survey.SCHEMA))
+    decided = mask_rules.decide(listed, pa.Table.from_pylist(found, survey.SCHEMA))
+    good, _ = screening.screen(config, decided.listed, decided.survey)
     made, _ = plan.make(config, SEED, good)
     return [sample for shard in made.shards for sample in made.samples(shard)]
 
@@ -326,10 +327,9 @@ def test_what_is_listed_as_authentic_has_no_forged_pixels(photos: Path, tmp_path
     """A listing that contradicts itself: refused or without its mask, but never an authentic row with a forgery."""
     cv2.imwrite(str(tmp_path / "m.png"), np.eye(192, 256, dtype=np.uint8) * 255)
     (tmp_path / "list.csv").write_text(f"image,mask,kind\n{photos / 'chelsea.png'},m.png,{kind}\n")
-    of = source(tmp_path / "list.csv", "pairs", forge=only(""))
-    config = BuildConfig(sources=[of])
+    config = BuildConfig(sources=[source(tmp_path / "list.csv", "pairs", forge=only(""))])
     listed = listing.list_all(config, SEED)
-    (item,) = listed.to_pylist()
-    if survey.examine(item, survey.read_files(item), config.max_pixels)["reason"] is None:
-        (row,) = rendered(of).values()
-        assert (row["kind"], row["forged_pixels"]) == ("authentic", 0)
+    found = [survey.examine(item, survey.read_files(item), config.max_pixels) for item in listed.to_pylist()]
+    decided = mask_rules.decide(listed, pa.Table.from_pylist(found, survey.SCHEMA))
+    good, (reject,) = screening.screen(config, decided.listed, decided.survey)
+    assert (len(good), reject["reason"]) == (0, "not_authentic")
