@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.commands import COMMANDS, Command
-from pipelines.runtime import console, signals, unexpected
+from pipelines.runtime import console, environment, signals, unexpected
 from pipelines.runtime.library_output import LibraryOutput
 from pipelines.runtime.uris import without_secrets
 
@@ -190,6 +190,8 @@ def _run(command: Command, parsed: argparse.Namespace) -> None:
         command.call(parsed.config, parsed.overrides, **own)
     else:
         config = _config(parsed)
+        for line in environment.unused(with_s3="s3://" in config.model_dump_json()):
+            console.say(line)
         result = command.call(config, **own)
         if command.metrics:
             importlib.import_module("pipelines.tracking.results").record(config, command, result)

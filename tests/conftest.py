@@ -17,15 +17,29 @@ import skimage.data
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.runtime import environment, tracking_uri
 from pipelines.tracking import watchdog
 
 watchdog.PATIENCE_SECONDS = 1.0  # of this process: what it started ends with it, also where its MLflow is gone
 
 MODEL_TESTS = Path(__file__).with_name("model")
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_the_users() -> Iterator[None]:
+    """No test writes to the MLflow that the user's variables name, nor to one that an earlier test named: MLflow sets
+    these variables, too."""
+    names = (tracking_uri.VARIABLE, *environment.UNUSED_MLFLOW)
+    for name in names:
+        os.environ.pop(name, None)
+    yield
+    for name in names:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

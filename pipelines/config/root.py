@@ -7,11 +7,11 @@ pipelines/config/model_registry.py; pipelines/config/recipe.py reads a config fr
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from mpc_model.errors import UserError
 from pipelines.config.base import Location, ModelLocation, Section
 from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
@@ -40,7 +40,8 @@ class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
     uri: Annotated[str, AfterValidator(tracking_uri.checked)] | None = None
-    """A server (http://...), or an SQLite file (sqlite:///path); left out, a file in the workspace."""
+    """A server (http://...), or an SQLite file (sqlite:///path); left out, MLFLOW_TRACKING_URI, or a file in the
+    workspace."""
     experiment: Annotated[str, Field(min_length=1, max_length=200)] = "mpc"
     """Name of the MLflow experiment."""
 
@@ -100,7 +101,7 @@ def resolve_locations(config: Config) -> Config:
         "register_": {"model": model, "evaluation": evaluate.output or at("evaluate")},
         "promote": {"name": register.name, "source": register.alias},
         "predict": {"model": f"models:/{register.name}@{register.alias}", "output": at("predict")},
-        "tracking": {"uri": f"sqlite:///{_database(config.workspace)}"},
+        "tracking": {"uri": config.tracking.uri or _tracking(config.workspace)},
     }
     sections = {name: _filled(getattr(config, name), values) for name, values in defaults.items()}
     return config.model_copy(update=sections)
@@ -111,7 +112,11 @@ def _filled(section: Section, defaults: Mapping[str, Any]) -> Section:
     return section.model_copy(update={key: value for key, value in defaults.items() if getattr(section, key) is None})
 
 
-def _database(workspace: str) -> str:
-    """SQLite needs a local file: in the workspace, or under runs/ when the workspace is remote."""
-    root = Path("runs") if uris.is_remote(workspace) else Path(uris.local_path(workspace))
-    return str((root / "mlflow.db").absolute())
+def _tracking(workspace: str) -> str:
+    """What MLFLOW_TRACKING_URI says; else an SQLite file, which is local: in the workspace, or under runs/ when the
+    workspace is remote."""
+    try:
+        given = tracking_uri.default()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return given or tracking_uri.of_file(uris.join("runs" if uris.is_remote(workspace) else workspace, "mlflow.db"))

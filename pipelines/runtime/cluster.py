@@ -24,9 +24,9 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mpc_model.errors import InfrastructureError, MPCError, describe, revive
+from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines.runtime import device, ray_files, signals
-from pipelines.runtime.environment import RAY_HEAD_SECONDS, TASK_RETRIES, WORKER_VARIABLES
+from pipelines.runtime.environment import RAY_HEAD_SECONDS, TASK_RETRIES, WORKER_VARIABLES, cluster_address
 
 _own_head = ""  # where the head of a Ray answers that this process started
 
@@ -35,13 +35,15 @@ def connect() -> None:
     """Make sure that this process has Ray. Does nothing when it has."""
     if ray.is_initialized():
         return
-    _check_address(os.environ.get("RAY_ADDRESS", ""))
-    own_folder = None if "RAY_ADDRESS" in os.environ else ray_files.prepare()
+    address = cluster_address()
+    if address:
+        _check_address(address)
+    own_folder = None if address else ray_files.prepare()
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             # Without an address Ray would join whatever cluster a file in <temporary folder>/ray names.
-            address=os.environ.get("RAY_ADDRESS", "local"),
+            address=address or "local",
             logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env=_worker_environment(),
@@ -67,7 +69,7 @@ def connect() -> None:
 def _worker_environment() -> dict[str, Any] | None:
     """The variables that workers of another's cluster need from here; those of our own inherit all of them."""
     given = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
-    return {"env_vars": given} if given and "RAY_ADDRESS" in os.environ else None
+    return {"env_vars": given} if given and cluster_address() else None
 
 
 def _is_lost(seconds: float) -> bool:
@@ -83,9 +85,15 @@ def _is_lost(seconds: float) -> bool:
 
 
 def _check_address(address: str) -> None:
-    """Ray tries for minutes to reach a head that is not there: ask first, where the address is host:port."""
-    if not re.fullmatch(r"[^/]+:\d+", address):
+    """Refuse what is no address. Ray tries for minutes to reach a head that is not there: ask first."""
+    if address == "auto":
         return
+    port = re.fullmatch(r"[^/\s]+:(\d{1,5})", address)
+    if not port or int(port[1]) > 65535:
+        raise UserError(
+            f"RAY_ADDRESS={address!r} is no head of a cluster: give host:port (not ray:// or http://), auto for that of"
+            " this machine, or unset it"
+        )
     try:
         _reach(address)
     except OSError as error:

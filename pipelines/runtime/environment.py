@@ -44,7 +44,7 @@ OWN_CLUSTER_DEFAULTS = (
         "A Ray that no other machine joins listens on 127.0.0.1 alone; Ray has this for desktops, under this name.",
     ),
 )
-"""Set where RAY_ADDRESS is not: the command then starts a Ray of its own."""
+"""Set where the command starts a Ray of its own (`cluster_address`)."""
 
 
 class Variable(NamedTuple):
@@ -59,7 +59,20 @@ VARIABLES = (
     Variable("MPC_LOG", "info", "The lowest level of the lines that are shown: debug, info or warning."),
     Variable("MPC_LOG_FORMAT", "plain", "plain for people, json for machines."),
     Variable("MPC_S3_TIMEOUT", "30", "Seconds without a byte after which a request to S3 counts as failed."),
-    Variable("RAY_ADDRESS", "", "host:port of the head of a Ray cluster to join; without it a command starts its own."),
+    Variable(
+        "RAY_ADDRESS",
+        "",
+        "host:port of the head of a Ray cluster to join, or auto for that of this machine; without it, or with local, a"
+        " command starts its own.",
+    ),
+    Variable(
+        "RAY_TMPDIR",
+        "",
+        "The folder for the files of a Ray that a command starts; without it TMPDIR, then /tmp. Its path is short: the"
+        " names of Ray's sockets have 107 bytes at most.",
+    ),
+    Variable("TMPDIR", "/tmp", "The folder for temporary files."),
+    Variable("MLFLOW_TRACKING_URI", "", "The default of tracking.uri."),
     Variable("AWS_ENDPOINT_URL_S3", "", "An S3 server other than that of AWS; goes before AWS_ENDPOINT_URL."),
     Variable("AWS_ENDPOINT_URL", "", "An S3 server other than that of AWS."),
     Variable("AWS_REGION", "", "The region of S3; goes before AWS_DEFAULT_REGION."),
@@ -67,8 +80,20 @@ VARIABLES = (
     Variable("AWS_ACCESS_KEY_ID", "", "Credentials of S3, as the SDK reads them."),
     Variable("AWS_SECRET_ACCESS_KEY", "", "Credentials of S3, as the SDK reads them."),
     Variable("AWS_SESSION_TOKEN", "", "Credentials of S3, as the SDK reads them."),
-    Variable("AWS_PROFILE", "", "The profile of the SDK's files that holds the credentials."),
+    Variable("AWS_PROFILE", "", "The profile of the SDK's files: credentials, region, endpoint, addressing style."),
+    Variable("AWS_CA_BUNDLE", "", "A file of certificates that S3 servers are checked by."),
 )
+UNUSED_MLFLOW = {
+    "MLFLOW_REGISTRY_URI": "models are registered beside their runs, where tracking.uri says",
+    "MLFLOW_EXPERIMENT_NAME": "set tracking.experiment",
+    "MLFLOW_EXPERIMENT_ID": "set tracking.experiment",
+    "MLFLOW_RUN_ID": "each command makes a run of its own, or goes on with it",
+}
+UNUSED_S3 = {
+    "AWS_MAX_ATTEMPTS": "requests to S3 are tried again by a rule of our own",
+    "AWS_RETRY_MODE": "requests to S3 are tried again by a rule of our own",
+}
+"""Variables that other programs use and this project does not, with what it does instead."""
 WORKER_VARIABLES = ("MPC_LOG", "MPC_LOG_FORMAT", "MPC_S3_TIMEOUT")
 """Variables of this project that are passed on to the workers of a cluster that a command joins."""
 
@@ -102,8 +127,20 @@ TASK_RETRIES = 10
 """Times that a piece of a build is done again after its worker was lost."""
 
 
+def unused(with_s3: bool) -> list[str]:
+    """A line for each variable that is set and not used; those of S3 only where S3 is used."""
+    listed = UNUSED_MLFLOW | (UNUSED_S3 if with_s3 else {})
+    return [f"{name} is set and not used: {words}" for name, words in listed.items() if os.environ.get(name)]
+
+
+def cluster_address() -> str | None:
+    """What RAY_ADDRESS says; None where a command starts a Ray of its own (not set, empty, or `local`)."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
+
+
 def prepare() -> None:
     """Set the defaults; called before Ray or MLflow can be imported."""
-    defaults = LIBRARY_DEFAULTS if "RAY_ADDRESS" in os.environ else LIBRARY_DEFAULTS + OWN_CLUSTER_DEFAULTS
+    defaults = LIBRARY_DEFAULTS if cluster_address() else LIBRARY_DEFAULTS + OWN_CLUSTER_DEFAULTS
     for default in defaults:
         os.environ.setdefault(default.name, default.value)

@@ -14,10 +14,21 @@ from pathlib import Path
 
 from mpc_model.errors import UserError
 
+_SOCKET_BYTES = 107
+"""The most that the system takes for the name of a socket (AF_UNIX)."""
+_LONGEST_SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead"
+"""What Ray adds to its folder: a session by time and process."""
+
 
 def prepare() -> str:
     """Make the token, and the folder for `ray.init(_temp_dir=...)`, which is returned. UserError where it cannot be."""
     root = folder()
+    room = _SOCKET_BYTES - len(os.fsencode(os.path.join(root, _LONGEST_SOCKET)))
+    if room < 0:
+        raise UserError(
+            f"the path of Ray's folder {root} is {-room} bytes too long for the names of sockets, which have"
+            f" {_SOCKET_BYTES} at most; set RAY_TMPDIR to a folder with a short path, such as /tmp"
+        )
     protect_token()
     return root
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import boto3
+import botocore.session
 import urllib3.exceptions
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import (
@@ -45,12 +46,26 @@ _KEYS = 1000  # that one listing or deletion can name
 
 
 class _Settings(NamedTuple):
-    """What the variables say now; clients are kept for each, so that a change of them takes effect at once."""
+    """What the variables and the SDK's files say now; clients are kept for each, so that a change takes effect at once.
+
+    Both clients get the same: boto3 reads the files itself, Arrow's reads only credentials there.
+    """
 
     endpoint: str | None
     region: str | None
     timeout: float  # seconds
-    identity: tuple[str | None, ...]
+    style: str  # of addresses: path, virtual or auto
+    certificates: str | None  # a file
+    identity: tuple[tuple[str, str], ...]  # every AWS variable
+
+
+class _Profile(NamedTuple):
+    """What the SDK's files say of the profile that is chosen, and what variables say that go before them."""
+
+    endpoint: str | None
+    region: str | None
+    style: str | None
+    certificates: str | None
 
 
 def _settings() -> _Settings:
@@ -59,23 +74,53 @@ def _settings() -> _Settings:
         timeout = float(variable("MPC_S3_TIMEOUT") or 30)
     except ValueError:
         raise UserError(f"MPC_S3_TIMEOUT is a number of seconds, not {variable('MPC_S3_TIMEOUT')!r}") from None
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-    return _Settings(
-        variable("AWS_ENDPOINT_URL_S3") or variable("AWS_ENDPOINT_URL"),
-        variable("AWS_REGION") or variable("AWS_DEFAULT_REGION"),
-        timeout,
-        tuple(variable(name) for name in names),
-    )
+    identity = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    profile = _profile(identity)
+    region = variable("AWS_REGION") or profile.region or ("us-east-1" if profile.endpoint else None)
+    style = profile.style or ("path" if profile.endpoint else "auto")
+    return _Settings(profile.endpoint, region, timeout, style, profile.certificates, identity)
+
+
+@functools.lru_cache(maxsize=16)
+def _profile(identity: tuple[tuple[str, str], ...]) -> _Profile:
+    try:
+        session = botocore.session.Session()
+        scoped = session.get_scoped_config()
+        services = session.full_config.get("services", {}).get(scoped.get("services"), {})
+        endpoint = (
+            os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+            or _below(services, "s3").get("endpoint_url")
+            or scoped.get("endpoint_url")
+        )
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            endpoint = None
+        certificates = session.get_config_variable("ca_bundle")
+        region = session.get_config_variable("region")
+    except BotoCoreError as error:
+        raise UserError(f"S3 cannot be used: {error}; check the AWS variables") from None
+    if certificates and not os.path.isfile(certificates):
+        raise UserError(f"S3 cannot be used: there is no file of certificates {certificates}; check AWS_CA_BUNDLE")
+    style = _below(scoped, "s3").get("addressing_style")
+    return _Profile(endpoint or None, region or None, style, certificates or None)
+
+
+def _below(section: dict[str, Any], key: str) -> dict[str, str]:
+    """The lines that are indented below a key of the SDK's files."""
+    lines = section.get(key)
+    return lines if isinstance(lines, dict) else {}
 
 
 @functools.cache
 def _arrow(settings: _Settings) -> pafs.S3FileSystem:
     return pafs.S3FileSystem(
         endpoint_override=settings.endpoint,
-        region=settings.region or ("us-east-1" if settings.endpoint else None),
+        region=settings.region,
         connect_timeout=min(environment.S3_CONNECT_SECONDS, settings.timeout),
         request_timeout=settings.timeout,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_BACKOFF.attempts),
+        force_virtual_addressing=settings.style == "virtual",
+        tls_ca_file_path=settings.certificates,
     )
 
 
@@ -86,10 +131,11 @@ def _client(settings: _Settings) -> Any:
         read_timeout=settings.timeout,
         retries={"total_max_attempts": 1},  # `_with_retries` tries again, by one rule, and says so
         max_pool_connections=32,
-        s3={"addressing_style": "path" if settings.endpoint else "auto"},
+        s3={"addressing_style": settings.style},
     )
-    region = settings.region or ("us-east-1" if settings.endpoint else None)
-    return boto3.session.Session().client("s3", endpoint_url=settings.endpoint, region_name=region, config=config)
+    return boto3.session.Session().client(
+        "s3", endpoint_url=settings.endpoint, region_name=settings.region, verify=settings.certificates, config=config
+    )
 
 
 def arrow() -> pafs.S3FileSystem:

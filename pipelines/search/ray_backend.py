@@ -4,7 +4,6 @@ What Ray Tune writes of a search is deleted with it: the ledger (ledger.py) and 
 to go on after the driver was killed.
 """
 
-import os
 import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from ray.tune.stopper import Stopper
 
 from mpc_model.errors import UserError
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, device, storage, uris
+from pipelines.runtime import cluster, console, device, environment, storage, uris
 from pipelines.search.driver import Search
 from pipelines.search.ledger import Point, Trial
 from pipelines.search.trial import Request, StageFunction, stages, train
@@ -45,7 +44,7 @@ def trial_capacity(config: Config) -> Capacity:
     per_worker = device.worker_resources(settings.accelerator, workers, settings.cpus_per_worker, available)
     needed = {name: workers * count for name, count in per_worker.items()}
     capacity = min(int(available.get(name, 0) // count) for name, count in needed.items())
-    if capacity < 1 and "RAY_ADDRESS" not in os.environ:
+    if capacity < 1 and not environment.cluster_address():
         wanted, existing = (
             " and ".join(f"{amounts.get(name, 0):g} {name}" for name in needed) for amounts in (needed, available)
         )

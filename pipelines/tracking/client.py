@@ -18,13 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.config.root import Config
-from pipelines.runtime import lock, signals, tracking_uri, uris
+from pipelines.runtime import environment, lock, signals, tracking_uri, uris
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_FLUENT = (tracking_uri.VARIABLE, *environment.UNUSED_MLFLOW)
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
@@ -115,10 +116,18 @@ def translate_errors(config: Config) -> AbstractContextManager[None]:
 
 @contextmanager
 def fluent(config: Config) -> Iterator[None]:
-    """MLflow's fluent calls read the store from the process: set it for this block only (the registry follows it)."""
-    before = mlflow.get_tracking_uri()
+    """MLflow's fluent calls read the store from the process: set it for this block only (the registry follows it).
+
+    Variables by which users set the store, the registry, the experiment or the run of such calls are as they were
+    afterwards; in the block they would lead them elsewhere.
+    """
+    before, variables = mlflow.get_tracking_uri(), {name: os.environ.pop(name, None) for name in _FLUENT}
     mlflow.set_tracking_uri(str(config.tracking.uri))
     try:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

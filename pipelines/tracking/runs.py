@@ -156,17 +156,22 @@ def running(config: Config, verb: str) -> Iterator[str]:
 def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
     """The newest run of a verb for an output, with more tags that it must have."""
     store = client(config)
-    wanted = {"verb": verb, "output": output, **tags}
-    matches = store.search_runs(
-        [_experiment(store, config)],
-        " and ".join(f"tags.`mpc.{key}` = {_quoted(value)}" for key, value in wanted.items()),
-        max_results=1,
-    )
-    return str(matches[0].info.run_id) if matches else None
+    wanted = {f"mpc.{key}": value for key, value in {"verb": verb, "output": output, **tags}.items()}
+    # MLflow has no way to write a value that holds both kinds of quotes; such a one is compared here.
+    asked = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in wanted.items() if _quoted(value))
+    page: str | None = None
+    while True:
+        found = store.search_runs([_experiment(store, config)], asked, max_results=20, page_token=page)
+        for run in found:
+            if wanted.items() <= run.data.tags.items():
+                return str(run.info.run_id)
+        if not (page := found.token):
+            return None
 
 
 def _quoted(value: str) -> str:
-    return f'"{value}"' if "'" in value else f"'{value}'"
+    """A value as MLflow's filters have it; empty where they have no way."""
+    return next((f"{quote}{value}{quote}" for quote in ("'", '"') if quote not in value), "")
 
 
 def now() -> int:
@@ -230,7 +235,10 @@ def _experiment(store: MlflowClient, config: Config) -> str:
     if experiment:
         return str(experiment.experiment_id)
     local_store = tracking_uri.database(str(config.tracking.uri)) is not None
-    location = uris.join(uris.absolute(config.workspace), "mlflow-artifacts") if local_store else None
+    try:
+        location = tracking_uri.of_artifacts(uris.join(config.workspace, "mlflow-artifacts")) if local_store else None
+    except ValueError as error:
+        raise UserError(str(error)) from None
     try:
         return str(store.create_experiment(name, artifact_location=location))
     except MlflowException as error:  # another process made it at the same time

@@ -169,7 +169,7 @@ def _check_resources(
     if not short:
         return
     need = f"train.workers={workers}{' with async_validation' if async_validation else ''} needs {' and '.join(short)}"
-    if "RAY_ADDRESS" not in os.environ:
+    if not environment.cluster_address():
         raise UserError(f"{need}; lower train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster")
     console.say(f"{need} now; waiting for the cluster to grow")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UserError
 from pipelines.runtime import cluster, console
 
 
@@ -42,3 +42,9 @@ def test_workers_of_anothers_cluster_get_the_variables_of_this_project(monkeypat
     assert cluster._worker_environment() is None  # they inherit them
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert cluster._worker_environment() == {"env_vars": {"MPC_LOG": "debug"}}
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:70000", "a b:1", "head:"])
+def test_an_address_that_is_no_head_of_a_cluster_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="is no head of a cluster: give host:port"):
+        cluster._check_address(address)

@@ -50,3 +50,28 @@ def test_a_lease_is_rewritten_several_times_before_its_holder_counts_as_dead() -
     assert 3 * environment.LEASE_BEAT_SECONDS < environment.LEASE_PATIENCE_SECONDS
     reconnect = environment.OWN_CLUSTER_DEFAULTS[0]
     assert float(reconnect.value) > environment.ORDERLY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("value", "address"), [(None, None), ("", None), ("local", None), ("auto", "auto"), ("head:6379", "head:6379")]
+)
+def test_a_cluster_is_joined_where_an_address_names_one(
+    value: str | None, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RAY_ADDRESS", value)
+    assert environment.cluster_address() == address
+
+
+def test_what_is_set_and_not_used_is_said_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.UNUSED_S3:
+        monkeypatch.delenv(name, raising=False)
+    assert environment.unused(with_s3=True) == []
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    assert environment.unused(with_s3=False) == ["MLFLOW_EXPERIMENT_NAME is set and not used: set tracking.experiment"]
+    assert [line.split()[0] for line in environment.unused(with_s3=True)] == [
+        "MLFLOW_EXPERIMENT_NAME",
+        "AWS_MAX_ATTEMPTS",
+    ]

@@ -76,6 +76,25 @@ def test_where_there_can_be_no_folder_that_is_said(home: Path, monkeypatch: pyte
         ray_files.folder()
 
 
+def test_a_path_too_long_for_sockets_is_told_with_the_remedy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = 107 - len(f"/mpc-{os.getuid()}/ray/{ray_files._LONGEST_SOCKET}")
+    (home / "x").mkdir()
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        for length, fits in ((room, True), (room + 1, False)):
+            place = Path("/tmp") / ("é" * 3 + "x" * (length - 11))
+            place.unlink(missing_ok=True)
+            place.symlink_to(home / "x")
+            monkeypatch.setenv(name, str(place))
+            try:
+                if fits:
+                    assert ray_files.prepare() == f"{place}/mpc-{os.getuid()}/ray"
+                else:
+                    with pytest.raises(UserError, match=r"is 1 bytes too long .* 107 at most; set RAY_TMPDIR to"):
+                        ray_files.prepare()
+            finally:
+                place.unlink()
+
+
 def test_the_token_is_made_for_the_user_alone(home: Path) -> None:
     ray_files.protect_token()
     token = (home / TOKEN).read_text()

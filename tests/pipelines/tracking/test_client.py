@@ -1,5 +1,6 @@
 """The failures of an MLflow store are ours, and fluent calls leave the process as it was."""
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -62,3 +63,18 @@ def test_an_sqlite_store_has_a_lock_file_and_a_server_has_none(tmp_path: Path) -
     assert (tmp_path / "mlflow.db.lock").exists()
     with client._lock_held(str(config.tracking.uri)), client._lock_held("http://host:5000"):
         pass  # a server has no file
+
+
+def test_fluent_calls_go_to_the_configured_store_whatever_variables_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe.load(None, [f"workspace={tmp_path}"])
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    with client.fluent(config):
+        assert mlflow.get_registry_uri() == config.tracking.uri
+        assert "MLFLOW_EXPERIMENT_NAME" not in os.environ
+    assert os.environ["MLFLOW_REGISTRY_URI"] == f"sqlite:///{tmp_path}/registry.db"
+    assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "theirs"
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # as before: it would be the default of the next config
+    assert not (tmp_path / "registry.db").exists()

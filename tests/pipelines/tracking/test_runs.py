@@ -286,3 +286,28 @@ def test_where_there_can_be_no_store_is_told_at_once_with_its_key(tmp_path: Path
     config = at(tmp_path, f"tracking.uri={uri.format(folder=tmp_path)}")
     with pytest.raises(UserError, match=rf"tracking\.uri: .*{words}"):
         client.client(config)
+
+
+@pytest.mark.parametrize("name", ["My%20Drive", "a?b #1", 'it\'s "q"'])
+def test_a_workspace_of_any_name_holds_its_database_its_artifacts_and_its_runs(tmp_path: Path, name: str) -> None:
+    config = at(tmp_path / name)
+    mine = runs.start_run(config, "build", tags={"mpc.output": config.workspace})
+    runs.start_run(config, "build", tags={"mpc.output": f"{config.workspace}2"})
+    assert runs.find(config, "build", config.workspace) == mine
+    assert runs.find(config, "build", f"{config.workspace}3") is None
+    downloaded = client.client(config).download_artifacts(mine, "config.yaml")
+    stored = tmp_path / name / "mlflow-artifacts" / mine / "artifacts" / "config.yaml"
+    assert Path(downloaded).read_bytes() == stored.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlflow-artifacts"}
+
+
+def test_artifacts_go_to_a_workspace_on_s3_or_it_is_refused(tmp_path: Path, s3: str) -> None:
+    store = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    config = recipe.load(None, [f"workspace={s3}/My%20Drive +é", store, "tracking.experiment=one"])
+    run = runs.start_run(config, "build")
+    assert storage.list_files(f"{s3}/My%20Drive +é") == [
+        f"{s3}/My%20Drive +é/mlflow-artifacts/{run}/artifacts/config.yaml"
+    ]
+    with pytest.raises(UserError, match=r"MLflow cannot keep artifacts in .*a\?b/mlflow-artifacts"):
+        runs.start_run(recipe.revised(config, f"workspace={s3}/a?b", "tracking.experiment=two"), "build")
