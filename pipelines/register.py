@@ -31,7 +31,7 @@ from pipelines.config.root import Config
 from pipelines.model_registry import gates, lineage, lock, model_card
 from pipelines.model_registry.gates import VersionMetrics
 from pipelines.model_registry.model_card import LICENCE
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, documents, storage, uris
 from pipelines.tracking import client, runs, watchdog
 
 
@@ -77,9 +77,12 @@ def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[V
             raise UserError(f"the evaluation at {location} is not finished; run `mpc evaluate` again, it goes on")
         data = storage.read_bytes(uris.join(location, evaluation.FILE_NAME))
         try:
-            metrics = gates.from_document(json.loads(data), digest)
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{location} is of an earlier version; delete it and run `mpc evaluate` again") from None
+            metrics = gates.from_document(data, digest)
+        except documents.InvalidDocument as error:
+            raise UserError(
+                f"{location} is of an earlier version, or its {evaluation.FILE_NAME} is damaged ({error});"
+                " delete it and run `mpc evaluate` again"
+            ) from None
         if metrics.key in [earlier.key for earlier, _ in evaluations]:
             raise UserError(f"register.evaluation: {location} is a second one on {metrics.name}; leave one of them out")
         evaluations.append((metrics, data))

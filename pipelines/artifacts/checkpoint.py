@@ -14,46 +14,77 @@ generators and of the learning rate schedule is not stored: both are functions o
 import hashlib
 import io
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.card import DOCUMENT, TENSORS
 from mpc_model.errors import InfrastructureError, MPCError
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, documents, storage, uris
+from pipelines.runtime.documents import Count, InvalidDocument, Sha256
 
 CHECKPOINT, STATE = "checkpoint.json", "state.pt"
+_FileName = Annotated[str, Field(pattern=f"^({STATE}|{TENSORS}|{DOCUMENT})$".replace(".", r"\."))]
+"""The other files of a checkpoint; no other name may lead elsewhere."""
+
+
+_Positive = Annotated[int, Field(ge=1, le=2**40)]
+
+
+class CursorFacts(TypedDict):
+    """How far an epoch is (pipelines/dataset/order.py): segments of [world size, batch size, steps]."""
+
+    epoch: Count
+    segments: list[tuple[_Positive, _Positive, Count]]
 
 
 class ProgressFacts(TypedDict):
     """How far training has come; pipelines/training/progress.py says what each value is."""
 
-    cursor: dict[str, object]
+    cursor: CursorFacts
     history: list[dict[str, float]]
-    assessed: int
-    epoch_steps: list[int]
-    unsaved: list[int]
-    epoch_loss: tuple[float, int]
+    assessed: Count
+    epoch_steps: list[Count]
+    unsaved: list[Count]
+    epoch_loss: tuple[float, Count]
+
+
+class WindowFacts(TypedDict):
+    """The metrics since the last report (pipelines/training/step_window.py)."""
+
+    sums: dict[str, float]
+    steps: Count
 
 
 class CheckpointFacts(ProgressFacts):
-    """What training stores in checkpoint.json. `window` holds the metrics since the last report (step_window.py)."""
+    """What training stores in checkpoint.json."""
 
     verb: str
     config: dict[str, Any]
-    fingerprint: str
-    window: dict[str, Any]
+    fingerprint: Sha256
+    window: WindowFacts
 
 
 class CheckpointDocument(CheckpointFacts):
     """The content of checkpoint.json, without its own checksum. `files` has the sha256 of each other file."""
 
-    step: int
-    files: dict[str, str]
+    step: Count
+    files: Annotated[dict[_FileName, Sha256], Field(min_length=3)]
+
+
+class _StoredDocument(CheckpointDocument):
+    """The content of checkpoint.json."""
+
+    sha256: Sha256
+
+
+_DOCUMENT = TypeAdapter(_StoredDocument)
 
 
 class Checkpoint(NamedTuple):
@@ -91,14 +122,16 @@ def latest(run: str) -> Checkpoint | None:
     known_steps = steps(run)
     for step in reversed(known_steps):
         location = folder(run, step)
-        document = _read_document(location)
-        damaged = [CHECKPOINT]
-        if document:
+        try:
+            document = _read_document(location)
             files = document["files"].items()
             damaged = [name for name, checksum in files if _sha256(uris.join(location, name)) != checksum]
-        if document and not damaged:
-            return Checkpoint(document, _read_state(location), location)
-        console.warn(f"checkpoint: {location} is damaged ({', '.join(damaged)}); looking at the one before")
+            if not damaged:
+                return Checkpoint(document, _read_state(location), location)
+            text = f"({', '.join(damaged)})"
+        except InvalidDocument as error:
+            text = str(error)
+        console.warn(f"checkpoint: {location} is damaged {text}; looking at the one before")
     if known_steps:
         console.warn(f"checkpoint: no checkpoint of {run} is sound; starting from the beginning")
     return None
@@ -106,19 +139,28 @@ def latest(run: str) -> Checkpoint | None:
 
 def read(location: str) -> Checkpoint:
     """A checkpoint that `latest` verified on another rank: only its checkpoint.json is verified again."""
-    document = _read_document(location)
-    if document is None:
-        raise InfrastructureError(f"checkpoint {location} is damaged ({CHECKPOINT}); it was not a moment ago")
-    return Checkpoint(document, _read_state(location), location)
-
-
-def _read_document(location: str) -> CheckpointDocument | None:
-    """The content of checkpoint.json; None where it is damaged."""
     try:
-        document = json.loads(storage.read_bytes(uris.join(location, CHECKPOINT)))
-        return document if document.pop("sha256") == _checksum(document) else None
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
+        return Checkpoint(_read_document(location), _read_state(location), location)
+    except InvalidDocument as error:
+        raise InfrastructureError(f"checkpoint {location} is damaged {error}; it was not a moment ago") from None
+
+
+def _read_document(location: str) -> CheckpointDocument:
+    """The content of checkpoint.json; InvalidDocument, which names the file, where it is damaged."""
+    data = storage.read_bytes(uris.join(location, CHECKPOINT))
+    try:
+        documents.parse(data, _DOCUMENT, finite=False)
+        document = json.loads(data)
+        if document.pop("sha256") != _checksum(document):
+            raise InvalidDocument("its checksum is another")
+        if len(document["history"]) != len(document["epoch_steps"]) or document["assessed"] > len(document["history"]):
+            raise InvalidDocument("history, epoch_steps and assessed do not agree")
+        if not location.endswith(f"step-{document['step']:09d}"):
+            raise InvalidDocument(f"step is {document['step']}")
+    except InvalidDocument as error:
+        raise InvalidDocument(f"({CHECKPOINT}): {error}") from None
+    checked: CheckpointDocument = document
+    return checked
 
 
 def _checksum(document: CheckpointDocument) -> str:
@@ -126,8 +168,14 @@ def _checksum(document: CheckpointDocument) -> str:
 
 
 def _read_state(location: str) -> dict[str, Any]:
+    """The content of state.pt; InvalidDocument, which names the file, where it holds something else."""
     buffer = io.BytesIO(storage.read_bytes(uris.join(location, STATE)))
-    state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise InvalidDocument(f"({STATE})") from None
+    if not isinstance(state, dict) or not {"optimizer", "module"} <= state.keys():
+        raise InvalidDocument(f"({STATE})")
     return state
 
 
@@ -175,8 +223,8 @@ def run_and_step(location: str) -> tuple[str, int] | None:
     if not storage.exists(uris.join(location, CHECKPOINT)):
         return None
     try:
-        step = int(json.loads(storage.read_bytes(uris.join(location, CHECKPOINT)))["step"])
-    except (ValueError, KeyError, TypeError):
+        step = _read_document(location.rstrip("/"))["step"]
+    except InvalidDocument:
         return None
     run = location.rstrip("/").removesuffix(folder("", step))
     return (run, step) if folder(run, step) == location.rstrip("/") else None

@@ -9,14 +9,15 @@ A command reuses its own finished output, continues its own unfinished output, a
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
-from pipelines.runtime import storage, uris
+from pipelines.artifacts import results
+from pipelines.runtime import documents, storage, uris
 
 RECORD = "record.json"
 
@@ -24,7 +25,7 @@ RECORD = "record.json"
 class _Document(TypedDict):
     """What record.json holds."""
 
-    verb: str
+    verb: Annotated[str, Field(pattern="^[a-z-]{1,20}$")]
     identity: dict[str, Any]
     finished: bool
     results: dict[str, Any]
@@ -108,10 +109,15 @@ def read(uri: str) -> Record:
     if not storage.exists(location):
         raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
     try:
-        document = _DOCUMENT.validate_json(storage.read_bytes(location), strict=True)
+        document = documents.parse(storage.read_bytes(location), _DOCUMENT, finite=False)
+        schema = results.FINISHED.get(document["verb"], results.BEGUN) if document["finished"] else results.BEGUN
+        schema.validate_python(document["results"], strict=True)
         return Record(uri, **document)
-    except ValidationError:
-        raise UserError(f"{location} is damaged; delete {uri} and run the command again") from None
+    except documents.InvalidDocument as error:
+        reason = str(error)
+    except ValidationError as error:
+        reason = f"results.{documents.reason(error)}"
+    raise UserError(f"{location} is damaged ({reason}); delete {uri} and run the command again")
 
 
 def run_of(uri: str) -> tuple[str, str] | None:

@@ -123,10 +123,11 @@ class Statistics:
         if sums.min() < 0:
             raise DataError("statistics.places: a sum of masks is negative")
         counts = Counter[tuple[str, ...]]()
-        for *key, count in document["counts"]:
-            if not _is_key(key) or tuple(key) in counts or not isinstance(count, int):
-                raise DataError(f"statistics.counts: there is no count {ascii([*key, count])[:80]}, or it comes twice")
-            counts[tuple(map(str, key))] = count
+        for entry in document["counts"]:
+            key, count = tuple(map(str, entry[:-1])), entry[-1] if entry else ""
+            if not isinstance(count, int) or not _is_key(key) or key in counts:
+                raise DataError(f"statistics.counts: there is no count {ascii(entry)[:80]}, or it comes twice")
+            counts[key] = count
         return Statistics(counts, sums)
 
     def count_by(self, name: str, *columns: str) -> Counter[tuple[str, ...]]:
@@ -147,16 +148,13 @@ class Statistics:
         return sorted({split for (split,) in self.count_by("samples", "split")}, key=SPLITS.index)
 
 
-def _is_key(key: list[str | int]) -> bool:
+def _is_key(key: tuple[str, ...]) -> bool:
     """Whether these are a name of KEYS and its columns, with values that `Statistics.add` gives them."""
-    name, *columns = map(str, key) if key else [""]
-    return (
-        all(isinstance(part, str) for part in key)
-        and len(columns) == len(KEYS.get(name, columns))
-        and name in KEYS
-        and all(_VALUES[column].fullmatch(value) for column, value in zip(KEYS[name], columns, strict=True))
-        and (name != "size" or bool(_SIZE.fullmatch(columns[-1])))
-    )
+    if not key or len(key) - 1 != len(KEYS.get(key[0], key)):
+        return False
+    name, *columns = key
+    fits = all(_VALUES[column].fullmatch(value) for column, value in zip(KEYS[name], columns, strict=True))
+    return fits and (name != "size" or bool(_SIZE.fullmatch(columns[-1])))
 
 
 def of_rows(rows: Iterable[Row]) -> Statistics:

@@ -31,9 +31,9 @@ def lost(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> dict
     Names are those below the dataset: `shards/train-00001.parquet`. Of the shards those of `splits` are looked at,
     `rejects.parquet` and `report.html` are looked at where they are all of them.
     """
-    root = uris.absolute(uri)
+    root = uris.written(uris.absolute(uri))
     try:
-        stamps = storage.list_stamps(root)
+        stamps = storage.list_stamps(uri)
     except UserError:
         if Manifest.exists(uri):
             raise

@@ -24,16 +24,14 @@ from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.schema import SplitName
 from pipelines.runtime import documents, storage, uris
 from pipelines.runtime.canonical import digest
+from pipelines.runtime.documents import Count, Sha256
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 _PROVENANCE = {"config", "request", "statistics", "near_duplicates", "rejects", "masks"}
 _DERIVED = {"config_digest", "fingerprint", "seal"}
-Count = Annotated[int, Field(ge=0, le=2**40)]
-"""Samples, or bytes of one file: far more than anybody has, and far less than overflows."""
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0, le=2**62)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ShardName = Annotated[str, Field(pattern="^(train|validation|test)-[0-9]{5,9}$")]
 """It becomes the name of a file, which must lie in the dataset."""
 SourceName = Annotated[str, Field(min_length=1, max_length=200)]

@@ -17,6 +17,7 @@ ordered anew by the same four steps.
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,13 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 WINDOW = 32
 """Row groups whose rows are mixed with each other; a reader holds that many in memory."""
+
+
+class CursorDocument(TypedDict):
+    """A cursor as JSON: a segment is [world size, batch size, steps]."""
+
+    epoch: int
+    segments: list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,14 @@ class Cursor:
             return Cursor(self.epoch, (*before, Segment(world, batch_size, last.steps + steps)))
         return Cursor(self.epoch, (*before, last, Segment(world, batch_size, steps)))
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> CursorDocument:
         """Plain values, for a checkpoint."""
-        return {"epoch": self.epoch, "segments": [[s.world, s.batch_size, s.steps] for s in self.segments]}
+        return {"epoch": self.epoch, "segments": [(s.world, s.batch_size, s.steps) for s in self.segments]}
 
     @staticmethod
-    def from_json(value: dict[str, object]) -> "Cursor":
+    def from_json(value: CursorDocument) -> "Cursor":
         """The inverse of `to_json`."""
-        segments = value["segments"]
-        assert isinstance(segments, list)
-        return Cursor(int(str(value["epoch"])), tuple(Segment(*map(int, item)) for item in segments))
+        return Cursor(value["epoch"], tuple(Segment(*segment) for segment in value["segments"]))
 
 
 def entries(group_sizes: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> tuple[Rows, Rows]:

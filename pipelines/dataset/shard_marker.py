@@ -8,10 +8,8 @@ from pydantic import Field, TypeAdapter, model_validator
 from mpc_model.errors import DataError
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import (
-    Count,
     Document,
     PixelCounts,
-    Sha256,
     ShardEntry,
     ShardName,
     SourceName,
@@ -21,6 +19,7 @@ from pipelines.dataset.manifest import (
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SplitName
 from pipelines.runtime import documents
+from pipelines.runtime.documents import Count, Sha256
 
 
 class ShardMarker(Document):

@@ -139,6 +139,16 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
     )
 
 
+def _is_whole(part: bytes, rows: int) -> bool:
+    """Whether a stored part has the rows of so many items; a damaged one is made again."""
+    try:
+        table = pq.read_table(storage.in_arrow(part))
+        table.validate(full=True)
+    except (pa.ArrowException, ValueError, OSError):
+        return False
+    return bool(table.schema.equals(SCHEMA) and len(table) == rows)
+
+
 def _survey_part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
     """One part as a Parquet file; a stored one is not made again.
 
@@ -147,8 +157,8 @@ def _survey_part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
     rows: list[ListedItem] = items.to_pylist()
     name = hashlib.sha256(json.dumps([rows, max_pixels, SCHEMA.names]).encode()).hexdigest()[:32]
     location = uris.join(uri, "survey", f"{name}.parquet")
-    if storage.exists(location):
-        return storage.read_bytes(location)
+    if storage.exists(location) and _is_whole(stored := storage.read_bytes(location), len(rows)):
+        return stored
     surveyed, is_read = [], True
     for row, files in storage.prefetch(read_files, rows):
         surveyed.append(examine(row, files, max_pixels))

@@ -7,13 +7,17 @@ value is JSON. A gate is answered for one dataset and split at a time, in words 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from mpc_model.errors import UserError
+from pipelines.dataset.schema import SplitName
+from pipelines.runtime import documents
+from pipelines.runtime.documents import Count, Sha256
 
 PREFIX = "mpc.figures."
+Share = Annotated[float, Field(ge=0, le=1)]
 Key = tuple[str, str]
 """Fingerprint and split."""
 
@@ -27,18 +31,18 @@ class VersionMetrics:
     the model is. None stands for a mean over no images.
     """
 
-    model: str
-    fingerprint: str
-    split: str
+    model: Annotated[str, Field(max_length=200)]
+    fingerprint: Sha256
+    split: SplitName
     dataset: str
-    f1: float | None
-    iou: float | None
-    false_alarm_rate: float | None
-    forged_images: int
-    authentic_images: int
-    untrained: float | None
-    threshold: float
-    robustness: dict[str, float | None]
+    f1: Share | None
+    iou: Share | None
+    false_alarm_rate: Share | None
+    forged_images: Count
+    authentic_images: Count
+    untrained: Share | None
+    threshold: Share
+    robustness: dict[str, Share | None]
     warnings: list[str]
 
     @property
@@ -53,10 +57,20 @@ class VersionMetrics:
 
 
 _METRICS = TypeAdapter(VersionMetrics)
+_DOCUMENT = TypeAdapter(dict[str, Any])
 
 
-def from_document(document: Mapping[str, Any], digest: str) -> VersionMetrics:
-    """The metrics of a metrics.json, which is of the model with this digest."""
+def from_document(data: bytes, digest: str) -> VersionMetrics:
+    """The metrics of a metrics.json, which is of the model with this digest. InvalidDocument where it has others than
+    an evaluation can give."""
+    document = documents.parse(data, _DOCUMENT)
+    try:
+        return documents.parse(json.dumps(asdict(_metrics_of(document, digest))).encode(), _METRICS)
+    except (KeyError, TypeError, AttributeError):
+        raise documents.InvalidDocument("a key is missing, or holds something else") from None
+
+
+def _metrics_of(document: Mapping[str, Any], digest: str) -> VersionMetrics:
     model = document["model"]
     names = ("f1", "iou", "false_alarm_rate", "forged_images", "authentic_images")
     return VersionMetrics(
@@ -78,8 +92,8 @@ def from_tags(tags: Mapping[str, str]) -> dict[Key, VersionMetrics]:
     evaluations: dict[Key, VersionMetrics] = {}
     for key in sorted(key for key in tags if key.startswith(PREFIX)):
         try:
-            metrics = _METRICS.validate_json(tags[key], strict=True)
-        except ValidationError:
+            metrics = documents.parse(tags[key].encode(), _METRICS)
+        except documents.InvalidDocument:
             raise UserError(f"the tag {key} holds no metrics of this program; run `mpc register` again") from None
         evaluations[metrics.key] = metrics
     return evaluations

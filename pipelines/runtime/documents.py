@@ -3,11 +3,18 @@
 import json
 import math
 from collections import Counter
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipelines.runtime import uris
 
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=0, le=2**40)]
+"""Samples, steps, or bytes of one file: far more than anybody has, and far less than overflows."""
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+RunId = Annotated[str, Field(pattern="^[0-9A-Za-z_-]{0,200}$")]
+"""Of an MLflow run; it becomes a part of addresses."""
 MAX_BYTES = 1 << 28
 """Longest document that is parsed (256 MiB); the manifest of a million shards takes as much."""
 _SHOWN = 120
@@ -74,5 +81,5 @@ def _finite(text: str) -> float:
 
 def _shown(text: str) -> str:
     """A text on one line that can be printed, cut where it is long."""
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
+    line = uris.printable(" ".join(text.split()))
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

@@ -15,12 +15,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from pipelines.runtime import console, environment, lock, storage, uris
+from pipelines.runtime import console, documents, environment, lock, storage, uris
 from pipelines.runtime.lock import HolderId
 
 BEAT_SECONDS = environment.LEASE_BEAT_SECONDS
@@ -32,10 +33,10 @@ _THREAD = "lease"
 class _Document(TypedDict):
     """A lease file."""
 
-    holder: str
-    machine: str
-    process: int
-    beat: int
+    holder: Annotated[str, Field(max_length=1000)]
+    machine: Annotated[str, Field(max_length=1000)]
+    process: Annotated[int, Field(ge=1, le=2**31)]
+    beat: documents.Count
 
 
 _DOCUMENT = TypeAdapter(_Document)
@@ -155,9 +156,9 @@ def _read(uri: str, number: int) -> _Document | None:
     if not storage.exists(_file(uri, number)):
         return None
     try:
-        return _DOCUMENT.validate_json(storage.read_bytes(_file(uri, number)))
-    except ValidationError:
-        raise UserError(f"{_file(uri, number)} is not a lease file of this program; delete it") from None
+        return documents.parse(storage.read_bytes(_file(uri, number)), _DOCUMENT)
+    except documents.InvalidDocument as error:
+        raise UserError(f"{_file(uri, number)} is not a lease file of this program; delete it ({error})") from None
     except UserError:
         return None
 
@@ -176,7 +177,7 @@ def _numbers(uri: str) -> list[int]:
         return []
     with suppress(UserError):  # the folder may be deleted between the two calls
         names = (file.rsplit("/", 1)[-1] for file in storage.list_files(folder, (".json",)))
-        return [int(name[:6]) for name in names if re.fullmatch(r"\d{6}\.json", name)]
+        return [int(name.removesuffix(".json")) for name in names if re.fullmatch(r"[0-9]{6,9}\.json", name)]
     return []
 
 

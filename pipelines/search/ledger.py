@@ -16,7 +16,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
-from pipelines.runtime import storage, uris
+from pipelines.runtime import documents, storage, uris
+from pipelines.runtime.documents import Count, InvalidDocument, RunId
 
 State = Literal["open", "finished", "stopped", "failed"]
 Parameters: TypeAlias = dict[str, Any]
@@ -27,7 +28,7 @@ class Point(TypedDict):
     """What a trial reached after an epoch of a stage. `figure` is the metric that the search maximises."""
 
     stage: Literal["pretrain", "finetune"]
-    epoch: int
+    epoch: Annotated[int, Field(ge=1, le=2**40)]
     figure: float
     train_loss: float
 
@@ -38,13 +39,13 @@ class Trial:
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
-    number: int
+    number: Count
     parameters: Parameters
     state: State = "open"
     reason: str = ""
-    run_id: str = ""
-    seconds: float = 0.0
-    reported: Annotated[int, Field(alias="told")] = 0
+    run_id: RunId = ""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    reported: Annotated[Count, Field(alias="told")] = 0
     """Points of `curve` that MLflow has; `told` in the file."""
     closed: bool = False
     """Whether its MLflow runs were ended."""
@@ -79,7 +80,7 @@ def read_all(output: str) -> list[Trial]:
     root = uris.join(output, "trials")
     if not storage.folder_exists(root):
         return []
-    pattern = re.compile(re.escape(root) + r"/(\d{4,})/trial\.json")
+    pattern = re.compile(re.escape(root) + r"/([0-9]{4,9})/trial\.json")
     matches = (pattern.fullmatch(file) for file in storage.list_files(root, (".json",)))
     return [read(output, number) for number in sorted(int(match[1]) for match in matches if match)]
 
@@ -88,13 +89,17 @@ def read(output: str, number: int) -> Trial:
     """One trial of the ledger. UserError when its file is damaged."""
     file = _file(output, number)
     try:
-        trial = TRIAL.validate_json(storage.read_bytes(file))
+        trial = documents.parse(storage.read_bytes(file), TRIAL, finite=False)
         if trial.number != number:
-            raise ValueError
+            raise InvalidDocument(f"number is {trial.number}")
+        if trial.reported > len(trial.curve):
+            raise InvalidDocument(f"told is {trial.reported}, but curve has {len(trial.curve)} points")
         return trial
-    except ValueError:  # pydantic's are
+    except InvalidDocument as error:
         folder = file.rpartition("/")[0]
-        raise UserError(f"{file} is damaged; delete {folder}, and the same command begins that trial anew") from None
+        raise UserError(
+            f"{file} is damaged; delete {folder}, and the same command begins that trial anew ({error})"
+        ) from None
 
 
 def next_number(trials: Sequence[Trial]) -> int:

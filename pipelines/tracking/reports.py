@@ -5,13 +5,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias, final
+from typing import Annotated, TypeAlias, final
 
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
-from pipelines.runtime import storage
+from pipelines.runtime import documents, storage
+from pipelines.runtime.documents import Count
 
+Milliseconds = Annotated[int, Field(ge=0, le=2**53)]
 MAX_METRICS = 1000
 """Values that MLflow takes in one request."""
 
@@ -20,8 +23,8 @@ MAX_METRICS = 1000
 class Metrics(TypedDict):
     """Metrics of one step, by `<kind>/<name>`; `time` is that of the report, in ms since 1970."""
 
-    step: int
-    time: int
+    step: Count
+    time: Milliseconds
     metrics: dict[str, float]
 
 
@@ -36,18 +39,19 @@ class Tags(TypedDict):
 class Picture(TypedDict):
     """A file of the output, by its name below it, which becomes an artifact."""
 
-    picture: str
+    picture: Annotated[str, Field(pattern="^pictures/[0-9A-Za-z_.-]+$")]
 
 
 @final
 class End(TypedDict):
     """How the run ended (FINISHED, FAILED or KILLED), and when (ms since 1970)."""
 
-    status: str
-    time: int
+    status: Annotated[str, Field(pattern="^(FINISHED|FAILED|KILLED)$")]
+    time: Milliseconds
 
 
 Report: TypeAlias = Metrics | Tags | Picture | End
+_REPORTS = TypeAdapter(list[Report])
 
 
 def last_steps(report: Report) -> dict[str, int]:
@@ -81,9 +85,9 @@ class UnsentFile:
         if not self._exists:
             return []
         try:
-            return list(json.loads(storage.read_bytes(self._location)))
-        except ValueError:
-            raise UserError(f"{self._location} is damaged; delete it, and run the command again") from None
+            return documents.parse(storage.read_bytes(self._location), _REPORTS, finite=False)
+        except documents.InvalidDocument as error:
+            raise UserError(f"{self._location} is damaged; delete it, and run the command again ({error})") from None
 
     def write(self, reports: Sequence[Report]) -> None:
         """Replace its reports; without any, the file is deleted."""

@@ -45,6 +45,8 @@ class FeatureCache:
         `images` (B, 3, H, W) are used only where a view is not stored yet; its maps are stored then.
         """
         stored = {key: maps for key in keys if (maps := self._load(key))}
+        if len({tuple(level.shape for level in maps) for maps in stored.values()}) > 1:
+            stored = {}  # some are not of this encoder
         missing = [position for position, key in enumerate(keys) if key not in stored]
         if missing:
             computed = [level.half().cpu() for level in encoder(images[missing])]
@@ -63,7 +65,10 @@ class FeatureCache:
             tensors = safetensors.torch.load(storage.read_bytes(location))
         except SafetensorError:  # damaged: written again
             return None
-        return [tensors[str(level)] for level in range(len(tensors))]
+        maps = [tensors[name] for name in sorted(tensors)]
+        named = sorted(tensors) == [str(level) for level in range(len(tensors))]
+        sound = all(level.ndim == 3 and level.dtype == torch.float16 and level.isfinite().all() for level in maps)
+        return maps if named and sound else None
 
     def _save(self, key: str, maps: Sequence[Tensor]) -> None:
         tensors = {str(level): features for level, features in enumerate(maps)}

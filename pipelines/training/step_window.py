@@ -2,10 +2,10 @@
 
 import time
 from collections import Counter
-from typing import Any
 
 import torch
 
+from pipelines.artifacts.checkpoint import WindowFacts
 from pipelines.runtime import host
 from pipelines.runtime.host import resident_bytes
 
@@ -19,10 +19,10 @@ class StepWindow:
     reports the means that an uninterrupted run would have. Speed, waiting time and memory are those of this process.
     """
 
-    def __init__(self, device: torch.device, stored: dict[str, Any] | None = None) -> None:
+    def __init__(self, device: torch.device, stored: WindowFacts | None = None) -> None:
         stored = stored or {"sums": {}, "steps": 0}
         self._device = device
-        self._sums, self.steps = Counter[str](stored["sums"]), int(stored["steps"])
+        self._sums, self.steps = Counter[str](stored["sums"]), stored["steps"]
         self.restart()
 
     def restart(self) -> None:
@@ -60,6 +60,6 @@ class StepWindow:
         self.restart()
         return metrics
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> WindowFacts:
         """The part that checkpoints store."""
         return {"sums": dict(self._sums), "steps": self.steps}

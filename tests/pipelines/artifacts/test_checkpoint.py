@@ -1,5 +1,6 @@
 """Checkpoints: what is written is read again, what is damaged is skipped, and none is ever half there."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,81 @@ def test_the_model_of_a_checkpoint_is_exported(tmp_path: Path) -> None:
     checkpoint.export(str(tmp_path / "run"), 3, str(tmp_path / "model"))
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
     assert Localizer.load(tmp_path / "model").card == {"step": 3}
+
+
+def save_small(run: Path, *steps: int) -> None:
+    """Checkpoints without a model that can be loaded."""
+    for step in steps:
+        files = {"model.safetensors": b"x", "model.json": b"{}"}
+        checkpoint.save(str(run), step, files, {"optimizer": {}, "module": {}}, FACTS)
+
+
+def rewrite(run: Path, number: int, **changes: Any) -> None:
+    """Change values of the checkpoint.json of a step, with a checksum that fits them."""
+    file = Path(checkpoint.folder(str(run), number), "checkpoint.json")
+    document = json.loads(file.read_text()) | changes
+    del document["sha256"]
+    checksum = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({"sha256": checksum, **document}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("step", -1),
+        ("step", 5),
+        ("step", 10**20),
+        ("files", {}),
+        ("files", {"../../x": "0" * 64, "state.pt": "0" * 64, "model.json": "0" * 64}),
+        ("files", {"state.pt": "0", "model.safetensors": "0", "model.json": "0"}),
+        ("cursor", {"epoch": -1, "segments": []}),
+        ("cursor", {"epoch": 0, "segments": [[0, 1, 1]]}),
+        ("cursor", {"epoch": 0, "segments": [[1, 1]]}),
+        ("cursor", {"epoch": 0, "segments": "x"}),
+        ("history", [{"f1": "good"}]),
+        ("history", []),
+        ("assessed", 7),
+        ("epoch_steps", [-1]),
+        ("unsaved", None),
+        ("epoch_loss", [1]),
+        ("epoch_loss", [1, -1]),
+        ("window", {"sums": {}, "steps": "x"}),
+        ("window", {}),
+        ("fingerprint", "x"),
+        ("config", 3),
+    ],
+)
+def test_a_document_that_no_run_writes_is_damage(
+    tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its checksum fits."""
+    save_small(tmp_path, 3, 4)
+    rewrite(tmp_path, 4, **{key: value})
+    newest = checkpoint.latest(str(tmp_path))
+    assert newest is not None
+    assert newest.document["step"] == 3
+    said = capsys.readouterr().err
+    assert "step-000000004 is damaged (checkpoint.json): " in said
+    assert key in said
+    assert said.count("\n") == 1
+
+
+def test_metrics_may_be_nan(tmp_path: Path) -> None:
+    save_small(tmp_path, 3)
+    rewrite(tmp_path, 3, history=[{"f1": float("nan")}])
+    newest = checkpoint.latest(str(tmp_path))
+    assert newest is not None
+    assert newest.document["history"][0]["f1"] != newest.document["history"][0]["f1"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04"])
+def test_a_state_that_is_none_is_damage(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    save_small(tmp_path, 3, 4)
+    folder = Path(checkpoint.folder(str(tmp_path), 4))
+    (folder / "state.pt").write_bytes(content)
+    files = json.loads((folder / "checkpoint.json").read_text())["files"]
+    rewrite(tmp_path, 4, files=files | {"state.pt": hashlib.sha256(content).hexdigest()})
+    newest = checkpoint.latest(str(tmp_path))
+    assert newest is not None
+    assert newest.document["step"] == 3
+    assert "step-000000004 is damaged (state.pt)" in capsys.readouterr().err

@@ -1,17 +1,34 @@
 """The manifest: typed, the same JSON as ever, and a fingerprint over what the dataset is."""
 
+import base64
 import hashlib
 import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, strategies
+from hypothesis import settings as settings_of_hypothesis
 
 from mpc_model.errors import DataError
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
+from pipelines.inspect import inspect
 
 PROVENANCE = ("config", "config_digest", "asked", "statistics", "near_duplicates", "rejects", "fingerprint", "seal")
+
+VALUES = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers(-(2**80), 2**80)
+    | strategies.floats(allow_nan=False, allow_infinity=False)
+    | strategies.text(max_size=20),
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=9), inner),
+    max_leaves=4,
+)
+"""What an edit may put into a document."""
 
 
 @pytest.fixture
@@ -102,3 +119,195 @@ def test_a_manifest_does_not_change(built: Config) -> None:
         manifest.seed = 1
     with pytest.raises(ValueError, match="frozen"):
         manifest.splits["train"].samples = 1
+
+
+def resealed(stored: dict[str, Any]) -> bytes:
+    """A manifest whose digests are those of its content."""
+    content = {key: value for key, value in stored.items() if key not in PROVENANCE}
+    stored = {key: value for key, value in stored.items() if key not in ("config_digest", "fingerprint", "seal")}
+    stored |= {"config_digest": sha256(stored.get("config")), "fingerprint": sha256(content)}
+    return json.dumps(stored | {"seal": sha256(stored)}).encode()
+
+
+def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of one value; `path` is dotted, and `value` may be a function of what stands there."""
+
+    def change(stored: Any) -> None:
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        for part in parents:
+            stored = stored[part]
+        stored[last] = value(stored[last]) if callable(value) else value
+
+    return change
+
+
+def more_rows(stored: dict[str, Any]) -> None:
+    stored["shards"][0]["rows"] += 1
+
+
+def renamed_split(stored: dict[str, Any]) -> None:
+    stored["splits"]["../x"] = stored["splits"].pop("test")
+    for shard in stored["shards"]:
+        shard["split"] = shard["split"].replace("test", "../x")
+
+
+def first_shard_twice(stored: dict[str, Any]) -> None:
+    stored["shards"][1]["name"] = stored["shards"][0]["name"]
+
+
+def without_a_shard(stored: dict[str, Any]) -> None:
+    del stored["shards"][0]
+
+
+def another_source(stored: dict[str, Any]) -> None:
+    stored["shards"][0]["source"] = "other"
+
+
+ALTERED: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (at("shards.0.rows", -1), "shards.0.rows"),
+    (at("shards.0.rows", 10**15), "shards.0.rows"),
+    (at("shards.0.rows", 2.0), "shards.0.rows"),
+    (at("shards.0.rows", True), "shards.0.rows"),
+    (at("shards.0.rows", "6"), "shards.0.rows"),
+    (at("shards.0.rows", None), "shards.0.rows"),
+    (at("shards.0.bytes", -5), "shards.0.bytes"),
+    (at("shards.0.bytes", 2**70), "shards.0.bytes"),
+    (at("shards.0.name", "../../x"), "shards.0.name"),
+    (at("shards.0.name", "/etc/passwd"), "shards.0.name"),
+    (at("shards.0.name", "train-00000/../../x"), "shards.0.name"),
+    (at("shards.0.name", "train-0000\u0661"), "shards.0.name"),
+    (at("shards.0.name", "train-00000\n"), "shards.0.name"),
+    (at("shards.0.name", ""), "shards.0.name"),
+    (at("shards.0.name", "test-00099"), "a shard of split train is not named test-00099"),
+    (at("shards.0.split", "../x"), "shards.0.split"),
+    (at("shards.0.split", "holdout"), "shards.0.split"),
+    (at("shards.0.sha256", "0" * 63), "shards.0.sha256"),
+    (at("shards.0.sha256", "G" * 64), "shards.0.sha256"),
+    (at("shards.0", None), "shards.0"),
+    (at("shards", {}), "shards: "),
+    (first_shard_twice, "comes 2 times"),
+    (without_a_shard, "its shards have"),
+    (more_rows, "its shards have"),
+    (another_source, "sources.other: samples is None"),
+    (at("views", 0), "views"),
+    (at("views", 66), "views"),
+    (at("views", 10**9), "views"),
+    (at("row_group", 0), "row_group"),
+    (at("row_group", 257), "row_group"),
+    (at("seed", -1), "seed"),
+    (at("seed", 2**63), "seed"),
+    (at("seed", 0.5), "seed"),
+    (at("asked", "x"), "asked"),
+    (at("rejects", ""), "rejects"),
+    (at("config", []), "config"),
+    (renamed_split, "splits"),
+    (at("splits.train.samples", lambda count: count + 1), "splits.train: samples is"),
+    (at("splits.train.samples", -3), "splits.train.samples"),
+    (at("splits.train.forged", 10**6), "splits.train: forged is 1000000, but samples is"),
+    (at("splits.train.forged", 0), "splits.train: 0 forged samples cannot have"),
+    (at("splits.train.pixels.forged", 0), "splits.train: "),
+    (at("splits.train.pixels.forged", -1), "splits.train.pixels.forged"),
+    (at("splits.train.pixels", None), "splits.train.pixels"),
+    (at("sources.photos.repeat", 0), "sources.photos.repeat"),
+    (at("sources.photos.repeat", 10**12), "sources.photos.repeat"),
+    (at("sources.photos.listed", 10**6), "sources.photos: listed is 1000000"),
+    (at("sources", {}), "sources.photos: samples is None"),
+    (at("statistics.places", "!"), "statistics.places"),
+    (at("statistics.counts", [[{}]]), "statistics.counts.0.0"),
+    (at("statistics.counts.0", [["samples"], -1]), "statistics.counts.0"),
+    (at("near_duplicates.alike", -1), "near_duplicates: "),
+    (at("near_duplicates.groups", 7), "near_duplicates: "),
+    (at("near_duplicates.examples", [["a"]]), "near_duplicates.examples"),
+    (at("schema_version", 2.0), "schema|manifest"),
+    (at("schema_version", None), "is not a dataset manifest"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), ALTERED, ids=range(len(ALTERED)))
+def test_values_that_no_dataset_can_have_are_one_line(
+    stored: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    """Also where all digests were made again."""
+    change(stored)
+    (tmp_path / "manifest.json").write_bytes(resealed(stored))
+    with pytest.raises(DataError, match=words) as caught:
+        Manifest.read(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe{}",
+        b'{"schema_version": 2',
+        b'{"schema_version": 2, "schema_version": 2, "fingerprint": ""}',
+        b'{"schema_version": NaN, "fingerprint": ""}',
+        b'{"schema_version": 1e999, "fingerprint": ""}',
+        b'{"schema_version": ' + b"[" * 3000 + b"]" * 3000 + b', "fingerprint": ""}',
+        b'{"schema_version": ' + b"1" * 6000 + b', "fingerprint": ""}',
+    ],
+    ids=range(11),
+)
+def test_what_is_no_manifest_at_all_is_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(DataError, match=rf"{tmp_path}/manifest\.json is not a dataset manifest.*; bring it back"):
+        Manifest.read(str(tmp_path))
+
+
+def test_statistics_that_do_not_fit_are_said_by_inspect(stored: dict[str, Any], built: Config, tmp_path: Path) -> None:
+    folder = shutil.copytree(str(built.build.output), tmp_path / "dataset")
+    places = stored["statistics"]["places"]
+    for path, value, words in (
+        ("statistics.places", "AAAA", "places: it is not the base64"),
+        ("statistics.places", base64.b64encode(b"\xff" * len(base64.b64decode(places))).decode(), "is negative"),
+        ("statistics.counts", lambda counts: [*counts, counts[0]], "comes twice"),
+        ("statistics.counts", lambda counts: [*counts, ["colour", "red", 1]], "there is no count"),
+        ("statistics.counts", lambda counts: [*counts, []], "there is no count"),
+        ("statistics.counts", lambda counts: [*counts, ["samples", "../x", "photos", "splice", 1]], "no count"),
+        ("statistics.counts", lambda counts: [*counts, ["area", "splice", "99", 1]], "there is no count"),
+        ("statistics.counts", lambda counts: [*counts, ["samples", "test", "photos", "odd", 1]], "not those of splits"),
+        ("statistics.counts", [], "not those of splits"),
+    ):
+        changed = json.loads(json.dumps(stored))
+        at(path, value)(changed)
+        Path(folder, "manifest.json").write_bytes(resealed(changed))
+        with pytest.raises(DataError, match=words):
+            inspect(str(folder))
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the values of a document are."""
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(min(3, len(value))):
+            yield from _places(value[key], (*path, key))
+
+
+@settings_of_hypothesis(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(number=strategies.integers(0, 10**6), value=VALUES, deleted=strategies.booleans())
+def test_any_edit_of_a_manifest_is_read_or_refused_in_one_line(
+    stored: dict[str, Any], tmp_path: Path, number: int, value: Any, deleted: bool
+) -> None:
+    edited = json.loads(json.dumps(stored))
+    places = [path for path in _places(edited) if path]
+    *parents, last = places[number % len(places)]
+    place = edited
+    for part in parents:
+        place = place[part]
+    if deleted:
+        del place[last]
+    else:
+        place[last] = value
+    (tmp_path / "manifest.json").write_bytes(resealed(edited))
+    try:
+        manifest = Manifest.read(str(tmp_path))
+    except DataError as error:
+        assert str(error).isprintable()  # noqa: PT017 - either outcome is right
+    else:
+        assert manifest.to_json() == json.loads((tmp_path / "manifest.json").read_bytes())

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mpc_model.errors import DataError
@@ -96,3 +97,15 @@ def test_parts_are_stored_and_read_again_until_they_are_deleted(
     survey.delete_parts(str(output))
     assert not (output / "survey").exists()
     assert survey.survey(config, items, str(output))["reason"].to_pylist()[0] == "zero_bytes"
+
+
+@pytest.mark.parametrize("damage", ["cut", "no Parquet", "fewer rows"])
+def test_a_damaged_part_is_made_again(config: BuildConfig, tmp_path: Path, ray_session: None, damage: str) -> None:
+    output, items = tmp_path / "output", listing.list_all(config, 0)
+    first = survey.survey(config, items, str(output))
+    (part,) = (output / "survey").iterdir()
+    if damage == "fewer rows":
+        pq.write_table(first.slice(1), part)
+    else:
+        part.write_bytes(part.read_bytes()[:-7] if damage == "cut" else b"x" * 100)
+    assert survey.survey(config, items, str(output)) == first

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from mpc_model.errors import UserError
 from pipelines.model_registry import gates, lineage
 from pipelines.model_registry.gates import VersionMetrics
+from pipelines.runtime.documents import InvalidDocument
 
 A, B = "a" * 64, "b" * 64
 
@@ -138,3 +140,44 @@ def test_robustness_is_a_share_of_the_models_own_f1() -> None:
     assert "evaluate.robustness" in answer.words
     assert gates.robustness([found(robustness={})], None) == []
     assert not gates.robustness([found(robustness={"blur": None})], 0.1)[0].holds
+
+
+DOCUMENT: dict[str, Any] = {
+    "model": {"f1": 0.5, "iou": 0.4, "false_alarm_rate": None, "forged_images": 9, "authentic_images": 0},
+    "untrained": {"f1": 0.1},
+    "robustness": {"jpeg70": {"f1": 0.4}},
+    "threshold": 0.5,
+    "dataset": "/data",
+    "split": "test",
+    "fingerprint": A,
+    "warnings": [],
+}
+
+
+def test_the_metrics_of_an_evaluation_are_taken_from_its_document() -> None:
+    metrics = gates.from_document(json.dumps(DOCUMENT).encode(), B)
+    assert (metrics.model, metrics.f1, metrics.untrained, metrics.robustness) == (B, 0.5, 0.1, {"jpeg70": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": DOCUMENT["model"] | {"f1": 1.5}}, "f1"),
+        ({"model": DOCUMENT["model"] | {"iou": -0.1}}, "iou"),
+        ({"model": DOCUMENT["model"] | {"forged_images": -1}}, "forged_images"),
+        ({"model": DOCUMENT["model"] | {"forged_images": 2.5}}, "forged_images"),
+        ({"model": DOCUMENT["model"] | {"f1": float("nan")}}, "NaN"),
+        ({"model": {}}, "key is missing"),
+        ({"model": 3}, "key is missing"),
+        ({"untrained": None}, "key is missing"),
+        ({"robustness": {"jpeg70": {"f1": "good"}}}, "robustness.jpeg70"),
+        ({"robustness": []}, "key is missing"),
+        ({"threshold": 2}, "threshold"),
+        ({"split": "../x"}, "split"),
+        ({"fingerprint": "x"}, "fingerprint"),
+        ({"warnings": "none"}, "warnings"),
+    ],
+)
+def test_metrics_that_no_evaluation_gives_are_named(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidDocument, match=words):
+        gates.from_document(json.dumps(DOCUMENT | change).encode(), B)

@@ -111,7 +111,19 @@ def test_a_holder_that_was_succeeded_notices_and_leaves_the_successor_s_file(tmp
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"holder": "x"}', '{"holder": 1, "machine": 2, "process": "x", "beat": []}']
+    "content",
+    [
+        "",
+        "[]",
+        '{"holder": "x"}',
+        '{"holder": 1, "machine": 2, "process": "x", "beat": []}',
+        '{"holder": "x", "machine": "y", "process": 0, "beat": 1}',
+        '{"holder": "x", "machine": "y", "process": 99999999999, "beat": 1}',
+        '{"holder": "x", "machine": "y", "process": 1, "beat": -1}',
+        '{"holder": "x", "machine": "y", "process": 1, "beat": 1e400}',
+        '{"holder": "x", "machine": "y", "process": 1, "beat": 1, "beat": 2}',
+        '{"holder": "' + "x" * 5000 + '", "machine": "y", "process": 1, "beat": 1}',
+    ],
 )
 def test_a_file_that_is_no_lease_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "lease").mkdir()

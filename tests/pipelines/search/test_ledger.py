@@ -1,6 +1,8 @@
 """The ledger gives back what was saved, also by earlier releases, and names what is damaged."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from searches import curve
@@ -89,3 +91,38 @@ def test_the_metric_is_the_best_of_the_last_stage() -> None:
     assert Trial(0, {}).metric is None
     assert Trial(0, {}, curve=curve(0.9, 0.8)).metric == 0.9
     assert Trial(0, {}, curve=[*curve(0.9), *curve(0.2, 0.4, 0.3, stage="finetune")]).metric == 0.4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("number", -1),
+        ("state", "gone"),
+        ("run_id", "../x"),
+        ("run_id", 3),
+        ("seconds", -1),
+        ("seconds", float("inf")),
+        ("told", -1),
+        ("told", 3),
+        ("closed", 0),
+        ("parameters", ["a"]),
+        ("curve", [{"stage": "pretrain", "epoch": 0, "figure": 0.5, "train_loss": 1}]),
+        ("curve", [{"stage": "adapt", "epoch": 1, "figure": 0.5, "train_loss": 1}]),
+        ("curve", [{"stage": "pretrain", "epoch": 1, "figure": "x", "train_loss": 1}]),
+    ],
+)
+def test_a_value_that_no_search_writes_is_named(tmp_path: Path, key: str, value: Any) -> None:
+    trial = Trial(0, {"pretrain.temperature": 0.1}, curve=curve(0.1, float("nan")))
+    trial.save(str(tmp_path))
+    file = tmp_path / "trials" / "0000" / "trial.json"
+    assert len(ledger.read(str(tmp_path), 0).curve) == 2  # a metric may be NaN
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=rf"trial\.json is damaged; .*\({key}\b.*\)$"):
+        ledger.read_all(str(tmp_path))
+
+
+def test_a_key_that_comes_twice_is_damage(tmp_path: Path) -> None:
+    Trial(0, {}).save(str(tmp_path))
+    (tmp_path / "trials" / "0000" / "trial.json").write_text('{"number": 0, "parameters": {}, "number": 0}')
+    with pytest.raises(UserError, match="the key number comes twice"):
+        ledger.read(str(tmp_path), 0)

@@ -59,3 +59,32 @@ def test_the_file_keeps_the_format_of_earlier_releases(tmp_path: Path) -> None:
     location.write_text("[{")
     with pytest.raises(UserError, match=r"unsent\.json is damaged; delete it"):
         UnsentFile(str(location)).read()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[3]",
+        "[{}]",
+        '[{"picture": "../../secret"}]',
+        '[{"picture": "/etc/passwd"}]',
+        '[{"picture": "pictures/../x"}]',
+        '[{"status": "GONE", "time": 1}]',
+        '[{"step": -1, "time": 1, "metrics": {}}]',
+        '[{"step": 1, "time": 1, "metrics": {"a": "x"}}]',
+        '[{"tags": {"a": 1}}]',
+        '[{"tags": {"a": "1", "a": "2"}}]',
+    ],
+)
+def test_reports_that_no_run_leaves_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "unsent.json").write_text(text)
+    with pytest.raises(UserError, match=r"unsent\.json is damaged; delete it, .*\(.+\)"):
+        UnsentFile(str(tmp_path / "unsent.json")).read()
+
+
+def test_metrics_that_are_nan_are_kept(tmp_path: Path) -> None:
+    waiting: list[Report] = [Metrics(step=1, time=1, metrics={"train/total": float("nan")})]
+    UnsentFile(str(tmp_path / "unsent.json")).write(waiting)
+    (report,) = UnsentFile(str(tmp_path / "unsent.json")).read()
+    assert str(report) == str(waiting[0])

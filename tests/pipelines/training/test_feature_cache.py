@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -51,3 +53,27 @@ def test_a_damaged_file_is_written_again(tmp_path: Path) -> None:
     cache.features(encoder, torch.ones(1, 3, 4, 4), ["0-0"])
     assert encoder.images == 2
     assert file.read_bytes() == whole
+
+
+NAN = torch.full((1, 4, 4), torch.nan).half()
+STRANGE = {
+    "nothing": {},
+    "other names": {"0": torch.ones(1, 4, 4).half(), "7": torch.ones(1, 2, 2).half()},
+    "another type": {"0": torch.ones(1, 4, 4), "1": torch.ones(1, 2, 2)},
+    "no maps": {"0": torch.ones(4).half(), "1": torch.ones(2).half()},
+    "not finite": {"0": NAN, "1": torch.ones(1, 2, 2).half()},
+    "another size": {"0": torch.ones(1, 8, 8).half(), "1": torch.ones(1, 2, 2).half()},
+    "fewer maps": {"0": torch.ones(1, 4, 4).half()},
+}
+
+
+@pytest.mark.parametrize("tensors", STRANGE.values(), ids=STRANGE)
+def test_a_file_that_holds_something_else_is_written_again(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    encoder, cache = Encoder(), FeatureCache(str(tmp_path))
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = cache.features(encoder, images, ["0-0", "1-0"])
+    whole = (tmp_path / "0-0.safetensors").read_bytes()
+    (tmp_path / "0-0.safetensors").write_bytes(safetensors.torch.save(tensors))
+    again = cache.features(encoder, images, ["0-0", "1-0"])
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+    assert (tmp_path / "0-0.safetensors").read_bytes() == whole

@@ -1,0 +1,72 @@
+"""What the record of each command says of its results, as far as other commands read it back; more keys may be there.
+
+A finished record has every key, an unfinished one those that are known by then.
+"""
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from pipelines.artifacts.evaluation import Summary
+from pipelines.runtime.documents import Count, RunId, Sha256
+
+
+class _Begun(TypedDict):
+    """Results of an unfinished output."""
+
+    run_id: NotRequired[RunId]
+    seconds: NotRequired[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
+class _Training(TypedDict):
+    """`pretrain` and `finetune`."""
+
+    run_id: RunId
+    step: Count
+    best: Annotated[list[Count], Field(min_length=1)]
+    losses: list[float]
+    history: list[dict[str, float]]
+
+
+class _Evaluation(TypedDict):
+    """`evaluate`: metrics.json, and the locations of pictures."""
+
+    model: Summary
+    untrained: Summary
+    everything_forged: Summary
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    warnings: list[str]
+    pictures: list[str]
+
+
+class _Prediction(TypedDict):
+    """`predict`."""
+
+    images: Count
+    failed: Count
+    seen: Sha256
+    scores: str
+
+
+class _Best(TypedDict):
+    number: Count
+    parameters: dict[str, Any]
+
+
+class _Search(_Begun):
+    """`tune`."""
+
+    best: _Best
+    budget: dict[str, Any]
+
+
+BEGUN = TypeAdapter(_Begun)
+FINISHED: dict[str, TypeAdapter[Any]] = {
+    "pretrain": TypeAdapter(_Training),
+    "finetune": TypeAdapter(_Training),
+    "evaluate": TypeAdapter(_Evaluation),
+    "predict": TypeAdapter(_Prediction),
+    "tune": TypeAdapter(_Search),
+}
+"""By command; those of others are not read back."""
