@@ -28,6 +28,8 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
     print("\n".join([uri, *report.summary_lines(manifest, statistics)]))
     crossing = f"{near.crossing} with one in another split" if near.crossing else "none in another split"
     print(f"\nnear-duplicates  {near.alike} images in {near.groups} groups, {crossing}", flush=True)
+    for line in report.mask_lines(manifest):
+        print(f"masks of {line}", flush=True)
     if verify:
         _verify(uri, manifest)
     if rejects.REJECTS not in lost:

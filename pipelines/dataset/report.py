@@ -59,6 +59,7 @@ def dataset_page(
         f"<div><h2>Where forged pixels lie</h2>{_positions(statistics)}</div>",
         f"<div><h2>JPEG quality of the source files</h2>{_quality_chart(statistics)}</div>",
         f"<div><h2>Sizes and files</h2>{_size_tables(statistics)}</div></div>",
+        *_mask_rules(manifest),
         "<h2>Near-duplicates</h2>",
         *(f"<p>{escape(line)}</p>" for line in _near_duplicates(near)),
         "<h2>Left out</h2>",
@@ -227,6 +228,17 @@ def _most_common(
 def _size_tables(statistics: Statistics) -> str:
     sizes = html.table(*_most_common(statistics, "size", "height x width, rounded"))
     return f"{sizes}<p></p>{html.table(*_most_common(statistics, 'encoding', 'stored file'))}"
+
+
+def _mask_rules(manifest: Manifest) -> list[str]:
+    if not manifest.masks:
+        return []
+    return ["<h2>How masks were read</h2>", *(f"<p>{escape(line)}</p>" for line in mask_lines(manifest))]
+
+
+def mask_lines(manifest: Manifest) -> list[str]:
+    """By which rule the masks of each source were read, and what told it."""
+    return [f"{source}: {reading.sentence()}" for source, readings in manifest.masks.items() for reading in readings]
 
 
 def _near_duplicates(near: NearDuplicates) -> list[str]:

@@ -18,7 +18,7 @@ from mpc_model.imaging.mask_levels import AUTO
 from mpc_model.registry import Registry
 from pipelines.config.build import SourceConfig
 from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO, SPLITS
-from pipelines.ingest import listing_file
+from pipelines.ingest import listing_file, unused_masks
 from pipelines.runtime import console, selection, storage, uris
 from pipelines.runtime.storage import Stamp
 
@@ -131,6 +131,7 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
         yield from _listing(source, source.location)
         return
     folders: dict[str, dict[str, tuple[str, Stamp]]] = {"images": {}, "masks": {}, "authentic": {}}
+    paths: dict[str, dict[str, str]] = {folder: {} for folder in folders}
     try:
         files = listed(source)
     except UserError:
@@ -146,9 +147,10 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
             stem = rest.rsplit(".", 1)[0]
             if stem in folders[folder]:
                 raise UserError(f"source {source.name}: two files of {folder}/ have the stem {stem!r}; rename one")
-            folders[folder][stem] = file
+            folders[folder][stem], paths[folder][stem] = file, name
     if not folders["images"] and not folders["authentic"]:
         raise UserError(f"source {source.name}: {source.location} has neither images/ nor authentic/ with images in it")
+    unused_masks.check(source.name, paths["images"], paths["masks"])
     for stem, (uri, stamp) in folders["authentic"].items():
         yield Item(f"authentic/{stem}", uri, AUTHENTIC, group=stem, image_stamp=stamp)
     for stem, (uri, stamp) in folders["images"].items():

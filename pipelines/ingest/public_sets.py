@@ -17,6 +17,7 @@ from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from mpc_model.imaging.mask_levels import AUTO
 from pipelines.config.build import SourceConfig
 from pipelines.dataset.schema import AUTHENTIC, FORGED
+from pipelines.ingest import unused_masks
 from pipelines.ingest.layouts import LAYOUTS, NO_STAMP, Item, listed
 from pipelines.runtime import console, storage
 from pipelines.runtime.storage import Stamp
@@ -250,7 +251,7 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
     for name in files:
         if match := is_mask.fullmatch(name):
             masks[_fill(naming.id, match)].append(name)
-    any_image, unknown = False, list[str]()
+    any_image, unknown, used = False, list[str](), set[str]()
     for name, (uri, stamp) in files.items():
         if is_mask.fullmatch(name):
             continue
@@ -262,6 +263,7 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
         item = Item(name, uri, _fill(kind, match), group=_fill(naming.group, match), image_stamp=stamp)
         if kind != AUTHENTIC:
             own_masks = masks.get(_fill(naming.id, match), [])
+            used.update(own_masks)
             if len(own_masks) > 1 and not naming.mask_each_object:
                 raise UserError(
                     f"source {source.name}: {len(own_masks)} masks for {name}: {', '.join(own_masks[:3])}; join them"
@@ -272,6 +274,8 @@ def _items(naming: Naming, source: SourceConfig, files: Files) -> Iterator[Item]
             stamp = Stamp(sum(mask.size for mask in stamps), max((mask.mtime_ns for mask in stamps), default=0))
             item = replace(item, mask=mask, mask_rule=_rule(source, naming.mask_rule), mask_stamp=stamp)
         yield item
+    if any_image:
+        unused_masks.say(source.name, [name for names in masks.values() for name in names if name not in used])
     if unknown and any_image:
         console.warn(
             f"build: source {source.name}: {len(unknown)} images have no name that layout {source.layout} expects,"

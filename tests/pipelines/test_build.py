@@ -8,15 +8,20 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from support import tree
 
 from mpc_model.errors import DataError, UserError
+from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.imaging import codecs
 from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset.manifest import Manifest, SourceCounts
+from pipelines.dataset.loader import PixelLoader
+from pipelines.dataset.manifest import Manifest, PixelCounts, SourceCounts
+from pipelines.dataset.order import Cursor
 from pipelines.ingest import listing, survey
+from pipelines.inspect import inspect
 from pipelines.runtime import lease
 
 
@@ -46,12 +51,12 @@ def pairs(tmp_path: Path, photos: Path) -> Path:
     return folder
 
 
-def pairs_config(tmp_path: Path, folder: Path, *more: str) -> Config:
+def pairs_config(tmp_path: Path, folder: Path, *more: str, keys: str = "repeat: 3") -> Config:
     return recipe.load(
         None,
         [
             f"workspace={tmp_path / 'work'}",
-            f"build.sources=[{{name: mine, layout: pairs, location: {folder}, repeat: 3}}]",
+            f"build.sources=[{{name: mine, layout: pairs, location: {folder}, {keys}}}]",
             "build.split={train: 0.5, validation: 0.25, test: 0.25}",
             "build.views.count=1",
             *more,
@@ -172,6 +177,62 @@ def test_pairs_keep_the_original_files_and_their_masks(tmp_path: Path, pairs: Pa
     assert forged["jpeg_quality"] == 80
     assert forged["forged_pixels"] == 60 * 60
     assert found.sources["mine"] == SourceCounts(repeat=3, listed=5, samples=5, rejected=0)
+
+
+def test_ignored_pixels_stay_ignored_from_the_mask_file_to_the_metrics(
+    tmp_path: Path, pairs: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Masks of segmentation toolkits: 1 is forged, its border of 255 is ignored."""
+    expected = np.zeros((192, 256), np.uint8)
+    expected[18:82, 28:92] = 255
+    expected[20:80, 30:90] = 1
+    for index in range(3):
+        cv2.imwrite(str(pairs / "masks" / f"f{index}.png"), expected)
+    light = "build.views.policy=light"
+    config = pairs_config(tmp_path, pairs, light, keys="split: train")
+    manifest = build(config)
+    output = str(config.build.output)
+    forged, ignored = 60 * 60, 64 * 64 - 60 * 60
+    assert "source mine: masks hold 0, 1 and 255: 1 is forged, 255 is ignored (mask rule labels" in (
+        capsys.readouterr().err
+    )
+    (reading,) = manifest.masks["mine"]
+    assert (reading.rule, reading.masks, reading.read) == ("labels", 3, 3)
+    assert manifest.splits["train"].pixels == PixelCounts(
+        authentic=5 * expected.size - 3 * (forged + ignored), forged=3 * forged
+    )
+    for row in rows_of(config):
+        if row["kind"] == "authentic":
+            continue
+        assert (row["forged_pixels"], row["forged_fraction"]) == (forged, forged / (expected.size - ignored))
+        canonical, view = (codecs.decode_mask(stored["mask"], row["key"]) for stored in row["views"])
+        assert np.array_equal(canonical, expected)
+        assert np.bincount(view.ravel(), minlength=256).tolist() == np.bincount(expected.ravel()).tolist()
+        perfect = pixel_scores((canonical == 1).astype(np.float32), canonical)
+        assert (perfect.f1, perfect.pixels) == (1.0, expected.size - ignored)
+        wrong_where_ignored = pixel_scores((canonical > 0).astype(np.float32), canonical)
+        assert wrong_where_ignored == perfect
+    loader = PixelLoader(output, manifest, "train", input_size=64, seed=0, batch_size=5)
+    (batch,) = loader.epoch(Cursor())
+    assert torch.unique(batch.masks).tolist() == [0, 1, 255]
+    inspect(output)
+    assert "masks of mine: masks hold 0, 1 and 255" in capsys.readouterr().out
+    assert build(config).fingerprint == manifest.fingerprint
+    with pytest.raises(UserError, match="another config"):
+        build(pairs_config(tmp_path, pairs, light, keys="split: train, mask_rule: bright"))
+
+
+def test_a_rule_that_a_listing_names_later_is_another_request(tmp_path: Path, pairs: Path, ray_session: None) -> None:
+    """Rows without a rule and rows that name bright were listed alike by earlier versions, but are not read alike."""
+    listed = pairs / "list.csv"
+    listed.write_text("".join(["image,mask\n", *(f"images/f{n}.jpg,masks/f{n}.png\n" for n in range(3))]))
+    config = pairs_config(tmp_path, listed)
+    found = build(config)
+    assert build(config) == found
+    named = (f"images/f{n}.jpg,masks/f{n}.png,bright\n" for n in range(3))
+    listed.write_text("".join(["image,mask,mask_rule\n", *named]))
+    with pytest.raises(UserError, match="another config"):
+        build(config)
 
 
 def damaged(folder: Path) -> None:

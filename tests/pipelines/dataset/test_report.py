@@ -13,7 +13,7 @@ from mpc_model.imaging import codecs
 from pipelines.dataset import report
 from pipelines.dataset.counts import of_rows
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.dataset.manifest import Manifest, SourceCounts
+from pipelines.dataset.manifest import Manifest, MaskReading, SourceCounts
 from pipelines.dataset.rejects import REASONS
 
 NONE_NEAR = NearDuplicates(4, 0, 0, 0, ())
@@ -118,6 +118,23 @@ def test_near_duplicates_are_named() -> None:
     assert "1,200 images, in 500 groups, are near-duplicates (difference hashes within 3 of 64 bits)" in text
     assert "2 of them have one in another split" in text
     assert "a/x.png and b/y.png: 1 bits apart" in text
+
+
+def test_how_masks_were_read_is_said_on_the_page_and_in_lines() -> None:
+    told = MaskReading(
+        rule="labels", evidence="masks hold 0, 1 and 255: 1 is forged", masks=9, read=8, forged=0.125, ignored=0.0321
+    )
+    named = MaskReading(rule="dark", evidence="", masks=4, read=4, forged=0.2, ignored=0)
+    manifest = manifest_of(rows()).model_copy(update={"masks": {"a<b>": [told, named]}})
+    lines = report.mask_lines(manifest)
+    assert lines == [
+        "a<b>: masks hold 0, 1 and 255: 1 is forged (mask rule labels; 8 of 9 masks, 12.5% of their pixels forged,"
+        " 3.2% ignored)",
+        "a<b>: mask rule dark, as named (4 of 4 masks, 20.0% of their pixels forged)",
+    ]
+    text = Page(report.dataset_page(manifest, of_rows(rows()), (), rows(), NONE_NEAR)).text
+    assert all(line in text for line in lines)
+    assert "How masks were read" not in Page(page_of(rows())).text
 
 
 def test_pictures_show_the_outline_of_the_mask_for_every_split_source_and_kind() -> None:
