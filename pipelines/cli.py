@@ -171,7 +171,7 @@ def _fail_unexpectedly(command: Command, error: BaseException, output: LibraryOu
     where = f"; details are in {output.path}" if kept else ""
     console.fail(f"mpc {command.name}: {without_secrets(unexpected.in_words(error))}{where}")
     if not kept or console.is_shown("debug"):
-        console.fail(f"mpc {command.name}: {details}")
+        console.fail(f"mpc {command.name}: {details.rstrip()}")
     return 1
 
 
