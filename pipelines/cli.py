@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-from mpc_model.errors import InfrastructureError, MPCError, UserError
+from mpc_model.errors import DataError, InfrastructureError, MPCError, UserError
 from pipelines.commands import COMMANDS, Command
 from pipelines.runtime import console, environment, signals, unexpected
 from pipelines.runtime.library_output import LibraryOutput
@@ -160,7 +160,11 @@ def _exit_code(command: Command, parsed: argparse.Namespace, output: LibraryOutp
             if isinstance(error, BrokenPipeError) and signals.reader_is_gone():
                 return 141
             known = _ours(error)
-            return _fail(command, known) if known else _fail_unexpectedly(command, error, output)
+            if known is None:
+                return _fail_unexpectedly(command, error, output)
+            if isinstance(known, DataError) and not console.is_shown("debug"):
+                output.discard()  # no library is at fault
+            return _fail(command, known)
     return 0
 
 

@@ -13,7 +13,7 @@ from pipelines.artifacts.record import Record, finished
 from pipelines.config import renamed
 from pipelines.config.root import Config, PredictConfig
 from pipelines.dataset.manifest import Manifest
-from pipelines.runtime import canonical, console, layout, storage, uris
+from pipelines.runtime import canonical, console, layout, selection, storage, uris
 from pipelines.runtime.stamp import Stamp
 
 NOT_IDENTITY = {
@@ -74,9 +74,11 @@ def prediction_request(files: dict[str, Stamp], settings: PredictConfig) -> str:
     return canonical.digest([sorted(files.items()), settings.overlays, settings.tile])
 
 
-def images(source: str) -> dict[str, Stamp]:
-    """The image at a location, or all images below it, with their stamps."""
-    return {source: storage.stamp(source)} if storage.exists(source) else storage.list_stamps(source, IMAGE_SUFFIXES)
+def images(source: str) -> selection.Selection:
+    """The image at a location, or all images below it."""
+    if storage.exists(source):
+        return selection.Selection({source: storage.stamp(source)}, "")
+    return selection.select(source, IMAGE_SUFFIXES)
 
 
 def search_identity(config: Config) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def finished_predict(config: Config) -> dict[str, Any] | None:
     if source is None or model.startswith("models:/"):
         return None
     record = finished(output, "predict", lambda: prediction_identity(model_digest(model), source))
-    if record is None or not is_prediction_done(record, prediction_request(images(source), settings)):
+    if record is None or not is_prediction_done(record, prediction_request(images(source).files, settings)):
         return None
     say_reused("predict", "maps", output)
     return record.results

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-_MEMORY_WORDS = ("out of memory", "Cannot allocate memory", "Unable to allocate", "malloc of size")
+_MEMORY_WORDS = (
+    "out of memory",
+    "Cannot allocate memory",
+    "Unable to allocate",
+    "can't allocate memory",
+    "malloc of size",
+)
 _LONGEST = 400
 """Characters that are shown of a library's message."""
 
@@ -34,7 +40,7 @@ def in_words(error: BaseException) -> str:
         if _is_full(one):
             place = f" on {one.filename}" if isinstance(one, OSError) and one.filename else ""
             return f"no space left{place} ({words}); make room and run the same command again: it goes on"
-        if _is_memory(one):
+        if is_memory(one):
             return (
                 f"memory ran out ({type(one).__name__}: {words}); use less of it (fewer workers, a smaller batch or"
                 " tile), or a machine with more, and run the same command again: it goes on"
@@ -46,7 +52,8 @@ def _is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL_WORDS)
 
 
-def _is_memory(error: BaseException) -> bool:
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out: of Python, of torch (on any device), or of a machine of Ray's."""
     named = type(error).__name__ == "OutOfMemoryError"  # of torch and of Ray, neither of which is imported here
     return named or isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_WORDS)
 

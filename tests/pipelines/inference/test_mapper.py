@@ -5,14 +5,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 from support import tiny
 
+from mpc_model.errors import InfrastructureError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
-from pipelines.inference.mapper import COLUMNS, Mapper
+from pipelines.inference.mapper import COLUMNS, Mapper, returned
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,8 @@ def reference(ray_session: None) -> "ray.ObjectRef":
 
 
 def batch(*files: Path, prefix: str = "") -> pd.DataFrame:
-    return pd.DataFrame({"image": [str(file) for file in files], "name": [prefix + file.name for file in files]})
+    names = [prefix + file.name for file in files]
+    return pd.DataFrame({"image": [str(file) for file in files], "name": names, "key": [f"key of {n}" for n in names]})
 
 
 def test_a_batch_of_images_becomes_rows_maps_and_overlays(
@@ -29,7 +33,8 @@ def test_a_batch_of_images_becomes_rows_maps_and_overlays(
 ) -> None:
     files = photos / "coffee.png", photos / "camera.png"  # in colour and grey
     rows = Mapper(reference, str(tmp_path), overlays=True, tile=None)(batch(*files, prefix="deep/"))
-    assert tuple(rows.columns) == COLUMNS
+    assert tuple(rows.columns) == (*COLUMNS, "key", "failure")
+    assert rows["failure"].isna().all()
     assert rows["error"].isna().all()
     model = tiny()
     for row, file in zip(rows.to_dict("records"), files, strict=True):
@@ -54,7 +59,12 @@ def test_an_image_that_cannot_be_read_costs_its_own_row_only(
     assert str(broken) in rows["error"][0]
     assert rows.loc[0, ["map", "height", "width", "score", "forged_fraction"]].isna().all()
     assert pd.isna(rows["error"][1])
-    assert [str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()] == ["maps/rocket.png.png"]
+    (stored,) = (str(file.relative_to(output)) for file in (output / "rows").iterdir())
+    assert pq.read_table(output / stored)["key"].to_pylist() == ["key of rocket.png"]
+    assert [str(path.relative_to(output)) for path in sorted(output.rglob("*")) if path.is_file()] == [
+        "maps/rocket.png.png",
+        stored,
+    ]
 
 
 def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp_path: Path, ray_session: None) -> None:
@@ -75,3 +85,29 @@ def test_tiles_are_those_of_the_localizer(reference: "ray.ObjectRef", photos: Pa
     expected = tiny().predict([codecs.decode_image(file.read_bytes(), "coffee")], tile=256)[0]
     levels = cv2.imread(str(tmp_path / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(levels, np.rint(255 * expected).astype(np.uint8))
+
+
+def test_what_is_of_no_single_image_ends_the_batch_and_keeps_the_rows_before(
+    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
+) -> None:
+    mapper = Mapper(reference, str(tmp_path), overlays=False, tile=None)
+    files = photos / "coffee.png", photos / "camera.png", photos / "rocket.png"
+    made = batch(*files)
+    made.loc[1, "name"] = "no/such"
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "no").symlink_to("/proc/nothing")  # where nothing can be written
+    rows, failure = returned(pa.Table.from_pandas(mapper(made), preserve_index=False))
+    assert rows["image"].to_pylist() == [str(files[0])]
+    assert isinstance(failure, InfrastructureError)
+    assert "maps/no" in str(failure)
+    assert len(list((tmp_path / "rows").iterdir())) == 1
+
+
+def test_a_name_that_no_file_can_have_is_the_error_of_its_image(
+    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
+) -> None:
+    made = batch(photos / "coffee.png", photos / "rocket.png")
+    made.loc[0, "name"] = "n" * 300
+    rows = Mapper(reference, str(tmp_path), overlays=False, tile=None)(made)
+    assert "File name too long" in rows["error"][0]
+    assert pd.isna(rows["error"][1])

@@ -1,0 +1,119 @@
+"""The rows of `mpc predict` as they are made, so that the same command goes on from them.
+
+<output>/rows/<random>.parquet    rows of images that have their map, each with its key
+
+A worker writes its part anew after each batch, and begins another one when a part has ROWS rows. A key stands for all
+that a row is made from: the model, the settings, the image's location, size and time of change, and where its map is.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.config.root import PredictConfig
+from pipelines.inference import map_names
+from pipelines.runtime import console, storage, uris
+from pipelines.runtime.stamp import Stamp
+
+ROWS = 256
+"""Rows of a part of a worker: few files for a million images, and little to write again after a batch."""
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("map", pa.string()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("score", pa.float64()),
+        ("forged_fraction", pa.float64()),
+        ("error", pa.string()),
+        ("key", pa.string()),
+    ]
+)
+
+
+def wanted(model: str, files: Mapping[str, Stamp], settings: PredictConfig, is_folded: bool) -> pa.Table:
+    """`image`, `name` (map_names) and `key` of each image; `model` is the digest of the model."""
+    output = str(settings.output)
+    names = list(map_names.map_names(files, str(settings.input), output, is_folded))
+    keys = (
+        _key(model, settings, image, stamp, name) for (image, stamp), name in zip(files.items(), names, strict=True)
+    )
+    columns = {"image": list(files), "name": names, "key": list(keys)}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def _key(model: str, settings: PredictConfig, image: str, stamp: Stamp, name: str) -> str:
+    made_from = [model, settings.overlays, settings.tile, image, stamp.size, stamp.mtime_ns, name]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
+
+
+def stored(wanted: pa.Table, output: str, overlays: bool) -> pa.Table:
+    """The stored rows (SCHEMA) of wanted images whose maps, and overlays if asked for, are still there."""
+    rows = _read(output)
+    wanted = wanted.filter(pc.is_in(wanted["key"], rows["key"].combine_chunks()))
+    if not len(wanted):
+        return SCHEMA.empty_table()
+    is_there = _are_there(output, "maps", map_names.map_location, wanted)
+    if overlays:
+        is_there = pc.and_(is_there, _are_there(output, "overlays", map_names.overlay_location, wanted))
+    wanted = wanted.filter(is_there)
+    return rows.take(pc.index_in(wanted["key"], rows["key"].combine_chunks()))
+
+
+def _are_there(output: str, folder: str, locate: Callable[[str, str], str], wanted: pa.Table) -> pa.Array:
+    place = uris.join(output, folder)
+    there = set(storage.list_files(place)) if storage.folder_exists(place) else set[str]()
+    names = (name for batch in wanted.to_batches(4096) for name in batch["name"].to_pylist())
+    return pa.array((locate(output, name) in there for name in names), pa.bool_(), size=len(wanted))
+
+
+class Part:
+    """The part that one worker writes."""
+
+    def __init__(self, output: str) -> None:
+        self._output, self._rows, self._name = output, SCHEMA.empty_table(), secrets.token_hex(8)
+
+    def add(self, rows: pa.Table) -> None:
+        """Store rows (SCHEMA). Those with an error are not stored: the next command reads their images again."""
+        good = rows.filter(rows["error"].is_null())
+        if not len(good):
+            return
+        self._rows = pa.concat_tables([self._rows, good])
+        _write(self._output, self._name, self._rows)
+        if len(self._rows) >= ROWS:
+            self._rows, self._name = SCHEMA.empty_table(), secrets.token_hex(8)
+
+
+def _read(output: str) -> pa.Table:
+    """All stored rows (SCHEMA). A part that is damaged is left out: its images are mapped anew."""
+    parts = [SCHEMA.empty_table()]
+    for location, data in storage.prefetch(storage.read_bytes, _parts(output)):
+        try:
+            parts.append(pq.read_table(storage.in_arrow(data), schema=SCHEMA))
+        except (pa.ArrowException, OSError) as error:
+            console.warn(f"predict: {location} is damaged, its images are mapped anew ({error})")
+    return pa.concat_tables(parts)
+
+
+def replace(output: str, rows: pa.Table) -> None:
+    """Store these rows, and no others."""
+    before = _parts(output)
+    _write(output, secrets.token_hex(8), rows.filter(rows["error"].is_null()))
+    for location in before:
+        storage.delete(location)
+
+
+def _parts(output: str) -> list[str]:
+    folder = uris.join(output, "rows")
+    return storage.list_files(folder, (".parquet",)) if storage.folder_exists(folder) else []
+
+
+def _write(output: str, name: str, rows: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    storage.write_bytes(uris.join(output, "rows", f"{name}.parquet"), bytes(sink.getvalue()))

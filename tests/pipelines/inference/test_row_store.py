@@ -1,0 +1,92 @@
+"""Rows that are kept while they are made: what is found again, and what is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.config.root import PredictConfig
+from pipelines.inference import row_store
+from pipelines.runtime import storage
+from pipelines.runtime.stamp import Stamp
+
+FILES = {f"/in/{name}.png": Stamp(10, 20) for name in ("a", "b", "c")}
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "out") if request.param == "local" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+def wanted(output: str, model: str = "m", files: Any = FILES, **settings: Any) -> pa.Table:
+    made = PredictConfig(input="/in", output=output, **settings)
+    return row_store.wanted(model, files, made, is_folded=False)
+
+
+def store(output: str, table: pa.Table) -> None:
+    """Maps, overlays and rows of all images; that of c.png has an error."""
+    part = row_store.Part(output)
+    for row in table.to_pylist():
+        location = f"{output}/maps/{row['name']}.png"
+        storage.write_bytes(location, b"map")
+        storage.write_bytes(f"{output}/overlays/{row['name']}.jpg", b"overlay")
+        error = "damaged" if row["image"] == "/in/c.png" else None
+        made = {"image": row["image"], "map": location, "height": 1, "width": 2, "score": 0.5, "forged_fraction": 0.1}
+        part.add(pa.Table.from_pylist([made | {"error": error, "key": row["key"]}], row_store.SCHEMA))
+
+
+def images(table: pa.Table) -> list[str]:
+    return [image.rpartition("/")[2] for image in table["image"].to_pylist()]
+
+
+def test_rows_of_the_same_images_are_found_again_but_those_with_an_error(output: str) -> None:
+    table = wanted(output)
+    assert len(row_store.stored(table, output, overlays=True)) == 0
+    store(output, table)
+    found = row_store.stored(table, output, overlays=True)
+    assert images(found) == ["a.png", "b.png"]
+    assert found["key"].to_pylist() == table["key"].to_pylist()[:2]
+    row_store.replace(output, found.slice(1))
+    assert images(row_store.stored(table, output, overlays=True)) == ["b.png"]
+    assert len(storage.list_files(f"{output}/rows")) == 1
+
+
+def test_what_a_row_is_made_from_tells_it_apart(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    store(output, wanted(output))
+    for other in (
+        wanted(output, model="another"),
+        wanted(output, tile=256),
+        wanted(output, overlays=False),
+        wanted(output, files=dict.fromkeys(FILES, Stamp(11, 20))),
+    ):
+        assert images(row_store.stored(other, output, overlays=False)) == []
+    changed = {**FILES, "/in/a.png": Stamp(10, 21)}
+    assert images(row_store.stored(wanted(output, files=changed), output, overlays=True)) == ["b.png"]
+
+
+def test_a_map_or_an_overlay_that_was_deleted_is_made_again(output: str) -> None:
+    table = wanted(output)
+    store(output, table)
+    storage.delete(f"{output}/overlays/a.png.jpg")
+    assert images(row_store.stored(table, output, overlays=True)) == ["b.png"]
+    assert images(row_store.stored(table, output, overlays=False)) == ["a.png", "b.png"]
+    storage.delete(f"{output}/maps/b.png.png")
+    assert images(row_store.stored(table, output, overlays=False)) == ["a.png"]
+
+
+def test_a_damaged_part_costs_its_own_rows_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(tmp_path)
+    table = wanted(output)
+    store(output, table)
+    storage.write_bytes(f"{output}/rows/0000.parquet", b"PAR1 not really")
+    assert images(row_store.stored(table, output, overlays=True)) == ["a.png", "b.png"]
+    assert "0000.parquet is damaged" in capsys.readouterr().err
+
+
+def test_a_part_ends_where_it_has_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_store, "ROWS", 2)
+    output, files = str(tmp_path), {f"/in/{number}.png": Stamp(1, 1) for number in range(5)}
+    store(output, wanted(output, files=files))
+    assert len(list((tmp_path / "rows").iterdir())) == 3
