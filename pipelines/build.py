@@ -166,7 +166,8 @@ def _restore(
         rows, statistics = reader.sample_rows(uri, manifest), Statistics.from_json(manifest.statistics)
         page = report.dataset_page(manifest, statistics, rejects.read(uri, manifest.rejects), rows, near)
         storage.write_bytes(uris.join(uri, integrity.REPORT), page.encode())
-    console.say(f"build: {len(lost)} lost files of {uri} are there again, byte for byte as they were")
+    files = "1 lost file is" if len(lost) == 1 else f"{len(lost)} lost files are"
+    console.say(f"build: {files} there again, byte for byte as before: {uri}")
 
 
 def _finished(uri: str, request: _Request) -> tuple[Manifest | None, dict[str, str]]:

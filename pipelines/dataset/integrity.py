@@ -22,7 +22,7 @@ REPORT = "report.html"
 REMEDY = "run the same `mpc build` again, which makes them again"
 _NAMED = 3
 """Files that are named; of more, the number is said."""
-_COUNTED = ["split", "source", "kind", "height", "width", "forged_pixels"]
+_COUNTED = ["kind", "height", "width", "forged_pixels"]
 
 
 def lost(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> dict[str, str]:
@@ -106,12 +106,10 @@ def _count(file: bytes, manifest: Manifest, shard: ShardEntry) -> Counter[tuple[
     counts = Counter[tuple[str, ...]]()
     for group in range(parquet.num_row_groups):
         table = parquet.read_row_group(group, columns=SCHEMA.names, use_threads=False)
-        reader.check_rows(table, manifest.views)
+        reader.check_rows(table, shard, manifest.views)
         for row in table.select(_COUNTED).to_pylist():
-            if (row["split"], row["source"]) != (shard.split, shard.source):
-                raise ValueError(f"a row of split {row['split']} and source {row['source']}")
-            split, forged = row["split"], row["forged_pixels"]
-            counts["statistics", split, row["source"], row["kind"]] += 1
+            split, forged = shard.split, row["forged_pixels"]
+            counts["statistics", split, shard.source, row["kind"]] += 1
             counts["splits", split, "samples"] += 1
             counts["splits", split, "forged"] += forged > 0
             counts["splits", split, "pixels", "forged"] += forged

@@ -58,8 +58,13 @@ def check_footer(footer: pq.FileMetaData, shard: ShardEntry, row_group: int) -> 
             raise ValueError(f"the column {field.name} is missing, or of another type")
 
 
-def check_rows(table: pa.Table, views: int) -> None:
-    """ValueError for nulls where rows have none, and for samples with another number of views."""
+def check_rows(table: pa.Table, shard: ShardEntry, views: int) -> None:
+    """ValueError for rows that this shard cannot have: nulls, another split or source, another number of views, text
+    that is not UTF-8."""
+    table.validate(full=True)
+    for name in ("split", "source"):
+        if name in table.column_names and pc.unique(table[name]).to_pylist() not in ([], [getattr(shard, name)]):
+            raise ValueError(f"a row of another {name} than {getattr(shard, name)}")
     for name in table.column_names:
         if table[name].null_count and name != "jpeg_quality":
             raise ValueError(f"a null in column {name}")
@@ -125,7 +130,7 @@ class ShardReader:
         footer = self._footer(name)
         with _shard_errors(self.uri, name), filesystem.open_input_file(path) as file:
             table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
-            check_rows(table, self._views)
+            check_rows(table, self._shards[name], self._views)
             rows: list[Row] = table.to_pylist()
         return rows
 
@@ -140,7 +145,7 @@ def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | Non
             file = pq.ParquetFile(source)
             check_footer(file.metadata, shard, manifest.row_group)
             table = file.read(columns=list(names), use_threads=False)
-            check_rows(table, manifest.views)
+            check_rows(table, shard, manifest.views)
             return table
 
     with ThreadPoolExecutor(8) as pool:
