@@ -173,7 +173,10 @@ def _fetch(text: str, name: str) -> bytes:
             return _fetch_s3(text, name)
         path = text
         if text[:5].lower() == "file:":
-            path = url2pathname(urlsplit(text).path)
+            parts = urlsplit(text)
+            if parts.netloc not in ("", "localhost") or "?" in text or "#" in text:
+                raise DataError(f"{name}: names another machine, or has ? or #, which a file:// URI writes %3F and %23")
+            path = url2pathname(parts.path)
         if os.path.isdir(path):
             raise DataError(f"{name}: is a folder; give the images in it one by one")
         if os.path.isfile(path):  # False, too, for what is too long to be a path

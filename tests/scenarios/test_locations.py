@@ -16,6 +16,7 @@ import yaml
 
 from mpc_model.errors import MPCError, UserError
 from pipelines import reuse
+from pipelines.commands import COMMANDS
 from pipelines.config import recipe
 from pipelines.config.build import SourceConfig
 from pipelines.config.keys import list_keys
@@ -23,6 +24,7 @@ from pipelines.config.root import Config
 from pipelines.ingest.layouts import LAYOUTS
 from pipelines.inspect import inspect
 from pipelines.runtime import storage, uris
+from pipelines.tracking import results
 
 NAMES = [
     "photos #2",
@@ -194,3 +196,37 @@ def test_images_and_models_are_looked_for_there(tmp_path: Path, s3: str) -> None
             config = recipe.load("demo", [f"predict.input={root}/{text}", f"workspace={root}/ws"])
             assert list(reuse.images(str(config.predict.input))) == [f"{root}/{text}/{text}.png"]
     assert not os.path.exists(tmp_path / "ws")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["a b #1?x=%20+é", "s3"])
+def test_the_whole_pipeline_runs_in_a_folder_of_an_odd_name(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], s3: str, ray_session: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = f"{s3}/whole/a b+%20é;=" if place == "s3" else f"{tmp_path}/{place}"
+    pictures = f"{workspace}/in #1?%" if place != "s3" else f"{s3}/whole/in #1?%"
+    overrides = [
+        *(line for line in settings if not line.startswith("train=")),
+        "train={workers: 1, batch_size: 4, validation_images: 6}",
+        f"workspace={workspace}",
+        f"predict.input={pictures}",
+        "tune.space={pretrain.temperature: [0.1, 0.2]}",
+        "tune.stages=pretrain",
+        "tune.trials=1",
+    ]
+    for name in ("one #.png", "one #%20.png"):
+        picture = np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), np.uint8)
+        storage.write_bytes(uris.join(pictures, name), cv2.imencode(".png", picture)[1].tobytes())
+    config = recipe.load(None, overrides)
+    for verb in ("build", "pretrain", "finetune", "evaluate", "register", "promote", "predict", "tune"):
+        result = COMMANDS[verb].call(config)
+        if COMMANDS[verb].metrics:
+            results.record(config, COMMANDS[verb], result)
+    inspect(f"{workspace}/dataset", verify=True)
+    maps = storage.list_files(f"{workspace}/predict/maps")
+    assert [name.rpartition("/")[2] for name in maps] == ["one #%20.png.png", "one #.png.png"]
+    beside = {path.name for path in tmp_path.iterdir()}
+    assert beside == ({"runs"} if place == "s3" else {place})  # an SQLite file is local
+    database = tmp_path / ("runs" if place == "s3" else place) / "mlflow.db"
+    assert database.exists()
