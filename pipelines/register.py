@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mlflow.types.schema import AnyType
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import mpc_model
-from mpc_model.errors import UserError
+from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import evaluation
@@ -32,7 +33,7 @@ from pipelines.model_registry import gates, lineage, lock, model_card
 from pipelines.model_registry.gates import VersionMetrics
 from pipelines.model_registry.model_card import LICENCE
 from pipelines.runtime import console, documents, storage, uris
-from pipelines.tracking import client, runs, watchdog
+from pipelines.tracking import client, leftovers, runs, watchdog
 
 
 def register(config: Config) -> dict[str, Any]:
@@ -122,23 +123,32 @@ def _describe(
 
 
 def _log(config: Config, digest: str) -> str:
-    """Log the model as a pyfunc from code and register it. Returns the version."""
-    run_id = runs.start_run(config, "register")
-    with tempfile.TemporaryDirectory() as folder, client.fluent(config), mlflow.start_run(run_id=run_id):
-        local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
-        logged = mlflow.pyfunc.log_model(
-            name="localizer",
-            python_model=str(Path(__file__).with_name("model_registry").joinpath("pyfunc_model.py")),
-            artifacts={"model": str(local)},
-            code_paths=[os.path.dirname(mpc_model.__file__)],
-            signature=signature(Localizer.load(local)),
-            input_example=_example(),
-            pip_requirements=[
-                f"{name}=={version(name).partition('+')[0]}"
-                for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
-            ],
-        )
-        number = _add(config, digest, logged)
+    """Log the model as a pyfunc from code and register it. Returns the version.
+
+    A failure, or an interrupt, takes what is half made away; the watchdog does so where this process is killed.
+    """
+    registry, run_id = client.client(config), runs.start_run(config, "register")
+    try:
+        leftovers.clear_ended(registry, registry.get_run(run_id).info.experiment_id)
+        with tempfile.TemporaryDirectory() as folder, client.fluent(config), mlflow.start_run(run_id=run_id):
+            local = storage.download_folder(str(config.register_.model), Path(folder) / "model")
+            logged = mlflow.pyfunc.log_model(
+                name=leftovers.MODEL,
+                python_model=str(Path(__file__).with_name("model_registry").joinpath("pyfunc_model.py")),
+                artifacts={"model": str(local)},
+                code_paths=[os.path.dirname(mpc_model.__file__)],
+                signature=signature(Localizer.load(local)),
+                input_example=_example(),
+                pip_requirements=[
+                    f"{name}=={version(name).partition('+')[0]}"
+                    for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
+                ],
+            )
+            number = _add(config, digest, logged)
+    except BaseException:
+        with suppress(InfrastructureError), client.translate_errors(config):  # the failure itself must reach the user
+            leftovers.clear(registry, registry.get_run(run_id))
+        raise
     watchdog.leave(run_id)  # MLflow has ended it
     return number
 
@@ -149,9 +159,10 @@ def _add(config: Config, digest: str, logged: ModelInfo) -> str:
     With its digest from the first moment: what is killed before the rest is found and goes on in this version.
     """
     registry, name = client.client(config), str(config.register_.name)
-    with lock.held(registry, name, "register"):
+    mark = {watchdog.TAG: watchdog.PROCESS}
+    with lock.held(registry, name, "register", mark):
         if not registry.search_registered_models(f"name = '{name}'"):
-            registry.create_registered_model(name)
+            registry.create_registered_model(name, mark)
         if number := _known(config, digest):
             registry.delete_logged_model(logged.model_id)
             return number

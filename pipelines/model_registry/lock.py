@@ -16,8 +16,9 @@ Whoever holds the lock reads once more what its decision rests on, and then writ
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TypeAlias
 
 from mlflow import MlflowClient
@@ -37,27 +38,29 @@ Entries: TypeAlias = dict[int, int]
 
 
 @contextmanager
-def held(registry: MlflowClient, what: str, verb: str) -> Iterator[None]:
+def held(
+    registry: MlflowClient, what: str, verb: str, tags: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
     """Hold the lock of `what` (a model, or model.alias) while the block runs; waits until another has released it.
 
     The lock of a dead holder is taken over after PATIENCE_SECONDS. Should that holder only have slept, both may write.
-    `verb` is the command that says on the terminal that it waits.
+    `verb` is the command that says on the terminal that it waits. `tags` of the entry tell others who holds it.
     """
-    numbers = _acquire(registry, what, verb)
+    numbers = _acquire(registry, what, verb, tags)
     try:
         yield
     finally:
         _release(registry, what, numbers)
 
 
-def _acquire(registry: MlflowClient, what: str, verb: str) -> list[int]:
+def _acquire(registry: MlflowClient, what: str, verb: str, tags: Mapping[str, str]) -> list[int]:
     """Acquire the lock; the numbers of the entries to delete at the end."""
     while True:
         abandoned = _wait_for_holder(registry, what, verb)
         number = 1 + max(_models(registry, what), default=0)
         description = f"{audit_trail.who()} is writing to {what}. If nobody is, delete this entry."
         try:
-            created = registry.create_registered_model(_name(what, number), {_TAG: verb}, description)
+            created = registry.create_registered_model(_name(what, number), {**tags, _TAG: verb}, description)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -26,6 +26,7 @@ for _name in ("mlflow", "alembic"):
 P = ParamSpec("P")
 T = TypeVar("T")
 _FLUENT = (tracking_uri.VARIABLE, *environment.UNUSED_MLFLOW)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
@@ -46,6 +47,10 @@ def _translate_errors(uri: str) -> Iterator[None]:
         ) from error
     except (MlflowException, SQLAlchemyError, CommandError, OSError, Boto3Error, BotoCoreError, ClientError) as error:
         reason = " ".join(str(error).split())[:400]
+        if getattr(error, "errno", None) in _FULL or "database or disk is full" in reason:
+            file = getattr(error, "filename", None)
+            shown = uris.without_secrets(f"no space left for MLflow at {uri}{f' ({file})' if file else ''}")
+            raise InfrastructureError(f"{shown}; free some, and run the same command again") from error
         answer = "refuses" if getattr(error, "error_code", "") in _REFUSALS else "does not answer"
         raise InfrastructureError(uris.without_secrets(f"MLflow at {uri} {answer}: {reason}")) from error
 

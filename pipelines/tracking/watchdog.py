@@ -1,5 +1,7 @@
 """Ends the MLflow runs of a process that died too suddenly to do it: killed for memory, or because Ray was ended.
 
+What a registration that died so had half made is taken away (tracking/leftovers.py).
+
 1. With its first run, this process starts a small one, the watchdog, and keeps a pipe to it.
 2. Whenever a run starts or ends, it writes all runs that are open into the pipe, as one line.
 3. When this process is gone the pipe ends. The watchdog then sets the runs of the last line to KILLED.
@@ -117,6 +119,10 @@ def _end_run(uri: str, run_id: str, process: str) -> bool:
             store.set_terminated(run_id, "KILLED")
             if store.get_run(run_id).data.tags.get(TAG) != process:  # another took it up between the two requests
                 store.update_run(run_id, status="RUNNING")
+        if run.data.tags.get(TAG) == process and run.data.tags.get("mpc.verb") == "register":
+            from pipelines.tracking import leftovers
+
+            leftovers.clear(store, run)
     except MlflowException as error:
         return error.error_code == "RESOURCE_DOES_NOT_EXIST"
     except (SQLAlchemyError, OSError):
