@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import IO, ParamSpec, TypeVar
 
 import mlflow
@@ -14,6 +14,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from mpc_model.errors import InfrastructureError, UserError
@@ -51,6 +52,9 @@ def _translate_errors(uri: str) -> Iterator[None]:
             file = getattr(error, "filename", None)
             shown = uris.without_secrets(f"no space left for MLflow at {uri}{f' ({file})' if file else ''}")
             raise InfrastructureError(f"{shown}; free some, and run the same command again") from error
+        if "CREATE TABLE" in reason and "already exists" in reason:
+            shown = uris.without_secrets(f"the tables of MLflow at {uri} were made only in part; they hold no runs")
+            raise InfrastructureError(f"{shown}: delete the database, and run the same command again") from error
         answer = "refuses" if getattr(error, "error_code", "") in _REFUSALS else "does not answer"
         raise InfrastructureError(uris.without_secrets(f"MLflow at {uri} {answer}: {reason}")) from error
 
@@ -109,9 +113,26 @@ def _open_lock_file(database: str) -> IO[str]:
 @functools.cache
 def _client(uri: str) -> MlflowClient:
     with signals.defer_interrupts(), _translate_errors(uri), _lock_held(uri):
+        database = tracking_uri.database(uri)
+        if database and not (os.path.exists(database) and os.path.getsize(database)):
+            _make_tables(os.path.realpath(database))
         store = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        store.search_experiments(max_results=1)  # makes the tables of a new SQLite file
+        store.search_experiments(max_results=1)
     return store
+
+
+def _make_tables(database: str) -> None:
+    """Make an SQLite store elsewhere and move it to its place: MLflow does not go on with one that was half made."""
+    part = f"{database}.part"
+    for file in (part, f"{part}-journal"):
+        with suppress(FileNotFoundError):
+            os.unlink(file)
+    engine = create_sqlalchemy_engine(f"sqlite:///{part}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    os.replace(part, database)
 
 
 def translate_errors(config: Config) -> AbstractContextManager[None]:

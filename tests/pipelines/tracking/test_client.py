@@ -1,6 +1,10 @@
 """The failures of an MLflow store are ours, and fluent calls leave the process as it was."""
 
+import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -33,6 +37,16 @@ def test_the_refusal_of_a_store_is_one_line_that_says_so(tmp_path: Path) -> None
     ("error", "kind", "words"),
     [
         (OSError("no space\n left"), InfrastructureError, "does not answer: no space left"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/disk/a"),
+            InfrastructureError,
+            r"no space left for .* \(/disk/a\); free",
+        ),
+        (
+            OSError("database or disk is full"),
+            InfrastructureError,
+            "no space left for MLflow at .*; free some, and run",
+        ),
         (ImportError("x", name="pyodbc"), UserError, "needs the package pyodbc; install it"),
         (MlflowException("slow"), InfrastructureError, "does not answer: slow"),
     ],
@@ -78,3 +92,23 @@ def test_fluent_calls_go_to_the_configured_store_whatever_variables_say(
     assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "theirs"
     assert "MLFLOW_TRACKING_URI" not in os.environ  # as before: it would be the default of the next config
     assert not (tmp_path / "registry.db").exists()
+
+
+@pytest.mark.slow
+def test_tables_that_a_killed_command_half_made_are_made_anew(tmp_path: Path) -> None:
+    """MLflow itself cannot go on with them: "table ... already exists", for ever."""
+    database, part = tmp_path / "mlflow.db", tmp_path / "mlflow.db.part"
+    code = "import sys; from pipelines.tracking import client; client._client(f'sqlite:///{sys.argv[1]}')"
+    process = subprocess.Popen([sys.executable, "-c", code, str(database)], stderr=subprocess.DEVNULL)
+    while not (part.exists() and part.stat().st_size > 300_000):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not database.exists()
+    half = part.read_bytes()
+    assert subprocess.run([sys.executable, "-c", code, str(database)], timeout=300).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+    (tmp_path / "old.db").write_bytes(half)  # as an earlier version left it
+    with pytest.raises(InfrastructureError, match=r"old\.db were made only in part; they hold no runs: delete"):
+        client._client(f"sqlite:///{tmp_path}/old.db")
