@@ -56,6 +56,9 @@ def _statistics(uri: str, manifest: Manifest) -> Statistics:
         counted = statistics.count_by("samples", "split")
         if counted != {(name,): split.samples for name, split in manifest.splits.items() if split.samples}:
             raise DataError("statistics.counts: the samples are not those of splits")
+        for name in ("encoding", "quality", "size"):  # every sample has one of each
+            if statistics.count_by(name, "split", "source") != statistics.count_by("samples", "split", "source"):
+                raise DataError(f"statistics.counts: the samples of {name} are not those of samples")
     except DataError as error:
         location = uris.join(uri, FILE_NAME)
         raise DataError(f"{location}: {error}; bring it back from a copy, or delete the dataset and build it") from None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DamagedError, UserError
@@ -107,9 +108,13 @@ def _count(file: bytes, manifest: Manifest, shard: ShardEntry) -> Counter[tuple[
     for group in range(parquet.num_row_groups):
         table = parquet.read_row_group(group, columns=SCHEMA.names, use_threads=False)
         reader.check_rows(table, shard, manifest.views)
+        stored = table["views"].combine_chunks().flatten()
+        counts["statistics", "views"] += len(stored)
+        for name in ("image", "mask"):
+            counts["statistics", "bytes"] += pc.sum(pc.binary_length(stored.field(name))).as_py() or 0
         for row in table.select(_COUNTED).to_pylist():
             split, forged = shard.split, row["forged_pixels"]
-            counts["statistics", split, shard.source, row["kind"]] += 1
+            counts["statistics", "samples", split, shard.source, row["kind"]] += 1
             counts["splits", split, "samples"] += 1
             counts["splits", split, "forged"] += forged > 0
             counts["splits", split, "pixels", "forged"] += forged
@@ -118,12 +123,14 @@ def _count(file: bytes, manifest: Manifest, shard: ShardEntry) -> Counter[tuple[
 
 
 def _stated(manifest: Manifest) -> Counter[tuple[str, ...]]:
-    """What the manifest says of all rows: samples by split, source and kind; samples and pixels of splits."""
+    """What the manifest says of all rows: samples by split, source and kind; views and their bytes; samples and pixels
+    of splits."""
     stated = Counter[tuple[str, ...]]()
     statistics = Statistics.from_json(manifest.statistics)
     ignored = statistics.count_by("ignored", "split")
-    for key, count in statistics.count_by("samples", "split", "source", "kind").items():
-        stated["statistics", *key] = count
+    for key, count in statistics.counts.items():
+        if key[0] in ("samples", "views", "bytes"):
+            stated["statistics", *key] = count
     for name, split in manifest.splits.items():
         stated["splits", name, "samples"], stated["splits", name, "forged"] = split.samples, split.forged
         stated["splits", name, "pixels", "forged"] = split.pixels.forged

@@ -181,7 +181,12 @@ class Manifest(Document):
                 if stated.get(name) != rows[name]:
                     raise ValueError(f"{group}.{name}: samples is {stated.get(name)}, its shards have {rows[name]}")
         near = self.near_duplicates
-        if min(near.bits, near.groups, near.crossing) < 0 or 2 * near.groups > near.alike or near.crossing > near.alike:
+        if (
+            near.bits > 64
+            or min(near.bits, near.groups, near.crossing) < 0
+            or 2 * near.groups > near.alike
+            or near.crossing > near.alike
+        ):
             raise ValueError("near_duplicates: no images can have these counts")
         return self
 

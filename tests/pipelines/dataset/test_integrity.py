@@ -250,7 +250,7 @@ def test_rows_that_the_manifest_does_not_say_are_one_line(copy: Path, change: An
     ("change", "words"),
     [
         (column("split", lambda values: ["test", *values[1:]]), "a row of another split than train"),
-        (column("kind", lambda values: ["remove_" for _ in values]), r"statistics\.train\.photos\.\w+ is"),
+        (column("kind", lambda values: ["remove_" for _ in values]), r"statistics\.samples\.train\.photos\.\w+ is"),
         (column("forged_pixels", lambda values: [0 for _ in values]), r"splits\.train\.forged is \d+, the rows have"),
         (column("height", lambda values: [value + 1 for value in values]), r"train\.pixels\.all is"),
     ],

@@ -217,6 +217,7 @@ ALTERED: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (at("statistics.counts.0", [["samples"], -1]), "statistics.counts.0"),
     (at("near_duplicates.alike", -1), "near_duplicates: "),
     (at("near_duplicates.groups", 7), "near_duplicates: "),
+    (at("near_duplicates.bits", 65), "near_duplicates: "),
     (at("near_duplicates.examples", [["a"]]), "near_duplicates.examples"),
     (at("schema_version", 2.0), "schema|manifest"),
     (at("schema_version", None), "is not a dataset manifest"),
@@ -260,6 +261,10 @@ def test_what_is_no_manifest_at_all_is_one_line(tmp_path: Path, data: bytes) -> 
         Manifest.read(str(tmp_path))
 
 
+def without(name: str) -> Callable[[list[list[Any]]], list[list[Any]]]:
+    return lambda counts: [entry for entry in counts if entry[0] != name]
+
+
 def test_statistics_that_do_not_fit_are_said_by_inspect(stored: dict[str, Any], built: Config, tmp_path: Path) -> None:
     folder = shutil.copytree(str(built.build.output), tmp_path / "dataset")
     places = stored["statistics"]["places"]
@@ -273,12 +278,14 @@ def test_statistics_that_do_not_fit_are_said_by_inspect(stored: dict[str, Any], 
         ("statistics.counts", lambda counts: [*counts, ["area", "splice", "99", 1]], "there is no count"),
         ("statistics.counts", lambda counts: [*counts, ["samples", "test", "photos", "odd", 1]], "not those of splits"),
         ("statistics.counts", [], "not those of splits"),
+        ("statistics.counts", without("size"), "the samples of size are not those of samples"),
+        ("statistics.counts", without("bytes"), r"statistics\.bytes is 0, the rows have \d+"),
     ):
         changed = json.loads(json.dumps(stored))
         at(path, value)(changed)
         Path(folder, "manifest.json").write_bytes(resealed(changed))
         with pytest.raises(DataError, match=words):
-            inspect(str(folder))
+            inspect(str(folder), verify=True)
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
