@@ -64,3 +64,23 @@ def describe(error: MPCError) -> dict[str, str]:
 def revive(description: dict[str, str]) -> MPCError:
     """The inverse of `describe`: the kind and the message. The reason of a DataError is lost."""
     return _KINDS.get(description["kind"], MPCError)(description["message"])
+
+
+def unsupported(name: str, what: str, remedy: str) -> DataError:
+    """The refusal of a sound file of a kind that is not read."""
+    return DataError(f"{name}: {what}; {remedy}", "unsupported_mode")
+
+
+def damaged(name: str, what: str) -> DataError:
+    """The refusal of a file that no decoder can be right about."""
+    return DataError(f"{name}: damaged ({what}); copy it again or leave it out", "unreadable")
+
+
+def cut_short(name: str) -> DataError:
+    """The refusal of a file that ends before its pixels do."""
+    return DataError(f"{name}: the file is cut short; copy it again or leave it out", "truncated")
+
+
+def transparent(name: str) -> DataError:
+    """The refusal of a picture through which something unknown is seen."""
+    return unsupported(name, "parts are transparent, and what lies behind is unknown", "flatten it")

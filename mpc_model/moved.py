@@ -20,7 +20,7 @@ MOVED = {
     "mpc_model.forging": "mpc_model.imaging.forging",
     "mpc_model.frame": "mpc_model.nn.tile_frame",
     "mpc_model.gather": "mpc_model.losses.all_gather",
-    "mpc_model.headers": "mpc_model.imaging.headers",
+    "mpc_model.headers": "mpc_model.imaging.decoding",
     "mpc_model.heads": "mpc_model.nn.heads",
     "mpc_model.hrformer": "mpc_model.nn.hrformer",
     "mpc_model.images": "mpc_model.imaging.codecs",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpc_model.imaging import codecs
+from mpc_model.formats import jpeg
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.commands import COMMANDS
 from pipelines.config.recipe import load
@@ -92,7 +92,7 @@ def _write_examples(config: Config) -> None:
             by_kind[row["kind"] != "authentic"].append(row)
     chosen = [*by_kind[True][: EXAMPLES // 2], *by_kind[False][: EXAMPLES // 2]]
     for row in chosen:
-        suffix = "jpg" if row["views"][0]["image"].startswith(codecs.JPEG_MAGIC) else "png"
+        suffix = "jpg" if row["views"][0]["image"].startswith(jpeg.MAGIC) else "png"
         name = f"{row['kind']}-{row['id'][:8]}.{suffix}"
         if not storage.exists(uris.join(folder, name)):
             storage.write_bytes(uris.join(folder, name), row["views"][0]["image"])

@@ -78,6 +78,8 @@ def predict(config: Config) -> dict[str, Any]:
     _write(rows, output)
     claimed.finish(images=len(rows), failed=len(failed), seen=request, scores=uris.join(output, "scores.csv"))
     console.say(f"predict: {len(rows) - len(failed)} maps in {uris.join(output, 'maps')}, scores in scores.csv")
+    if noted := len(rows) - rows["note"].null_count:
+        console.say(f"predict: of {noted} files with several pictures the first one was mapped (`note` in scores.csv)")
     if len(failed):
         kind = DataError if len(failed) == len(rows) else UnreadableImagesError
         raise kind(

@@ -141,7 +141,7 @@ def _log(config: Config, digest: str) -> str:
                 input_example=_example(),
                 pip_requirements=[
                     f"{name}=={version(name).partition('+')[0]}"
-                    for name in ("mlflow", "numpy", "opencv-python-headless", "safetensors", "torch")
+                    for name in ("mlflow", "numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
                 ],
             )
             number = _add(config, digest, logged)

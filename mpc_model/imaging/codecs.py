@@ -1,4 +1,4 @@
-"""Decoding image files, which refuses those that would mislead training, encoding, and facts about a file.
+"""Masks, encoding, and facts about a file. Decoding is in decoding.py.
 
 Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0, forged = 1 and ignored = 255.
 """
@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError
-from mpc_model.imaging import headers
-from mpc_model.imaging.headers import JPEG_MAGIC as JPEG_MAGIC
-from mpc_model.imaging.headers import PNG_MAGIC as PNG_MAGIC
+from mpc_model.formats import jpeg
+from mpc_model.formats.png import MAGIC as PNG_MAGIC
+from mpc_model.imaging.decoding import MAX_PIXELS
+from mpc_model.imaging.decoding import Image as Image
+from mpc_model.imaging.decoding import decode_image as decode_image
 from mpc_model.registry import Registry
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""File names that are taken for images: the formats whose headers are understood (headers.py), in lower case."""
-Image = npt.NDArray[np.uint8]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+"""File names that are taken for images: the formats whose headers are read (decoding.py), in lower case."""
 Mask = npt.NDArray[np.uint8]
 IGNORED = 255
 """In a mask: the pixel is left out of losses, samples and metrics."""
@@ -37,38 +38,7 @@ _ANNEX_K_LUMINANCE = np.array([
 # fmt: on
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = 100_000_000) -> Image:
-    """The image in `data` as uint8 RGB (H, W, 3).
-
-    The EXIF orientation is applied, grey and palette images become RGB, alpha is dropped. The size of JPEG, PNG, BMP,
-    TIFF and WebP files is checked by their headers before anything is decoded, that of other formats afterwards.
-    Raises DataError, naming `name`, for data that is empty, unreadable, cut short, larger than `max_pixels`, of more
-    than 8 bits a sample, or in CMYK.
-    """
-    header = headers.read_header(data, name, max_pixels)
-    # The orientation is applied here: OpenCV ignores it in WebP, applies it to each tile of a TIFF, and treats PNG
-    # differently from version to version.
-    stored = headers.without_orientation(data) if header.format == "tiff" and header.orientation != 1 else data
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        bgr = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
-    except cv2.error:
-        bgr = None
-    if bgr is None:
-        raise DataError(
-            f"{name}: not an image that can be read, or damaged; copy it again or leave it out", "unreadable"
-        )
-    headers.check_size(bgr.shape[0], bgr.shape[1], name, max_pixels)
-    if bgr.dtype != np.uint8:
-        raise DataError(
-            f"{name}: samples are {bgr.dtype}, only 8 bits a channel are supported; convert it to 8 bits",
-            "unsupported_mode",
-        )
-    rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb if header.orientation == 1 else upright(rgb, header.orientation)
-
-
-def decode_mask(data: bytes, name: str, max_pixels: int = 100_000_000, rule: str | None = None) -> Mask:
+def decode_mask(data: bytes, name: str, max_pixels: int = MAX_PIXELS, rule: str | None = None) -> Mask:
     """The mask in `data`, as uint8 (H, W) of 0 (authentic), 1 (forged) and 255 (ignored), read by a `mask_rule`.
 
     Without a rule it is what `encode_mask` wrote; a file that cannot be from there is read as `bright`.
@@ -174,15 +144,6 @@ def not_binary(grey: float, name: str) -> DataError:
     )
 
 
-def upright(image: Image, orientation: int) -> Image:
-    """The upright form of a stored image or mask, (H, W) or (H, W, 3), by its EXIF orientation (1 to 8)."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(image[::rows, ::columns])
-
-
 def encode_png(image: Image) -> bytes:
     """`image`, uint8 RGB (H, W, 3), as a lossless PNG file."""
     return _encode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [])
@@ -262,9 +223,9 @@ def _dominant(levels: Image, channel: int) -> Mask:
 
 def _luminance_table(data: bytes) -> npt.NDArray[np.int64] | None:
     """Quantisation table 0 of a JPEG file, 64 values in zigzag order; None where there is none."""
-    if not data.startswith(JPEG_MAGIC):
+    if not data.startswith(jpeg.MAGIC):
         return None
-    for marker, start, end in headers.jpeg_segments(data):
+    for marker, start, end in jpeg.segments(data):
         at = start
         while marker == _QUANTIZATION and at < end:  # one segment may hold several tables
             precision, table_id = divmod(data[at], 16)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.imaging.codecs import Image, Mask, decode_image, encode_jpeg, encode_mask, encode_png
+from mpc_model.imaging.symmetries import dihedral as dihedral
 from mpc_model.registry import Registry
 
 Params = dict[str, object]
@@ -50,24 +51,6 @@ def render_views(
     canonical = View(encoded, encode_mask(mask), [])
     drawn = [render(image, mask, rng) for _ in range(count - 1)]
     return [canonical, *(view if view.ops else canonical for view in drawn)]
-
-
-_ROTATIONS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
-
-
-def dihedral(image: Image, mask: Mask, k: int) -> tuple[Image, Mask]:
-    """Element k (0 to 7) of the symmetry group of the square (D4), applied to an image and its mask.
-
-    First k % 4 rotations by 90 degrees anticlockwise, then, from k = 4 on, a flip left to right. No pixel is
-    interpolated. 0 is the identity, 4 flips left to right, 6 top to bottom, 7 transposes, 5 transposes about the other
-    diagonal. Height and width are exchanged where k is odd.
-    """
-
-    def transform(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        array = array if k % 4 == 0 else cv2.rotate(array, _ROTATIONS[k % 4])
-        return cv2.flip(array, 1) if k >= 4 else array
-
-    return transform(image), transform(mask)
 
 
 @dataclass

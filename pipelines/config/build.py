@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mpc_model.errors import UserError
-from mpc_model.imaging.forging import ForgeSettings
-from mpc_model.imaging.mask_levels import AUTO
+from mpc_model.imaging.forge_settings import ForgeSettings
 from pipelines.config.base import Fraction, Location, Positive, Quality, Section, SplitName
 
 
@@ -22,7 +21,7 @@ def _forge_setting(name: str) -> Any:
 class ForgeConfig(Section):
     """How photographs are forged. Shares are of all samples; what is left stays authentic.
 
-    Every range is [least, largest]; ForgeSettings (imaging/forging.py) says what it means and how far it may go.
+    Every range is [least, largest]; ForgeSettings (imaging/forge_settings.py) says what it means and how far it may go.
     """
 
     splice: Fraction = 0.2
@@ -114,7 +113,7 @@ class SourceConfig(Section):
     """Samples made of each photograph (layouts photos, coco)."""
     forge: ForgeConfig = ForgeConfig()
     """How samples are forged (layouts photos, coco)."""
-    mask_rule: str = AUTO
+    mask_rule: str = "auto"
     """How masks are read, where a listing does not say it: bright, dark, labels, nonzero, red, green, above_N, below_N,
     or auto: as the levels of all its masks tell."""
 

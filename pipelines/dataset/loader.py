@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mpc_model.errors import DataError
-from mpc_model.imaging import codecs, views
+from mpc_model.imaging import codecs, symmetries
 from pipelines.dataset import order
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader, decode_view
@@ -24,7 +24,7 @@ from pipelines.dataset.schema import Row
 
 IGNORE = codecs.IGNORED
 SYMMETRIES = 8
-"""The symmetries of the square, as `views.dihedral` numbers them; 0 changes nothing."""
+"""The symmetries of the square, as `symmetries.dihedral` numbers them; 0 changes nothing."""
 
 
 class DeviceBatch(NamedTuple):
@@ -215,7 +215,7 @@ class PixelLoader:
         if image.shape[:2] != size:
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
             mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-        return _DecodedView(*views.dihedral(image, mask, symmetry), row["id"], f"{number}-{view}")
+        return _DecodedView(*symmetries.dihedral(image, mask, symmetry), row["id"], f"{number}-{view}")
 
     @staticmethod
     def _collate(samples: list[_DecodedView], progress: float, second: Sequence[_DecodedView] = ()) -> Batch:

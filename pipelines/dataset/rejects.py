@@ -13,12 +13,12 @@ from pipelines.runtime import documents, storage, uris
 
 REASONS = {
     "zero_bytes": "The file is empty; copy it again or leave it out.",
-    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF or WebP; copy it again or convert it.",
-    "truncated": "The file ends before its pixels do; copy it again.",
+    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF, WebP or GIF; copy it again or convert it.",
+    "truncated": "The file ends before its pixels do, or holds too little data for them; copy it again.",
     "too_many_pixels": "The header states more pixels than build.max_pixels, and nothing was decoded; shrink the image "
     "or raise the limit.",
-    "unsupported_mode": "More than 8 bits a channel, CMYK or Lab, transparency, or several pictures in one file; "
-    "convert it to one opaque 8-bit RGB or grey picture.",
+    "unsupported_mode": "More than 8 bits a channel, CMYK or Lab, transparency, or a rare kind of JPEG, TIFF or BMP; "
+    "convert it to an opaque 8-bit RGB or grey picture.",
     "size_mismatch": "Image and mask differ in size; find the mask that belongs to the image.",
     "orientation": "The image is turned by its EXIF tag, and the sizes do not tell whether the mask was drawn on it "
     "before or after; turn the pixels of both and remove the tag.",

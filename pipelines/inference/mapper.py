@@ -15,12 +15,13 @@ import ray
 from mpc_model.errors import DataError, MPCError, UnreadableFileError, describe, revive
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
+from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, read_picture
 from mpc_model.localizer import Localizer
 from pipelines.inference import row_store
 from pipelines.inference.map_names import map_location, overlay_location
 from pipelines.runtime import device, storage, unexpected
 
-COLUMNS = ("image", "map", "height", "width", "score", "forged_fraction", "error")
+COLUMNS = ("image", "map", "height", "width", "score", "forged_fraction", "error", "note")
 """Of the table of scores."""
 RETURNED = (*COLUMNS, "key", "failure")
 """Of what a worker returns; `failure` is of no single image and ends the command (errors.describe, as JSON)."""
@@ -61,7 +62,8 @@ class Mapper:
     def _row(self, uri: str, name: str) -> dict[str, Any]:
         """The row of one image. What is wrong with the image, or with the name of its map, is its `error`."""
         try:
-            image = codecs.decode_image(storage.read_bytes(uri), uri)
+            picture = read_picture(storage.read_bytes(uri), uri)
+            image = picture.image
             probability = self.model.predict([image], tile=self.tile, names=[uri])[0]
             levels = np.rint(probability * 255).astype(np.uint8)
             location = map_location(self.output, name)
@@ -83,6 +85,7 @@ class Mapper:
             "score": image_score(probability),
             "forged_fraction": float((levels > 255 * self.model.spec.threshold).mean()),
             "error": None,
+            "note": FIRST_OF_SEVERAL if picture.several else None,
         }
 
 

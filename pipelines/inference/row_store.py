@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("forged_fraction", pa.float64()),
         ("error", pa.string()),
+        ("note", pa.string()),
         ("key", pa.string()),
     ]
 )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError, UnreadableFileError
-from mpc_model.imaging.codecs import PNG_MAGIC
+from mpc_model.formats import png
 from pipelines.ingest.listing import ItemRow
 from pipelines.runtime import storage
 
@@ -48,16 +48,16 @@ def read_objects(item: ItemRow, shape: tuple[int, ...]) -> IndexMap:
         data = storage.read_bytes(location)
     except UnreadableFileError as error:
         raise DataError(f"index map of {item['image']}: {error}", "unreadable") from None
-    if not data.startswith(PNG_MAGIC):
+    if not data.startswith(png.MAGIC):
         raise _not_a_map(location)
-    # The size in the header, bytes 16 to 24 of a PNG file, is compared before anything is decoded.
-    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    if (height, width) != tuple(shape):
+    header = png.header(data, f"index map {location}", deepest=16)
+    if (header.height, header.width) != tuple(shape):  # before anything is decoded
         raise DataError(
-            f"index map {location} is {width}x{height}, its photograph is {shape[1]}x{shape[0]}; make it anew",
+            f"index map {location} is {header.width}x{header.height}, its photograph is {shape[1]}x{shape[0]};"
+            " make it anew",
             "size_mismatch",
         )
-    index_map = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    index_map = cv2.imdecode(np.frombuffer(header.stored, np.uint8), cv2.IMREAD_UNCHANGED) if header.complete else None
     if index_map is None or index_map.ndim != 2:
         raise _not_a_map(location)
     return np.asarray(index_map)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.imaging import codecs, forging, views
+from mpc_model.imaging.decoding import read_header
 from pipelines.config.build import SourceConfig, ViewsConfig
 from pipelines.dataset.schema import PHOTO, Row
 from pipelines.ingest import annotations, validation
@@ -68,6 +69,8 @@ def render(
             image = codecs.decode_image(encoded, sample.key)  # JPEG is lossy: the file's pixels are other ones
         elif sample.kind != "authentic" or source.crop is not None:
             encoded = codecs.encode_png(image)
+    if read_header(files.image, item["image"]).several:
+        recipe = recipe | {"first_of_several": True}  # a frame of an animation, a page of a document
     rendered = views.render_views(encoded, image, mask, stored.policy, stored.count + 1, generator)
     canonical = rendered[0]
     forged, counted = int((mask == 1).sum()), int((mask != codecs.IGNORED).sum())

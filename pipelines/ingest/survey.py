@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError, UnreadableFileError
+from mpc_model.imaging.decoding import FIRST_OF_SEVERAL
 from pipelines.config.build import BuildConfig
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import annotations, validation
@@ -55,6 +56,7 @@ class SurveyRow(TypedDict):
     reason: str | None
     """A key of dataset.rejects.REASONS; None for a good item."""
     message: str | None
+    """Of a good item: what was noticed of its files, or None."""
 
 
 ItemFiles = tuple[bytes, list[bytes]]
@@ -78,7 +80,19 @@ def survey(config: BuildConfig, items: pa.Table, uri: str) -> pa.Table:
     for start, data in tasks:
         parts[start] = pq.read_table(storage.in_arrow(data))
         progress.advance(len(parts[start]))
-    return pa.concat_tables([parts[start] for start in starts]).combine_chunks()
+    surveyed = pa.concat_tables([parts[start] for start in starts]).combine_chunks()
+    _say_notes(surveyed)
+    return surveyed
+
+
+def _say_notes(surveyed: pa.Table) -> None:
+    """Say what was noticed of good items: how many files it concerns, and the first three."""
+    messages = surveyed.filter(surveyed["reason"].is_null())["message"].drop_null().to_pylist()
+    notes = [line for message in messages for line in message.split("\n")]
+    names = [note.removesuffix(f" {FIRST_OF_SEVERAL}") for note in notes[:3]]
+    if notes:
+        more = f" and {len(notes) - len(names)} more" if len(notes) > len(names) else ""
+        console.say(f"survey: of files with several pictures the first one is taken: {', '.join(names)}{more}")
 
 
 def delete_parts(uri: str) -> None:
@@ -135,7 +149,7 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
         photo_hash_fine=facts.photo_hash_fine,
         mask=None if facts.mask is None else dataclasses.asdict(facts.mask),
         reason=None,
-        message=None,
+        message="\n".join(f"{name} {FIRST_OF_SEVERAL}" for name in facts.several) or None,
     )
 
 

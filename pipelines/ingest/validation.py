@@ -1,40 +1,26 @@
 """Whether a source file is fit for a dataset (`examine`), and how a good image and its mask are decoded (`read_pair`).
 
 The survey examines each file once. Rendering reads the same files again by `read_pair`, which decodes and orients them
-in the same way but leaves out the checks. Every refusal is a DataError whose reason is a key of
+in the same way (decoding.py) but leaves out the checks. Every refusal is a DataError whose reason is a key of
 dataset.rejects.REASONS.
 """
 
 import hashlib
 import io
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from mpc_model.errors import DataError
-from mpc_model.imaging import codecs, headers, mask_levels
-from mpc_model.imaging.codecs import IGNORED, PNG_MAGIC, Image, Mask
+from mpc_model.formats import png
+from mpc_model.imaging import codecs, mask_levels, symmetries
+from mpc_model.imaging.codecs import IGNORED, Image, Mask
+from mpc_model.imaging.decoding import Picture, read_picture
 from mpc_model.imaging.mask_levels import AUTO, Kind, MaskFile, MaskLevels
 
-# Pillow's classes, not Image.open, which has a pixel limit and warnings of its own; ours was checked before.
-_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
-    "jpeg": JpegImageFile,
-    "png": PngImageFile,
-    "bmp": BmpImageFile,
-    "tiff": TiffImageFile,
-    "webp": WebPImageFile,
-}
-_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
-# What Pillow's readers raise for a damaged file; Image.open catches the same.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
 _NO_LIMIT = 2**62
 _PNG_COLOUR_TYPE, _PALETTE = 25, 3
 
@@ -58,7 +44,9 @@ class FileFacts:
     jpeg_quality: int | None
     """None where the file is no JPEG."""
     format: str
-    """jpeg, png, bmp, tiff or webp."""
+    """jpeg, png, bmp, tiff, webp or gif."""
+    several: tuple[str, ...]
+    """Names of the files, image or mask, that hold more pictures than the first one, which is taken."""
 
 
 def examine(
@@ -76,11 +64,8 @@ def examine(
 
     Raises DataError, naming the file at fault, with a reason of dataset.rejects.REASONS.
     """
-    format_ = _check_file(image, name, max_pixels)
-    for mask, mask_name in zip(masks, mask_names, strict=True):
-        _check_file(mask, mask_name, max_pixels)
-    pixels, files = _decode(image, masks, name, mask_names, max_pixels)
-    levels = None
+    decoded = _decode(image, masks, name, mask_names, max_pixels)
+    pixels, files, levels = decoded.picture.image, decoded.masks, None
     if files:
         by_rule = mask_rule != AUTO
         levels = (
@@ -95,7 +80,8 @@ def examine(
         height=pixels.shape[0],
         width=pixels.shape[1],
         jpeg_quality=codecs.jpeg_quality(image),
-        format=format_,
+        format=decoded.picture.format,
+        several=tuple(decoded.several),
     )
 
 
@@ -105,12 +91,12 @@ def read_pair(
     """Upright pixels, uint8 RGB (H, W, 3), and mask, uint8 (H, W) of 0, 1 and 255, of files that `examine` accepted.
 
     Without a mask file the mask is 0 everywhere; several are united. For other files some of the same errors are
-    raised, but `examine` also refuses transparency, grey masks and images above the pixel limit.
+    raised, but `examine` also refuses transparency, grey masks, data that ends early, and images above the pixel limit.
     """
-    pixels, files = _decode(image, masks, name, mask_names, _NO_LIMIT)
-    if not files:
-        return pixels, np.zeros(pixels.shape[:2], np.uint8)
-    return pixels, mask_levels.unite([file.read(mask_rule) for file in files])
+    decoded = _decode(image, masks, name, mask_names, _NO_LIMIT, accepted=True)
+    if not decoded.masks:
+        return decoded.picture.image, np.zeros(decoded.picture.image.shape[:2], np.uint8)
+    return decoded.picture.image, mask_levels.unite([file.read(mask_rule) for file in decoded.masks])
 
 
 def masks_digest(masks: Sequence[bytes]) -> bytes | None:
@@ -119,85 +105,65 @@ def masks_digest(masks: Sequence[bytes]) -> bytes | None:
     return hashlib.sha256(b"".join(digests)).digest() if len(digests) > 1 else next(iter(digests), None)
 
 
-def _check_file(data: bytes, name: str, max_pixels: int) -> str:
-    """The format of a file. Refuses what decoding would hide: other formats, several images in a file, unusual colour
-    modes, transparency, damaged scans."""
-    format_ = headers.read_header(data, name, max_pixels).format
-    if format_ not in _OPENERS:
-        raise DataError(f"{name}: not a JPEG, PNG, BMP, TIFF or WebP file; convert it or leave it out", "unreadable")
-    headers.check_scans(data, name)
-    try:
-        picture = _OPENERS[format_](io.BytesIO(data))
-        frames = getattr(picture, "n_frames", 1)
-        transparent = picture.mode in _MODES and picture.has_transparency_data and not _opaque(picture)
-        if format_ == "tiff" and frames == 1 and picture.mode in _MODES:
-            picture.load()  # OpenCV returns partly decoded pixels without an error
-    except _PILLOW_ERRORS as error:
-        raise DataError(f"{name}: damaged ({error}); copy it again or leave it out", "unreadable") from None
-    if frames > 1:
-        raise DataError(f"{name}: {frames} pictures in one file; save one of them alone", "unsupported_mode")
-    if picture.mode not in _MODES:
-        raise DataError(f"{name}: colour mode {picture.mode}; convert it to 8-bit RGB", "unsupported_mode")
-    if transparent:
-        raise DataError(
-            f"{name}: parts are transparent, and what lies behind is unknown; flatten it", "unsupported_mode"
-        )
-    return format_
+class _Decoded(NamedTuple):
+    """An image and its mask files, all upright and of one size, and the names of those that hold several pictures."""
 
-
-def _opaque(picture: ImageFile.ImageFile) -> bool:
-    lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
-    return lowest == 255
+    picture: Picture
+    masks: list[MaskFile]
+    several: list[str]
 
 
 def _decode(
-    image: bytes, masks: Sequence[bytes], name: str, mask_names: Sequence[str], max_pixels: int
-) -> tuple[Image, list[MaskFile]]:
-    """Pixels of an image, RGB uint8 (H, W, 3), and its mask files, all upright and of one size."""
-    pixels = codecs.decode_image(image, name, max_pixels)
-    orientation = headers.read_header(image, name, max_pixels).orientation if masks else 1
-    files = []
+    image: bytes,
+    masks: Sequence[bytes],
+    name: str,
+    mask_names: Sequence[str],
+    max_pixels: int,
+    accepted: bool = False,
+) -> _Decoded:
+    picture = read_picture(image, name, max_pixels, accepted=accepted)
+    decoded = _Decoded(picture, [], [name] if picture.several else [])
     for mask, mask_name in zip(masks, mask_names, strict=True):
-        file = _decode_mask(mask, mask_name, max_pixels)
-        if orientation != 1 and headers.read_header(mask, mask_name, max_pixels).orientation == 1:
-            file = _turned_like(pixels, orientation, file, name, mask_name)
-        if pixels.shape != file.levels.shape:
+        levels = read_picture(mask, mask_name, max_pixels, accepted=accepted)
+        file = MaskFile(levels.image, _indices(mask, mask_name, levels.orientation), lossless=levels.format != "jpeg")
+        if picture.orientation != 1 and levels.orientation == 1:
+            file = _turned_like(picture, file, name, mask_name)
+        if picture.image.shape != file.levels.shape:
             raise DataError(
                 f"{mask_name} is {file.levels.shape[1]}x{file.levels.shape[0]}, its image"
-                f" {pixels.shape[1]}x{pixels.shape[0]}; find the mask that belongs to it",
+                f" {picture.image.shape[1]}x{picture.image.shape[0]}; find the mask that belongs to it",
                 "size_mismatch",
             )
-        files.append(file)
-    return pixels, files
+        decoded.masks.append(file)
+        if levels.several:
+            decoded.several.append(mask_name)
+    return decoded
 
 
-def _turned_like(pixels: Image, orientation: int, mask: MaskFile, name: str, mask_name: str) -> MaskFile:
+def _turned_like(picture: Picture, mask: MaskFile, name: str, mask_name: str) -> MaskFile:
     """A mask without an EXIF orientation, for an image that has one and is turned upright. It was drawn on the upright
     image if it has that size, and on the stored pixels if it has the size of those."""
-    height, width = pixels.shape[:2]
-    if orientation < 5 or height == width:
+    height, width = picture.image.shape[:2]
+    if picture.orientation < 5 or height == width:
         raise DataError(
-            f"{name} is turned by its EXIF tag ({orientation}), and whether {mask_name} is too cannot be told;"
+            f"{name} is turned by its EXIF tag ({picture.orientation}), and whether {mask_name} is too cannot be told;"
             " turn the pixels of both and remove the tag",
             "orientation",
         )
-    return _upright(mask, orientation) if mask.levels.shape[:2] == (width, height) else mask
+    if mask.levels.shape[:2] != (width, height):
+        return mask
+    indices = None if mask.indices is None else symmetries.upright(mask.indices, picture.orientation)
+    return MaskFile(symmetries.upright(mask.levels, picture.orientation), indices, mask.lossless)
 
 
-def _decode_mask(mask: bytes, name: str, max_pixels: int) -> MaskFile:
-    """A mask file, upright. Indices of a palette are kept: its colours do not tell which of them is 255."""
-    header = headers.read_header(mask, name, max_pixels)
-    levels, indices = codecs.decode_image(mask, name, max_pixels), None
-    if mask.startswith(PNG_MAGIC) and mask[_PNG_COLOUR_TYPE] == _PALETTE:
-        picture = PngImageFile(io.BytesIO(mask))
-        if (picture.getpalette() or [])[:3] == [0, 0, 0]:
-            indices = codecs.upright(np.asarray(picture), header.orientation)
-    return MaskFile(levels, indices, lossless=header.format != "jpeg")
-
-
-def _upright(mask: MaskFile, orientation: int) -> MaskFile:
-    indices = None if mask.indices is None else codecs.upright(mask.indices, orientation)
-    return MaskFile(codecs.upright(mask.levels, orientation), indices, mask.lossless)
+def _indices(mask: bytes, name: str, orientation: int) -> Image | None:
+    """Of a PNG mask with a palette the indices, upright: its colours do not tell which of them is 255."""
+    if not mask.startswith(png.MAGIC) or mask[_PNG_COLOUR_TYPE] != _PALETTE:
+        return None
+    picture = PngImageFile(io.BytesIO(png.header(mask, name).stored))
+    if (picture.getpalette() or [])[:3] != [0, 0, 0]:
+        return None
+    return symmetries.upright(np.asarray(picture), orientation)
 
 
 def _check_masks(files: Sequence[MaskFile], names: Sequence[str], rule: str, forged: bool) -> MaskLevels:

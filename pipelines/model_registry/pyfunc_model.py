@@ -4,11 +4,13 @@
     table = model.predict([jpeg_bytes, array, "photo.png"], params={"threshold": 0.6})   # a row an image
 
 MLflow runs this file when it loads the model; `mpc_model` travels with it, so the consumer installs only the
-requirements that the entry lists (MLflow, torch, numpy, OpenCV, safetensors). docs/serving.md is the user's page.
+requirements that the entry lists (MLflow, torch, numpy, OpenCV, Pillow, safetensors). docs/serving.md is the page of
+its users.
 """
 
 import base64
 import binascii
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ try:  # Python takes these from an `mpc_model` that this process has imported be
     from mpc_model.evaluation.metrics import image_score
     from mpc_model.imaging import codecs
     from mpc_model.imaging.codecs import Image
+    from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, read_picture
     from mpc_model.localizer import Localizer, check_image
     from mpc_model.nn import tiling
     from mpc_model.nn.tiling import LEAST
@@ -43,6 +46,7 @@ except ImportError as error:
         f" which this entry cannot work ({error}); load the entry before that one, or in a process of its own"
     ) from error
 
+_LOG = logging.getLogger(__name__)
 Map: TypeAlias = npt.NDArray[np.float32]
 
 COLUMN = "image"
@@ -151,9 +155,9 @@ def read_image(entry: Any, name: str) -> Image:
     if isinstance(entry, str | os.PathLike):
         text = os.fsdecode(entry)
         name = f"{name} ({text if len(text) <= SHOWN else text[:SHOWN] + '...'})"
-        return codecs.decode_image(_fetch(text, name), name)
+        return _read_file(_fetch(text, name), name)
     if isinstance(entry, bytes | bytearray | memoryview):
-        return codecs.decode_image(bytes(entry), name)
+        return _read_file(bytes(entry), name)
     if not isinstance(entry, np.ndarray | list):
         raise DataError(f"{name} is a {type(entry).__name__}: give an image file's bytes, an array, a path or base64")
     try:
@@ -164,6 +168,14 @@ def read_image(entry: Any, name: str) -> Image:
     except (UserError, ValueError) as error:  # ValueError: lists of unequal lengths
         raise DataError(str(error) if isinstance(error, UserError) else f"{name} is no array: {error}") from error
     return array
+
+
+def _read_file(data: bytes, name: str) -> Image:
+    """The pixels of an image file, if it is sound: the rule of `mpc build` and `mpc predict` (imaging/decoding.py)."""
+    picture = read_picture(data, name)
+    if picture.several:
+        _LOG.warning("%s %s", name, FIRST_OF_SEVERAL)
+    return picture.image
 
 
 def _fetch(text: str, name: str) -> bytes:
