@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,11 @@ def _write_examples(config: Config) -> None:
     console.say(f"examples: {len(chosen)} test images as files in {folder}")
 
 
+def _shown(value: float | None, digits: int = 2) -> str:
+    """A metric in the table; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def _typed_command(command: str) -> str:
     """A command as the user can type it: its name if it is on the PATH, else its path next to this Python."""
     return command if shutil.which(command) else os.path.relpath(Path(sys.executable).with_name(command))
@@ -121,13 +127,15 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         "everything_forged": "everything forged",
     }
     for key, name in names.items():
-        lines.append(f"  {name:<52}{metrics[key]['f1']:>6.3f}  {metrics[key]['iou']:>6.3f}")
-    by_kind = ", ".join(f"{kind} {f1:.2f}" for kind, f1 in metrics["f1_by_kind"].items())
+        lines.append(f"  {name:<52}{_shown(metrics[key]['f1'], 3):>6}  {_shown(metrics[key]['iou'], 3):>6}")
+    by_kind = ", ".join(f"{kind} {_shown(f1)}" for kind, f1 in metrics["f1_by_kind"].items()) or "none is forged"
     moved = results.get("promote")
     champion = f"{moved['alias']} is version {moved['version']}" if moved else "not promoted, for the reasons above"
     degraded = ", ".join(
-        f"{name} {degraded_metrics['f1']:.2f}" for name, degraded_metrics in metrics["robustness"].items()
+        f"{name} {_shown(degraded_metrics['f1'])}" for name, degraded_metrics in metrics["robustness"].items()
     )
+    overlays = uris.join(str(config.predict.output), "overlays")
+    places = [*metrics["pictures"], overlays, uris.join(str(config.build.output), "report.html")]
     lines += [
         f"  this model's F1 by kind of forgery: {by_kind}",
         *([f"  and of degraded images: {degraded}"] if degraded else []),
@@ -135,9 +143,7 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         f"registered {registered['name']} version {registered['version']}, alias {registered['alias']}; {champion}",
         "seconds    " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items()),
         "",
-        "look at    " + results["evaluate"]["pictures"][0],
-        "           " + uris.join(str(config.predict.output), "overlays"),
-        "           " + uris.join(str(config.build.output), "report.html"),
+        *(f"{label:<11}{place}" for label, place in zip_longest(["look at"], places, fillvalue="")),
         f"try        {_typed_command('mpc')} predict --config demo {shlex.quote('workspace=' + config.workspace)}"
         " predict.input=FOLDER predict.output=FOLDER-maps   # maps of your images",
         "           make demo DATA=FOLDER   # the whole pipeline on your photographs",

@@ -6,11 +6,10 @@ The baselines say what a metric is worth: the same network untrained, and a map 
 import json
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from mpc_model.errors import DataError
 from mpc_model.evaluation.metrics import Scores, summarize
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.degradations import DEGRADATIONS
@@ -30,8 +29,9 @@ from pipelines.runtime import console, storage, uris
 def evaluate(config: Config) -> EvaluationResult:
     """Score `evaluate.model` on a split, write the metrics as metrics.json, and return them.
 
-    images.json lists, for each image, id, key, kind, and F1 and IoU of each method. Raises UserError for a model
-    without a head or an unknown degradation, DataError for a dataset without forged images in that split.
+    images.json lists, for each image, id, key, kind, score, called_fraction, and F1 and IoU of each method. What is not
+    defined is None: F1, IoU and the robustness without forged images, the false alarms without authentic ones. Raises
+    UserError for a model without a head or an unknown degradation, DataError for a split without samples.
     """
     settings = config.evaluate
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
@@ -39,8 +39,6 @@ def evaluate(config: Config) -> EvaluationResult:
         DEGRADATIONS.require(name)
     manifest = Manifest.read(dataset)
     reader = ShardReader(dataset, manifest, settings.split)
-    if not manifest.splits[settings.split].forged:
-        raise DataError(f"split {settings.split!r} of {dataset} has no forged image, so there is no F1; use another")
     integrity.check(dataset, manifest, [settings.split])
     localizer = load_model(model)
     require_head(localizer, model)
@@ -53,22 +51,27 @@ def evaluate(config: Config) -> EvaluationResult:
         return cast(EvaluationResult, claimed.results)
     images = _score_all(config, model, dataset, manifest, len(reader.sizes))
     metrics = _metrics(images, config, localizer.spec.threshold, manifest.fingerprint, warnings)
-    listed = [{"id": image.id, "key": image.key, "kind": image.kind} | _f1_and_iou(image) for image in images]
-    storage.write_bytes(uris.join(output, "images.json"), json.dumps(listed, indent=1).encode())
+    listed = json.dumps([_image_entry(image) for image in images], indent=1)
+    storage.write_bytes(uris.join(output, "images.json"), listed.encode())
     pictures = _draw(images, reader, localizer, settings.pictures, output)
     storage.write_bytes(uris.join(output, evaluation.FILE_NAME), json.dumps(metrics, indent=1).encode())
     claimed.finish(**metrics, pictures=pictures)
     line = summary_line(metrics["model"], metrics["threshold"])
-    console.say(f"evaluate: {line}; pictures at {', '.join(pictures)}")
+    console.say(f"evaluate: {line}; pictures at {', '.join(pictures) or 'no place: there are none'}")
     return cast(EvaluationResult, claimed.results)
 
 
 def summary_line(summary: Summary, threshold: float) -> str:
     """One line for people, with the protocol: an F1 without it is not a result."""
-    return (
-        f"F1 {summary['f1']:.3f}, IoU {summary['iou']:.3f}"
-        f" (mean over {summary['forged_images']} forged images, threshold {threshold})"
-    )
+    f1, iou, false_alarms = summary["f1"], summary["iou"], summary["false_alarm_rate"]
+    if f1 is not None and iou is not None:
+        return f"F1 {f1:.3f}, IoU {iou:.3f} (mean over {summary['forged_images']} forged images, threshold {threshold})"
+    if false_alarms is not None:
+        return (
+            f"no F1, since no forged image is scored; false alarms {false_alarms:.4f} of the pixels"
+            f" (mean over {summary['authentic_images']} authentic images, threshold {threshold})"
+        )
+    return "no F1 and no false alarms: every pixel of the split is ignored"
 
 
 def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, groups: int) -> list[ScoredImage]:
@@ -103,7 +106,7 @@ def _metrics(
         "untrained": _summary([image.scores["untrained"] for image in images]),
         "everything_forged": _summary([image.scores["everything_forged"] for image in images]),
         "f1_by_kind": {
-            kind: _mean_f1([image for image in forged if image.kind == kind])
+            kind: _mean_f1([image for image in forged if image.kind == kind and image.has_f1])
             for kind in sorted({image.kind for image in forged})
         },
         "robustness": {name: _summary([image.degraded[name] for image in forged]) for name in settings.robustness},
@@ -120,18 +123,31 @@ def _summary(scores: list[Scores]) -> Summary:
     return {name: None if math.isnan(value) else value for name, value in summarize(scores).items()}
 
 
-def _mean_f1(images: Sequence[ScoredImage]) -> float:
-    return sum(image.scores["model"].f1 for image in images) / len(images)
+def _mean_f1(images: Sequence[ScoredImage]) -> float | None:
+    return sum(image.scores["model"].f1 for image in images) / len(images) if images else None
 
 
-def _f1_and_iou(image: ScoredImage) -> dict[str, dict[str, float]]:
-    return {method: {"f1": image.scores[method].f1, "iou": image.scores[method].iou} for method in METHODS}
+def _image_entry(image: ScoredImage) -> dict[str, Any]:
+    """The entry of an image in images.json."""
+    called = image.scores["model"].called_fraction if image.scores["model"].pixels else None
+    entry = {
+        "id": image.id,
+        "key": image.key,
+        "kind": image.kind,
+        "score": image.image_score,
+        "called_fraction": called,
+    }
+    for method in METHODS:
+        scores = image.scores[method]
+        entry[method] = {"f1": scores.f1, "iou": scores.iou} if image.has_f1 else {"f1": None, "iou": None}
+    return entry
 
 
 def _draw(images: Sequence[ScoredImage], reader: ShardReader, model: Localizer, count: int, output: str) -> list[str]:
-    """Write a sheet of forged images, evenly spaced from the best F1 to the worst; its location, or no location where
-    there is nothing to draw."""
-    ranked = sorted((image for image in images if image.is_forged), key=lambda image: -image.scores["model"].f1)
+    """Write a sheet of forged images, evenly spaced from the best F1 to the worst; without any, of authentic images
+    from the fewest false alarms to the most. Its location, or no location where there is nothing to draw."""
+    ranked = sorted((image for image in images if image.has_f1), key=lambda image: -image.scores["model"].f1)
+    ranked = ranked or sorted(images, key=lambda image: image.scores["model"].called_fraction)
     ranks = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
     if not len(ranks):
         return []
@@ -150,7 +166,9 @@ def _draw(images: Sequence[ScoredImage], reader: ShardReader, model: Localizer, 
             ]
         )
         position = f"rank {rank + 1} of {len(ranked)}"
-        captions.append(f"{chosen.kind}, F1 {chosen.scores['model'].f1:.2f}, {position}  {chosen.key}")
+        scores = chosen.scores["model"]
+        result = f"F1 {scores.f1:.2f}" if chosen.has_f1 else f"false alarms {scores.called_fraction:.4f}"
+        captions.append(f"{chosen.kind}, {result}, {position}  {chosen.key}")
     sheet = drawing.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
     location = uris.join(output, "pictures.png")
     storage.write_bytes(location, codecs.encode_png(sheet))

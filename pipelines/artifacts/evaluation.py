@@ -5,7 +5,8 @@ from typing import TypedDict
 FILE_NAME = "metrics.json"
 
 Summary = dict[str, float | None]
-"""Means over the images of a split (mpc_model/evaluation/metrics.py, `summarize`); None where there are no images."""
+"""Means over the images of a split (mpc_model/evaluation/metrics.py, `summarize`); None where there are no images: no
+F1 on authentic images alone, no false alarms on forged ones alone."""
 
 
 class EvaluationMetrics(TypedDict):
@@ -19,7 +20,7 @@ class EvaluationMetrics(TypedDict):
     model: Summary
     untrained: Summary
     everything_forged: Summary
-    f1_by_kind: dict[str, float]
+    f1_by_kind: dict[str, float | None]
     robustness: dict[str, Summary]
     threshold: float
     dataset: str

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mpc_model.errors import MPCError, describe, revive
-from mpc_model.evaluation.metrics import Scores, pixel_scores
+from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.localizer import Localizer
@@ -27,7 +27,8 @@ METHODS = ("model", "untrained", "everything_forged")
 class ScoredImage:
     """The scores of one sample, which is row `row` of row group `group` of the split.
 
-    `scores` has those of each of METHODS, `degraded` the model's under each degradation (forged images only).
+    `scores` has those of each of METHODS, `degraded` the model's under each degradation (forged images only);
+    `image_score` is the model's score of the image as a whole, as `mpc predict` gives it.
     """
 
     id: str
@@ -35,6 +36,7 @@ class ScoredImage:
     kind: str
     group: int
     row: int
+    image_score: float
     scores: dict[str, Scores]
     degraded: dict[str, Scores]
 
@@ -42,6 +44,11 @@ class ScoredImage:
     def is_forged(self) -> bool:
         """Whether the sample is of the class forged."""
         return self.kind != "authentic"
+
+    @property
+    def has_f1(self) -> bool:
+        """Whether F1 and IoU are defined: not on authentic images, nor where all that is forged is ignored."""
+        return self.scores["model"].forged_fraction > 0
 
 
 class Scorer:
@@ -77,7 +84,8 @@ class Scorer:
                 for method, probability in maps.items()
             }
             degraded = {} if row["kind"] == "authentic" else self._degraded(row, image, mask)
-            scored.append(ScoredImage(row["id"], row["key"], row["kind"], group, index, scores, degraded))
+            score = image_score(maps["model"])
+            scored.append(ScoredImage(row["id"], row["key"], row["kind"], group, index, score, scores, degraded))
         return scored
 
     def _degraded(self, row: Row, image: codecs.Image, mask: codecs.Mask) -> dict[str, Scores]:

@@ -28,7 +28,8 @@ class VersionMetrics:
 
     `model` is the SHA-256 of the model's model.json, `untrained` the F1 of the same network with random weights,
     `robustness` the F1 under each degradation that was measured, `warnings` why the metrics may look better than
-    the model is. None stands for a mean over no images.
+    the model is. None stands for a mean over no images: there is no F1 without forged images, and no rate of false
+    alarms without authentic ones.
     """
 
     model: Annotated[str, Field(max_length=200)]
@@ -118,7 +119,8 @@ def metrics(
 
     `wanted` are fingerprints or their beginnings; empty, all that the champion has metrics on are, or all of the
     candidate's where there is no champion (None). F1, IoU and the false alarms each have to hold: of those, lower is
-    better. A metric that the champion has and the candidate lacks does not.
+    better. A metric that the champion has and the candidate lacks does not. At least one test set has to give an F1:
+    by false alarms alone the best model is one that finds nothing.
     """
     reference = candidate if champion is None else champion
     compared: list[VersionMetrics] = []
@@ -141,15 +143,20 @@ def metrics(
             elif candidate[key] not in compared:
                 compared.append(candidate[key])
                 answers.append(_compared(candidate[key], None if champion is None else champion[key], margin))
+    if compared and all(answer.holds for answer in answers) and all(metrics.f1 is None for metrics in compared):
+        names = ", ".join(metrics.name for metrics in compared)
+        remedy = "evaluate both versions on a split with forged images too, and register"
+        answers.append(_no("metrics", f"F1 cannot be compared: {names} has no forged image to score; {remedy}"))
     return compared, answers
 
 
 def _compared(new: VersionMetrics, old: VersionMetrics | None, margin: float) -> Answer:
-    if new.f1 is None:
+    if new.f1 is None and (new.false_alarm_rate is None or (old is not None and old.f1 is not None)):
         return _no("metrics", f"on {new.name} there is no F1: none of its images could be scored")
     if old is None:
-        return Answer("metrics", True, f"on {new.name}: F1 {new.f1:.4f}, nothing to compare with")
-    holds, words = True, []
+        shown = f"no F1, false alarms {new.false_alarm_rate:.4f}" if new.f1 is None else f"F1 {new.f1:.4f}"
+        return Answer("metrics", True, f"on {new.name}: {shown}, nothing to compare with")
+    holds, words = True, ["no F1 without forged images"] if new.f1 is None else []
     for label, ours, theirs, sign in (
         ("F1", new.f1, old.f1, 1),
         ("IoU", new.iou, old.iou, 1),
@@ -178,21 +185,24 @@ def leakage(compared: Sequence[VersionMetrics], current: Mapping[Key, Sequence[s
 def robustness(compared: Sequence[VersionMetrics], floor: float | None) -> list[Answer]:
     """Whether the F1 under each degradation that was measured is at least `floor` times the F1 without.
 
-    No answers where `floor` is None: there is no such gate.
+    No answers where `floor` is None: there is no such gate. Without an F1 it is not asked, and says so.
     """
     if floor is None:
         return []
     answers = []
     for metrics in compared:
+        if metrics.f1 is None:
+            answers.append(Answer("robustness", True, f"not asked on {metrics.name}: there is no F1"))
+            continue
         if not metrics.robustness:
             remedy = "evaluate with evaluate.robustness, and register; or promote.robustness_floor=null"
             answers.append(_no("robustness", f"on {metrics.name} it was not measured; {remedy}"))
             continue
-        lowest = (metrics.f1 or 0.0) * floor
+        lowest = metrics.f1 * floor
         weak = [name for name, f1 in metrics.robustness.items() if f1 is None or f1 < lowest - 1e-9]
         shown = ", ".join(f"{name} {f1 or 0:.4f}" for name, f1 in metrics.robustness.items())
         verdict = f"too low under {', '.join(weak)}" if weak else "enough"
-        words = f"on {metrics.name}: F1 {shown}; {verdict} (floor {floor:g} of {metrics.f1 or 0:.4f} is {lowest:.4f})"
+        words = f"on {metrics.name}: F1 {shown}; {verdict} (floor {floor:g} of {metrics.f1:.4f} is {lowest:.4f})"
         answers.append(Answer("robustness", not weak, words))
     return answers
 

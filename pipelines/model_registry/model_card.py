@@ -22,7 +22,7 @@ _PUBLIC = {
 _PROTOCOL = (
     "F1 and IoU of the forged pixels of each image at the model's threshold, averaged over the forged images alone;"
     " false alarms: the share of pixels called forged, averaged over the authentic images. `untrained` is the same"
-    " network with random weights."
+    " network with random weights; `none` is a mean over no images."
 )
 _USE = """\
 For people who look into images: it points at regions whose traces differ from their surroundings. A map is a reason to

@@ -1,5 +1,6 @@
 """One trial of a search: its config, and what runs in its own process."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def train(request: Request, base: Config, datasets: Mapping[str, str], functions
             with runs.below(trial.run_id):
                 result = function.run(config, partial(report, stage))
             for epoch, metrics in enumerate(result["history"], 1):
-                report(stage, {**metrics, "epoch": epoch, "figure": metrics[function.monitor]})
+                report(stage, {**metrics, "epoch": epoch, "figure": metrics.get(function.monitor, -math.inf)})
     except MPCError as error:
         ray.tune.report({"failed": uris.without_secrets(str(error))})
         return

@@ -1,6 +1,7 @@
 """A model on a split: the metrics of the protocol, and datasets that cannot be read."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,13 +9,17 @@ import numpy as np
 import pytest
 
 from mpc_model.errors import DataError
-from mpc_model.evaluation.metrics import pixel_scores
+from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
+from pipelines.build import build
+from pipelines.commands import COMMANDS
+from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import _metrics, evaluate, summary_line
+from pipelines.inference.scorer import METHODS, ScoredImage
 
 
 def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
@@ -54,3 +59,81 @@ def test_a_damaged_shard_is_named_and_not_a_traceback(trained: Config, tmp_path:
     lacking = rf"{dataset} lacks files or parts of them: shards/{shard.name} .*bytes instead of {len(whole)}\); run the"
     with pytest.raises(DataError, match=lacking):
         evaluate(trained.model_copy(update={"evaluate": update}))
+
+
+def scored(kind: str, f1: float, forged: float, called: float, pixels: int = 100) -> ScoredImage:
+    scores = Scores(f1, f1 / 2, 0.0, 0.0, forged, called, pixels)
+    return ScoredImage(kind, f"a/{kind}", kind, 0, 0, 0.75, dict.fromkeys(METHODS, scores), {"jpeg70": scores})
+
+
+SPLICE, AUTHENTIC, IGNORED = (
+    scored("splice", 0.5, 0.2, 0.3),
+    scored("authentic", 0.0, 0.0, 0.125),
+    scored("copy_move", 0.0, 0.0, 0.0, pixels=0),
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "f1", "false_alarms", "by_kind", "line"),
+    [
+        ([SPLICE, AUTHENTIC], 0.5, 0.125, {"splice": 0.5}, "F1 0.500, IoU 0.250 (mean over 1 forged images, threshold"),
+        ([SPLICE, IGNORED], 0.5, None, {"copy_move": None, "splice": 0.5}, "F1 0.500, IoU 0.250 (mean over 1 forged"),
+        (
+            [AUTHENTIC],
+            None,
+            0.125,
+            {},
+            "no F1, since no forged image is scored; false alarms 0.1250 of the pixels",
+        ),
+        ([IGNORED], None, None, {"copy_move": None}, "no F1 and no false alarms: every pixel of the split is ignored"),
+    ],
+)
+def test_what_a_split_without_one_class_has_no_metric_of_is_none(
+    built: Config,
+    images: list[ScoredImage],
+    f1: float | None,
+    false_alarms: float | None,
+    by_kind: dict[str, float | None],
+    line: str,
+) -> None:
+    config = recipe.revised(built, "evaluate.robustness=[jpeg70]")
+    metrics = _metrics(images, config, 0.5, "f" * 64, [])
+    for method in METHODS:
+        assert metrics[method]["f1"] == f1  # type: ignore[literal-required]
+        assert metrics[method]["false_alarm_rate"] == false_alarms  # type: ignore[literal-required]
+    assert metrics["f1_by_kind"] == by_kind
+    assert metrics["robustness"]["jpeg70"]["f1"] == f1
+    assert summary_line(metrics["model"], 0.5).startswith(line)
+    json.dumps(metrics, allow_nan=False)
+    logged = COMMANDS["evaluate"].metrics
+    assert logged
+    assert all(math.isfinite(value) for value in logged(metrics).values())
+
+
+def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "authentic").symlink_to(photos)
+    source = {"name": "clean", "layout": "pairs", "location": str(tmp_path / "in"), "split": "test", "limit": 4}
+    model = f"evaluate.model={trained.finetune.output}/model"
+    overrides = [f"workspace={tmp_path / 'ws'}", f"build.sources=[{json.dumps(source)}]", model, "evaluate.pictures=2"]
+    config = recipe.load(None, overrides)
+    manifest = build(config)
+    assert (manifest.splits["test"].samples, manifest.splits["test"].forged) == (4, 0)
+    found = evaluate(config)
+    summary = found["model"]
+    assert (summary["f1"], summary["iou"], summary["precision"], summary["recall"]) == (None, None, None, None)
+    assert (summary["forged_images"], summary["authentic_images"]) == (0, 4)
+    assert found["everything_forged"]["false_alarm_rate"] == 1
+    assert found["f1_by_kind"] == {}
+    assert found["robustness"]["jpeg70"]["f1"] is None
+    entries = json.loads(Path(str(config.evaluate.output), "images.json").read_text())
+    model_of = Localizer.load(Path(str(trained.finetune.output), "model"))
+    reader = ShardReader(str(config.build.output), manifest, "test")
+    rows = [row for group in range(len(reader.sizes)) for row in reader.read(group)]
+    for entry, row in zip(entries, rows, strict=True):
+        probability = model_of.predict([codecs.decode_image(row["views"][0]["image"], "row")])[0]
+        assert entry["score"] == pytest.approx(image_score(probability), abs=1e-5)
+        assert entry["called_fraction"] == pytest.approx((np.rint(probability * 255) > 127).mean(), abs=1e-3)
+        assert entry["model"] == {"f1": None, "iou": None}
+    assert summary["false_alarm_rate"] == pytest.approx(np.mean([entry["called_fraction"] for entry in entries]))
+    assert codecs.decode_image(Path(found["pictures"][0]).read_bytes(), "sheet").std() > 20

@@ -181,3 +181,51 @@ def test_the_metrics_of_an_evaluation_are_taken_from_its_document() -> None:
 def test_metrics_that_no_evaluation_gives_are_named(change: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidDocument, match=words):
         gates.from_document(json.dumps(DOCUMENT | change).encode(), B)
+
+
+def authentic_only(fingerprint: str = B, **changed: object) -> VersionMetrics:
+    none = {"f1": None, "iou": None, "untrained": None, "forged_images": 0, "robustness": {"jpeg70": None}}
+    return found(fingerprint, **(none | changed))
+
+
+def test_false_alarms_on_authentic_images_alone_are_compared() -> None:
+    champion = keyed(found(), authentic_only())
+    for rate, holds in ((0.1, True), (0.11, True), (0.2, False)):
+        _, answers = gates.metrics(keyed(found(), authentic_only(false_alarm_rate=rate)), champion, [], 0.01)
+        assert [answer.holds for answer in answers] == [True, holds]
+        shown = f"on bbbbbbbbbbbb test: no F1 without forged images, false alarms {rate:.4f} against 0.1000"
+        assert answers[1].words.startswith(shown)
+
+
+def test_false_alarms_alone_promote_nothing() -> None:
+    """The best model would be one that finds nothing."""
+    for champion in (None, keyed(authentic_only())):
+        compared, answers = gates.metrics(keyed(authentic_only(false_alarm_rate=0.0)), champion, [], 0.0)
+        assert len(compared) == 1
+        assert [answer.holds for answer in answers] == [True, False]
+        assert "F1 cannot be compared: bbbbbbbbbbbb test has no forged image to score; evaluate" in answers[1].words
+    _, answers = gates.metrics(keyed(found(), authentic_only()), None, [], 0.0)
+    assert [answer.holds for answer in answers] == [True, True]
+    assert answers[1].words == "on bbbbbbbbbbbb test: no F1, false alarms 0.1000, nothing to compare with"
+    _, (answer,) = gates.metrics(keyed(authentic_only(false_alarm_rate=None)), None, [], 0.0)
+    assert not answer.holds
+    assert "none of its images could be scored" in answer.words
+
+
+def test_robustness_is_not_asked_where_there_is_no_f1() -> None:
+    for robustness in ({}, {"jpeg70": None}):
+        with_f1, without = gates.robustness([found(), authentic_only(robustness=robustness)], 0.5)
+        assert with_f1.holds
+        assert (without.holds, without.words) == (True, "not asked on bbbbbbbbbbbb test: there is no F1")
+
+
+def test_the_metrics_of_a_split_without_one_class_are_read() -> None:
+    none = {"f1": None, "iou": None, "precision": None, "recall": None, "forged_images": 0}
+    summary = none | {"false_alarm_rate": 0.25, "authentic_images": 4}
+    document = {
+        **{"model": summary, "untrained": summary, "everything_forged": summary, "robustness": {"jpeg70": none}},
+        **{"f1_by_kind": {}, "threshold": 0.5, "dataset": "/d", "split": "test", "fingerprint": A, "warnings": []},
+    }
+    metrics = gates.from_document(json.dumps(document).encode(), B)
+    assert (metrics.f1, metrics.untrained, metrics.false_alarm_rate) == (None, None, 0.25)
+    assert gates.from_tags(gates.to_tag(metrics)) == {metrics.key: metrics}
