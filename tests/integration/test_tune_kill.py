@@ -43,7 +43,8 @@ def start(built: Config, tmp_path: Path) -> Iterator[Callable[..., Driver]]:
 
 
 def trials(output: Path | str) -> list[ledger.Trial]:
-    return ledger.read_all(str(output))
+    """Those that are written so far: none while the search still starts."""
+    return ledger.read_all(str(output)) if storage.folder_exists(f"{output}/trials") else []
 
 
 def saved(uri: str, folder: Path) -> Path:

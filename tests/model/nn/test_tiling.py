@@ -151,7 +151,7 @@ decoded = peak()
 assert found.shape == (6250, 8000) and np.isfinite(found).all()
 print(before, decoded, peak())
 """
-    path = ":".join([".", "tests"])
+    path = ":".join([".", "tests/helpers"])
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=580, env={"PYTHONPATH": path}
     )
