@@ -10,6 +10,7 @@ Linux, Python 3.11 or newer, pip for the first start, and a data folder whose fi
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import signal
@@ -139,8 +140,27 @@ def _needs_xattrs(folder: Path) -> None:
             ) from None
 
 
+def claim(data: Path) -> int:
+    """Lock the folder and return the open file of the lock, which all servers inherit: it is free when all have ended.
+    Those of a script that was killed end by themselves, so this waits; SystemExit where one does not."""
+    data.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + STOP_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{data} is served already; end that server, or give another --data folder") from None
+            time.sleep(0.1)
+        else:
+            return lock
+
+
 def serve(data: Path, environment: Path, port: int) -> None:
-    """Run the four servers until a signal, or until one of them ends by itself (SystemExit)."""
+    """Run the four servers until a signal, or until one of them ends by itself (SystemExit). They end with this
+    process however it ends: the system sends them SIGTERM."""
+    lock = claim(data)
     ports = configure(data, environment, port)
     children: dict[str, subprocess.Popen[bytes]] = {}
     surroundings = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)}  # where atomic_puts is
@@ -149,7 +169,12 @@ def serve(data: Path, environment: Path, port: int) -> None:
             script, settings = environment / "bin" / f"swift-{server}-server", data / "etc" / f"{server}.conf"
             with open(data / f"{server}.log", "ab") as log:
                 children[server] = subprocess.Popen(
-                    [script, settings, "--verbose"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=surroundings
+                    ["setpriv", "--pdeathsig", "TERM", script, settings, "--verbose"],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    env=surroundings,
+                    pass_fds=[lock],
                 )
         for server in SERVERS:
             _wait_for(server, ports[server], children[server], data / f"{server}.log")

@@ -10,6 +10,7 @@ the project's `server` extra.
 """
 
 import argparse
+import fcntl
 import os
 import pwd
 import secrets
@@ -43,17 +44,39 @@ def binaries() -> Path:
     raise SystemExit("PostgreSQL's server is not installed: apt-get install postgresql")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
+    """That port, or any that is free; SystemExit where another process has it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SystemExit(f"port {port} of {host} cannot be used: {error.strerror}; choose another --port") from None
         return int(probe.getsockname()[1])
+
+
+def claim(data: Path) -> int:
+    """Lock the folder and return the open file of the lock, which all servers inherit: it is free when all have ended.
+    Those of a script that was killed end by themselves, so this waits; SystemExit where one does not."""
+    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + STOP_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{data} is served already; end that server, or give another --data folder") from None
+            time.sleep(0.1)
+        else:
+            return lock
 
 
 class Servers:
     """What was started, in order; stopped in the opposite one."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, lock: int) -> None:
         self.data = data
+        self.lock = lock
         self.running: list[tuple[str, subprocess.Popen[bytes], signal.Signals]] = []
 
     def start(
@@ -64,9 +87,12 @@ class Servers:
         variables: dict[str, str] | None = None,
         **how: object,
     ) -> "subprocess.Popen[bytes]":
-        # A session of its own: Ctrl-C reaches this script alone, which stops the others one after the other.
+        # A session of its own: Ctrl-C reaches this script alone, which stops the others one after the other. Where it
+        # cannot, since it was killed, the system sends them the same signal.
+        command = ["setpriv", "--pdeathsig", stop.name.removeprefix("SIG"), *command]
         with open(self.data / f"{name}.log", "ab") as log:
             options = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, "start_new_session": True, **how}
+            options |= {"pass_fds": [self.lock]}
             child = subprocess.Popen(list(map(str, command)), env={**os.environ, **(variables or {})}, **options)
         self.running.append((name, child, stop))
         return child
@@ -110,25 +136,15 @@ def start_postgres(servers: Servers) -> str:
     file that only its owner reads."""
     folder, tools, port = servers.data / "postgres", binaries(), free_port()
     secret = servers.data / "postgres.password"
-    if not secret.exists():
-        secret.touch(mode=0o600)
-        secret.write_text(secrets.token_hex(16))
-    password = secret.read_text()
     account: dict[str, object] = {}
-    folder.mkdir(exist_ok=True)
     if os.geteuid() == 0:
         owner = pwd.getpwnam(OWNER)
         account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        for place in (folder, secret):
-            os.chown(place, owner.pw_uid, owner.pw_gid)
-        if subprocess.run(["test", "-w", folder], cwd="/", **account).returncode:
-            raise SystemExit(f"the account {OWNER} cannot reach {folder}; give a --data folder that it can")
     if not (folder / "PG_VERSION").exists():
-        command = [tools / "initdb", "-D", folder, "-U", DATABASE, "--auth=scram-sha-256", f"--pwfile={secret}"]
-        command += ["--encoding=UTF8", "--no-locale"]
-        made = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd="/", **account)
-        if made.returncode:
-            raise SystemExit(f"the database could not be made: {made.stderr.strip()}")
+        _make_database(folder, secret, account, servers.lock)
+    password = secret.read_text() if secret.exists() else ""
+    if not password:
+        raise SystemExit(f"{secret} is lost, and {folder} opens with no other password; put it back from a backup")
     settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
     command = [tools / "postgres", "-D", folder, *(f"--{name}={value}" for name, value in settings.items())]
     servers.start("postgres", command, signal.SIGINT, cwd="/", **account)  # SIGINT is its fast shutdown
@@ -138,6 +154,29 @@ def start_postgres(servers: Servers) -> str:
     if made.returncode and "already exists" not in made.stderr:
         raise SystemExit(f"the database could not be made: {made.stderr.strip()}")
     return f"postgresql+pg8000://{DATABASE}:{password}@127.0.0.1:{port}/{DATABASE}"
+
+
+def _make_database(folder: Path, secret: Path, account: dict[str, object], lock: int) -> None:
+    """Make it with a new password. Each appears whole or not at all, so that a start that is killed blocks no other."""
+    new_folder, new_secret = folder.with_name("postgres.new"), secret.with_name("postgres.password.new")
+    shutil.rmtree(new_folder, ignore_errors=True)
+    new_secret.unlink(missing_ok=True)
+    new_folder.mkdir()
+    new_secret.touch(mode=0o600)
+    new_secret.write_text(secrets.token_hex(16))
+    if account:
+        for place in (new_folder, new_secret):
+            shutil.chown(place, OWNER, pwd.getpwnam(OWNER).pw_gid)
+        if subprocess.run(["test", "-w", new_folder], cwd="/", **account).returncode:
+            raise SystemExit(f"the account {OWNER} cannot reach {folder.parent}; give a --data folder that it can")
+    command = ["setpriv", "--pdeathsig", "KILL", binaries() / "initdb", "-D", new_folder, "-U", DATABASE]
+    command += [f"--pwfile={new_secret}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
+    how = {"cwd": "/", "pass_fds": [lock], **account}
+    made = subprocess.run(list(map(str, command)), capture_output=True, text=True, **how)
+    if made.returncode:
+        raise SystemExit(f"the database could not be made: {made.stderr.strip()}")
+    new_secret.replace(secret)
+    new_folder.replace(folder)
 
 
 def _accepts(tools: Path, port: int) -> bool:
@@ -180,7 +219,8 @@ def make_bucket(bucket: str) -> None:
 def serve(data: Path, host: str, port: int, bucket: str) -> None:
     """Run all of it until a signal, or until one part ends by itself (SystemExit)."""
     data.mkdir(parents=True, exist_ok=True)
-    servers = Servers(data)
+    servers = Servers(data, claim(data))
+    port = free_port(host, port)
     try:
         database = start_postgres(servers)
         os.environ |= start_s3(servers, bucket)
@@ -221,7 +261,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        serve(options.data.absolute(), options.host, options.port or free_port(), options.bucket)
+        serve(options.data.absolute(), options.host, options.port, options.bucket)
     except OSError as error:
         raise SystemExit(f"the MLflow server cannot run: {error}") from None
     except KeyboardInterrupt:
