@@ -43,7 +43,7 @@ class Kind(StrEnum):
     TWO = "two"
     """0 and `top`."""
     LABELS = "labels"
-    """0, 1 and 255, in a file without loss."""
+    """0, 1 and 255, or 1 and 255, in a file without loss."""
     GIVEN = "given"
     """Read by a rule that was named, and not judged; `marked` is forged."""
     SMOOTH = "smooth"
@@ -179,7 +179,7 @@ def _classify(
     if held[0] == 0 and len(held) == 2:
         return (Kind.TWO, held[1], colours), 0
     if held in ([0, 1, 255], [1, 255]) and file.lossless:
-        return (Kind.LABELS if held[0] == 0 else Kind.FLAT, 255, colours), 0
+        return (Kind.LABELS, 255, colours), 0
     low = [value for value in held if 0 < value <= _MARKED]
     if held[-1] <= _MARKED:
         return (Kind.NUMBERED, held[-1], colours), 0
@@ -212,14 +212,16 @@ def _histogram(level: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 def _top(count: npt.NDArray[np.int64], name: str) -> int:
     """The upper level of a file of many levels, of which `count` (256,) are the pixels: 255 for any white, else a
-    multiple of 32. Raises DataError, mask_not_binary, where more than a twentieth lies between it and black."""
+    multiple of 32. Raises DataError, mask_not_binary, where nothing is black, or more than a twentieth lies between."""
     largest = int(np.flatnonzero(count)[-1])
     peak = largest // 2 + 1 + int(count[largest // 2 + 1 :].argmax())
     top = 255 if peak >= WHITE_FROM else max(64, 32 * round(peak / 32))
     low, high, above = (64, 191, 256) if top == 255 else (top // 4, 3 * top // 4, 3 * top // 2)
     grey = (count[low : high + 1].sum() + count[above:].sum()) / count.sum()
-    if grey > GREY_SHARE or not count[:low].any():
+    if grey > GREY_SHARE:
         raise codecs.not_binary(float(grey), name)
+    if not count[:low].any():
+        raise DataError(f"{name}: no pixel of the mask is black; save it with 0 and 255 only", "mask_not_binary")
     return top
 
 

@@ -83,6 +83,18 @@ def test_labels_in_a_lossy_file_are_noise() -> None:
     assert levels_of([file(LABELLED, lossless=False)], ["m"]).kind == Kind.SMOOTH
 
 
+def test_labels_without_background_are_labels() -> None:
+    """An image that is forged as a whole, with an ignored border: 255 beside 1 is never the forgery."""
+    found = levels_of([file(np.where(RING, 255, 1))], ["m"])
+    assert (found.kind, found.ones, found.ignored) == (Kind.LABELS, (RING == 0).sum(), RING.sum())
+
+
+def test_a_mask_without_black_is_refused_for_that() -> None:
+    with pytest.raises(DataError, match=r"^m: no pixel of the mask is black") as caught:
+        levels_of([file(np.where(REGION, 255, 254))], ["m"])
+    assert caught.value.reason == "mask_not_binary"
+
+
 def test_what_each_rule_would_count_of_labels() -> None:
     found = levels_of([file(LABELLED)], ["m"])
     assert (found.ones, found.ignored, found.bright) == ((LABELLED == 1).sum(), RING.sum(), RING.sum())

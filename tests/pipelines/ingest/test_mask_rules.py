@@ -106,6 +106,10 @@ CONTRADICTING: dict[str, tuple[Draw, str]] = {
         lambda n: labels(n) if n % 2 else region(n) * 255,
         r"10 hold 0 and 255 \(masks/000.png, masks/002.png, masks/004.png\), 10 hold 0, 1 and 255 \(masks/001.png, ",
     ),
+    "all forged but ignored": (
+        lambda n: region(n) * 254 + 1 if n % 2 else region(n) * 255,
+        r"10 hold 0 and 255 .*, 10 hold 0, 1 and 255 ",
+    ),
     "ones and white": (
         lambda n: region(n) * (255 if n % 4 else 1),
         r"15 hold 0 and 255 \(.*5 hold 0 and 1 \(masks/000",
