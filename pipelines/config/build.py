@@ -93,7 +93,7 @@ class SplitConfig(Section):
 class SourceConfig(Section):
     """Where samples come from. `layout` names how files become samples (ingest/layouts.py, public_sets.py)."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=200)]
     """Of the source in keys of samples, counts and reports; lower-case letters, digits, _ and -."""
     layout: str
     """How files become samples: photos, coco, pairs, or a public set by its name."""

@@ -23,6 +23,8 @@ from pipelines.runtime import console, selection, storage, uris
 from pipelines.runtime.storage import Stamp
 
 NO_STAMP = Stamp(0, 0)
+LONGEST_KIND = 1000
+"""Characters: no statistics of a dataset have a longer one."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def _listed_item(folder: str, cells: dict[str, str]) -> Item:
         check_rule(cells.get("mask_rule", AUTO))
     except UserError as error:
         raise UserError(f"column mask_rule: {error}") from None
+    if len(cells.get("kind", "")) > LONGEST_KIND:
+        raise UserError(f"column kind: it has {len(cells['kind'])} characters; {LONGEST_KIND} are the most")
     image = _located("image", folder, cells["image"])
     masks = [
         _located("mask", folder, line.strip()) for line in re.split(r"[\r\n]+", cells.get("mask", "")) if line.strip()

@@ -88,10 +88,9 @@ def _rows_of_text(uri: str, stream: io.BufferedReader) -> Iterator[Row]:
             continue
         if len(cells) < len(header) or any(cells[len(header) :]):
             raise UserError(
-                f"listing {uri}, line {number}: it has {len(cells)} cells, and the header {len(header)};"
+                f"{place}: it has {len(cells)} cells, and the header {len(header)};"
                 " quote cells that hold a separator, and write empty cells too"
             )
-        place = f"listing {uri}, line {number}"
         found = {name: text for name, index in known.items() if (text := cells[index].strip())}
         yield place, _checked(place, found)
 
@@ -196,9 +195,8 @@ def _known_columns(uri: str, header: Sequence[str]) -> dict[str, int]:
         else:
             known[name] = index
     if "image" not in known:
-        raise UserError(
-            f"listing {uri} has the columns {_shown(header)}; it needs image, and may have {', '.join(COLUMNS[1:])}"
-        )
+        columns = f"has the columns {_shown(header)}" if header else "has no header"
+        raise UserError(f"listing {uri} {columns}; it needs image, and may have {', '.join(COLUMNS[1:])}")
     for column in others:
         if meant := _meant(_plain(column), [name for name in COLUMNS if name not in known]):
             raise UserError(

@@ -43,7 +43,7 @@ def test_the_shares_of_a_split_sum_to_one_but_for_rounding() -> None:
         SplitConfig(train=0.8, validation=0.1, test=0.2)
 
 
-@pytest.mark.parametrize("name", ["", "A", "a/b", "-a", "a b", "ä"])
+@pytest.mark.parametrize("name", ["", "A", "a/b", "-a", "a b", "ä", "a" * 201])
 def test_the_name_of_a_source_is_part_of_keys(name: str) -> None:
     with pytest.raises(ValidationError, match="name"):
         SourceConfig(**source(name))

@@ -155,6 +155,8 @@ def packed() -> bytes:
         ("image,group\na,b\n\nc,nan\n", "line 4, column group: it says nan; leave cells without a value empty"),
         ("image,mask\na,NA\n", "line 2, column mask: it says NA"),
         ("image,kind\na,None\n", "line 2, column kind: it says None"),
+        ("image,kind\na," + "k" * 1001 + "\n", "line 2, column kind: it has 1001 characters; 1000 are the most"),
+        ("", "has no header; it needs image"),
         ("image,mask\n,b\n", "line 2, column image: the row names no image"),
         ("image,split\na,val\n", "line 2, column split: split 'val' is none of train, validation, test"),
         ("image,mask_rule\na,brigt\n", "line 2, column mask_rule: .*did you mean 'bright'"),
