@@ -177,6 +177,7 @@ def _write_synthetic_survey(path: Path, count: int) -> None:
                 "photo_hash_fine": [
                     row.tobytes() if is_good else None for row, is_good in zip(words, good, strict=True)
                 ],
+                "mask": pa.nulls(size, survey.SCHEMA.field("mask").type),  # rules are decided before screening
                 "reason": [None if is_good else "unreadable" for is_good in good],
                 "message": [None if is_good else "this file is not an image that can be read" for is_good in good],
             }

@@ -142,17 +142,20 @@ def translate_errors(config: Config) -> AbstractContextManager[None]:
 
 @contextmanager
 def fluent(config: Config) -> Iterator[None]:
-    """MLflow's fluent calls read the store from the process: set it for this block only (the registry follows it).
+    """MLflow's fluent calls read the store from the process: set it for this block only, and the registry.
 
     Variables by which users set the store, the registry, the experiment or the run of such calls are as they were
     afterwards; in the block they would lead them elsewhere.
     """
-    before, variables = mlflow.get_tracking_uri(), {name: os.environ.pop(name, None) for name in _FLUENT}
+    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    variables = {name: os.environ.pop(name, None) for name in _FLUENT}
     mlflow.set_tracking_uri(str(config.tracking.uri))
+    mlflow.set_registry_uri(str(config.tracking.uri))
     try:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri("" if registry == before else registry)  # "": it follows the store of the runs
         for name, value in variables.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -49,6 +49,6 @@ def test_metrics_are_counts_of_a_build_and_summaries_of_an_evaluation() -> None:
     build, evaluate = COMMANDS["build"].metrics, COMMANDS["evaluate"].metrics
     assert build
     assert evaluate
-    splits = {"train": SplitCounts(samples=3, forged=2, pixels=PixelCounts(authentic=5, forged=1))}
+    splits = {"train": SplitCounts(samples=3, forged=2, pixels=PixelCounts(authentic=5, forged=2))}
     assert build(Manifest.model_construct(splits=splits)) == {"train_samples": 3, "train_forged": 2}
     assert evaluate({"model": {"f1": 0.5, "false_alarm_rate": None}}) == {"f1": 0.5}

@@ -194,7 +194,7 @@ def test_images_and_models_are_looked_for_there(tmp_path: Path, s3: str) -> None
             storage.write_bytes(f"{root}/{text}/{text}.png", picture)
         for text in ("case", "case #2", "case?2", "case%202"):
             config = recipe.load("demo", [f"predict.input={root}/{text}", f"workspace={root}/ws"])
-            assert list(reuse.images(str(config.predict.input))) == [f"{root}/{text}/{text}.png"]
+            assert list(reuse.images(str(config.predict.input))[0]) == [f"{root}/{text}/{text}.png"]
     assert not os.path.exists(tmp_path / "ws")
 
 

@@ -13,6 +13,8 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.model_registry import lineage
 
+RUN_IDS = {"pretrain": "a" * 32, "finetune": "f" * 32}
+
 
 def run(output: Path, verb: str, seed: int, identity: dict[str, str], settings: dict[str, str], step: int = 120) -> str:
     """The output of a finished training run, in the format of earlier releases; the digest of its model."""
@@ -23,7 +25,7 @@ def run(output: Path, verb: str, seed: int, identity: dict[str, str], settings: 
         "verb": verb,
         "identity": identity,
         "finished": True,
-        "results": {"run_id": verb[0] * 32, "best": [step, 0.5]},
+        "results": {"run_id": RUN_IDS[verb], "step": step, "best": [step], "losses": [0.5], "history": []},
     }
     (output / "record.json").write_text(json.dumps(record))
     (output / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "finetune": settings}))
@@ -42,8 +44,8 @@ def test_a_model_is_traced_back_to_the_first_stage(chain: Path) -> None:
     links, status = lineage.trace(f"{chain}/b/model", model_digest(f"{chain}/b/model"))
     assert status == lineage.COMPLETE
     assert [(link.name, link.run_id, link.step) for link in links] == [
-        ("finetune", "f" * 32, 7),
-        ("pretrain", "p" * 32, 120),
+        ("finetune", RUN_IDS["finetune"], 7),
+        ("pretrain", RUN_IDS["pretrain"], 120),
     ]
     assert [link.checkpoint for link in links] == [
         f"{chain}/b/checkpoints/step-000000007",

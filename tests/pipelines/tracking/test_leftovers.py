@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -69,7 +68,6 @@ def test_a_version_and_what_it_is_made_of_stay(config: Config, store: MlflowClie
     kept, half = logged(config, run_id, tmp_path, "READY"), logged(config, run_id, tmp_path)
     store.create_registered_model("whole", MARK)
     with client.fluent(config):
-        mlflow.set_registry_uri(str(config.tracking.uri))
         store.create_model_version("whole", f"models:/{kept}", run_id, model_id=kept)
     leftovers.clear(store, store.get_run(run_id))
     assert list(models(store, run_id)) == [kept] != [half]
