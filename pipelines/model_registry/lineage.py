@@ -110,7 +110,9 @@ def _origin(directory: str, digest: str, later: list[Link]) -> _Origin:
     try:
         record = records.read(output)
         config = storage.read_bytes(uris.join(output, "config.yaml"))
-    except UserError:
+    except UserError as error:
+        if storage.exists(uris.join(output, records.RECORD)):
+            raise _UnknownError(str(error)) from None  # it is damaged
         raise _UnknownError(f"no record of a training run lies beside {directory}") from None
     if record.verb not in ("pretrain", "finetune"):
         raise _UnknownError(f"what lies beside {directory} is no record of a training run")

@@ -13,13 +13,24 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.model_registry import lineage
 
+FACTS = {
+    "config": {},
+    "fingerprint": "0" * 64,
+    "window": {"sums": {}, "steps": 0},
+    "cursor": {"epoch": 0, "segments": []},
+    "history": [],
+    "assessed": 0,
+    "epoch_steps": [],
+    "unsaved": [],
+    "epoch_loss": [0.0, 0],
+}
 RUN_IDS = {"pretrain": "a" * 32, "finetune": "f" * 32}
 
 
 def run(output: Path, verb: str, seed: int, identity: dict[str, str], settings: dict[str, str], step: int = 120) -> str:
     """The output of a finished training run, in the format of earlier releases; the digest of its model."""
     model = tiny(seed=seed)
-    checkpoint.save(str(output), step, model.packed(), {}, {"verb": verb})
+    checkpoint.save(str(output), step, model.packed(), {}, FACTS | {"verb": verb})
     checkpoint.export(str(output), step, f"{output}/model")
     record = {
         "verb": verb,
@@ -97,6 +108,7 @@ def test_an_encoder_that_was_trained_anew_is_no_link(chain: Path) -> None:
         ({"verb": "build"}, "is no record of a training run"),
         ({"finished": False}, "is not finished"),
         (None, "no record of a training run lies beside"),
+        ({"results": {}}, "record.json is damaged (results."),
     ],
 )
 def test_what_is_not_known_is_said(chain: Path, change: dict[str, object] | None, words: str) -> None:
@@ -119,7 +131,7 @@ def test_tags_hold_the_lineage_and_are_walked_back(chain: Path) -> None:
     lines = lineage.walk(tags)
     assert lines[0] == f"model {digest} from {directory}"
     assert lines[1].startswith(f"finetune run {'f' * 32}, step 7, checkpoint {chain}/b/checkpoints/step-000000007;")
-    assert lines[2].startswith(f"pretrain run {'p' * 32}, step 120,")
+    assert lines[2].startswith(f"pretrain run {RUN_IDS['pretrain']}, step 120,")
     assert lines[3:] == [f"trained on {'ab' * 32} at /data/a", "lineage complete"]
 
 
