@@ -58,7 +58,7 @@ def build(config: Config) -> Manifest:
             manifest, lost = _finished(uri, request)  # another build may have finished it before the lease was free
             if manifest is None or lost:
                 if lost:
-                    console.warn(f"build: {integrity.said(uri, lost)}; making them again")
+                    console.warn(f"build: {integrity.summary(uri, lost)}; making them again")
                 surveyed = survey.survey(settings, listed, uri)
                 decided = mask_rules.decide(listed, surveyed)
                 good, rejected = screening.screen(settings, decided.listed, decided.survey)

@@ -37,7 +37,7 @@ def inspect(uri: str, *, verify: bool = False, against: str | None = None, page:
         reasons = Counter(reject["reason"] for reject in left_out).most_common()
         print("left out  " + (", ".join(f"{reason} {count}" for reason, count in reasons) or "nothing"), flush=True)
     if lost:
-        raise DamagedError(f"{integrity.said(uri, lost)}; {integrity.REMEDY}")
+        raise DamagedError(f"{integrity.summary(uri, lost)}; {integrity.REMEDY}")
     if page is not None:
         text = report.dataset_page(manifest, statistics, left_out, reader.sample_rows(uri, manifest), near)
         storage.write_bytes(uris.resolved(page), text.encode())

@@ -10,7 +10,6 @@ Linux, Python 3.11 or newer, pip for the first start, and a data folder whose fi
 """
 
 import argparse
-import fcntl
 import hashlib
 import os
 import signal
@@ -23,6 +22,9 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # this is a script: its folder alone is there
+from folder_lock import claim
 
 ACCESS_KEY, SECRET_KEY, REGION = "mpc:tester", "secret-of-the-local-server", "us-east-1"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -140,27 +142,10 @@ def _needs_xattrs(folder: Path) -> None:
             ) from None
 
 
-def claim(data: Path) -> int:
-    """Lock the folder and return the open file of the lock, which all servers inherit: it is free when all have ended.
-    Those of a script that was killed end by themselves, so this waits; SystemExit where one does not."""
-    data.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + STOP_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise SystemExit(f"{data} is served already; end that server, or give another --data folder") from None
-            time.sleep(0.1)
-        else:
-            return lock
-
-
 def serve(data: Path, environment: Path, port: int) -> None:
     """Run the four servers until a signal, or until one of them ends by itself (SystemExit). They end with this
     process however it ends: the system sends them SIGTERM."""
-    lock = claim(data)
+    lock = claim(data, STOP_SECONDS)
     ports = configure(data, environment, port)
     children: dict[str, subprocess.Popen[bytes]] = {}
     surroundings = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)}  # where atomic_puts is

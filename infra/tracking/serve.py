@@ -10,7 +10,6 @@ the project's `server` extra.
 """
 
 import argparse
-import fcntl
 import os
 import pwd
 import secrets
@@ -25,6 +24,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # this is a script: its folder alone is there
+from folder_lock import claim
 
 S3 = Path(__file__).resolve().parents[1] / "s3" / "serve.py"
 BUCKET = "s3://mlflow"
@@ -53,22 +55,6 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
         except OSError as error:
             raise SystemExit(f"port {port} of {host} cannot be used: {error.strerror}; choose another --port") from None
         return int(probe.getsockname()[1])
-
-
-def claim(data: Path) -> int:
-    """Lock the folder and return the open file of the lock, which all servers inherit: it is free when all have ended.
-    Those of a script that was killed end by themselves, so this waits; SystemExit where one does not."""
-    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + STOP_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise SystemExit(f"{data} is served already; end that server, or give another --data folder") from None
-            time.sleep(0.1)
-        else:
-            return lock
 
 
 class Servers:
@@ -218,8 +204,7 @@ def make_bucket(bucket: str) -> None:
 
 def serve(data: Path, host: str, port: int, bucket: str) -> None:
     """Run all of it until a signal, or until one part ends by itself (SystemExit)."""
-    data.mkdir(parents=True, exist_ok=True)
-    servers = Servers(data, claim(data))
+    servers = Servers(data, claim(data, STOP_SECONDS))
     port = free_port(host, port)
     try:
         database = start_postgres(servers)
@@ -228,9 +213,9 @@ def serve(data: Path, host: str, port: int, bucket: str) -> None:
         command = [Path(sys.executable).with_name("mlflow"), "server", "--host", host, "--port", str(port)]
         command += ["--workers", "2", "--serve-artifacts", "--artifacts-destination", bucket]
         # The address with the password goes by a variable: a command line can be read by everybody.
-        told = {"MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        told |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-        servers.start("mlflow", command, variables=told)
+        variables = {"MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+        servers.start("mlflow", command, variables=variables)
         servers.wait_for("mlflow", lambda: _answers(port))
         print("# MLflow server ready; stop it with Ctrl-C. To use it:")
         print(f"tracking.uri=http://{'127.0.0.1' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}")

@@ -54,10 +54,10 @@ def check(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> Non
     """DamagedError, which names up to three of them, for shards of these splits that are not there or not whole."""
     problems = {name: problem for name, problem in lost(uri, manifest, splits).items() if name.startswith("shards/")}
     if problems:
-        raise DamagedError(f"{said(uri, problems)}; {REMEDY}")
+        raise DamagedError(f"{summary(uri, problems)}; {REMEDY}")
 
 
-def said(uri: str, problems: dict[str, str]) -> str:
+def summary(uri: str, problems: dict[str, str]) -> str:
     """Which files of a dataset have a problem, in words: up to three, and how many there are."""
     named = ", ".join(f"{name} ({problem})" for name, problem in list(problems.items())[:_NAMED])
     more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""

@@ -127,9 +127,9 @@ class MaskReading(Document):
     def sentence(self) -> str:
         """It in words."""
         ignored = f", {self.ignored:.1%} ignored" if self.ignored else ""
-        told = f"{self.evidence} (mask rule {self.rule}" if self.evidence else f"mask rule {self.rule}, as named ("
+        rule = f"{self.evidence} (mask rule {self.rule}" if self.evidence else f"mask rule {self.rule}, as named ("
         joint = "; " if self.evidence else ""
-        return f"{told}{joint}{self.read} of {self.masks} masks, {self.forged:.1%} of their pixels forged{ignored})"
+        return f"{rule}{joint}{self.read} of {self.masks} masks, {self.forged:.1%} of their pixels forged{ignored})"
 
 
 class StatisticsDocument(TypedDict):

@@ -158,10 +158,10 @@ def find(config: Config, verb: str, output: str, **tags: str) -> str | None:
     store = client(config)
     wanted = {f"mpc.{key}": value for key, value in {"verb": verb, "output": output, **tags}.items()}
     # MLflow has no way to write a value that holds both kinds of quotes; such a one is compared here.
-    asked = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in wanted.items() if _quoted(value))
+    condition = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in wanted.items() if _quoted(value))
     page: str | None = None
     while True:
-        found = store.search_runs([_experiment(store, config)], asked, max_results=20, page_token=page)
+        found = store.search_runs([_experiment(store, config)], condition, max_results=20, page_token=page)
         for run in found:
             if wanted.items() <= run.data.tags.items():
                 return str(run.info.run_id)
