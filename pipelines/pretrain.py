@@ -42,6 +42,7 @@ class _Contrast(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.settings = config.pretrain
+        self.batch_size = config.train.batch_size
         if self.settings.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
 
@@ -75,6 +76,7 @@ class _Contrast(nn.Module):
             negatives=settings.negatives,
             shared_negatives=settings.shared_negatives,
             gather_gradients=settings.gather_gradients,
+            batch_size=self.batch_size,
             weights=settings.weights,
         )
         # Where no image has both classes, this alone gives the temperature the gradient that other ranks wait for.

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mpc_model.errors import DataError
 from mpc_model.evaluation.metrics import pixel_scores, summarize
-from mpc_model.losses.sampling import uniform
 
 RESTARTS, ITERATIONS = 4, 50
 PENALTY = 1e-4
@@ -38,7 +37,7 @@ def probe_features(
         features = stack_levels(maps)
         small = cv2.resize(mask, (features.shape[1], features.shape[0]), interpolation=cv2.INTER_NEAREST)
         flat = torch.from_numpy(small).flatten().to(features.device)
-        chosen = torch.cat([uniform(flat, label, pixels_per_class, generator) for label in (0, 1)])
+        chosen = torch.cat([_uniform(flat, label, pixels_per_class, generator) for label in (0, 1)])
         rows.append(features.flatten(0, 1)[chosen])
         labels.append(flat[chosen])
     if not rows:
@@ -141,3 +140,11 @@ def _two_means(rows: Tensor, generator: torch.Generator) -> tuple[float, Tensor]
         sums = torch.stack([~member, member]).float() @ rows
         similarity = rows @ F.normalize(sums, dim=1).T
     return float(similarity.max(1).values.sum()), member
+
+
+def _uniform(labels: Tensor, label: int, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of at most `count` of the pixels of integer (N,) that carry a label, each equally likely, none twice."""
+    candidates = (labels == label).nonzero().squeeze(1)
+    if len(candidates) <= count:
+        return candidates
+    return candidates[torch.randperm(len(candidates), generator=generator)[:count].to(candidates.device)]

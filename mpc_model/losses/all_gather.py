@@ -4,12 +4,10 @@ Every rank must call these functions equally often and in the same order, in the
 wanted, each rank's loss must depend on what it gathered, if only by an empty slice of it. Works on gloo and NCCL.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -24,27 +22,24 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_numbers(numbers: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Each rank's `numbers`, which are equally many on all. `device` is one that the process group's backend serves."""
-    mine = torch.tensor(numbers, dtype=torch.int64, device=device)
-    gathered = mine.new_empty(world_size(), len(numbers))
-    dist.all_gather(list(gathered.unbind()), mine)
-    return gathered.tolist()
+def gather(mine: Tensor) -> Tensor:
+    """The tensors of all ranks, (ranks, *shape), of which this rank's is `mine`; shape and type are the same on all.
 
-
-def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """Each rank's rows (counts[rank], C), of which this rank's are `rows`; C and the type are the same on all.
-
-    `counts` holds every rank's number of rows; shorter ones are padded on the way. The gradient of what was gathered
-    is summed over the ranks, and each keeps what is its own rows'.
+    The gradient of what was gathered is summed over the ranks, and each keeps what is its own tensor's.
     """
-    padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
-    gathered: Tensor = _AllGather.apply(padded)
-    return [rows_of_rank[:count] for rows_of_rank, count in zip(gathered.unbind(), counts, strict=True)]
+    gathered: Tensor = _AllGather.apply(mine)
+    return gathered
+
+
+def summed(mine: Tensor) -> Tensor:
+    """The sum of the tensors of all ranks, without a gradient."""
+    total = mine.detach().clone()
+    dist.all_reduce(total)
+    return total
 
 
 class _AllGather(torch.autograd.Function):
-    """(n, C) on each rank -> (ranks, n, C) on all."""
+    """A tensor on each rank -> (ranks, *its shape) on all."""
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:

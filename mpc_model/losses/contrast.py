@@ -4,12 +4,14 @@ The method is Lou et al., "Exploring Multi-view Pixel Contrast for General and R
 (arXiv 2406.13565; IEEE TIFS 2025). Its text and its public release compute different things; both are here, by name:
 "release", which the published weights were trained with, and "paper". `multi_view_contrast` is the entry; what a new
 objective must provide is the type `Objective`.
+
+Everything is computed for all images of a batch at once. No shape depends on what the masks hold, and nothing is read
+back from the device, so that an accelerator never waits for the host.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,64 +19,56 @@ from torch import Tensor
 
 from mpc_model.errors import UserError
 from mpc_model.losses import all_gather
-from mpc_model.losses.logsumexp import summed_logsumexp
-from mpc_model.losses.sampling import SAMPLERS, Pixels, Request, Sampler, edge_distance, uniform
+from mpc_model.losses.logsumexp import Rows, Shared, Sum, summed_logsumexps
+from mpc_model.losses.pixel_sets import AUTHENTIC, CLASSES, FORGED, mask_pyramid, mean_cosines, of_images, pooled_pixels
+from mpc_model.losses.sampling import SAMPLERS, Draws, RandomKeys, Taken
 from mpc_model.registry import Registry
 
-AUTHENTIC, FORGED = CLASSES = (0, 1)
 ANCHORS = {"authentic": (AUTHENTIC,), "both": CLASSES}
 NEGATIVES = ("image", "batch", "ranks")
 
 Temperature = float | Tensor
+FINE, COARSE, SECOND = "fine", "coarse", "second"
+"""The sets of pixels: of X1, of X2..X4 pooled, of the second pass's X1. In them, images that do not have both classes
+are wholly ignored."""
+_LENDERS = "lenders"
+"""The pixels of X1 of all images, also of those with one class."""
 
 
-class Views(NamedTuple):
-    """The sets of pixels of one image: `fine` of X1, `coarse` of X2..X4 pooled, `second` of the second pass's X1.
+class Pairing(NamedTuple):
+    """Anchors of one class, drawn from a set, and what they are contrasted with."""
 
-    `shared` holds, by class, the features (L, C) of pixels of other images, which serve as negatives.
+    anchors: Taken
+    negatives: Taken
+    positives: Taken | None = None
+    """None is the anchors themselves, of which no one is its own positive."""
+
+
+class Contrasted(NamedTuple):
+    """The features of a pairing. A product of two of them is a cosine over the temperature."""
+
+    anchors: Rows
+    negatives: Rows
+    shared: Shared | None = None
+    """More negatives, of other images."""
+    positives: Rows | None = None
+
+
+Term = list[Pairing]
+"""Pairings whose anchors are pooled: of each image, the mean is over all of them."""
+
+
+class Objective(NamedTuple):
+    """What is contrasted with what, and by which loss.
+
+    `pairings` draws the pixels: the terms of (within_image, cross_scale, cross_modality), whose values are added; the
+    anchors are pixels of the classes that it is given, `classes` where the user names none. `loss` gives the value of
+    each term from its features: (terms,), each the sum over the images of a batch.
     """
 
-    fine: Pixels
-    coarse: Pixels
-    second: Pixels
-    shared: Sequence[Tensor]
-
-
-class Losses(NamedTuple):
-    """The sum of the losses of so many anchors. Anchors without a positive or a negative are not counted."""
-
-    total: Tensor
-    anchors: int
-
-
-class Draws:
-    """Draws pixels by a sampler; `drawn` counts them by class. `request` makes a Request of pixels, label, anchors."""
-
-    def __init__(self, sampler: Sampler, request: Callable[..., Request], generator: torch.Generator) -> None:
-        self.sampler = sampler
-        self._request, self._generator = request, generator
-        self.drawn = [0, 0]
-
-    def __call__(self, pixels: Pixels, label: int, anchors: Tensor | None = None) -> Tensor:
-        """Features (n, C) of pixels of a class. For negatives, `anchors` (m, C) are those that they are drawn for."""
-        request = self._request(pixels=pixels, label=label, anchors=anchors)
-        return self._counted(pixels, label, self.sampler.draw(request, self._generator))
-
-    def to_share(self, pixels: Pixels, label: int, count: int) -> Tensor:
-        """Features of at most `count` pixels of a class, each as likely as another whatever the sampler."""
-        return self._counted(pixels, label, uniform(pixels.labels, label, count, self._generator))
-
-    def _counted(self, pixels: Pixels, label: int, chosen: Tensor) -> Tensor:
-        self.drawn[label] += len(chosen)
-        return pixels.features.index_select(0, chosen)
-
-
-class Objective(Protocol):
-    """Gives one image's (within_image, cross_scale, cross_modality) losses; the anchors are pixels of `classes`."""
-
-    def __call__(
-        self, views: Views, draws: Draws, temperature: Temperature, classes: Sequence[int] = ...
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    pairings: Callable[[Draws, Sequence[int]], tuple[list[Term], list[Term], list[Term]]]
+    loss: Callable[[Sequence[Sequence[Contrasted]]], Tensor]
+    classes: Sequence[int]
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
@@ -97,6 +91,7 @@ def multi_view_contrast(
     negatives: str = "image",
     shared_negatives: int = 256,
     gather_gradients: bool = True,
+    batch_size: int | None = None,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> dict[str, Tensor]:
     """The three contrastive losses of a batch and their weighted sum, as float32 scalars.
@@ -114,7 +109,10 @@ def multi_view_contrast(
     `negatives`: "image" contrasts an image with itself only. "batch" adds to the negatives of every pairing pixels of
     the batch's other images, also of those with one class: of each image at most `shared_negatives` pixels of X1 a
     class, uniformly drawn. "ranks" adds the images of the other ranks to these; then every rank of the process group
-    must call this, and the backward pass. `gather_gradients` says whether shared pixels get a gradient.
+    must call this, and the backward pass, and `batch_size` must be at least the number of images of each rank, and the
+    same on all; None where they have equally many. `gather_gradients` says whether shared pixels get a gradient.
+
+    `generator` lives on the CPU; one number is drawn from it, which decides all draws on whatever device.
 
     The losses are means over the images whose `mask` has both classes; the others add nothing, and if there is none
     every loss is exactly zero. A pairing that lacks anchors or negatives, at the coarser levels or in the second pass,
@@ -132,8 +130,8 @@ def multi_view_contrast(
 
     Raises UserError for an unknown name, a number out of bounds, and sizes that do not fit together.
     """
-    masks = _mask_pyramid(mask, len(first))
-    second_masks = masks if second_mask is None else _mask_pyramid(second_mask, len(second))
+    masks = mask_pyramid(mask, len(first))
+    second_masks = masks if second_mask is None else mask_pyramid(second_mask, len(second))
     _check_sizes("first", first, masks)
     _check_sizes("second", second, second_masks)
     if len(second_masks[0]) != len(mask):
@@ -149,213 +147,203 @@ def multi_view_contrast(
         if value not in choices:
             named = ", ".join(str(choice) for choice in choices)
             raise UserError(f"contrast: {name} is {value!r}; choose one of: {named}")
-    objective = OBJECTIVES[form] if anchors is None else partial(OBJECTIVES[form], classes=ANCHORS[anchors])
+    objective = OBJECTIVES[form]
     rule = SAMPLERS[sampler]
     width = boundary_width if rule.looks_at_edges else None
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device).to(mask.device, non_blocking=True)
 
     with torch.autocast(mask.device.type, enabled=False):
-        fine = _pixels(first[:1], masks[:1], width)
-        coarse = _pixels(first[1:], masks[1:], width)
-        second_fine = _pixels(second[:1], second_masks[:1], width)
-        request = partial(Request, count=anchors_per_class, boundary_width=boundary_width, hardness=hardness)
-        draws = Draws(rule, request, generator)
         has_both = (masks[0] == AUTHENTIC).flatten(1).any(1) & (masks[0] == FORGED).flatten(1).any(1)
-        images = has_both.nonzero().flatten().tolist()
+        images, world = has_both.sum(), 1
+        if negatives == "ranks" and all_gather.world_size() > 1:
+            images, world = all_gather.summed(images), all_gather.world_size()
+        # Images whose features reach no loss are zeros from here on: one that overflowed gives no gradient then.
+        used = has_both if negatives == "image" else (images > 0).expand_as(has_both)
+        fine = pooled_pixels(first[:1], masks[:1], used, width)
+        coarse = pooled_pixels(first[1:], masks[1:], used, width)
+        second_fine = pooled_pixels(second[:1], second_masks[:1], used, width)
+        sets = {FINE: fine, COARSE: coarse, SECOND: second_fine}
+        sets = {name: of_images(pixels, has_both) for name, pixels in sets.items()} | {_LENDERS: fine}
+        draws = Draws(
+            rule,
+            sets,
+            RandomKeys(seed),
+            count=anchors_per_class,
+            boundary_width=boundary_width,
+            hardness=hardness,
+        )
+        terms = objective.pairings(draws, objective.classes if anchors is None else ANCHORS[anchors])
+        lent = [draws.uniformly(_LENDERS, label, shared_negatives) for label in CLASSES] if negatives != "image" else []
+        gathered = draws.gathered(temperature**-0.5)
+        shared: list[Shared | None] = [None, None]
+        if lent:
+            shared = [_shared(gathered(taken), world, batch_size, gather_gradients) for taken in lent]
+        values = objective.loss(
+            [[_contrasted(pair, gathered, shared) for pair in term] for of_loss in terms for term in of_loss]
+        )
 
         # Tensors that must get a gradient in any case are added to the losses as empty slices: these sum to zero and
         # give zero gradients even where a map holds infinities; 0 * map would not.
-        always_used = [x[:0] for x in (*first, second[0])]
+        always_used = [x[:0] for x in (*first, second[0], *(keys.features for keys in shared if keys is not None))]
         if isinstance(temperature, Tensor):
             always_used.append(temperature.to(mask.device).reshape(1)[:0])
-        shared, count = [[pixels.features[:0]] * 2 for pixels in fine], float(len(images))
-        if negatives != "image":
-            own = [[draws.to_share(pixels, label, shared_negatives) for label in CLASSES] for pixels in fine]
-            if not gather_gradients:
-                own = [[rows.detach() for rows in of_image] for of_image in own]
-            shared = _from_other_images(own)
-            if negatives == "ranks" and all_gather.world_size() > 1:
-                others, count = _from_other_ranks(own, len(images))
-                shared = [[torch.cat(pair) for pair in zip(mine, others, strict=True)] for mine in shared]
-                always_used += [rows[:0] for rows in others]
-
-        sums = [torch.stack([x.sum(dtype=torch.float32) for x in always_used]).sum()] * 3
-        cosines = sums[0].new_zeros(2)
-        for image in images:
-            losses = objective(Views(fine[image], coarse[image], second_fine[image], shared[image]), draws, temperature)
-            sums = [total + loss for total, loss in zip(sums, losses, strict=True)]
-            cosines += _mean_cosines(fine[image])
-
-        within, scale, modality = (total / (count or 1) for total in sums)
-        positive, negative = cosines / max(len(images), 1)
+        zero = torch.stack([x.sum(dtype=torch.float32) for x in always_used]).sum()
+        share = world / images.clamp_min(1)
+        within, scale, modality = (
+            zero + part.sum() * share for part in values.split([len(of_loss) for of_loss in terms])
+        )
+        here = has_both.sum()
+        positive, negative = mean_cosines(sets[FINE]) / here.clamp_min(1)
         total = weights[0] * within + weights[1] * scale + weights[2] * modality
+        drawn = [
+            torch.stack([taken.counts for taken in draws.taken if taken.label == label]).sum() for label in CLASSES
+        ]
     return {
         "within_image": within,
         "cross_scale": scale,
         "cross_modality": modality,
         "total": total,
-        "images": cosines.new_tensor(len(images)),
+        "images": here.float(),
         "positive_similarity": positive,
         "negative_similarity": negative,
         "feature_norm": torch.linalg.vector_norm(first[0].detach().float(), dim=1).mean(),
-        "forged_share": cosines.new_tensor(draws.drawn[FORGED] / max(sum(draws.drawn), 1)),
+        "forged_share": drawn[FORGED] / (drawn[AUTHENTIC] + drawn[FORGED]).clamp_min(1),
     }
 
 
-@OBJECTIVES.add("release")
-def release(
-    views: Views, draws: Draws, temperature: Temperature, classes: Sequence[int] = (AUTHENTIC,)
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the public release computes for one image: authentic anchors, forged negatives (see `mean_positive_nce`).
+def release_pairings(draws: Draws, classes: Sequence[int]) -> tuple[list[Term], list[Term], list[Term]]:
+    """What the public release contrasts: each pairing of sets samples anew.
 
-    Each pairing of sets samples anew. Across scales and across modalities both directions are added: anchors of X1
-    against the other set's negatives, and the other set's anchors against negatives of X1; the positives of an anchor
-    are always the other anchors of its own set. With both `classes` a pairing is the mean over their anchors pooled.
+    Across scales and across modalities both directions are added: anchors of X1 against the other set's negatives, and
+    the other set's anchors against negatives of X1; the positives of an anchor are always the other anchors of its own
+    set.
     """
-    fine, coarse, second, shared = views
 
-    def nce(anchor_set: Pixels, negative_set: Pixels) -> Tensor:
-        per_class = []
-        for label in classes:
-            anchors = draws(anchor_set, label)
-            negatives = _joined(draws(negative_set, 1 - label, anchors), shared[1 - label])
-            per_class.append(mean_positive_nce(anchors, negatives, temperature))
-        return _pooled_mean(per_class)
+    def term(anchor_set: str, negative_set: str) -> Term:
+        drawn = [(label, draws(anchor_set, label)) for label in classes]
+        return [Pairing(anchors, draws(negative_set, 1 - label, anchors)) for label, anchors in drawn]
 
-    return nce(fine, fine), nce(fine, coarse) + nce(coarse, fine), nce(fine, second) + nce(second, fine)
+    return (
+        [term(FINE, FINE)],
+        [term(FINE, COARSE), term(COARSE, FINE)],
+        [term(FINE, SECOND), term(SECOND, FINE)],
+    )
 
 
-@OBJECTIVES.add("paper")
-def paper(
-    views: Views, draws: Draws, temperature: Temperature, classes: Sequence[int] = CLASSES
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the paper's equations say for one image: anchors of both classes, a negatives-only denominator.
+def paper_pairings(draws: Draws, classes: Sequence[int]) -> tuple[list[Term], list[Term], list[Term]]:
+    """What the paper's equations contrast.
 
-    Anchors come from X1, drawn once; positives and negatives (see `set_nce`) from X1 itself, from X2..X4 pooled, and
-    from the second pass's X1, where an anchor's own position is a positive like any other. What a set gives as
-    positives of one class are the other's negatives, unless the sampler looks at anchors. A loss is the mean over the
-    anchors of both classes pooled, so that a class weighs by its number of anchors.
+    Anchors come from X1, drawn once; positives and negatives from X1 itself, from X2..X4 pooled, and from the second
+    pass's X1, where an anchor's own position is a positive like any other. What a set gives as positives of one class
+    are the other's negatives, unless the sampler looks at anchors.
     """
-    anchors = [draws(views.fine, label) for label in CLASSES]
+    anchors = [draws(FINE, label) for label in CLASSES]
 
-    def contrast(pixels: Pixels, drawn: list[Tensor]) -> Tensor:
-        per_class = []
+    def term(of: str, drawn: list[Taken]) -> Term:
+        pairings = []
         for label in classes:
             negatives = drawn[1 - label]
             if draws.sampler.looks_at_anchors:
-                negatives = draws(pixels, 1 - label, anchors[label])
-            negatives = _joined(negatives, views.shared[1 - label])
-            exclude_self = drawn is anchors
-            per_class.append(set_nce(anchors[label], drawn[label], negatives, temperature, exclude_self=exclude_self))
-        return _pooled_mean(per_class)
+                negatives = draws(of, 1 - label, anchors[label])
+            pairings.append(Pairing(anchors[label], negatives, None if drawn is anchors else drawn[label]))
+        return pairings
 
-    coarse, second = ([draws(pixels, label) for label in CLASSES] for pixels in (views.coarse, views.second))
-    return contrast(views.fine, anchors), contrast(views.coarse, coarse), contrast(views.second, second)
+    coarse, second = ([draws(of, label) for label in CLASSES] for of in (COARSE, SECOND))
+    return [term(FINE, anchors)], [term(COARSE, coarse)], [term(SECOND, second)]
 
 
-def mean_positive_nce(anchors: Tensor, negatives: Tensor, temperature: Temperature) -> Losses:
+def mean_positive_nce(terms: Sequence[Sequence[Contrasted]]) -> Tensor:
     """Cross-entropy of [mean cosine to the other anchors, cosines to the negatives] / temperature, the first true.
 
-    `anchors` (n, C) and `negatives` (m, C) have unit rows. No anchor counts where there is nothing to contrast: a
-    single anchor, which has no positive, or no negatives.
-    """
-    if len(anchors) < 2 or not len(negatives):
-        return Losses(anchors[:0].sum(), 0)
-    positives = mean_similarity_to_others(anchors) / temperature
-    return Losses(summed_logsumexp(anchors / temperature, negatives, positives), len(anchors))
-
-
-def set_nce(
-    anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: Temperature, *, exclude_self: bool = False
-) -> Losses:
-    """-log[ mean over positives of exp(x.p / temperature) / sum over negatives of exp(x.n / temperature) ].
-
-    `anchors` (n, C), `positives` (p, C) and `negatives` (m, C) have unit rows. With `exclude_self`, `positives` is
-    the anchors' own set and row i is no positive of anchor i. No anchor counts where one has no positive or no
+    The release's loss. Returns (terms,): the sum over images of the mean over its anchors, those of all pairings of the
+    term pooled. No anchor counts where there is nothing to contrast: a single anchor, which has no positive, or no
     negative.
     """
-    count = len(positives) - exclude_self
-    if not len(anchors) or count < 1 or not len(negatives):
-        return Losses(anchors[:0].sum(), 0)
-    rows = anchors / temperature
-    positive = summed_logsumexp(rows, positives, exclude_self=exclude_self)
-    total = summed_logsumexp(rows, negatives) - positive + len(anchors) * math.log(count)
-    return Losses(total, len(anchors))
-
-
-def mean_similarity_to_others(rows: Tensor) -> Tensor:
-    """Mean dot product of each row of (n, C) with the n - 1 other rows: (n,), zero for a single row.
-
-    The sum of all rows holds every partner at once, so this costs O(n C), not O(n^2 C).
-    """
-    similarity = rows @ rows.sum(0) - rows.square().sum(1)
-    return similarity / max(len(rows) - 1, 1)
-
-
-def _pooled_mean(losses: Sequence[Losses]) -> Tensor:
-    """The mean over all anchors, zero where none counts; it stays in the graph either way."""
-    return torch.stack([part.total for part in losses]).sum() / max(sum(part.anchors for part in losses), 1)
-
-
-def _joined(own: Tensor, shared: Tensor) -> Tensor:
-    return torch.cat([own, shared]) if len(shared) else own
-
-
-def _from_other_images(own: list[list[Tensor]]) -> list[list[Tensor]]:
-    """By image and class, what the other images of the batch share; `own` holds, by image and class, what each does."""
-
-    def others(image: int, label: int) -> Tensor:
-        empty = own[image][label][:0]
-        return torch.cat([empty, *(rows[label] for other, rows in enumerate(own) if other != image)])
-
-    return [[others(image, label) for label in CLASSES] for image in range(len(own))]
-
-
-def _from_other_ranks(own: list[list[Tensor]], images: int) -> tuple[list[Tensor], float]:
-    """By class, what the images of other ranks share; and the mean number over ranks of images with both classes."""
-    classes = [torch.cat([rows[label] for rows in own]) for label in CLASSES]
-    numbers = all_gather.gather_numbers([*map(len, classes), images], classes[0].device)
-    ranks = all_gather.gather_rows(torch.cat(classes), [authentic + forged for authentic, forged, _ in numbers])
-    split = [rows.split(sizes[:2]) for rows, sizes in zip(ranks, numbers, strict=True)]
-    others = [
-        torch.cat([part[label][:0] if k == all_gather.rank() else part[label] for k, part in enumerate(split)])
-        for label in CLASSES
+    sums = [
+        Sum(pair.anchors, pair.negatives, weights, mean_similarity_to_others(pair.anchors), pair.shared)
+        for term in terms
+        for pair, weights in zip(term, _weights(term), strict=True)
     ]
-    return others, sum(with_both for _, _, with_both in numbers) / len(numbers)
+    return _of_terms(summed_logsumexps(sums), terms)
 
 
-def _pixels(maps: Sequence[Tensor], masks: Sequence[Tensor], boundary_width: float | None) -> list[Pixels]:
-    """Each image's pixels of all these maps pooled, with distances to edges where a width is given."""
+def set_nce(terms: Sequence[Sequence[Contrasted]]) -> Tensor:
+    """-log[ mean over positives of exp(x.p / temperature) / sum over negatives of exp(x.n / temperature) ].
 
-    def pooled(levels: list[Tensor]) -> Sequence[Tensor]:
-        # Not indexed image by image: the gradient of an index is as large as the batch.
-        return (levels[0] if len(levels) == 1 else torch.cat(levels, 1)).unbind()
-
-    features = pooled([_unit_rows(level) for level in maps])
-    labels = pooled([level.flatten(1) for level in masks])
-    if boundary_width is None:
-        return [Pixels(*image) for image in zip(features, labels, strict=True)]
-    distances = pooled([edge_distance(level, boundary_width).flatten(1) for level in masks])
-    return [Pixels(*image) for image in zip(features, labels, distances, strict=True)]
-
-
-def _unit_rows(features: Tensor) -> Tensor:
-    """(B, C, H, W) of any floating type -> float32 (B, H * W, C) with unit rows."""
-    return F.normalize(features.float().flatten(2), dim=1).transpose(1, 2).contiguous()
-
-
-@torch.no_grad()
-def _mean_cosines(pixels: Pixels) -> Tensor:
-    """(2,): mean cosine of an authentic pixel to the other authentic pixels, and to the forged ones."""
-    authentic, forged = (pixels.features[pixels.labels == label] for label in CLASSES)
-    return torch.stack([mean_similarity_to_others(authentic).mean(), authentic.mean(0) @ forged.mean(0)])
+    The paper's loss. Returns (terms,): the sum over images of the mean over its anchors, those of all pairings of the
+    term pooled, so that a class weighs by its number of anchors. No anchor counts where one has no positive or no
+    negative.
+    """
+    negative, positive, logs = [], [], []
+    for term in terms:
+        for pair, weights in zip(term, _weights(term), strict=True):
+            itself = pair.positives is None
+            positives = pair.positives or pair.anchors
+            negative.append(Sum(pair.anchors, pair.negatives, weights, shared=pair.shared))
+            positive.append(Sum(pair.anchors, positives, weights, exclude_self=itself))
+            logs.append((weights.sum(1) * (positives.counts - int(itself)).clamp_min(1).log()).sum())
+    values = summed_logsumexps([*negative, *positive])
+    return _of_terms(values[: len(negative)] - values[len(negative) :] + torch.stack(logs), terms)
 
 
-def _mask_pyramid(mask: Tensor, levels: int) -> list[Tensor]:
-    """The mask at each map's level: every step keeps the cells of even row and column."""
-    masks = [mask]
-    for _ in range(levels - 1):
-        masks.append(masks[-1][:, ::2, ::2])
-    return masks
+OBJECTIVES.add("release")(Objective(release_pairings, mean_positive_nce, (AUTHENTIC,)))
+OBJECTIVES.add("paper")(Objective(paper_pairings, set_nce, CLASSES))
+
+
+def mean_similarity_to_others(rows: Rows) -> Tensor:
+    """Mean dot product of each row of an image with its other rows: (B, n), zero for a single row.
+
+    The sum of all rows holds every partner at once, so this costs O(n C), not O(n^2 C). Rows that do not count are
+    zeros.
+    """
+    features, counts = rows.features, rows.counts
+    together = torch.bmm(features, features.sum(1)[:, :, None])[..., 0]
+    return (together - features.square().sum(2)) / (counts[:, None] - 1).clamp_min(1)
+
+
+def _of_terms(values: Tensor, terms: Sequence[Sequence[Contrasted]]) -> Tensor:
+    """The sum of each term's values, which are given pairing by pairing."""
+    return torch.stack([part.sum() for part in values.split([len(term) for term in terms])])
+
+
+def _weights(term: Sequence[Contrasted]) -> list[Tensor]:
+    """The weight (B, n) of each anchor of each pairing: one over the number of anchors of its image that count."""
+    contrasts, counted = [], []
+    for anchors, negatives, shared, positives in term:
+        has_positive = anchors.counts > 1 if positives is None else positives.counts > 0
+        has_negative = negatives.counts > 0
+        if shared is not None:
+            has_negative = has_negative | ~shared.unused.all(1)
+        contrasts.append(has_positive & has_negative)
+        counted.append(anchors.counts * contrasts[-1])
+    number = torch.stack(counted).sum(0).clamp_min(1)
+    return [
+        (contrast.to(pair.anchors.features.dtype) / number)[:, None].masked_fill(pair.anchors.empty, 0)
+        for pair, contrast in zip(term, contrasts, strict=True)
+    ]
+
+
+def _contrasted(pairing: Pairing, gathered: Callable[[Taken], Rows], shared: Sequence[Shared | None]) -> Contrasted:
+    return Contrasted(
+        gathered(pairing.anchors),
+        gathered(pairing.negatives),
+        shared[pairing.negatives.label],
+        None if pairing.positives is None else gathered(pairing.positives),
+    )
+
+
+def _shared(rows: Rows, world: int, batch_size: int | None, with_gradient: bool) -> Shared:
+    """Pixels that images share, as negatives of every other image of the batch, or of those of all ranks."""
+    features, empty = rows.features if with_gradient else rows.features.detach(), rows.empty
+    batch, size, own_rank = len(empty), len(empty), 0
+    if world > 1:
+        size, own_rank = batch_size or batch, all_gather.rank()
+        features = all_gather.gather(F.pad(features, (0, 0, 0, 0, 0, size - batch))).flatten(0, 1)
+        empty = all_gather.gather(F.pad(empty, (0, 0, 0, size - batch), value=True)).flatten(0, 1)
+    lender = torch.arange(len(empty), device=empty.device)
+    own = own_rank * size + torch.arange(batch, device=empty.device)
+    unused = (own[:, None] == lender)[:, :, None] | empty
+    return Shared(features.flatten(0, 1), unused.flatten(1))
 
 
 def _check_sizes(name: str, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> None:

@@ -1,14 +1,21 @@
-"""Which pixels a contrastive loss looks at: named rules that draw a bounded number of pixels of one class."""
+"""Which pixels a contrastive loss looks at: named rules that draw a bounded number of pixels of one class.
+
+All images of a batch are drawn from at once, on the device that holds them, and no shape depends on what they show: a
+draw has the same number of places for every image, and `counts` says how many of the first ones hold a pixel. So an
+accelerator never waits for the host. A draw gives each pixel a random key and takes the pixels with the largest keys.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc_model.losses.logsumexp import Rows
 from mpc_model.registry import Registry
 
 FLOOR = 0.01
@@ -16,8 +23,8 @@ FLOOR = 0.01
 
 
 class Pixels(NamedTuple):
-    """Pixels as rows: unit-length `features` (N, C), integer `labels` (N,) and, where the sampler looks at edges,
-    `edge_distance` float32 (N,), in cells (see `edge_distance`)."""
+    """Pixels of a batch as rows: unit-length `features` (B, N, C), integer `labels` (B, N) and, where the sampler looks
+    at edges, `edge_distance` float32 (B, N), in cells (see `edge_distance`)."""
 
     features: Tensor
     labels: Tensor
@@ -26,24 +33,27 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """At most `count` of the `pixels` of class `label`, where they are wanted as negatives for the `anchors` (n, C).
+    """Pixels of class `label`, where they are wanted as negatives for anchors whose mean is `anchor_mean` (B, C).
 
-    `boundary_width` (cells) and `hardness` are for the samplers of those names.
+    The mean is zero for an image without anchors. `boundary_width` (cells) and `hardness` are for the samplers of those
+    names.
     """
 
     pixels: Pixels
     label: int
-    count: int
-    anchors: Tensor | None = None
+    anchor_mean: Tensor | None = None
     boundary_width: float = 4.0
     hardness: float = 5.0
 
 
 class Sampler(NamedTuple):
-    """`draw` gives int64 indices of distinct pixels, on their device. The flags say what it looks at: a negative drawn
-    for one set of anchors does not serve another if it looks at anchors, and edge distances are computed on demand."""
+    """`log_weights` gives the logarithm of each pixel's weight, (B, N) floating; None where all weigh alike. What it
+    says of pixels of another class does not matter. `most` gives how many pixels (B,) of a class each image gives at
+    most; None where only the caller says so. The flags say what a sampler looks at: a negative drawn for one set of
+    anchors does not serve another if it looks at anchors, and edge distances are computed on demand."""
 
-    draw: Callable[[Request, torch.Generator], Tensor]
+    log_weights: Callable[[Request], Tensor | None]
+    most: Callable[[Pixels], Tensor] | None = None
     looks_at_anchors: bool = False
     looks_at_edges: bool = False
 
@@ -51,71 +61,185 @@ class Sampler(NamedTuple):
 SAMPLERS: Registry[Sampler] = Registry("sampler")
 
 
-def uniform(labels: Tensor, label: int, count: int, generator: torch.Generator) -> Tensor:
-    """At most `count` of the pixels whose label is `label`, each equally likely, none twice.
+class Drawn(NamedTuple):
+    """Pixels of each image: `indices` int64 (B, K), distinct in an image, of which the first `counts` (B,) are drawn.
 
-    `labels` is integer (N,). Returns int64 indices into it, on its device: all that carry the label, in order, if
-    they are at most `count` (then `generator` is not advanced), else a random `count` of them. `generator` may live
-    on another device than `labels`: a CPU generator draws the same pixels whatever accelerator holds them.
+    The rest of the indices have no meaning; `empty`, bool (B, K), is set there."""
+
+    indices: Tensor
+    counts: Tensor
+    empty: Tensor
+
+
+class RandomKeys:
+    """Random numbers by counting: they depend on a seed and on the calls that were made before, on no other state.
+
+    `seed` is an int64 scalar on the device that is to hold the numbers. They are the same on every device, and calls
+    can be captured in a CUDA graph that is replayed with other seeds.
     """
-    candidates = (labels == label).nonzero().squeeze(1)
-    if len(candidates) <= count:
-        return candidates
-    order = torch.randperm(len(candidates), generator=generator, device=generator.device)
-    return candidates[order[:count].to(candidates.device)]
+
+    def __init__(self, seed: Tensor) -> None:
+        self._seed = _mixed(seed)
+        self._made = 0
+        self._ready: dict[tuple[int, int], list[Tensor]] = {}
+
+    def __call__(self, rows: int, columns: int) -> Tensor:
+        """Float64 (rows, columns), uniform in the open interval from 0 to 1."""
+        ready = self._ready.setdefault((rows, columns), [])
+        if not ready:  # several at once: a device needs as many kernels for one
+            counter = torch.arange(_AHEAD * rows * columns, device=self._seed.device) + (self._made << 40)
+            self._made += 1
+            bits = _mixed(self._seed ^ _mixed(counter)) >> 11 & (1 << 53) - 1
+            ready += (bits.double() + 0.5).mul(2.0**-53).view(_AHEAD, rows, columns).unbind()
+        return ready.pop()
 
 
-def weighted(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of the indices of `log_weights` (N,), drawn one after another without replacement by weight.
+_AHEAD = 8
+"""Matrices that RandomKeys makes at once."""
 
-    The largest log w + g, with g Gumbel, are such a draw (Kool et al., "Stochastic Beams and Where to Find Them",
-    2019, section 2.3). The keys are float64 on the generator's device, so that the draw does not depend on the
-    device of the weights. All indices, in order, if they are at most `count` (then `generator` is not advanced).
+
+def _mixed(bits: Tensor) -> Tensor:
+    """A bijection of 64-bit numbers whose values look random: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
+    Splittable Pseudorandom Number Generators", OOPSLA 2014, variant 13 of Stafford's mixers).
+
+    int64 holds the unsigned numbers of the paper: products wrap, and a shift to the right must lose the sign's copies.
     """
-    if len(log_weights) <= count:
-        return torch.arange(len(log_weights), device=log_weights.device)
-    draws = torch.rand(len(log_weights), generator=generator, device=generator.device, dtype=torch.float64)
-    keys = log_weights.to(draws) - (-draws.log()).log()
-    return keys.topk(count).indices.to(log_weights.device)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> shift & (1 << 64 - shift) - 1)) * (factor - (1 << 64))
+    return bits ^ (bits >> 31 & (1 << 33) - 1)
 
 
-def _uniform(request: Request, generator: torch.Generator) -> Tensor:
-    return uniform(request.pixels.labels, request.label, request.count, generator)
+def draw(
+    candidates: Tensor, count: int, keys: RandomKeys, log_weights: Tensor | None = None, most: Tensor | None = None
+) -> Drawn:
+    """At most `count` of the `candidates`, bool (B, N), of each image, one after another without replacement by weight.
+
+    Places are min(count, N). With `most` (B,), an image gives at most that many. The largest log w + g, with g Gumbel,
+    are such a draw (Kool et al., "Stochastic Beams and Where to Find Them", 2019, section 2.3); for equal weights the
+    largest uniform keys are the same. Keys are float64, so that draws do not depend on the device.
+    """
+    scores = keys(*candidates.shape)
+    if log_weights is not None:
+        scores = log_weights.double() - (-scores.log()).log()
+    best = scores.masked_fill(~candidates, -torch.inf).topk(min(count, candidates.shape[1]), dim=1)
+    empty = best.values == -torch.inf
+    if most is not None:
+        empty = empty | (torch.arange(empty.shape[1], device=empty.device) >= most[:, None])
+    return Drawn(best.indices, empty.logical_not().sum(1), empty)
 
 
-def balanced(request: Request, generator: torch.Generator) -> Tensor:
-    """As `uniform`, but of no class more pixels than the smaller class of the set has."""
-    labels = request.pixels.labels
-    smaller = min(int((labels == label).sum()) for label in (0, 1))
-    return uniform(labels, request.label, min(request.count, smaller), generator)
+class Taken(NamedTuple):
+    """Pixels of class `label` that were drawn from the set `of`: the draw's number there, and what Drawn says of it."""
+
+    of: str
+    number: int
+    label: int
+    counts: Tensor
+    empty: Tensor
 
 
-def boundary(request: Request, generator: torch.Generator) -> Tensor:
+class Draws:
+    """Draws pixels by a sampler from named sets, and then gathers the features of all draws from a set at once.
+
+    `sampler` is used by calls of this object, at most `count` pixels an image; the numbers are those of Request.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        sets: Mapping[str, Pixels],
+        keys: RandomKeys,
+        *,
+        count: int,
+        boundary_width: float = 4.0,
+        hardness: float = 5.0,
+    ) -> None:
+        self.sampler, self._sets, self._keys, self._count = sampler, sets, keys, count
+        self._request = partial(Request, boundary_width=boundary_width, hardness=hardness)
+        self._most: dict[str, Tensor] = {}
+        self._drawn: dict[str, list[Drawn]] = {name: [] for name in sets}
+        self.taken: list[Taken] = []
+        """All draws so far."""
+
+    def __call__(self, of: str, label: int, anchors: Taken | None = None) -> Taken:
+        """Pixels of a class from a set. For negatives, `anchors` are those that they are drawn for."""
+        pixels = self._sets[of]
+        with torch.no_grad():
+            mean = self._mean(anchors) if anchors is not None and self.sampler.looks_at_anchors else None
+            request = self._request(pixels=pixels, label=label, anchor_mean=mean)
+            if self.sampler.most is not None and of not in self._most:
+                self._most[of] = self.sampler.most(pixels)
+            weights = self.sampler.log_weights(request)
+            return self._noted(
+                of, label, draw(pixels.labels == label, self._count, self._keys, weights, self._most.get(of))
+            )
+
+    def uniformly(self, of: str, label: int, count: int) -> Taken:
+        """At most `count` pixels of a class, each as likely as another whatever the sampler."""
+        return self._noted(of, label, draw(self._sets[of].labels == label, count, self._keys))
+
+    def gathered(self, scale: float | Tensor = 1.0) -> Callable[[Taken], Rows]:
+        """What gives the features, times `scale`, of each draw so far; places that hold no pixel are zeros."""
+        rows: dict[str, tuple[Tensor, ...]] = {}
+        for name, drawn in self._drawn.items():
+            if drawn:
+                indices = torch.cat([one.indices for one in drawn], dim=1)
+                empty = torch.cat([one.empty for one in drawn], dim=1)
+                features = _at(self._sets[name].features, indices).masked_fill(empty[..., None], 0) * scale
+                rows[name] = features.split([one.indices.shape[1] for one in drawn], dim=1)
+        return lambda taken: Rows(rows[taken.of][taken.number], taken.counts, taken.empty)
+
+    def _noted(self, of: str, label: int, drawn: Drawn) -> Taken:
+        self._drawn[of].append(drawn)
+        self.taken.append(Taken(of, len(self._drawn[of]) - 1, label, drawn.counts, drawn.empty))
+        return self.taken[-1]
+
+    def _mean(self, taken: Taken) -> Tensor:
+        """The mean (B, C) of each image's draw; zero for an image without any."""
+        drawn = self._drawn[taken.of][taken.number]
+        weights = (1 / drawn.counts.clamp_min(1))[:, None].masked_fill(drawn.empty, 0)
+        return torch.bmm(weights[:, None], _at(self._sets[taken.of].features, drawn.indices))[:, 0]
+
+
+def _at(features: Tensor, indices: Tensor) -> Tensor:
+    """The rows (B, K, C) of (B, N, C) that are at `indices` (B, K)."""
+    batch, places, channels = features.shape
+    first = torch.arange(0, batch * places, places, device=indices.device)[:, None]
+    rows = features.reshape(-1, channels).index_select(0, (indices + first).flatten())
+    return rows.view(batch, -1, channels)
+
+
+def alike(request: Request) -> None:
+    """Every pixel of the class is as likely as another."""
+
+
+def smaller_class(pixels: Pixels) -> Tensor:
+    """(B,): the number of pixels of the smaller class of each image."""
+    return torch.minimum((pixels.labels == 0).sum(1), (pixels.labels == 1).sum(1))
+
+
+def near_edges(request: Request) -> Tensor:
     """Prefers pixels near the mask's edge: one at distance d has weight e^(-d / boundary_width), at least FLOOR."""
     distance = request.pixels.edge_distance
     assert distance is not None, "boundary looks at edges"
-    candidates = (request.pixels.labels == request.label).nonzero().squeeze(1)
-    log_weights = (-distance[candidates] / request.boundary_width).clamp_min(math.log(FLOOR))
-    return candidates[weighted(log_weights, request.count, generator)]
+    return (-distance / request.boundary_width).clamp_min(math.log(FLOOR))
 
 
-@torch.no_grad()
-def hard_negative(request: Request, generator: torch.Generator) -> Tensor:
+def like_anchors(request: Request) -> Tensor | None:
     """Prefers negatives like the anchors: weight e^(hardness * cosine to the anchors' mean). Anchors as `uniform`.
 
     The draw depends on features, so it is the same on two devices except where rounding changes the order of pixels.
     """
-    if request.anchors is None or not len(request.anchors):
-        return _uniform(request, generator)
-    candidates = (request.pixels.labels == request.label).nonzero().squeeze(1)
-    cosines = request.pixels.features[candidates] @ F.normalize(request.anchors.mean(0), dim=0)
-    return candidates[weighted(request.hardness * cosines, request.count, generator)]
+    if request.anchor_mean is None:
+        return None
+    direction = F.normalize(request.anchor_mean, dim=1)
+    return request.hardness * torch.bmm(request.pixels.features.detach(), direction[:, :, None])[..., 0]
 
 
-SAMPLERS.add("uniform")(Sampler(_uniform))
-SAMPLERS.add("balanced")(Sampler(balanced))
-SAMPLERS.add("boundary")(Sampler(boundary, looks_at_edges=True))
-SAMPLERS.add("hard_negative")(Sampler(hard_negative, looks_at_anchors=True))
+SAMPLERS.add("uniform")(Sampler(alike))
+SAMPLERS.add("balanced")(Sampler(alike, smaller_class))
+SAMPLERS.add("boundary")(Sampler(near_edges, looks_at_edges=True))
+SAMPLERS.add("hard_negative")(Sampler(like_anchors, looks_at_anchors=True))
 
 
 def edge_distance(masks: Tensor, boundary_width: float) -> Tensor:
@@ -127,9 +251,10 @@ def edge_distance(masks: Tensor, boundary_width: float) -> Tensor:
     """
     classes = torch.stack([masks == 0, masks == 1], dim=1)
     grown = classes.float()
-    distance = torch.zeros_like(grown)
-    for _ in range(min(math.ceil(-boundary_width * math.log(FLOOR)), max(masks.shape[1:]))):
+    steps = min(math.ceil(-boundary_width * math.log(FLOOR)), max(masks.shape[1:]))
+    distance = torch.full_like(grown, steps)
+    for _ in range(steps):
         grown = F.max_pool2d(grown, kernel_size=3, stride=1, padding=1)
-        distance += 1 - grown
+        distance -= grown
     distance.masked_fill_(~classes.flatten(2).any(2)[:, :, None, None], torch.inf)
     return torch.where(masks == 0, distance[:, 1], distance[:, 0])

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.losses.contrast import mean_positive_nce, multi_view_contrast
-from mpc_model.losses.sampling import uniform
+from mpc_model.losses.contrast import Contrasted, mean_positive_nce, multi_view_contrast
+from mpc_model.losses.logsumexp import Rows
+from mpc_model.losses.sampling import SAMPLERS, Draws, Pixels, RandomKeys, Taken
 from pipelines.benchmarks import timing
 from pipelines.runtime import host
 from pipelines.runtime.device import is_gpu_here
@@ -32,9 +33,6 @@ PAIRINGS = 5  # within X1; X1 and X2..X4, both ways; X1 and the second pass, bot
 CHANNELS = 256
 TOLERANCE = 1e-5
 MIB = 2**20
-
-Pair = tuple[Tensor, Tensor]
-"""Anchors (n, C) and negatives (m, C), unit rows."""
 
 
 def measure_contrast(quick: bool) -> dict[str, Any]:
@@ -59,10 +57,16 @@ def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.zeros(count, dtype=torch.int64, device=anchors.device))
 
 
-def our_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
+def _ours(leaves: Sequence[Tensor]) -> Tensor:
     """The same value by the function that training calls."""
-    results = mean_positive_nce(anchors, negatives, TEMPERATURE)
-    return results.total / results.anchors
+
+    def rows(features: Tensor) -> Rows:
+        count, device = len(features), features.device
+        counted = torch.tensor([count], device=device), torch.zeros(1, count, dtype=torch.bool, device=device)
+        return Rows(features[None] * TEMPERATURE**-0.5, *counted)
+
+    pairs = zip(leaves[::2], leaves[1::2], strict=True)
+    return mean_positive_nce([[Contrasted(rows(anchors), rows(negatives))] for anchors, negatives in pairs]).sum()
 
 
 class _Pairings:
@@ -73,14 +77,11 @@ class _Pairings:
         rows = torch.randn(PAIRINGS, 2, count, CHANNELS, generator=generator)
         self.inputs = list(F.normalize(rows, dim=3).to(device).flatten(0, 1).unbind())
 
-    def losses(self, nce: Callable[[Tensor, Tensor], Tensor], leaves: Sequence[Tensor]) -> Tensor:
-        return torch.stack([nce(leaves[k], leaves[k + 1]) for k in range(0, len(leaves), 2)]).sum()
-
     def ours(self, leaves: Sequence[Tensor]) -> Tensor:
-        return self.losses(our_nce, leaves)
+        return _ours(leaves)
 
     def plain(self, leaves: Sequence[Tensor]) -> Tensor:
-        return self.losses(plain_nce, leaves)
+        return torch.stack([plain_nce(leaves[k], leaves[k + 1]) for k in range(0, len(leaves), 2)]).sum()
 
 
 class _Whole:
@@ -107,24 +108,24 @@ class _Whole:
         return results["total"]
 
     def plain(self, leaves: Sequence[Tensor]) -> Tensor:
-        generator = torch.Generator().manual_seed(1)
-        rows = [F.normalize(level[0].flatten(1).T, dim=1) for level in leaves]
-        labels = [self.mask[0, :: 1 << k, :: 1 << k].flatten() for k in range(4)]
-        fine, coarse, second_fine = (
-            (rows[0], labels[0]),
-            (torch.cat(rows[1:4]), torch.cat(labels[1:])),
-            (rows[4], labels[0]),
-        )
+        """The same pixels, since the same numbers are drawn for them in the same order."""
+        rows = [F.normalize(level.flatten(2), dim=1).transpose(1, 2) for level in leaves]
+        labels = [self.mask[:, :: 1 << k, :: 1 << k].flatten(1) for k in range(4)]
+        sets = {
+            "fine": Pixels(rows[0], labels[0]),
+            "coarse": Pixels(torch.cat(rows[1:4], dim=1), torch.cat(labels[1:], dim=1)),
+            "second": Pixels(rows[4], labels[0]),
+        }
+        seed = torch.randint(2**62, (), generator=torch.Generator().manual_seed(1)).to(self.mask.device)
+        draws = Draws(SAMPLERS["uniform"], sets, RandomKeys(seed), count=self.count)
+        pairs = [("fine", "fine"), ("fine", "coarse"), ("coarse", "fine"), ("fine", "second"), ("second", "fine")]
+        drawn = [(draws(anchors, 0), draws(negatives, 1)) for anchors, negatives in pairs]
+        features = draws.gathered()
 
-        def nce(anchor_set: Pair, negative_set: Pair) -> Tensor:
-            drawn = [
-                features[uniform(classes, label, self.count, generator)]
-                for (features, classes), label in ((anchor_set, 0), (negative_set, 1))
-            ]
-            return plain_nce(*drawn)
+        def rows_of(taken: Taken) -> Tensor:
+            return features(taken).features[0, : int(taken.counts)]
 
-        sets = ((fine, fine), (fine, coarse), (coarse, fine), (fine, second_fine), (second_fine, fine))
-        return torch.stack([nce(*pair) for pair in sets]).sum()
+        return torch.stack([plain_nce(rows_of(anchors), rows_of(negatives)) for anchors, negatives in drawn]).sum()
 
 
 CASES: dict[str, Callable[[str, bool], Any]] = {"pairings": _Pairings, "whole": _Whole}

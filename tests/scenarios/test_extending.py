@@ -44,11 +44,14 @@ CHECKS = {
         """,
     "A sampler": """
         import torch
-        from mpc_model.losses.sampling import Pixels, Request
-        pixels = Pixels(torch.nn.functional.normalize(torch.rand(50, 4), dim=1), torch.arange(50) % 2)
-        chosen = SAMPLERS["certain"].draw(Request(pixels, 1, 10), torch.Generator().manual_seed(0))
-        assert len(set(chosen.tolist())) == 10
-        assert all(pixels.labels[chosen] == 1)
+        from mpc_model.losses.sampling import Draws, Pixels, RandomKeys
+        features = torch.nn.functional.normalize(torch.rand(2, 50, 4), dim=2)
+        pixels = Pixels(features, torch.arange(50).expand(2, 50) % 2)
+        draws = Draws(SAMPLERS["certain"], {"all": pixels}, RandomKeys(torch.tensor(0)), count=10)
+        taken = draws("all", 1)
+        chosen = draws.gathered()(taken)
+        assert chosen.counts.tolist() == [10, 10]
+        assert all(row in features[0, 1::2].tolist() for row in chosen.features[0].tolist())
         """,
     "A forgery kind": """
         import numpy as np

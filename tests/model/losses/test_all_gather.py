@@ -1,4 +1,4 @@
-"""Real processes that gather rows of one another, and contrast with them what one process would."""
+"""Real processes that gather tensors of one another, and contrast with them what one process would."""
 
 import multiprocessing
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mpc_model.losses.all_gather import gather_numbers, gather_rows
+from mpc_model.losses.all_gather import gather, summed
 from mpc_model.losses.contrast import multi_view_contrast
 
 FORMS = ("release", "paper")
@@ -39,19 +39,16 @@ def _joined(work, rank: int, ranks: int, store: Path, result: Path) -> None:
 
 
 def own_rows(rank: int) -> Tensor:
-    """One row on rank 0, three on rank 1."""
-    return torch.arange((1.0 + 2 * rank) * 3).reshape(-1, 3) + 100 * rank
+    return torch.arange(6.0).reshape(2, 3) + 100 * rank
 
 
-def uneven(rank: int, ranks: int) -> dict:
+def exchanged(rank: int, ranks: int) -> dict:
     """What arrives, and the gradient of a loss that weighs it by rank + 1 and the row's place."""
     rows = own_rows(rank).requires_grad_()
-    counts = [found[0] for found in gather_numbers([len(rows), rank], torch.device("cpu"))]
-    found = gather_rows(rows, counts)
-    everything = torch.cat(found)
-    loss = (rank + 1) * (everything.sum(1) @ torch.arange(1.0, len(everything) + 1))
+    found = gather(rows)
+    loss = (rank + 1) * (found.flatten(0, 1).sum(1) @ torch.arange(1.0, 5))
     loss.backward()
-    return {"counts": counts, "found": [x.detach() for x in found], "gradient": rows.grad}
+    return {"found": found.detach(), "gradient": rows.grad, "sum": summed(torch.tensor([rank, 5]))}
 
 
 def batch() -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -96,12 +93,12 @@ def parts(rank: int, ranks: int) -> dict:
     for name, split in SPLITS.items():
         mine = split[rank]
         maps = [[x.detach()[mine].requires_grad_() for x in maps] for maps in (first, second)]
-        results[name] = contrasted(*maps, mask[mine], negatives="ranks")
+        results[name] = contrasted(*maps, mask[mine], negatives="ranks", batch_size=4)
     return results
 
 
 def both(rank: int, ranks: int) -> tuple[dict, dict]:
-    return uneven(rank, ranks), parts(rank, ranks)
+    return exchanged(rank, ranks), parts(rank, ranks)
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +106,13 @@ def two_ranks(tmp_path_factory) -> list[tuple[dict, dict]]:
     return on_ranks(both, 2, tmp_path_factory.mktemp("ranks"))
 
 
-def test_rows_of_all_ranks_arrive_and_their_gradients_return(two_ranks):
+def test_tensors_of_all_ranks_arrive_and_their_gradients_return(two_ranks):
     for rank, (result, _) in enumerate(two_ranks):
-        assert result["counts"] == [1, 3]
-        for lender, got in enumerate(result["found"]):
-            assert torch.equal(got, own_rows(lender))
+        assert torch.equal(result["found"], torch.stack([own_rows(0), own_rows(1)]))
         # (1 + 2) times the row's place, in each of its three channels
-        places = torch.arange(1.0, 5).split([1, 3])[rank]
+        places = torch.arange(1.0, 5).split(2)[rank]
         assert torch.equal(result["gradient"], 3 * places[:, None].expand(-1, 3))
+        assert result["sum"].tolist() == [1, 10]
 
 
 def test_ranks_give_on_average_what_one_process_gives_the_whole_batch(two_ranks):

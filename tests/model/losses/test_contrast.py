@@ -1,6 +1,7 @@
 """The contrastive losses against loops over anchors, positives and negatives, and the cases that break such losses."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from mpc_model.errors import UserError
 from mpc_model.losses.contrast import (
+    Contrasted,
     mean_positive_nce,
     mean_similarity_to_others,
     multi_view_contrast,
     set_nce,
 )
-from mpc_model.losses.sampling import SAMPLERS
+from mpc_model.losses.logsumexp import Rows, Shared, all_images_at_once
+from mpc_model.losses.sampling import draw
 
 
 def slow_release_call(anchors: list[Tensor], negatives: list[Tensor]) -> Tensor:
@@ -175,13 +178,21 @@ def test_a_single_pixel_of_a_class_leaves_everything_finite(form):
         assert all(features.grad.isfinite().all() for features in [*first, second[0]])
 
 
+def rows(features: Tensor, *counts: int) -> Rows:
+    """(B, n, C), or one image's (n, C); all rows count unless `counts` says otherwise."""
+    features = features if features.ndim == 3 else features[None]
+    number = torch.tensor(counts or [features.shape[1]] * len(features))
+    empty = torch.arange(features.shape[1]) >= number[:, None]
+    return Rows(features.masked_fill(empty[..., None], 0), number, empty)
+
+
 def test_a_lone_anchor_has_no_positive_and_so_no_loss():
     unit = torch.eye(4)
-    assert mean_positive_nce(unit[:1], unit[1:], TAU) == (0, 0)
-    assert mean_positive_nce(unit[:2], unit[:0], TAU) == (0, 0)
-    assert set_nce(unit[:1], unit[:1], unit[1:], TAU, exclude_self=True) == (0, 0)
-    assert set_nce(unit[:0], unit[:1], unit[1:], TAU) == (0, 0)
-    assert set_nce(unit[:1], unit[:1], unit[1:], TAU).anchors == 1
+    three, none = rows(unit[1:]), rows(unit[1:], 0)
+    assert mean_positive_nce([[Contrasted(rows(unit[:2], 1), three)], [Contrasted(rows(unit[:2]), none)]]).eq(0).all()
+    without = [Contrasted(rows(unit[:2], 1), three), Contrasted(rows(unit[:2], 0), three, positives=rows(unit[:1]))]
+    assert set_nce([[pair] for pair in without]).eq(0).all()
+    assert set_nce([[Contrasted(rows(unit[:1]), three, positives=rows(unit[:1]))]]) != 0
 
 
 def test_the_paper_form_averages_over_the_anchors_that_have_a_positive():
@@ -215,16 +226,15 @@ def test_a_sampled_loss_depends_on_the_seed_alone(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_no_draw_exceeds_the_limit_and_only_drawn_pixels_get_a_gradient(form, monkeypatch):
     drawn = []
-    uniform = SAMPLERS["uniform"]
 
     def watched(*args):
-        drawn.append(len(uniform.draw(*args)))
-        return uniform.draw(*args)
+        drawn.append(draw(*args))
+        return drawn[-1]
 
-    monkeypatch.setitem(SAMPLERS._entries, "uniform", uniform._replace(draw=watched))
+    monkeypatch.setattr("mpc_model.losses.sampling.draw", watched)
     first, second, mask = case(1, 12, 12)
     found = multi_view_contrast(first, second, mask, anchors_per_class=7, generator=seeded(), form=form)
-    assert max(drawn) == 7
+    assert max(int(taken.counts) for taken in drawn) == max(taken.indices.shape[1] for taken in drawn) == 7
     (gradient,) = torch.autograd.grad(found["within_image"], first[0])
     assert (gradient.abs().sum(1) > 0).sum() <= 2 * 7
 
@@ -262,14 +272,27 @@ def test_losses_are_float32_and_untouched_by_autocast(form, dtype):
         torch.testing.assert_close(got.grad, wanted.grad.to(dtype), rtol=1e-2, atol=1e-5)
 
 
-def test_gradients_agree_with_finite_differences():
-    generator = seeded(4)
-    anchors, others = (torch.randn(n, 3, generator=generator, dtype=torch.float64, requires_grad=True) for n in (4, 5))
-    negatives = torch.randn(3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(mean_similarity_to_others, (anchors,))
-    assert torch.autograd.gradcheck(lambda a, n: mean_positive_nce(a, n, 0.5).total, (anchors, negatives))
-    assert torch.autograd.gradcheck(lambda a, p, n: set_nce(a, p, n, 0.5).total, (anchors, others, negatives))
-    assert torch.autograd.gradcheck(lambda a, n: set_nce(a, a, n, 0.5, exclude_self=True).total, (anchors, negatives))
+@pytest.mark.parametrize("form", [nullcontext, all_images_at_once])
+def test_gradients_agree_with_finite_differences(form):
+    generator, counts = seeded(4), {"anchors": (4, 2), "others": (3, 5), "negatives": (1, 3)}
+    anchors, others, negatives = (
+        torch.randn(2, max(count), 3, generator=generator, dtype=torch.float64) for count in counts.values()
+    )
+    lent = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    used = torch.tensor([[True, False, True, True], [False, True, False, False]])
+
+    def terms(a: Tensor, n: Tensor, s: Tensor, p: Tensor | None = None) -> list[list[Contrasted]]:
+        positives = None if p is None else rows(p, *counts["others"])
+        pair = Contrasted(rows(a, *counts["anchors"]), rows(n, *counts["negatives"]), Shared(s, ~used), positives)
+        mirrored = Contrasted(rows(n, *counts["negatives"]), rows(a, *counts["anchors"]), None, positives)
+        return [[pair, mirrored], [pair]]
+
+    leaves = [x.requires_grad_() for x in (anchors, negatives, lent, others)]
+    with form():
+        assert torch.autograd.gradcheck(lambda a: mean_similarity_to_others(rows(a, *counts["anchors"])), leaves[:1])
+        assert torch.autograd.gradcheck(lambda a, n, s: mean_positive_nce(terms(a, n, s)), leaves[:3])
+        assert torch.autograd.gradcheck(lambda a, n, s, p: set_nce(terms(a, n, s, p)), leaves)
+        assert torch.autograd.gradcheck(lambda a, n, s: set_nce(terms(a, n, s)), leaves[:3])
 
 
 def test_sharp_temperatures_do_not_overflow():

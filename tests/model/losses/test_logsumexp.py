@@ -1,80 +1,162 @@
-"""The blocked sums against the whole matrix at once, in value and in gradient."""
+"""The blocked sums, in both forms, against the whole matrix of each image at once, in value and in gradient."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.losses.logsumexp import summed_logsumexp
+from mpc_model.losses.logsumexp import Rows, Shared, Sum, all_images_at_once, summed_logsumexps
+
+ROWS, KEYS = (10, 4, 0), (5, 7, 3)
+"""How many count in each of three images."""
+BOTH_FORMS = pytest.mark.parametrize("form", [nullcontext, all_images_at_once])
 
 
-def case(count: int = 10, others: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+def case() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Rows, keys, shared keys, positives, weights."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(count, 4), (others, 4), (count,)]
-    rows, keys, positives = (
+    shapes = [(3, 10, 4), (3, 7, 4), (6, 4), (3, 10)]
+    rows, keys, shared, positives = (
         torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
     )
-    return rows, keys, positives
+    weights = torch.rand(3, 10, generator=generator, dtype=torch.float64)
+    weights = weights * (torch.arange(10) < torch.tensor(ROWS)[:, None])
+    return rows, keys, shared, positives, weights
 
 
+USED = torch.tensor([[True, False, True, True, False, False], [False] * 6, [True] * 6])
+
+
+def of(features: Tensor, numbers: tuple[int, ...]) -> Rows:
+    counts = torch.tensor(numbers)
+    return Rows(features, counts, torch.arange(features.shape[1]) >= counts[:, None])
+
+
+def whole(rows, keys, shared, positives, weights, exclude_self, scale=1.0) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for image in range(3):
+        products = scale * rows[image, : ROWS[image]] @ keys[image, : KEYS[image]].T
+        if exclude_self:
+            products = products.masked_fill(torch.eye(*products.shape, dtype=torch.bool), -torch.inf)
+        if shared is not None:
+            products = torch.cat([products, scale * rows[image, : ROWS[image]] @ shared[USED[image]].T], dim=1)
+        losses = products.logsumexp(1)
+        if positives is not None:
+            losses = F.softplus(losses - positives[image, : ROWS[image]])
+        total = total + weights[image, : ROWS[image]] @ losses
+    return total
+
+
+def sums(rows, keys, shared, positives, weights, exclude_self=False, block_rows=None) -> Tensor:
+    one = Sum(
+        of(rows, ROWS),
+        of(keys, KEYS),
+        weights,
+        positives,
+        None if shared is None else Shared(shared, ~USED),
+        exclude_self,
+    )
+    return summed_logsumexps([one], block_rows)[0]
+
+
+@BOTH_FORMS
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("with_positives", [False, True])
+@pytest.mark.parametrize("with_shared", [False, True])
 @pytest.mark.parametrize("block_rows", [1, 3, 10, 100])
-def test_blocks_change_neither_value_nor_gradient(exclude_self, with_positives, block_rows):
-    rows, keys, positives = case()
-    keys = rows if exclude_self else keys
-    products = 10 * rows @ keys.T
-    if exclude_self:
-        products = products.masked_fill(torch.eye(10, dtype=torch.bool), -torch.inf)
-    expected = products.logsumexp(1)
-    inputs = [rows, keys]
-    if with_positives:
-        expected = F.softplus(expected - positives)
-        inputs.append(positives)
-    given = positives if with_positives else None
-    found = summed_logsumexp(10 * rows, keys, given, exclude_self=exclude_self, block_rows=block_rows)
-    torch.testing.assert_close(found, expected.sum())
+def test_blocks_change_neither_value_nor_gradient(form, exclude_self, with_positives, with_shared, block_rows):
+    rows, keys, shared, positives, weights = case()
+    chosen = (shared if with_shared else None, positives if with_positives else None)
+    expected = whole(rows, keys, *chosen, weights, exclude_self, scale=10.0)
+    with form():
+        found = sums(10 * rows, keys, *chosen, weights, exclude_self=exclude_self, block_rows=block_rows)
+    torch.testing.assert_close(found, expected)
+    inputs = [rows, keys, *(x for x in chosen if x is not None)]
     # Through a factor, since the gradient is made before it is known what the sum is for.
     for got, wanted in zip(
-        torch.autograd.grad(-3 * found, inputs), torch.autograd.grad(-3 * expected.sum(), inputs), strict=True
+        torch.autograd.grad(-3 * found, inputs), torch.autograd.grad(-3 * expected, inputs), strict=True
     ):
         torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("wanted", range(3))
-def test_an_input_that_wants_no_gradient_does_not_change_the_others(wanted):
-    inputs = case()
-    everything = torch.autograd.grad(summed_logsumexp(*inputs), inputs)
-    alone = [x if k == wanted else x.detach() for k, x in enumerate(inputs)]
-    (found,) = torch.autograd.grad(summed_logsumexp(*alone), [alone[wanted]])
+@BOTH_FORMS
+def test_several_sums_of_several_shapes_are_what_each_is_alone(form):
+    rows, keys, shared, positives, weights = case()
+    inputs = [rows, keys, shared, positives]
+    of_rows, of_keys = of(rows, ROWS), of(keys, KEYS)
+    given = [
+        Sum(of_rows, of_keys, weights, positives),
+        Sum(of_rows, of_rows, weights, exclude_self=True),
+        Sum(of_rows, of_keys, 2 * weights, -positives),
+        Sum(of_rows, of_keys, weights, positives, Shared(shared, ~USED)),
+    ]
+    factors = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
+    with form():
+        together = summed_logsumexps(given, 3)
+        alone = torch.stack([summed_logsumexps([one], 3)[0] for one in given])
+    torch.testing.assert_close(together, alone)
+    for got, wanted in zip(
+        torch.autograd.grad(together @ factors, inputs), torch.autograd.grad(alone @ factors, inputs), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("wanted", range(4))
+def test_an_input_that_wants_no_gradient_does_not_change_the_others(form, wanted):
+    *inputs, weights = case()
+    with form():
+        everything = torch.autograd.grad(sums(*inputs, weights), inputs)
+        alone = [x if k == wanted else x.detach() for k, x in enumerate(inputs)]
+        (found,) = torch.autograd.grad(sums(*alone, weights), [alone[wanted]])
     torch.testing.assert_close(found, everything[wanted])
 
 
-def test_a_large_logit_overflows_nothing():
-    rows, keys, positives = (x.detach().float() for x in case())
-    found = summed_logsumexp(1000 * rows, keys, positives)
-    assert found.item() == pytest.approx(F.softplus((1000 * rows @ keys.T).logsumexp(1) - positives).sum().item())
+@BOTH_FORMS
+def test_a_large_logit_overflows_nothing(form):
+    rows, keys, shared, positives, weights = (x.detach().float() for x in case())
+    with form():
+        found = sums(1000 * rows, keys, shared, positives, weights)
+    expected = whole(1000 * rows, keys, shared, positives, weights, False)
+    assert found.item() == pytest.approx(expected.item())
 
 
-def test_without_a_wanted_gradient_only_the_similarities_are_computed(monkeypatch):
-    inputs, products = case(), []
-    whole = torch.mm
+@BOTH_FORMS
+def test_a_row_without_a_key_adds_nothing_where_it_has_no_weight(form):
+    rows = torch.ones(2, 1, 3, requires_grad=True)
+    with form():
+        given = of(rows, (1, 0))
+        (found,) = summed_logsumexps([Sum(given, given, torch.zeros(2, 1), exclude_self=True)])
+        (gradient,) = torch.autograd.grad(found, rows)
+    assert found == 0
+    assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize(("form", "product"), [(nullcontext, "mm"), (all_images_at_once, "bmm")])
+def test_without_a_wanted_gradient_only_the_similarities_are_computed(form, product, monkeypatch):
+    rows, keys, _, positives, weights = case()
+    products, multiply = [], getattr(torch, product)
 
     def counted(*args, **kwargs):
         products.append(args)
-        return whole(*args, **kwargs)
+        return multiply(*args, **kwargs)
 
-    monkeypatch.setattr(torch, "mm", counted)
-    with torch.no_grad():
-        value = summed_logsumexp(*inputs, block_rows=5)
-    assert not value.requires_grad
-    assert len(products) == 2  # one a block
-    products.clear()
-    assert summed_logsumexp(*inputs, block_rows=5) == value
-    assert len(products) == 4
+    monkeypatch.setattr(torch, product, counted)
+    with form():
+        with torch.no_grad():
+            value = sums(rows, keys, None, positives, weights, block_rows=5)
+        assert not value.requires_grad
+        similarities = len(products)
+        assert similarities == (3 if product == "mm" else 2)  # one a block; the first image alone fills two
+        products.clear()
+        assert sums(rows, keys, None, positives, weights, block_rows=5) == value
+        assert len(products) == 2 * similarities
 
 
-def test_a_second_derivative_is_refused():
-    rows, keys, positives = case()
-    with pytest.raises(RuntimeError, match="differentiated once"):
-        torch.autograd.grad(summed_logsumexp(rows, keys, positives), [rows], create_graph=True)
+@BOTH_FORMS
+def test_a_second_derivative_is_refused(form):
+    rows, keys, shared, positives, weights = case()
+    with form(), pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(sums(rows, keys, shared, positives, weights), [rows], create_graph=True)
