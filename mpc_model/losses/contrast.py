@@ -159,9 +159,9 @@ def multi_view_contrast(
             images, world = all_gather.summed(images), all_gather.world_size()
         # Images whose features reach no loss are zeros from here on: one that overflowed gives no gradient then.
         used = has_both if negatives == "image" else (images > 0).expand_as(has_both)
-        fine = pooled_pixels(first[:1], masks[:1], used, width)
-        coarse = pooled_pixels(first[1:], masks[1:], used, width)
-        second_fine = pooled_pixels(second[:1], second_masks[:1], used, width)
+        fine, lengths = pooled_pixels(first[:1], masks[:1], used, width)
+        coarse, _ = pooled_pixels(first[1:], masks[1:], used, width)
+        second_fine, _ = pooled_pixels(second[:1], second_masks[:1], used, width)
         sets = {FINE: fine, COARSE: coarse, SECOND: second_fine}
         sets = {name: of_images(pixels, has_both) for name, pixels in sets.items()} | {_LENDERS: fine}
         draws = Draws(
@@ -206,7 +206,7 @@ def multi_view_contrast(
         "images": here.float(),
         "positive_similarity": positive,
         "negative_similarity": negative,
-        "feature_norm": torch.linalg.vector_norm(first[0].detach().float(), dim=1).mean(),
+        "feature_norm": lengths.mean(),
         "forged_share": drawn[FORGED] / (drawn[AUTHENTIC] + drawn[FORGED]).clamp_min(1),
     }
 

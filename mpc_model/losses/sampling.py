@@ -185,7 +185,8 @@ class Draws:
             if drawn:
                 indices = torch.cat([one.indices for one in drawn], dim=1)
                 empty = torch.cat([one.empty for one in drawn], dim=1)
-                features = _at(self._sets[name].features, indices).masked_fill(empty[..., None], 0) * scale
+                factor = torch.as_tensor(scale, device=empty.device).expand(empty.shape).masked_fill(empty, 0)
+                features = _at(self._sets[name].features, indices) * factor[..., None]
                 rows[name] = features.split([one.indices.shape[1] for one in drawn], dim=1)
         return lambda taken: Rows(rows[taken.of][taken.number], taken.counts, taken.empty)
 
