@@ -22,6 +22,7 @@ from pipelines.config.training import OptimConfig
 from pipelines.dataset.loader import Batch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console
+from pipelines.runtime.device import prepare_training
 from pipelines.tracking import outbox
 from pipelines.training import pictures, validation
 from pipelines.training.checkpoint_writer import CheckpointWriter
@@ -62,6 +63,7 @@ class TrainingLoop:
         self.output = str(getattr(config, stage.verb).output)
         self.fingerprint = Manifest.read(str(config.train.dataset)).fingerprint
         torch.manual_seed(config.seed)
+        prepare_training(context.device, config.train.precision)
         self.stage: Stage = stage(config)
         self.loader = validation.open_split(
             config,

@@ -18,6 +18,18 @@ def test_this_process_uses_its_gpu_unless_it_is_told_not_to() -> None:
     assert device.named_device(True) == torch.device("cuda")
 
 
+def test_only_bf16_training_on_a_gpu_rounds_the_products_that_stay_in_fp32() -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.benchmark
+    try:
+        for where, precision, tf32 in (("cpu", "bf16", False), ("cuda", "bf16", True), ("cuda", "fp32", False)):
+            matmul.allow_tf32 = cudnn.benchmark = False
+            device.prepare_training(torch.device(where), precision)
+            assert (matmul.allow_tf32, cudnn.benchmark) == (tf32, where == "cuda")
+    finally:
+        matmul.allow_tf32, cudnn.benchmark = before
+
+
 @pytest.mark.parametrize(
     ("accelerator", "workers", "resources", "gpus"),
     [
