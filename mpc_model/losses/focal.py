@@ -20,11 +20,13 @@ def focal_loss(logits: Tensor, mask: Tensor, alpha: float = 0.5, gamma: float = 
             f"focal loss: logits are {tuple(logits.shape)} and the mask {tuple(mask.shape)}; bring the logits to the "
             "mask's size, as (B, 1, H, W) and (B, H, W)"
         )
-    seen = mask != 255
-    forged = mask[seen] == 1
+    # Every pixel is computed, and ignored ones are set to zero before and after: no shape depends on the mask, and what
+    # an ignored logit holds, NaN too, reaches neither the loss nor a gradient.
+    seen, forged = mask != 255, mask == 1
+    values = torch.where(seen, logits[:, 0].float(), 0.0)
     # The margin z of the true class has p_t = sigmoid(z), so -log p_t = softplus(-z) and 1 - p_t = exp(-softplus(z)):
     # neither overflows nor loses its gradient, however large the logit.
-    margin = torch.where(forged, 1.0, -1.0) * logits[:, 0][seen].float()
+    margin = torch.where(forged, values, -values)
     alpha_t = torch.where(forged, alpha, 1 - alpha)
     losses = alpha_t * torch.exp(-gamma * F.softplus(margin)) * F.softplus(-margin)
-    return losses.sum() / max(len(losses), 1)
+    return torch.where(seen, losses, 0.0).sum() / seen.sum().clamp_min(1)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from operators import Counted
 
 from mpc_model.errors import UserError
 from mpc_model.losses.focal import focal_loss
@@ -93,3 +94,14 @@ def test_a_mask_that_is_all_ignored_gives_zero_with_zero_gradient():
 def test_logits_of_another_size_are_refused_with_both_sizes():
     with pytest.raises(UserError, match=r"\(1, 1, 4, 4\).*\(1, 16, 16\)"):
         focal_loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 16, 16))
+
+
+def test_no_shape_depends_on_what_the_mask_holds():
+    counted = []
+    for label in (0, 1, 255):
+        logits = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with Counted() as operators:
+            focal_loss(logits, torch.full((2, 8, 8), label, dtype=torch.uint8)).backward()
+        counted.append(operators.names)
+        assert not operators.waits
+    assert counted[0] == counted[1] == counted[2]
