@@ -6,7 +6,6 @@ _CONVERT = "convert it to JPEG or PNG"
 _AGAIN = "download it again"
 _KINDS: tuple[tuple[str, str, str], ...] = (
     (r"\x00\x00\x00.ftyp(heic|heix|hei[ms]|hev[cms]|mif1|msf1)", "a HEIC file", _CONVERT),
-    (r"\x00\x00\x00.ftypavi[fs]", "an AVIF file", _CONVERT),
     (r"\x00\x00\x00.ftypcrx", "a camera's raw file (CR3)", _CONVERT),
     (r"....ftyp|....moov|\x1aE\xdf\xa3", "a video", "save still pictures of it"),
     (r"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 file", _CONVERT),
@@ -39,4 +38,4 @@ def describe(data: bytes) -> str:
             return f"{what}; {remedy}"
     if not data[:4096].strip(b"\0"):
         return "nothing but zeros, as a failed copy leaves it; copy it again"
-    return "not an image that is read (JPEG, PNG, BMP, TIFF, WebP, GIF); convert it or leave it out"
+    return "not an image that is read (JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF); convert it or leave it out"

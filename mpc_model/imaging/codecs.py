@@ -18,7 +18,7 @@ from mpc_model.imaging.decoding import Image as Image
 from mpc_model.imaging.decoding import decode_image as decode_image
 from mpc_model.registry import Registry
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif")
 """File names that are taken for images: the formats whose headers are read (decoding.py), in lower case."""
 Mask = npt.NDArray[np.uint8]
 IGNORED = 255

@@ -1,6 +1,6 @@
 """The one decoder: whether an image file is accepted, and its pixels. Every command and the served model use it.
 
-OpenCV makes the pixels, and Pillow those of GIF and of a few BMP files. What decoders pass over in silence is looked
+OpenCV makes the pixels, and Pillow those of AVIF, GIF and a few BMP files. What decoders pass over in silence is looked
 for here: transparency, several pictures in one file, data that ends early.
 """
 
@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mpc_model.errors import DataError, cut_short, damaged, transparent, unsupported
-from mpc_model.formats import bmp, foreign, gif, jpeg, png, tiff, webp
+from mpc_model.formats import avif, bmp, foreign, gif, jpeg, png, tiff, webp
 from mpc_model.formats.header import TIFF_MAGICS, Header
 from mpc_model.imaging.symmetries import upright
 
@@ -30,6 +31,7 @@ Image = npt.NDArray[np.uint8]
 
 # Pillow's classes, not Image.open, which has a pixel limit and warnings of its own; ours was checked before.
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "avif": AvifImageFile,
     "bmp": BmpImageFile,
     "gif": GifImageFile,
     "png": PngImageFile,
@@ -51,9 +53,9 @@ class Picture:
 
     image: Image
     format: str
-    """jpeg, png, bmp, tiff, webp or gif."""
+    """jpeg, png, bmp, tiff, webp, gif or avif."""
     orientation: int
-    """The EXIF orientation (1 to 8) that was applied."""
+    """The orientation that was applied, as EXIF counts it (1 to 8)."""
     several: bool
     """Whether more pictures follow in the file: this is the first one."""
 
@@ -132,6 +134,8 @@ def _reader(data: bytes) -> Callable[[bytes, str], Header] | None:
         return webp.header
     if data.startswith(gif.MAGICS):
         return gif.header
+    if avif.matches(data):
+        return avif.header
     return bmp.header if data.startswith(bmp.MAGIC) else None
 
 

@@ -182,6 +182,8 @@ def _encoding(file: bytes) -> str:
         b"II+\0": "tiff",
         b"MM\0+": "tiff",
     }
+    if file[4:8] == b"ftyp":
+        return "avif"
     return "bmp" if file[:2] == b"BM" else formats.get(file[:4], "other")
 
 

@@ -13,7 +13,8 @@ from pipelines.runtime import documents, storage, uris
 
 REASONS = {
     "zero_bytes": "The file is empty; copy it again or leave it out.",
-    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF, WebP or GIF; copy it again or convert it.",
+    "unreadable": "The file is missing, damaged, or no JPEG, PNG, BMP, TIFF, WebP, GIF or AVIF; copy it again or "
+    "convert it.",
     "truncated": "The file ends before its pixels do, or holds too little data for them; copy it again.",
     "too_many_pixels": "The header states more pixels than build.max_pixels, and nothing was decoded; shrink the image "
     "or raise the limit.",

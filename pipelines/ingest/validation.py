@@ -44,7 +44,7 @@ class FileFacts:
     jpeg_quality: int | None
     """None where the file is no JPEG."""
     format: str
-    """jpeg, png, bmp, tiff, webp or gif."""
+    """jpeg, png, bmp, tiff, webp, gif or avif."""
     several: tuple[str, ...]
     """Names of the files, image or mask, that hold more pictures than the first one, which is taken."""
 

@@ -82,6 +82,65 @@ def os2_bmp(pixels: np.ndarray) -> bytes:
     return b"BM" + struct.pack("<IHHI", 26 + len(body), 0, 0, 26) + header + body
 
 
+def box(kind: bytes, *payloads: bytes) -> bytes:
+    """A box of an AVIF file."""
+    return struct.pack(">I", 8 + sum(map(len, payloads))) + kind + b"".join(payloads)
+
+
+def avif_grid(tiles: list[Image.Image], columns: int, width: int, height: int, turn: bytes = b"") -> bytes:
+    """An AVIF file of tiles in rows, the grid in a box of its own as phones write it; `turn` is one more property."""
+    files = [saved(tile, "AVIF", quality=90) for tile in tiles]
+    streams = [file[file.index(b"mdat") + 4 :] for file in files]
+    at = files[0].index(b"av1C")
+    config = files[0][at - 4 : at + 8]
+    count, rows = len(tiles), len(tiles) // columns
+    grid = struct.pack(">4B2H", 0, 0, rows - 1, columns - 1, width, height)
+    infos = [(1, b"grid"), *((number, b"av01") for number in range(2, count + 2))]
+    properties = [box(b"ispe", bytes(4), struct.pack(">2I", *size)) for size in ((width, height), tiles[0].size)]
+    properties += [config, box(b"pixi", bytes(4), b"\3\x08\x08\x08"), *([turn] if turn else [])]
+    links = [struct.pack(">H4B", 1, 3, 1, 4, 0x85) if turn else struct.pack(">H3B", 1, 2, 1, 4)]
+    links += [struct.pack(">H4B", number, 3, 2, 0x83, 4) for number in range(2, count + 2)]
+
+    def before(begin: int) -> bytes:
+        places = [struct.pack(">4H2I", 1, 1, 0, 1, 0, len(grid))]
+        for number, stream in enumerate(streams, 2):
+            places.append(struct.pack(">4H2I", number, 0, 0, 1, begin, len(stream)))
+            begin += len(stream)
+        return box(b"ftyp", b"mif1\0\0\0\0avifmif1miaf") + box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", bytes(4), struct.pack(">H", 1)),
+            box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", count + 1), *places),
+            box(
+                b"iinf",
+                bytes(4),
+                struct.pack(">H", count + 1),
+                *(box(b"infe", b"\2\0\0\0", struct.pack(">2H", number, 0), kind, b"\0") for number, kind in infos),
+            ),
+            box(b"iref", bytes(4), box(b"dimg", struct.pack(f">{2 + count}H", 1, count, *range(2, count + 2)))),
+            box(
+                b"iprp",
+                box(b"ipco", *properties),
+                box(b"ipma", bytes(4), struct.pack(">I", count + 1), *links),
+            ),
+            box(b"idat", grid),
+        )
+
+    return before(len(before(0)) + 8) + box(b"mdat", *streams)
+
+
+def quarters() -> list[Image.Image]:
+    """Four tiles of 96x64 pixels, which cover the picture with a margin."""
+    wide = PICTURE.resize((192, 128))
+    return [wide.crop((left, top, left + 96, top + 64)) for top in (0, 64) for left in (0, 96)]
+
+
+def cropped_avif() -> bytes:
+    """An AVIF file with the property `clap`, in the place of `colr`."""
+    return saved(PICTURE, "AVIF").replace(b"colrnclx", b"clapnclx")
+
+
 ALPHA = Image.new("L", PICTURE.size, 255)
 SOUND: dict[str, Callable[[], bytes]] = {
     "jpeg 4:4:4": lambda: saved(PICTURE, "JPEG", quality=95, subsampling=0),
@@ -174,6 +233,13 @@ SOUND: dict[str, Callable[[], bytes]] = {
     "gif with a comment": lambda: saved(PICTURE, "GIF", comment=b"x" * 100_000),
     "webp": lambda: saved(PICTURE, "WEBP", quality=80),
     "webp lossless": lambda: saved(PICTURE, "WEBP", lossless=True),
+    "avif": lambda: saved(PICTURE, "AVIF"),
+    "avif 4:4:4": lambda: saved(PICTURE, "AVIF", subsampling="4:4:4", range="limited"),
+    "avif grey": lambda: saved(PICTURE, "AVIF", subsampling="4:0:0"),
+    "avif lossless": lambda: cv2.imencode(".avif", PHOTO[..., ::-1], [cv2.IMWRITE_AVIF_QUALITY, 100])[1].tobytes(),
+    "avif opaque": lambda: cv2.imencode(".avif", np.dstack([PHOTO, ALPHA]))[1].tobytes(),
+    "avif with metadata": lambda: saved(PICTURE, "AVIF", icc_profile=bytes(10**6), xmp=bytes(10**5)),
+    "avif in tiles": lambda: avif_grid(quarters(), 2, 180, 120),
     "webp opaque": lambda: saved(Image.merge("RGBA", (*PICTURE.split(), ALPHA)), "WEBP", lossless=True, exact=True),
 }
 """Files that are accepted: what we decode is what Pillow makes of the same file."""
@@ -181,6 +247,7 @@ SEVERAL: dict[str, Callable[[], bytes]] = {
     "animated png": lambda: saved(PICTURE, "PNG", save_all=True, append_images=[PICTURE.rotate(180)]),
     "animated webp": lambda: saved(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(180)]),
     "tiff of two pages": lambda: tiff(np.stack([PHOTO, PHOTO]), photometric="rgb"),
+    "avif sequence": lambda: saved(PICTURE, "AVIF", save_all=True, append_images=[PICTURE.rotate(180)]),
     "gif, animated": lambda: saved(PICTURE, "GIF", save_all=True, append_images=[PICTURE.rotate(180)]),
 }
 """Accepted files of several pictures, of which the first is taken."""
@@ -239,6 +306,12 @@ UNSUPPORTED: dict[str, Callable[[], bytes]] = {
     "grey png with alpha": lambda: saved(transparent("LA"), "PNG"),
     "tiff with alpha": lambda: saved(transparent("RGBA"), "TIFF"),
     "webp with alpha": lambda: saved(transparent("RGBA"), "WEBP", lossless=True, exact=True),
+    "avif with alpha": lambda: saved(transparent("RGBA"), "AVIF", quality=100),
+    "avif of 10 bits": lambda: cv2.imencode(".avif", PHOTO.astype(np.uint16) * 4, [cv2.IMWRITE_AVIF_DEPTH, 10])[
+        1
+    ].tobytes(),
+    "avif, cropped": cropped_avif,
+    "avif without a still picture": lambda: SEVERAL["avif sequence"]().replace(b"meta", b"free", 1),
     "gif with a transparent colour": lambda: saved(PICTURE.quantize(16), "GIF", transparency=3),
     "gif smaller than its canvas": lambda: gif_canvas(200, 100),
     "webp animation smaller than its canvas": lambda: webp_canvas(200, 100),
@@ -263,7 +336,6 @@ UNSUPPORTED: dict[str, Callable[[], bytes]] = {
 
 FOREIGN: dict[str, bytes] = {
     "a HEIC file; convert it to JPEG or PNG": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
-    "an AVIF file": saved(PICTURE, "AVIF"),
     "a video": b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(400),
     "a JPEG 2000 file": saved(PICTURE, "JPEG2000"),
     "a JPEG XL file": b"\xff\x0a" + bytes(range(200)),

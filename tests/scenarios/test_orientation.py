@@ -1,4 +1,7 @@
-"""Turned pictures: the EXIF orientation of image and mask, in all formats, against what Pillow makes of the tag."""
+"""Turned pictures: the orientation of image and mask, in all formats, against what Pillow makes of it.
+
+Pillow writes it as EXIF, and as `irot` and `imir` into AVIF files.
+"""
 
 import io
 
@@ -14,7 +17,7 @@ from pipelines.ingest.validation import FileFacts, examine, read_pair
 PHOTO = skimage.data.astronaut()[:96, :160]
 REGION = np.zeros(PHOTO.shape[:2], np.uint8)
 REGION[10:40, 20:90] = 255
-FORMATS = {"jpeg": {"quality": 95, "subsampling": 0}, "png": {}, "tiff": {}, "webp": {"lossless": True}}
+FORMATS = {"jpeg": {"quality": 95, "subsampling": 0}, "png": {}, "tiff": {}, "webp": {"lossless": True}, "avif": {}}
 NAMES = {"name": "photo", "mask_rule": "bright"}
 
 

@@ -146,7 +146,7 @@ def test_bytes_overwritten_in_the_middle(data):
     assert reason(overwritten(data)) == "unreadable"
 
 
-@pytest.mark.parametrize("kind", ["jpeg 4:2:0", "jpeg progressive", "png", "bmp", "tiff", "tiff lzw", "webp"])
+@pytest.mark.parametrize("kind", ["jpeg 4:2:0", "jpeg progressive", "png", "bmp", "tiff", "tiff lzw", "webp", "avif"])
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.99])
 def test_a_truncated_file(kind, kept):
     data = SOUND[kind]()
@@ -273,7 +273,7 @@ def test_the_rule_is_applied_in_reading_and_an_unknown_one_is_the_users_error():
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 MANGLED = [SOUND[kind]() for kind in ("jpeg 4:2:0", "png palette", "bmp palette", "tiff lzw", "webp", "png opaque")]
-MANGLED += [saved(PICTURE, form, exif=TURNED) for form in ("JPEG", "PNG", "TIFF", "WEBP")]
+MANGLED += [saved(PICTURE, form, exif=TURNED) for form in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF")]
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
