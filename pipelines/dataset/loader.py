@@ -1,13 +1,13 @@
 """From a pixel dataset to batches: decoded ahead of the training step, in the dataset's order, from any cursor.
 
-The loader needs neither Ray nor a local copy of the dataset: row groups are read as the order reaches them, and at most
-a window of them is held.
+The loader needs neither Ray nor a local copy of the dataset: row groups are read before the order reaches them
+(read_ahead.py), and of each only the views that the epoch shows are held.
 """
 
-import threading
-from collections import OrderedDict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, symmetries
 from pipelines.dataset import order
 from pipelines.dataset.manifest import Manifest
-from pipelines.dataset.reader import ShardReader, decode_view
-from pipelines.dataset.schema import Row
+from pipelines.dataset.read_ahead import LOCAL_THREADS, REMOTE_THREADS, Read, ReadAhead
+from pipelines.dataset.reader import DrawnView, ShardReader, decode_view
+from pipelines.runtime import storage, uris
 
 IGNORE = codecs.IGNORED
 SYMMETRIES = 8
@@ -78,6 +79,19 @@ def scaled(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return images.to(device).permute(0, 3, 1, 2).float() / 255
 
 
+class _Sample(NamedTuple):
+    """A sample of an epoch as its files: one stored view, or two, and the symmetry that each is shown in."""
+
+    views: list[DrawnView]
+    keys: list[str]
+    symmetries: list[int]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(view.size for view in self.views)
+
+
 class _DecodedView(NamedTuple):
     """One stored view of a sample at the input size, in one of the eight symmetries."""
 
@@ -119,8 +133,7 @@ class PixelLoader:
         self.rank, self.world, self.batch_size = rank, world, batch_size
         self._rows, self._groups = order.entries(self._reader.sizes, self._reader.repeats)
         self._starts = np.concatenate([[0], np.cumsum(self._reader.sizes)])
-        self._held: OrderedDict[int, list[Row]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._readers = REMOTE_THREADS if uris.is_remote(uri) else LOCAL_THREADS
 
     def __len__(self) -> int:
         """Samples in an epoch, repetitions counted."""
@@ -143,12 +156,18 @@ class PixelLoader:
         def remaining_after(step: int) -> int:
             return int(done[-1] - done[step])
 
+        own = rank_batches[self.rank]
+        numbers, reads = self._plan(own)
+        needed = np.maximum.accumulate([0, *(of_step.max(initial=-1) + 1 for of_step in numbers)])[1:]
+        ahead = ReadAhead(reads, lambda read: self._read(read, cursor.epoch), self._readers)
         pending: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool, closing(ahead):
             try:
-                for step, positions in enumerate(rank_batches[self.rank]):
+                for step, positions in enumerate(own):
+                    ahead.start(int(needed[step]))
                     progress = 1 - remaining_after(step) / len(self)
-                    pending.append(pool.submit(self._batch, positions, cursor.epoch, progress))
+                    where = list(zip(numbers[step].tolist(), positions.tolist(), strict=True))
+                    pending.append(pool.submit(self._batch, ahead, where, progress))
                     if len(pending) > 2 * self._threads:
                         yield pending.popleft().result()
                 while pending:
@@ -157,6 +176,46 @@ class PixelLoader:
                 for future in pending:
                     future.cancel()
 
+    def _plan(self, batches: Sequence[order.Rows]) -> tuple[list[order.Rows], list[Read]]:
+        """The reads of an epoch in the order in which they are needed first, and of each batch the numbers of its
+        samples' reads."""
+        positions = np.concatenate([np.empty(0, np.int64), *batches])
+        _, first, read = np.unique(self._groups[positions], return_index=True, return_inverse=True)
+        read = np.argsort(np.argsort(first))[read]
+        by_read = positions[np.argsort(read, kind="stable")]
+        reads = []
+        for members in np.split(by_read, np.cumsum(np.bincount(read)))[:-1]:
+            group = self._group(int(self._rows[members[0]]))
+            reads.append(Read(group, members.tolist(), int(self._reader.stored_bytes[group])))
+        return np.split(read, np.cumsum([len(batch) for batch in batches]))[:-1], reads
+
+    def _group(self, row: int) -> int:
+        """The row group of a row of the split."""
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
+    def _read(self, read: Read, epoch: int) -> dict[int, _Sample]:
+        """The samples of a row group by position."""
+        samples = {position: self._drawn(position, epoch) for position in read.positions}
+        start = int(self._starts[read.group])
+        drawn = [(row - start, view) for row, shown in samples.values() for view, _ in shown]
+        views = iter(self._reader.read_views(read.group, drawn))
+        return {
+            position: _Sample(
+                [next(views) for _ in shown], [f"{row}-{view}" for view, _ in shown], [turn for _, turn in shown]
+            )
+            for position, (row, shown) in samples.items()
+        }
+
+    def _drawn(self, position: int, epoch: int) -> tuple[int, list[tuple[int, int]]]:
+        """The row at a position of an epoch, and which views of it are shown, each with its symmetry."""
+        generator = np.random.default_rng([self._seed, epoch, position])
+        view = int(generator.integers(self._views))
+        shown = [(view, self._symmetry(generator))]
+        if self._pairs:
+            other = (view + 1 + int(generator.integers(self._views - 1))) % self._views
+            shown.append((other, self._symmetry(generator)))
+        return int(self._rows[position]), shown
+
     def fixed(self, count: int) -> list[Batch]:
         """Canonical views of about `count` samples, half of them forged where there are as many: always the same ones.
 
@@ -164,8 +223,9 @@ class PixelLoader:
         """
         wanted = {True: max(1, count // 2), False: min(count - count // 2, self._authentic)}
         chosen: list[int] = []
-        for group in np.random.default_rng(0).permutation(len(self._reader.sizes)):
-            for offset, row in enumerate(self._reader.read(int(group), ("kind",))):
+        order_of_groups = np.random.default_rng(0).permutation(len(self._reader.sizes)).tolist()
+        for group, rows in storage.prefetch(lambda group: self._reader.read(group, ("kind",)), order_of_groups):
+            for offset, row in enumerate(rows):
                 forged = row["kind"] != "authentic"
                 if wanted[forged]:
                     wanted[forged] -= 1
@@ -174,48 +234,43 @@ class PixelLoader:
                 break
         if not chosen:
             raise DataError(f"the kinds of the samples of {self._uri} are not those that its manifest counts")
-        parts = np.array_split(np.sort(chosen), -(-len(chosen) // self.batch_size))
-        return [self._collate([self._decode(int(row), 0, 0) for row in part], 1.0) for part in parts]
+        rows_of_groups = defaultdict[int, list[int]](list)
+        for number in sorted(chosen):
+            rows_of_groups[self._group(number)].append(number)
+        samples = [sample for _, read in storage.prefetch(self._canonical, rows_of_groups.values()) for sample in read]
+        parts = np.array_split(np.arange(len(samples)), -(-len(samples) // self.batch_size))
+        return [self._collate([samples[index] for index in part], 1.0) for part in parts]
 
-    def _batch(self, positions: order.Rows, epoch: int, progress: float) -> Batch:
-        if not len(positions):
+    def _canonical(self, rows: Sequence[int]) -> list[_DecodedView]:
+        """The canonical views of rows of one row group."""
+        group = self._group(rows[0])
+        views = self._reader.read_views(group, [(row - int(self._starts[group]), 0) for row in rows])
+        return [self._decode(view, f"{row}-0", 0) for row, view in zip(rows, views, strict=True)]
+
+    def _batch(self, ahead: ReadAhead[_Sample], where: Sequence[tuple[int, int]], progress: float) -> Batch:
+        """The batch of the samples `where`, each as (read, position)."""
+        if not where:
             # A rank without a sample in an epoch's last step still takes the step, with a sample that is ignored.
-            sample = self._decode(0, 0, 0)
+            (sample,) = self._canonical([0])
             ignored = sample._replace(mask=np.full_like(sample.mask, IGNORE))
             return self._collate([ignored], progress, [ignored] if self._pairs else [])
         first, second = list[_DecodedView](), list[_DecodedView]()
-        for position in positions:
-            row = int(self._rows[position])
-            generator = np.random.default_rng([self._seed, epoch, int(position)])
-            view = int(generator.integers(self._views))
-            first.append(self._decode(row, view, self._symmetry(generator)))
-            if self._pairs:
-                other = (view + 1 + int(generator.integers(self._views - 1))) % self._views
-                second.append(self._decode(row, other, self._symmetry(generator)))
+        for number, position in where:
+            shown = [self._decode(*of_view) for of_view in zip(*ahead.take(number, position), strict=True)]
+            first.append(shown[0])
+            second += shown[1:]
         return self._collate(first, progress, second)
 
     def _symmetry(self, generator: np.random.Generator) -> int:
         return int(generator.integers(SYMMETRIES)) if self._symmetries else 0
 
-    def _row(self, number: int) -> Row:
-        """A row of the split by its number; its row group stays in memory while the order's window needs it."""
-        group = int(np.searchsorted(self._starts, number, side="right")) - 1
-        with self._lock:
-            if group not in self._held:
-                self._held[group] = self._reader.read(group)
-                while len(self._held) > order.WINDOW + 2:
-                    self._held.popitem(last=False)
-            self._held.move_to_end(group)
-            return self._held[group][number - int(self._starts[group])]
-
-    def _decode(self, number: int, view: int, symmetry: int) -> _DecodedView:
-        row = self._row(number)
-        image, mask = decode_view(row["views"][view], f"sample {row['id']} of {self._uri}")
+    def _decode(self, view: DrawnView, key: str, symmetry: int) -> _DecodedView:
+        image, mask = decode_view(view.files, f"sample {view.id} of {self._uri}")
         size = (self._input_size, self._input_size)
         if image.shape[:2] != size:
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
             mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-        return _DecodedView(*symmetries.dihedral(image, mask, symmetry), row["id"], f"{number}-{view}")
+        return _DecodedView(*symmetries.dihedral(image, mask, symmetry), view.id, key)
 
     @staticmethod
     def _collate(samples: list[_DecodedView], progress: float, second: Sequence[_DecodedView] = ()) -> Batch:

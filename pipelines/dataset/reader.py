@@ -1,11 +1,12 @@
 """Reads shards: row groups in the order of the manifest, whole columns, and a few rows to look at."""
 
-import functools
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,11 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DamagedError, DataError
 from mpc_model.imaging import codecs
 from pipelines.dataset.manifest import Manifest, ShardEntry
-from pipelines.dataset.schema import SCHEMA, SPLITS, Row, StoredView
+from pipelines.dataset.schema import SCHEMA, SPLITS, Row, ViewFiles
 from pipelines.runtime import storage, uris
+
+_HOLE = 1 << 20
+"""Bytes between two columns that are read along with them: another request takes longer than they do."""
 
 
 def shard_location(uri: str, name: str, suffix: str = "parquet") -> str:
@@ -78,7 +82,19 @@ def check_rows(table: pa.Table, shard: ShardEntry, views: int) -> None:
                 raise ValueError("a null in column views")
 
 
-def decode_view(view: StoredView, name: str) -> tuple[codecs.Image, codecs.Mask]:
+class DrawnView(NamedTuple):
+    """One view of the sample `id`; the image is empty where only masks were asked for."""
+
+    id: str
+    files: ViewFiles
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return len(self.files["image"]) + len(self.files["mask"])
+
+
+def decode_view(view: ViewFiles, name: str) -> tuple[codecs.Image, codecs.Mask]:
     """Pixels of a stored view: uint8 RGB (H, W, 3) and mask (H, W). DataError, with `name`, where they do not decode,
     or have different sizes."""
     image, mask = codecs.decode_image(view["image"], name), codecs.decode_mask(view["mask"], name)
@@ -88,10 +104,14 @@ def decode_view(view: StoredView, name: str) -> tuple[codecs.Image, codecs.Mask]
 
 
 class ShardReader:
-    """Reads the row groups of one split, numbered in the order of the manifest.
+    """Reads the row groups of one split, numbered in the order of the manifest; any number of threads may read.
 
-    `sizes` (G,) is the number of rows of each row group, `repeats` (G,) how often each is drawn in an epoch (int64).
-    Raises DataError for a split without samples.
+    `sizes` (G,) is the number of rows of each row group, `repeats` (G,) how often each is drawn in an epoch,
+    `stored_bytes` (G,) about how many bytes each has (int64). Raises DataError for a split without samples.
+
+    The columns that are asked for are read from a row group by one request, or by several where they lie far apart.
+    The footer of each shard is read once and then kept compressed, since parsed ones take five times as much memory.
+    On object storage a shard stays open, too: to open it is a request of its own.
     """
 
     def __init__(self, uri: str, manifest: Manifest, split: str) -> None:
@@ -99,7 +119,7 @@ class ShardReader:
         self._shards = {shard.name: shard for shard in manifest.shards}
         self._row_group, self._views = manifest.row_group, manifest.views
         self._groups: list[tuple[str, int]] = []
-        sizes, repeats = [], []
+        sizes, repeats, stored_bytes = [], [], []
         for shard in manifest.shards:
             if shard.split != split or not shard.rows:
                 continue
@@ -107,32 +127,135 @@ class ShardReader:
                 self._groups.append((shard.name, index))
                 sizes.append(min(manifest.row_group, shard.rows - start))
                 repeats.append(manifest.sources[shard.source].repeat)
+                stored_bytes.append(shard.bytes * sizes[-1] // shard.rows)
         if not sizes:
             raise DataError(f"dataset {uri} has no samples in split {split!r}; change build.split and build anew")
         self.sizes = np.array(sizes, np.int64)
         self.repeats = np.array(repeats, np.int64)
-        self._footer = functools.lru_cache(maxsize=64)(self._read_footer)
-
-    def _read_footer(self, name: str) -> pq.FileMetaData:
-        filesystem, path = storage.resolve(shard_location(self.uri, name))
-        with _shard_errors(self.uri, name):
-            if storage.stamp(shard_location(self.uri, name)).size != self._shards[name].bytes:
-                raise ValueError("another size than the manifest says")
-            footer = pq.read_metadata(path, filesystem=filesystem)
-            check_footer(footer, self._shards[name], self._row_group)
-            return footer
+        self.stored_bytes = np.array(stored_bytes, np.int64)
+        self._footers: dict[str, bytes] = {}
+        self._open_shards: dict[str, pa.NativeFile] = {}
 
     def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[Row]:
         """The rows of one row group, with these columns only. Raises DamagedError for a shard that is damaged, lost, or
         not what the manifest says."""
-        name, index = self._groups[group]
-        filesystem, path = storage.resolve(shard_location(self.uri, name))
-        footer = self._footer(name)
-        with _shard_errors(self.uri, name), filesystem.open_input_file(path) as file:
-            table = pq.ParquetFile(file, metadata=footer).read_row_group(index, columns=list(columns))
-            check_rows(table, self._shards[name], self._views)
-            rows: list[Row] = table.to_pylist()
+        rows: list[Row] = self._table(group, columns).to_pylist()
         return rows
+
+    def read_views(self, group: int, drawn: Sequence[tuple[int, int]], images: bool = True) -> list[DrawnView]:
+        """The views `drawn` of one row group, each as (row of the group, view); raises as `read` does.
+
+        A column chunk holds the files of all views, one after the other, and is read as a whole. Only those that were
+        drawn are copied out of it. Without `images` only masks are read.
+        """
+        table = self._table(group, ("id", "views.image", "views.mask") if images else ("id", "views.mask"))
+        stored = [chunk.flatten() for chunk in table["views"].chunks]
+        files = {
+            field: pa.chunked_array([part.field(field) for part in stored], pa.binary())
+            for field in ("image", "mask")[not images :]
+        }
+        views = []
+        for row, view in drawn:
+            one = {field: column[row * self._views + view].as_py() for field, column in files.items()}
+            views.append(DrawnView(table["id"][row].as_py(), {"image": one.get("image", b""), "mask": one["mask"]}))
+        return views
+
+    def _table(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Columns of one row group; `views.image` and `views.mask` name fields of the column views."""
+        name, index = self._groups[group]
+        with _shard_errors(self.uri, name), self._opened(name) as file:
+            footer = self._footer(name, file)
+            chunks = [footer.row_group(index).column(number) for number in range(footer.num_columns)]
+            paths = [path for path in (chunk.path_in_schema for chunk in chunks) if _names(columns, path)]
+            spans = sorted(_span(chunk) for chunk in chunks if chunk.path_in_schema in paths)
+            parts = _Parts(file.size(), {start: _whole(file, start, end) for start, end in _merged(spans)})
+            table = pq.ParquetFile(parts, metadata=footer).read_row_group(index, columns=paths, use_threads=False)
+            check_rows(table, self._shards[name], self._views)
+            return table
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[pa.NativeFile]:
+        """A shard, to read parts of it. It is closed afterwards where it is a file of this machine."""
+        if file := self._open_shards.get(name):
+            yield file
+            return
+        filesystem, path = storage.resolve(shard_location(self.uri, name))
+        file = filesystem.open_input_file(path)
+        if uris.is_remote(self.uri):
+            yield self._open_shards.setdefault(name, file)
+            return
+        with file:
+            yield file
+
+    def _footer(self, name: str, file: pa.NativeFile) -> pq.FileMetaData:
+        kept = self._footers.get(name)
+        if kept:
+            return pq.read_metadata(pa.BufferReader(zlib.decompress(kept)))
+        if file.size() != self._shards[name].bytes:
+            raise ValueError("another size than the manifest says")
+        footer = pq.read_metadata(file)
+        check_footer(footer, self._shards[name], self._row_group)
+        serialized = pa.BufferOutputStream()
+        footer.write_metadata_file(serialized)
+        self._footers[name] = zlib.compress(serialized.getvalue(), 1)
+        return footer
+
+
+class _Parts:
+    """A file of which only some parts are in memory: for Arrow's Parquet reader, which asks for nothing else."""
+
+    closed = False
+
+    def __init__(self, size: int, parts: dict[int, bytes]) -> None:
+        self._size, self._parts, self._at = size, parts, 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int) -> memoryview:
+        """The next bytes, without a copy."""
+        start = max(start for start in self._parts if start <= self._at)
+        piece = memoryview(self._parts[start])[self._at - start :][:count]
+        self._at += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Arrow closes its files; the bytes go with this object."""
+
+
+def _names(columns: Sequence[str], path: str) -> bool:
+    """Whether `columns` name the column chunk at a path such as `views.list.element.image`."""
+    names = path.split(".")
+    return names[0] in columns or f"{names[0]}.{names[-1]}" in columns
+
+
+def _span(chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
+    """Where a column chunk begins and ends in its file."""
+    start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
+    return start, start + chunk.total_compressed_size
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted spans of a file, those with less than _HOLE bytes between them as one."""
+    merged = [spans[0]]
+    for start, end in spans[1:]:
+        if start - merged[-1][1] < _HOLE:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _whole(file: pa.NativeFile, start: int, end: int) -> bytes:
+    """Bytes of a file. ValueError where there are fewer."""
+    data: bytes = file.read_at(end - start, start)
+    if len(data) != end - start:
+        raise ValueError(f"{len(data)} bytes at {start}, there should be {end - start}")
+    return data
 
 
 def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | None = None) -> pa.Table:

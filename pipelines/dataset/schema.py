@@ -31,11 +31,16 @@ SCHEMA = pa.schema(
 )
 
 
-class StoredView(TypedDict):
-    """One view as it is stored: an image file, a mask as PNG, and what was done to the image, as JSON."""
+class ViewFiles(TypedDict):
+    """The files of one view: an image file, and a mask as PNG."""
 
     image: bytes
     mask: bytes
+
+
+class StoredView(ViewFiles):
+    """One view as it is stored: its files, and what was done to the image, as JSON."""
+
     done: str
 
 

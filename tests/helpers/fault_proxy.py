@@ -45,7 +45,8 @@ class FaultProxy:
 
     `share` of the requests are spoilt, each kind in `faults` alike; the methods named in `methods` only, those whose
     path holds `path`, and `limit` of them at most; all of which may be changed meanwhile. A stalled connection is held
-    until the client gives up.
+    until the client gives up. Every request, spoilt or not, waits `latency` seconds first, as on the way to a distant
+    server; `busiest` is the largest number of requests that were under way at a time.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class FaultProxy:
         slow: float = 1.0,
         limit: int | None = None,
         path: str = "",
+        latency: float = 0.0,
     ) -> None:
         address = urlparse(endpoint)
         self.share, self.faults, self.methods, self.slow = share, tuple(faults), tuple(methods), slow
         self.limit, self.path, self.counts = limit, path, Counter[str]()
+        self.latency, self.busiest, self._under_way = latency, 0, 0
         self._target = (str(address.hostname), int(address.port or 80))
         self._seed, self._requests = seed, 0
         self._loop = asyncio.new_event_loop()
@@ -121,6 +124,22 @@ class FaultProxy:
     ) -> bool:
         """Pass one request and its answer on, or spoil it; whether the connection can serve another."""
         head = await client.readuntil(b"\r\n\r\n")
+        self._under_way += 1
+        self.busiest = max(self.busiest, self._under_way)
+        try:
+            await asyncio.sleep(self.latency)
+            return await self._pass(head, client, to_client, server, to_server)
+        finally:
+            self._under_way -= 1
+
+    async def _pass(
+        self,
+        head: bytes,
+        client: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        server: asyncio.StreamReader,
+        to_server: asyncio.StreamWriter,
+    ) -> bool:
         (method, path), headers = head.decode("latin-1").split(" ", 2)[:2], _headers(head)
         fault = self._draw(method, path)
         self.counts[fault or "passed"] += 1

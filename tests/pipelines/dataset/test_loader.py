@@ -1,18 +1,28 @@
 """The loader: batches of stored views against the rows of the files, one by one, and the same from any cursor."""
 
+import os
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import stored_dataset
 import torch
+from fault_proxy import FaultProxy
 
+from mpc_model.errors import DamagedError
 from mpc_model.imaging import codecs
 from pipelines.config.root import Config
 from pipelines.dataset.loader import IGNORE, Batch, PixelLoader, scaled
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
+from pipelines.dataset.read_ahead import REMOTE_THREADS, ReadAhead
 from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import Row
 
@@ -173,9 +183,84 @@ def test_on_its_device_a_batch_is_what_a_network_takes(dataset: tuple[str, Manif
     assert moved.keys == batch.keys
 
 
-def test_row_groups_beyond_a_window_are_dropped(dataset: tuple[str, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.dataset.order.WINDOW", 0)
-    one = loader(dataset)
-    assert len(one._reader.sizes) > 2
-    assert len(one.fixed(1000)) > 1
-    assert len(one._held) == 2  # the window and two: the last of the one before, the first of the next
+def test_a_drawn_view_is_in_memory_until_it_is_decoded(
+    dataset: tuple[str, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two stored views of a sample, one is drawn: the other one is not held."""
+    made: list[ReadAhead[Any]] = []
+    monkeypatch.setattr("pipelines.dataset.loader.ReadAhead", lambda *given: made.append(ReadAhead(*given)) or made[-1])
+    one = loader(dataset, batch_size=1)
+    held = []
+    for _ in one.epoch(Cursor()):
+        (ahead,) = made
+        wait([future for future in ahead._futures if not future.cancelled()])
+        held.append(ahead._held)
+    stored = sum(len(view["image"]) + len(view["mask"]) for row in rows_of(dataset) for view in row["views"])
+    assert 0 < max(held) < 0.7 * stored
+    assert sorted(held, reverse=True) == held
+    assert held[-1] == 0
+
+
+STEP = 0.03
+"""Seconds of computing that stand for a step of training."""
+
+
+@pytest.fixture(scope="module")
+def far_away(s3: str) -> Iterator[tuple[str, Manifest, FaultProxy]]:
+    """A dataset on S3 of 48 row groups in 6 shards, whose requests take 20 ms each."""
+    uri = f"{s3}/far-away"
+    manifest = stored_dataset.write(uri, shards=6, rows=32, row_group=4, views=2)
+    before = os.environ["AWS_ENDPOINT_URL"]
+    with FaultProxy(before, share=0, latency=0.02) as proxy:
+        os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+        yield uri, manifest, proxy
+        os.environ["AWS_ENDPOINT_URL"] = before
+
+
+def test_from_object_storage_no_step_waits_longer_than_a_step(far_away: tuple[str, Manifest, FaultProxy]) -> None:
+    """A batch of four shows four row groups: read one after the other as they are needed, each takes steps."""
+    uri, manifest, proxy = far_away
+    steps, waits, asked = list[float](), list[float](), list[int]()
+    batches = loader((uri, manifest)).epoch(Cursor())
+    before = proxy.counts["passed"]
+    while True:
+        started = time.monotonic()
+        if next(batches, None) is None:
+            break
+        waits.append(time.monotonic() - started)
+        asked.append(proxy.counts["passed"] - before)
+        steps.append(_compute())
+    assert len(steps) == 48
+    assert max(waits[1:]) <= max(steps)
+    # One request for each row group, and four to open a shard and read its footer: several threads may do that at once.
+    assert asked[-1] <= 48 + 4 * REMOTE_THREADS
+    # The second window of 16 row groups is there before the first one ends.
+    assert asked[31] == asked[-1]
+    assert proxy.busiest >= 8
+
+
+def _compute() -> float:
+    """Compute for about STEP seconds, more where the machine is busy; the seconds that it took."""
+    started, matrix = time.monotonic(), np.ones((64, 64))
+    used = time.thread_time()
+    while time.thread_time() - used < STEP:
+        matrix = matrix @ matrix / 64
+    return time.monotonic() - started
+
+
+def test_an_epoch_that_is_given_up_leaves_no_thread(far_away: tuple[str, Manifest, FaultProxy]) -> None:
+    uri, manifest, _ = far_away
+    before = set(threading.enumerate())
+    batches = loader((uri, manifest)).epoch(Cursor())
+    next(batches)
+    assert {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before} == {"loader", "reader"}
+    batches.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_shard_that_is_lost_is_named_where_its_samples_come(tmp_path: Path) -> None:
+    manifest = stored_dataset.write(str(tmp_path), shards=3, rows=8, row_group=4)
+    lost = manifest.shards[1].name
+    (tmp_path / "shards" / f"{lost}.parquet").unlink()
+    with pytest.raises(DamagedError, match=f"shard {lost} of .* is damaged or lost"):
+        list(loader((str(tmp_path), manifest)).epoch(Cursor()))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import stored_dataset
 
 from mpc_model.errors import DataError
 from pipelines.config.root import Config
@@ -108,3 +109,53 @@ def test_a_damaged_shard_is_named(built: Config, tmp_path: Path, damage: str) ->
         shards.read(0)
     with pytest.raises(DataError, match=rf"shard {shard.name} of .*damaged or lost"):
         reader.columns(str(uri), Manifest.read(str(uri)), ("key",))
+
+
+def test_the_views_that_are_drawn_are_those_of_the_rows(built: Config) -> None:
+    uri = str(built.build.output)
+    shards = ShardReader(uri, Manifest.read(uri), "train")
+    rows, drawn = shards.read(0), [(2, 1), (0, 0), (2, 0)]
+    for images in (True, False):
+        for (row, view), found in zip(drawn, shards.read_views(0, drawn, images), strict=True):
+            stored = rows[row]["views"][view]
+            assert found.id == rows[row]["id"]
+            assert found.files == {"image": stored["image"] if images else b"", "mask": stored["mask"]}
+            assert found.size == len(found.files["image"]) + len(found.files["mask"])
+
+
+@pytest.mark.parametrize("hole", [0, 1 << 20])
+def test_only_the_bytes_of_the_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hole: int) -> None:
+    """One span of the file where columns lie near each other, one a column where they do not."""
+    manifest = stored_dataset.write(str(tmp_path), shards=1, rows=12, row_group=4, views=3)
+    monkeypatch.setattr(reader, "_HOLE", hole)
+    spans: list[tuple[int, int]] = []
+    whole = reader._whole
+    monkeypatch.setattr(reader, "_whole", lambda file, *span: spans.append(span) or whole(file, *span))
+    (file,) = (tmp_path / "shards").iterdir()
+    group = pq.read_metadata(file).row_group(2)
+    columns = {group.column(at).path_in_schema.split(".")[-1]: group.column(at) for at in range(group.num_columns)}
+    first, mask = columns["id"], columns["mask"]
+    shards = ShardReader(str(tmp_path), manifest, "train")
+    shards.read_views(2, [(0, 0)], images=False)
+    end = mask.data_page_offset + mask.total_compressed_size
+    if hole:
+        assert spans == [(first.data_page_offset, end)]
+    else:
+        assert spans == [
+            (first.data_page_offset, first.data_page_offset + first.total_compressed_size),
+            (mask.data_page_offset, end),
+        ]
+
+
+def test_a_footer_is_read_once_for_each_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = stored_dataset.write(str(tmp_path), shards=70, rows=2, row_group=1)
+    checked: list[str] = []
+    check = reader.check_footer
+    monkeypatch.setattr(
+        reader, "check_footer", lambda footer, shard, size: checked.append(shard.name) or check(footer, shard, size)
+    )
+    shards = ShardReader(str(tmp_path), manifest, "train")
+    for _ in range(2):
+        ids = [row["id"] for group in range(140) for row in shards.read(group, ("id",))]
+        assert ids == [f"{number:064x}" for number in range(140)]
+    assert checked == [shard.name for shard in manifest.shards]
