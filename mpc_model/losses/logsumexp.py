@@ -23,9 +23,9 @@ from torch import Tensor
 CACHE_ROWS = 256
 """Rows of a block on a CPU. Measured against 5000 keys, a block of 5 MB: fewer rows slow the products, more only cost
 memory."""
-DEVICE_BLOCKS = 4
-"""Blocks of all rows on an accelerator, whatever their number: a quarter of one matrix exists, where autograd would
-keep about five matrices. Fewer blocks mean fewer kernels."""
+DEVICE_BLOCKS = 6
+"""Blocks of all rows on an accelerator, whatever their number: a sixth of a matrix exists for each sum, where
+autograd would hold more than eight matrices. Fewer blocks mean fewer kernels."""
 _all_images_at_once = ContextVar("all_images_at_once", default=False)
 
 
@@ -225,7 +225,7 @@ def _sums_of_one_shape(sums: Sequence[Sum], want: _Wants, block_rows: int | None
         shared = torch.stack([one.shared.features for one in sums])  # type: ignore[union-attr]
         absent = torch.cat([absent, torch.cat([one.shared.unused for one in sums])], dim=1)  # type: ignore[union-attr]
     absent = absent[:, None]
-    of_rows = torch.empty_like(rows) if want.rows else None
+    of_rows = rows if want.rows else None  # a block of rows has served when its gradient takes its place
     of_keys = torch.zeros_like(keys) if want.keys else None
     of_shared = torch.zeros_like(shared) if want.shared and shared is not None else None
     lse = torch.empty_like(weights)
@@ -248,16 +248,17 @@ def _sums_of_one_shape(sums: Sequence[Sum], want: _Wants, block_rows: int | None
         factor = (slope / sums_here)[..., None]
         own_part = block[..., :own] if shared is not None else block
         shared_part = None if shared is None else block[..., own:].reshape(number, -1, shared.shape[1])
-        if of_rows is not None:
-            of_block = torch.bmm(own_part, keys)
-            if shared is not None and shared_part is not None:
-                of_block += torch.bmm(shared_part, shared).view_as(of_block)
-            torch.mul(of_block, factor, out=of_rows[:, span])
         scaled = here * factor
         if of_keys is not None:
             of_keys.baddbmm_(own_part.mT, scaled)
         if of_shared is not None and shared_part is not None:
             of_shared.baddbmm_(shared_part.mT, scaled.reshape(number, -1, channels))
+        if of_rows is not None:
+            of_block = torch.bmm(own_part, keys)
+            if shared is not None and shared_part is not None:
+                of_block += torch.bmm(shared_part, shared).view_as(of_block)
+            torch.mul(of_block, factor, out=of_rows[:, span])
+        del block, own_part, shared_part, here  # before the next block is made
     losses = lse if positives is None else F.softplus(lse - positives)
     values = (losses * weights).view(number, -1).sum(1)
     parts = (of_rows, of_keys, -slopes if want.positives else None, of_shared)

@@ -57,7 +57,12 @@ def plain_nce(anchors: Tensor, negatives: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.zeros(count, dtype=torch.int64, device=anchors.device))
 
 
-def _ours(leaves: Sequence[Tensor]) -> Tensor:
+def plain_of_pairings(leaves: Sequence[Tensor]) -> Tensor:
+    """The sum over pairings, whose anchors and negatives are given in turn."""
+    return torch.stack([plain_nce(leaves[k], leaves[k + 1]) for k in range(0, len(leaves), 2)]).sum()
+
+
+def of_pairings(leaves: Sequence[Tensor]) -> Tensor:
     """The same value by the function that training calls."""
 
     def rows(features: Tensor) -> Rows:
@@ -78,10 +83,10 @@ class _Pairings:
         self.inputs = list(F.normalize(rows, dim=3).to(device).flatten(0, 1).unbind())
 
     def ours(self, leaves: Sequence[Tensor]) -> Tensor:
-        return _ours(leaves)
+        return of_pairings(leaves)
 
     def plain(self, leaves: Sequence[Tensor]) -> Tensor:
-        return torch.stack([plain_nce(leaves[k], leaves[k + 1]) for k in range(0, len(leaves), 2)]).sum()
+        return plain_of_pairings(leaves)
 
 
 class _Whole:

@@ -1,14 +1,21 @@
 """What a step of the contrast asks of an accelerator: counted and traced on the CPU, which needs no device."""
 
+import weakref
+
 import pytest
+import torch
+import torch.nn.functional as F
 from contrast_cases import FORMS, random_maps, random_mask, seeded
 from operators import Counted
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mpc_model.losses.contrast import multi_view_contrast
 from mpc_model.losses.logsumexp import all_images_at_once
 from mpc_model.losses.sampling import SAMPLERS
+from pipelines.benchmarks import contrast as contrast_bench
 
 ALLOWED = {"uniform": 700, "balanced": 700, "hard_negative": 850, "boundary": 900}
 """A sampler that weighs pixels needs operators for each draw; distances to edges are found in steps of a cell."""
@@ -46,3 +53,41 @@ def test_a_step_traces_without_values(form):
         losses = multi_view_contrast(*maps, mask, generator=seeded(), form=form, sampler="hard_negative")
         losses["total"].backward()
     assert maps[0][0].grad.shape == maps[0][0].shape
+
+
+class HeldBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside held at one moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in self._known:
+                self._hold(x.untyped_storage())
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.held -= size
+
+
+def test_a_device_holds_at_most_a_fifth_of_what_the_plain_form_holds():
+    generator = torch.Generator().manual_seed(0)
+    inputs = list(F.normalize(torch.randn(10, 800, 16, generator=generator), dim=2))
+    peaks = []
+    for loss in (contrast_bench.of_pairings, contrast_bench.plain_of_pairings):
+        with all_images_at_once(), HeldBytes() as bytes_:
+            contrast_bench._step(loss, inputs)
+        peaks.append(bytes_.peak - inputs[0].untyped_storage().nbytes())
+    assert peaks[0] <= peaks[1] / 5
