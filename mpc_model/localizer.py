@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, get_args
 
 import cv2
 import numpy as np
@@ -43,6 +43,8 @@ from mpc_model.nn.heads import HEADS
 from mpc_model.nn.tile_frame import Frame
 
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Localizer(nn.Module):
@@ -95,48 +97,73 @@ class Localizer(nn.Module):
         batch_size: int = 8,
         tile: int | None = None,
         names: Sequence[str] | None = None,
+        precision: Precision = "fp32",
     ) -> list[npt.NDArray[np.float32]]:
         """Probability of forgery of each pixel: uint8 RGB (H, W, 3), any sizes -> float32 (H, W) in [0, 1], same sizes.
 
         Input rule of the published weights: plain bilinear resize to the spec's square, values / 255, no mean or
         standard deviation. With a `tile`, images are not resized, and those of more than tile + 768 pixels a side go
         through the network in tiles (nn/tiling.py), so that memory is bounded; 0 is the spec's rule, no tiles.
-        None is `default_tile`.
+        None is `default_tile`. With "bf16" the network runs under autocast; the map is float32 all the same.
         Runs in eval mode and leaves every module in the mode it was in. Several threads may call it at once for a model
         that is in eval mode, as a loaded one is. Images of the same network size share a batch, of BATCH_PIXELS at
         most; what else is in the batch does not matter. `names` are what errors call the images, `image <index>` where
         left out. UserError for anything but uint8 RGB arrays, and for a tile that is too small (nn/tiling.py);
         DataError where the network's answer is not finite.
         """
+        logits = self.logits(images, batch_size, tile, names, precision)
+        return [
+            to_probabilities(of_image, image.shape[:2])[0].cpu().numpy()
+            for image, of_image in zip(images, logits, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        batch_size: int = 8,
+        tile: int | None = None,
+        names: Sequence[str] | None = None,
+        precision: Precision = "fp32",
+        batch_pixels: int = BATCH_PIXELS,
+    ) -> list[Tensor]:
+        """What `predict` makes its maps of by `to_probabilities`: of each image (1, 1, h, w) float32, finite.
+
+        They are on the model's device, those of tiled images on the CPU. The arguments and what is raised are those of
+        `predict`; a batch has `batch_pixels` pixels at most, or one image. Of tiled images of the same size, tiles at
+        the same place share a batch.
+        """
         names = [f"image {index}" for index in range(len(images))] if names is None else names
         for image, name in zip(images, names, strict=True):
             check_image(image, name)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: give at least 1")
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {precision!r:.40}: give one of {', '.join(PRECISIONS)}")
         tile = self.default_tile if tile is None else tile
         tiling.check_tile(tile)
         side = None if tile else self.spec.input_size
-        large = {index for index, image in enumerate(images) if tile and not tiling.fits(image.shape, tile)}
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
-            if index not in large:
-                groups.setdefault(image.shape[:2] if side is None else (side, side), []).append(index)
+            groups.setdefault((image.shape[0], image.shape[1]) if side is None else (side, side), []).append(index)
 
         device = next(self.parameters()).device
-        maps: dict[int, npt.NDArray[np.float32]] = {}
-        with _eval_mode(self):
-            for index in large:
-                logits = tiling.tiled_logits(self, images[index], tile)
-                maps[index] = _finite_map(logits, images[index].shape[:2], names[index])
-            for (height, width), members in groups.items():
-                step = max(1, min(batch_size, BATCH_PIXELS // (height * width)))
+        found: dict[int, Tensor] = {}
+        with _eval_mode(self), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            for size, members in groups.items():
+                in_tiles = bool(tile) and not tiling.fits(size, tile)
+                at_once = tiling.work(size, tile)[1] if in_tiles else size[0] * size[1]
+                step = max(1, min(batch_size, batch_pixels // at_once))
                 for start in range(0, len(members), step):
                     batch = members[start : start + step]
-                    pixels = np.stack([cv2.resize(images[i], (width, height)) for i in batch])  # INTER_LINEAR
-                    logits = self(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255)
-                    for i, map_logits in zip(batch, logits, strict=True):
-                        maps[i] = _finite_map(map_logits[None], images[i].shape[:2], names[i])
-        return [maps[index] for index in range(len(images))]
+                    if in_tiles:
+                        logits = tiling.tiled_logits(self, [images[i] for i in batch], tile)
+                    else:
+                        pixels = np.stack([cv2.resize(images[i], size[::-1]) for i in batch])  # INTER_LINEAR
+                        logits = self(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255).float()
+                    _check_finite(logits, [names[i] for i in batch])
+                    found |= zip(batch, logits.split(1), strict=True)
+        return [found[index] for index in range(len(images))]
 
     def packed(self, card: Card | None = None) -> dict[str, bytes]:
         """The files of the model directory by name; model.json, which makes a folder one, comes last.
@@ -201,11 +228,12 @@ class Localizer(nn.Module):
         return model.to(device).eval()
 
 
-def _finite_map(logits: Tensor, size: tuple[int, int], name: str) -> npt.NDArray[np.float32]:
-    """The map (H, W) of one image. DataError unless all logits are finite: minus infinity would say "authentic"."""
-    if not logits.isfinite().all():
-        raise DataError(f"{name}: the model's answer is not finite, so there is no map; use another model")
-    return to_probabilities(logits, size)[0].cpu().numpy()
+def _check_finite(logits: Tensor, names: Sequence[str]) -> None:
+    """DataError unless the logits (B, 1, h, w) are finite: minus infinity would say "authentic"."""
+    finite = logits.flatten(1).isfinite().all(1).tolist()
+    for name, is_finite in zip(names, finite, strict=True):
+        if not is_finite:
+            raise DataError(f"{name}: the model's answer is not finite, so there is no map; use another model")
 
 
 def to_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:

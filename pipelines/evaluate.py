@@ -22,8 +22,11 @@ from pipelines.config.root import Config
 from pipelines.dataset import integrity, leakage
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference.scorer import METHODS, ScoredImage, Scorer, decode_row, read_scores
+from pipelines.inference.scorer import METHODS, Scope, ScoredImage, Scorer, decode_row, read_scores
 from pipelines.runtime import console, storage, uris
+
+_GPU_GROUPS = 16
+"""Row groups of one task of Ray Data, where workers have a GPU: the stages of a worker run empty at its end."""
 
 
 def evaluate(config: Config) -> EvaluationResult:
@@ -75,17 +78,19 @@ def summary_line(summary: Summary, threshold: float) -> str:
 
 
 def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, groups: int) -> list[ScoredImage]:
-    """Score every sample of the split, one row group a task, on a pool of workers that each hold the model."""
+    """Score every sample of the split, some row groups a task, on a pool of workers that each hold the model."""
     from pipelines.runtime import cluster
 
     cluster.connect()
     import ray
 
-    items = ray.data.from_items([{"group": group} for group in range(groups)], override_num_blocks=groups)
-    scored = items.map(
+    pool, cores = cluster.model_pool(groups)
+    together = _GPU_GROUPS if pool.get("num_gpus") else 1
+    tasks = [{"groups": list(range(start, min(start + together, groups)))} for start in range(0, groups, together)]
+    scored = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
         Scorer,
-        fn_constructor_args=(model, dataset, manifest, config.evaluate, config.seed),
-        **cluster.model_pool(groups),
+        fn_constructor_args=(model, dataset, manifest, config.evaluate, config.seed, Scope(), cores),
+        **pool,
     )
     progress = console.Progress("evaluate", manifest.splits[config.evaluate.split].samples, "images")
     images: list[ScoredImage] = []

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from mpc_model.localizer import Localizer
 
 
-_BLOCK = 64
-"""Images of one task of Ray Data: its rows come back when all of them are mapped."""
+_BLOCK, _GPU_BLOCK = 64, 512
+"""Images of one task of Ray Data, without and with GPUs: its rows come back when all of them are mapped, and the stages
+of a worker run empty at its end."""
 
 
 class UnreadableImagesError(DataError):
@@ -76,7 +77,13 @@ def predict(config: Config) -> dict[str, Any]:
     del files
     failed = rows.filter(rows["error"].is_valid())
     _write(rows, output)
-    claimed.finish(images=len(rows), failed=len(failed), seen=request, scores=uris.join(output, "scores.csv"))
+    claimed.finish(
+        images=len(rows),
+        failed=len(failed),
+        seen=request,
+        scores=uris.join(output, "scores.csv"),
+        precision=settings.precision,
+    )
     console.say(f"predict: {len(rows) - len(failed)} maps in {uris.join(output, 'maps')}, scores in scores.csv")
     if noted := len(rows) - rows["note"].null_count:
         console.say(f"predict: of {noted} files with several pictures the first one was mapped (`note` in scores.csv)")
@@ -155,13 +162,15 @@ def _map_missing(model: "Localizer", missing: "pa.Table", done: int, settings: P
     cluster.connect()
     import ray
 
-    blocks = [missing.slice(start, _BLOCK) for start in range(0, len(missing), _BLOCK)]
+    pool, cores = cluster.model_pool(len(missing))
+    block = _GPU_BLOCK if pool.get("num_gpus") else _BLOCK
+    blocks = [missing.slice(start, block) for start in range(0, len(missing), block)]
     mapped = ray.data.from_arrow(blocks).map_batches(
         mapper.Mapper,
-        fn_constructor_args=(ray.put(model), str(settings.output), settings.overlays, settings.tile),
-        batch_size=8,
+        fn_constructor_args=(ray.put(model), settings, cores),
+        batch_size=None,  # a whole block
         batch_format="pandas",
-        **cluster.model_pool(len(missing)),
+        **pool,
     )
     progress = console.Progress("predict", done + len(missing), "images", done=done)
     made = []

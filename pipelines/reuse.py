@@ -61,6 +61,7 @@ def evaluation_identity(config: Config, manifest: Manifest) -> dict[str, Any]:
         "dataset": manifest.fingerprint,
         "split": settings.split,
         "robustness": sorted(settings.robustness),
+        **_precision(settings.precision),
     }
 
 
@@ -71,7 +72,13 @@ def prediction_identity(digest: str, source: str) -> dict[str, Any]:
 
 def prediction_request(files: dict[str, Stamp], settings: PredictConfig) -> str:
     """A digest of the images, with their stamps, and of what is made of each."""
-    return canonical.digest([sorted(files.items()), settings.overlays, settings.tile])
+    made = [sorted(files.items()), settings.overlays, settings.tile, *_precision(settings.precision).values()]
+    return canonical.digest(made)
+
+
+def _precision(precision: str) -> dict[str, str]:
+    """The precision where it is not the default: outputs from before there was a choice stay what they are."""
+    return {} if precision == "fp32" else {"precision": precision}
 
 
 def images(source: str) -> selection.Selection:

@@ -13,7 +13,7 @@ photograph (the probabilities spread over 0.1 to 0.87), on enlarged photographs 
     hrformer_base    8.2e-2   2.4e-2   8.1e-3   1.4e-3   3.6e-4
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from numbers import Integral
 
@@ -55,18 +55,18 @@ def work(size: tuple[int, int], tile: int) -> tuple[int, int]:
     return sum(seen[0]) * sum(seen[1]), max(seen[0]) * max(seen[1])
 
 
-def tiled_logits(model: nn.Module, image: npt.NDArray[np.uint8], tile: int, halo: int = HALO) -> Tensor:
-    """Logits (1, 1, ceil(H/4), ceil(W/4)) of uint8 RGB (H, W, 3) at its own size, on the CPU.
+def tiled_logits(model: nn.Module, images: Sequence[npt.NDArray[np.uint8]], tile: int, halo: int = HALO) -> Tensor:
+    """Logits (B, 1, ceil(H/4), ceil(W/4)) float32 of uint8 RGB images (H, W, 3) of one size, at that size, on the CPU.
 
-    The network sees one tile at a time, with `halo` pixels around its core, of at most `tile` pixels a side (rounded
-    up to a multiple of 32). The model must be in eval mode.
+    The network sees one tile of each at a time, with `halo` pixels around its core, of at most `tile` pixels a side
+    (rounded up to a multiple of 32). The model must be in eval mode.
     """
     device = next(model.parameters()).device
-    height, width = image.shape[:2]
-    logits = torch.empty(1, 1, -(-height // STRIDE), -(-width // STRIDE))
+    height, width = images[0].shape[:2]
+    logits = torch.empty(len(images), 1, -(-height // STRIDE), -(-width // STRIDE))
     for (top, y0, y1, bottom), (left, x0, x1, right) in product(_spans(height, tile, halo), _spans(width, tile, halo)):
-        pixels = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).to(device)
-        tile_logits = model(pixels.permute(2, 0, 1)[None].float() / 255, Frame(top, left, height, width))
+        pixels = torch.from_numpy(np.stack([image[top:bottom, left:right] for image in images])).to(device)
+        tile_logits = model(pixels.permute(0, 3, 1, 2).float() / 255, Frame(top, left, height, width))
         rows, columns = (slice(a // STRIDE, -(-b // STRIDE)) for a, b in ((y0 - top, y1 - top), (x0 - left, x1 - left)))
         logits[..., y0 // STRIDE : -(-y1 // STRIDE), x0 // STRIDE : -(-x1 // STRIDE)] = tile_logits[..., rows, columns]
     return logits

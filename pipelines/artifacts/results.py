@@ -3,7 +3,7 @@
 A finished record has every key, an unfinished one those that are known by then.
 """
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
@@ -47,6 +47,7 @@ class _Prediction(TypedDict):
     failed: Count
     seen: Sha256
     scores: str
+    precision: NotRequired[Literal["fp32", "bf16"]]
 
 
 class _Best(TypedDict):

@@ -33,6 +33,8 @@ def _model(uri: str) -> str:
 _REGISTERED = re.compile(r"models:(//)?/[^/@?#\x00-\x1f\x7f\ud800-\udfff]+([/@][^/@?#\x00-\x1f\x7f\ud800-\udfff]+)?")
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 ModelLocation = Annotated[str, Field(min_length=1), AfterValidator(_model)]
+BatchSize = Positive | Literal["auto"]
+Precision = Literal["fp32", "bf16"]
 SplitName = Literal["train", "validation", "test"]
 Quality = Annotated[int, Field(ge=1, le=100)]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from pipelines.config.base import Fraction, Location, Section, SplitName
+from pipelines.config.base import BatchSize, Fraction, Location, Precision, Section, SplitName
 
 
 def _is_no_lock(name: str) -> str:
@@ -44,6 +44,11 @@ class EvaluateConfig(Section):
     """Pixel dataset to score on; left out, `train.dataset`."""
     split: SplitName = "test"
     """The split that is scored."""
+    batch_size: BatchSize = "auto"
+    """Images that go through the network at once; auto: what half of a GPU's free memory holds, 64 at most, and one on
+    a CPU."""
+    precision: Precision = "fp32"
+    """bf16 runs the network under autocast; its difference from fp32 is measured on a few images and said."""
     output: Location | None = None
     """Where metrics, scores and pictures go; left out, `<workspace>/evaluate`."""
     pictures: Annotated[int, Field(ge=0, le=100)] = 6

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from mpc_model.errors import UserError
-from pipelines.config.base import Location, ModelLocation, Section
+from pipelines.config.base import BatchSize, Location, ModelLocation, Precision, Section
 from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import TuneConfig
@@ -34,6 +34,11 @@ class PredictConfig(Section):
     tile: Annotated[int, Field(ge=256)] | Literal[0] | None = None
     """Images at their own size, in tiles of about so many pixels a side where they are large; 0 never. Left out: tiles
     for a model that takes images at their own size, none for one that resizes them."""
+    batch_size: BatchSize = "auto"
+    """Images that go through the network at once; auto: what half of a GPU's free memory holds, 64 at most, and one on
+    a CPU."""
+    precision: Precision = "fp32"
+    """bf16 runs the network under autocast; `mpc evaluate` says how far its maps are from those of fp32."""
 
 
 class TrackingConfig(Section):

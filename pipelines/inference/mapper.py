@@ -4,6 +4,7 @@ It is not in predict.py, since a worker that does not import MLflow starts three
 """
 
 import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -11,82 +12,175 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import ray
+from torch import Tensor
 
 from mpc_model.errors import DataError, MPCError, UnreadableFileError, describe, revive
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
-from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, read_picture
-from mpc_model.localizer import Localizer
+from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, MAX_PIXELS, Picture, read_header, read_picture
+from mpc_model.localizer import Localizer, to_probabilities
+from pipelines.config.root import PredictConfig
 from pipelines.inference import row_store
 from pipelines.inference.map_names import map_location, overlay_location
+from pipelines.inference.network import Network
+from pipelines.inference.stages import in_stages
 from pipelines.runtime import device, storage, unexpected
 
 COLUMNS = ("image", "map", "height", "width", "score", "forged_fraction", "error", "note")
 """Of the table of scores."""
 RETURNED = (*COLUMNS, "key", "failure")
 """Of what a worker returns; `failure` is of no single image and ends the command (errors.describe, as JSON)."""
+_STORED = 8
+"""Rows that are stored at a time: a worker that is killed loses less than these, and what is in the stages."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """What was read of one image file; `error` says why there is nothing."""
+
+    uri: str
+    name: str
+    key: str
+    data: bytes = b""
+    pixels: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The picture in a file, or why there is none."""
+
+    file: _File
+    picture: Picture | None = None
+    error: str | None = None
 
 
 class Mapper:
     """Ray Data's callable: rows of `image` (URI), `name` (map_names) and `key` in, rows of RETURNED out.
 
-    `model` is a Ray reference to a Localizer, `output` the folder of maps and overlays, `tile` as in Localizer.predict.
-    The rows of a batch are stored (row_store) before they are returned.
+    `model` is a Ray reference to a Localizer; `settings` say output, overlays, tile, batch size and precision. With
+    `cores`, torch uses so many in this process, and as many threads decode and encode. Rows are stored (row_store) a
+    few at a time, before they are returned.
     """
 
-    def __init__(self, model: Any, output: str, overlays: bool, tile: int | None) -> None:
-        self.model: Localizer = ray.get(model).to(device.process_device())
-        self.output, self.overlays, self.tile = output, overlays, tile
-        self.part = row_store.Part(output)
+    def __init__(self, model: Any, settings: PredictConfig, cores: int | None = None) -> None:
+        self.threads = device.use_cores(cores) if cores else 2
+        self.output, self.overlays = str(settings.output), settings.overlays
+        localizer: Localizer = ray.get(model).to(device.process_device())
+        self.threshold = localizer.spec.threshold
+        self.network = Network(localizer, settings.batch_size, settings.tile, settings.precision)
+        self.part = row_store.Part(self.output)
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a batch. An image that cannot be read has an `error`, and no map.
+        """The rows of a batch, in order. An image that cannot be read has an `error`, and no map.
 
         A failure is returned, since Ray would put a traceback around one that is raised, and lose the rows before it.
         """
-        rows: list[dict[str, Any]] = []
+        chunk = max(self.network.images, self.threads)
+        wanted = [_File(*row) for row in batch[["image", "name", "key"]].itertuples(index=False, name=None)]
+        made = in_stages(
+            (file for _, file in storage.prefetch(_read, wanted, chunk)),
+            chunk,
+            pixels=lambda file: file.pixels,
+            decode=_decode,
+            infer=self._infer,
+            finish=self._finish,
+            threads=self.threads,
+        )
+        rows, unstored = list[dict[str, Any]](), list[dict[str, Any]]()
         failure = None
         try:
-            for uri, name, key in zip(batch["image"], batch["name"], batch["key"], strict=True):
-                rows.append(self._row(uri, name) | {"key": key})
+            for row in made:
+                rows.append(row)
+                unstored.append(row)
+                if len(unstored) == _STORED:
+                    unstored = self._store(unstored)
         except MPCError as error:
             failure = error
         try:
-            self.part.add(pa.Table.from_pylist(rows, row_store.SCHEMA))
+            self._store(unstored)
         except MPCError as error:
             failure = failure or error
         if failure:
             rows.append({"failure": json.dumps(describe(failure))})
         return pd.DataFrame(rows, columns=list(RETURNED))
 
-    def _row(self, uri: str, name: str) -> dict[str, Any]:
-        """The row of one image. What is wrong with the image, or with the name of its map, is its `error`."""
+    def _store(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.part.add(pa.Table.from_pylist(rows, row_store.SCHEMA))
+        return []
+
+    def _infer(self, decoded: list[_Decoded]) -> list[Tensor | Exception | None]:
+        """The logits of each picture, or why it has none; None where there is no picture."""
+        sound = [(each.file.uri, each.picture.image) for each in decoded if each.picture]
+        answers = iter(self.network.logits([image for _, image in sound], [uri for uri, _ in sound]))
+        return [next(answers) if each.picture else None for each in decoded]
+
+    def _finish(self, decoded: _Decoded, answer: Tensor | Exception | None) -> dict[str, Any]:
+        """Write the map, and the overlay, of one image. Its row; what is wrong with it, or with the name of its map, is
+        the row's `error`."""
+        uri, picture = decoded.file.uri, decoded.picture
         try:
-            picture = read_picture(storage.read_bytes(uri), uri)
-            image = picture.image
-            probability = self.model.predict([image], tile=self.tile, names=[uri])[0]
-            levels = np.rint(probability * 255).astype(np.uint8)
-            location = map_location(self.output, name)
-            storage.write_bytes(location, cv2.imencode(".png", levels)[1].tobytes())
-            if self.overlays:
-                overlay = codecs.encode_jpeg(drawing.overlay(image, probability), 90)
-                storage.write_bytes(overlay_location(self.output, name), overlay)
+            if picture is None:
+                return _failed(decoded.file, str(decoded.error))
+            if not isinstance(answer, Tensor):
+                return _failed(decoded.file, _words(answer, uri))
+            return self._row(decoded.file, picture, answer)
         except (DataError, UnreadableFileError) as error:
-            return _failed(uri, str(error))
-        except (MemoryError, RuntimeError) as error:  # torch says by a RuntimeError that memory ran out
+            return _failed(decoded.file, str(error))
+        except (MemoryError, RuntimeError) as error:
             if not unexpected.is_memory(error):
                 raise
-            return _failed(uri, f"{uri}: memory ran out; set predict.tile, or leave the image out")
+            return _failed(decoded.file, _words(error, uri))
+
+    def _row(self, file: _File, picture: Picture, logits: Tensor) -> dict[str, Any]:
+        image = picture.image
+        probability = to_probabilities(logits, image.shape[:2])[0].numpy()
+        levels = np.rint(probability * 255).astype(np.uint8)
+        location = map_location(self.output, file.name)
+        storage.write_bytes(location, cv2.imencode(".png", levels)[1].tobytes())
+        if self.overlays:
+            overlay = codecs.encode_jpeg(drawing.overlay(image, probability), 90)
+            storage.write_bytes(overlay_location(self.output, file.name), overlay)
         return {
-            "image": uri,
+            "image": file.uri,
             "map": location,
             "height": image.shape[0],
             "width": image.shape[1],
             "score": image_score(probability),
-            "forged_fraction": float((levels > 255 * self.model.spec.threshold).mean()),
+            "forged_fraction": float((levels > 255 * self.threshold).mean()),
             "error": None,
             "note": FIRST_OF_SEVERAL if picture.several else None,
+            "key": file.key,
         }
+
+
+def _read(file: _File) -> _File:
+    """The bytes of a file, and how many pixels it will have by its header."""
+    try:
+        data = storage.read_bytes(file.uri)
+        header = read_header(data, file.uri, MAX_PIXELS)
+    except (DataError, UnreadableFileError) as error:
+        return replace(file, error=str(error))
+    return replace(file, data=data, pixels=header.height * header.width)
+
+
+def _decode(file: _File) -> _Decoded:
+    if file.error:
+        return _Decoded(file, error=file.error)
+    without_data = replace(file, data=b"")
+    try:
+        return _Decoded(without_data, read_picture(file.data, file.uri))
+    except DataError as error:
+        return _Decoded(without_data, error=str(error))
+    except MemoryError as error:
+        return _Decoded(without_data, error=_words(error, file.uri))
+
+
+def _words(error: BaseException | None, uri: str) -> str:
+    """Why an image has no map."""
+    if isinstance(error, DataError):
+        return str(error)
+    return f"{uri}: memory ran out; set predict.tile, or leave the image out"
 
 
 def returned(batch: pa.Table) -> tuple[pa.Table, MPCError | None]:
@@ -97,5 +191,5 @@ def returned(batch: pa.Table) -> tuple[pa.Table, MPCError | None]:
     return rows, revive(json.loads(failures[0].as_py())) if len(failures) else None
 
 
-def _failed(uri: str, reason: str) -> dict[str, Any]:
-    return dict.fromkeys(COLUMNS) | {"image": uri, "error": reason}
+def _failed(file: _File, reason: str) -> dict[str, Any]:
+    return dict.fromkeys(COLUMNS) | {"image": file.uri, "error": reason, "key": file.key}

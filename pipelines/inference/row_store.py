@@ -50,6 +50,8 @@ def wanted(model: str, files: Mapping[str, Stamp], settings: PredictConfig, is_f
 
 def _key(model: str, settings: PredictConfig, image: str, stamp: Stamp, name: str) -> str:
     made_from = [model, settings.overlays, settings.tile, image, stamp.size, stamp.mtime_ns, name]
+    if settings.precision != "fp32":  # rows from before there was a choice keep their key
+        made_from.append(settings.precision)
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
 
 

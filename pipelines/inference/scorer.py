@@ -1,34 +1,49 @@
-"""A worker of `mpc evaluate`: it holds the model and its untrained baseline, and scores one row group a call."""
+"""A worker of `mpc evaluate`: it holds the model and its untrained baseline, and scores some row groups a call."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mpc_model.errors import MPCError, describe, revive
 from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
 from mpc_model.imaging import codecs
+from mpc_model.imaging.decoding import read_header
 from mpc_model.imaging.degradations import DEGRADATIONS
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import Localizer, ModelSpec, to_probabilities
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.model_registry import EvaluateConfig
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader, decode_view
 from pipelines.dataset.schema import Row
-from pipelines.runtime import device
+from pipelines.inference.network import Network
+from pipelines.inference.stages import in_stages
+from pipelines.runtime import device, storage
 
 METHODS = ("model", "untrained", "everything_forged")
 """What is scored on every image: the model, and two baselines."""
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How far the probabilities of a map are from those of fp32, and the scores of the fp32 map."""
+
+    largest: float
+    mean: float
+    scores: Scores
+
+
+@dataclass(frozen=True)
 class ScoredImage:
     """The scores of one sample, which is row `row` of row group `group` of the split.
 
-    `scores` has those of each of METHODS, `degraded` the model's under each degradation (forged images only);
-    `image_score` is the model's score of the image as a whole, as `mpc predict` gives it.
+    `scores` has those of each of METHODS that were asked for, `degraded` the model's under each degradation (forged
+    images only); `image_score` is the model's score of the image as a whole, as `mpc predict` gives it. `difference` is
+    there where it was asked for.
     """
 
     id: str
@@ -39,6 +54,7 @@ class ScoredImage:
     image_score: float
     scores: dict[str, Scores]
     degraded: dict[str, Scores]
+    difference: Difference | None = None
 
     @property
     def is_forged(self) -> bool:
@@ -51,57 +67,175 @@ class ScoredImage:
         return self.scores["model"].forged_fraction > 0
 
 
-class Scorer:
-    """Ray Data's callable: the number of a row group in, its scores or a failure out, as JSON (see `read_scores`)."""
+@dataclass(frozen=True)
+class Scope:
+    """What is scored besides the model: the untrained baseline or not, and the row groups whose first forged image (or
+    first image) is compared with fp32."""
 
-    def __init__(self, model: str, dataset: str, manifest: Manifest, settings: EvaluateConfig, seed: int) -> None:
+    untrained: bool = True
+    compared: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A row, and where it is from."""
+
+    row: Row
+    group: int
+    index: int
+    is_compared: bool
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A sample's images, the stored one first and then its degraded ones, and its mask."""
+
+    source: _Source
+    images: list[codecs.Image]
+    mask: codecs.Mask
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The logits of each image of a sample, those of the untrained network, and those of fp32."""
+
+    model: list[Tensor]
+    untrained: Tensor | None
+    fp32: Tensor | None
+
+
+class Scorer:
+    """Ray Data's callable: the numbers of row groups in, their scores or a failure out, as JSON (see `read_scores`).
+
+    With `cores`, torch uses so many in this process, and as many threads decode and score.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dataset: str,
+        manifest: Manifest,
+        settings: EvaluateConfig,
+        seed: int,
+        scope: Scope = Scope(),
+        cores: int | None = None,
+    ) -> None:
+        self.threads = device.use_cores(cores) if cores else 2
         own_device = device.process_device()
         self.model = load_model(model, str(own_device))
-        torch.manual_seed(seed)
-        self.untrained = Localizer(self.model.spec).to(own_device)
+        self.network = Network(self.model, settings.batch_size, precision=settings.precision)
+        self.exact = Network(self.model, 1)
+        self.untrained = None
+        if scope.untrained:
+            untrained = untrained_network(self.model.spec, seed).to(own_device).eval()
+            self.untrained = Network(untrained, settings.batch_size, precision=settings.precision)
         self.reader = ShardReader(dataset, manifest, settings.split)
-        self.robustness = settings.robustness
+        self.robustness, self.compared = settings.robustness, scope.compared
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Score one row group. A failure is returned, since Ray would put a traceback around one that is raised."""
+        """Score row groups. A failure is returned, since Ray would put a traceback around one that is raised."""
         try:
-            rows = [asdict(image) for image in self._score(int(item["group"]))]
+            rows = [asdict(image) for image in self._score([int(group) for group in item["groups"]])]
             return {"rows": json.dumps({"rows": rows})}
         except MPCError as error:
             return {"rows": json.dumps({"failure": describe(error)})}
 
-    def _score(self, group: int) -> list[ScoredImage]:
-        scored = []
-        for index, row in enumerate(self.reader.read(group, ("id", "key", "kind", "views"))):
-            image, mask = decode_row(row)
-            maps = {
-                "model": self.model.predict([image], names=[row["key"]])[0],
-                "untrained": self.untrained.predict([image], names=[row["key"]])[0],
-                "everything_forged": np.ones(mask.shape, np.float32),
-            }
-            scores = {
-                method: pixel_scores(probability, mask, threshold=self._threshold(method))
-                for method, probability in maps.items()
-            }
-            degraded = {} if row["kind"] == "authentic" else self._degraded(row, image, mask)
-            score = image_score(maps["model"])
-            scored.append(ScoredImage(row["id"], row["key"], row["kind"], group, index, score, scores, degraded))
-        return scored
+    def _score(self, groups: list[int]) -> Iterator[ScoredImage]:
+        chunk = max(self.network.images, self.threads)
+        # Decoded, an image is about as large as its degraded renderings.
+        return in_stages(
+            self._sources(groups),
+            chunk,
+            pixels=lambda source: _pixels(source.row) * (1 + len(self.robustness)),
+            decode=self._decode,
+            infer=self._infer,
+            finish=self._finish,
+            threads=self.threads,
+        )
 
-    def _degraded(self, row: Row, image: codecs.Image, mask: codecs.Mask) -> dict[str, Scores]:
-        """The model's scores on each degraded rendering of an image.
+    def _sources(self, groups: list[int]) -> Iterator[_Source]:
+        def read(group: int) -> list[Row]:
+            return self.reader.read(group, ("id", "key", "kind", "views"))
 
-        What is random in a degradation is drawn from the sample's id alone, so that evaluations can be compared.
-        """
-        scores = {}
-        for name in self.robustness:
-            rng = np.random.default_rng(list(row["id"].encode()))
-            probability = self.model.predict([DEGRADATIONS[name](image, rng)], names=[row["key"]])[0]
-            scores[name] = pixel_scores(probability, mask, threshold=self._threshold("model"))
-        return scores
+        for group, rows in storage.prefetch(read, groups, 1):
+            forged = [index for index, row in enumerate(rows) if row["kind"] != "authentic"]
+            chosen = (forged or [0])[0] if group in self.compared else None
+            yield from (_Source(row, group, index, index == chosen) for index, row in enumerate(rows))
 
-    def _threshold(self, method: str) -> float:
-        return self.model.spec.threshold if method == "model" else 0.5
+    def _decode(self, source: _Source) -> _Decoded:
+        """The pixels of a sample. What is random in a degradation is drawn from the sample's id alone, so that
+        evaluations can be compared."""
+        row = source.row
+        image, mask = decode_row(row)
+        names = [] if row["kind"] == "authentic" else self.robustness
+        seed = list(row["id"].encode())
+        degraded = [DEGRADATIONS[name](image, np.random.default_rng(seed)) for name in names]
+        return _Decoded(source, [image, *degraded], mask)
+
+    def _infer(self, decoded: list[_Decoded]) -> list[_Answers]:
+        of_model = iter(_logits(self.network, [(image, each) for each in decoded for image in each.images]))
+        first = [(each.images[0], each) for each in decoded]
+        untrained = _logits(self.untrained, first) if self.untrained else [None] * len(decoded)
+        compared = [pair for pair in first if pair[1].source.is_compared]
+        exact = iter(_logits(self.exact, compared))
+        return [
+            _Answers([next(of_model) for _ in each.images], baseline, next(exact) if each.source.is_compared else None)
+            for each, baseline in zip(decoded, untrained, strict=True)
+        ]
+
+    def _finish(self, decoded: _Decoded, answers: _Answers) -> ScoredImage:
+        mask, row, threshold = decoded.mask, decoded.source.row, self.model.spec.threshold
+        probability, *degraded = (
+            to_probabilities(logits, image.shape[:2])[0].numpy()
+            for logits, image in zip(answers.model, decoded.images, strict=True)
+        )
+        scores = {"model": pixel_scores(probability, mask, threshold=threshold)}
+        if answers.untrained is not None:
+            baseline = to_probabilities(answers.untrained, mask.shape)[0].numpy()
+            scores["untrained"] = pixel_scores(baseline, mask)
+        scores["everything_forged"] = pixel_scores(np.ones(mask.shape, np.float32), mask)
+        difference = None
+        if answers.fp32 is not None:
+            exact = to_probabilities(answers.fp32, mask.shape)[0].numpy()
+            apart = np.abs(exact - probability)
+            difference = Difference(
+                float(apart.max()), float(apart.mean()), pixel_scores(exact, mask, threshold=threshold)
+            )
+        return ScoredImage(
+            row["id"],
+            row["key"],
+            row["kind"],
+            decoded.source.group,
+            decoded.source.index,
+            image_score(probability),
+            scores,
+            {
+                name: pixel_scores(map_, mask, threshold=threshold)
+                for name, map_ in zip(self.robustness, degraded, strict=bool(degraded))
+            },
+            difference,
+        )
+
+
+def untrained_network(spec: ModelSpec, seed: int) -> Localizer:
+    """The same network with fresh weights, drawn from the seed."""
+    torch.manual_seed(seed)
+    return Localizer(spec)
+
+
+def _logits(network: Network, images: list[tuple[codecs.Image, _Decoded]]) -> list[Tensor]:
+    """The logits of images. Raises what the first one without any has instead."""
+    found = network.logits([image for image, _ in images], [each.source.row["key"] for _, each in images])
+    for each in found:
+        if isinstance(each, Exception):
+            raise each
+    return [each for each in found if isinstance(each, Tensor)]
+
+
+def _pixels(row: Row) -> int:
+    """Pixels of a row's canonical view, by its header."""
+    header = read_header(row["views"][0]["image"], row["key"])
+    return header.height * header.width
 
 
 def read_scores(item: dict[str, Any]) -> list[ScoredImage]:
@@ -115,10 +249,15 @@ def read_scores(item: dict[str, Any]) -> list[ScoredImage]:
                 **row,
                 "scores": {method: Scores(**values) for method, values in row["scores"].items()},
                 "degraded": {name: Scores(**values) for name, values in row["degraded"].items()},
+                "difference": row["difference"] and _difference(row["difference"]),
             }
         )
         for row in document["rows"]
     ]
+
+
+def _difference(values: dict[str, Any]) -> Difference:
+    return Difference(values["largest"], values["mean"], Scores(**values["scores"]))
 
 
 def decode_row(row: Row) -> tuple[codecs.Image, codecs.Mask]:

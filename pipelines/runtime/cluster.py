@@ -149,10 +149,15 @@ def _guarded(function: Callable[[Any, int], bytes], shared: Any, piece: int) -> 
         return b"", describe(error)
 
 
-def model_pool(tasks: int) -> dict[str, Any]:
-    """Arguments of a Ray Data map whose workers each hold a model: one a GPU, or one for every two cores without."""
-    size, gpus = device.pool_size(tasks, ray.cluster_resources())
-    return {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": gpus}
+def model_pool(tasks: int) -> tuple[dict[str, Any], int]:
+    """Arguments of a Ray Data map whose workers each hold a model, and the cores of each worker (device.pool_size).
+
+    A worker on a GPU claims none of its cores: it would wait for them where others have claimed them.
+    """
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+    size, cores, gpus = device.pool_size(tasks, machines)
+    claimed = {"num_gpus": gpus} if gpus else {"num_cpus": cores}
+    return {"compute": ray.data.ActorPoolStrategy(size=size), **claimed}, cores
 
 
 def own_group() -> str:

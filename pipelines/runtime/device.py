@@ -1,6 +1,6 @@
 """The one place that decides between GPU and CPU: for this process, and for the workers of a Ray cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 """What `train.accelerator` may be."""
+POOL_CORES = 8
+"""Cores of a worker that maps on a GPU, at most: they decode and encode."""
 
 
 def is_gpu_here() -> bool:
@@ -60,8 +62,26 @@ def worker_resources(
     return {"CPU": cpus_per_worker, **gpu}
 
 
-def pool_size(tasks: int, resources: Mapping[str, float]) -> tuple[int, int]:
-    """(workers, GPUs for each) of a pool in which each worker holds a model: one worker a GPU, or one for every two
-    cores where there is no GPU, and never more than tasks."""
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    return min(tasks, gpus or max(1, cpus // 2)), 1 if gpus else 0
+def pool_size(tasks: int, machines: Sequence[Mapping[str, float]]) -> tuple[int, int, int]:
+    """(workers, cores for each, GPUs for each) of a pool in which each worker holds a model, and never more than tasks.
+
+    It is one worker a GPU, with its share of the machine's cores, POOL_CORES at most; where there is no GPU, one for
+    every two cores of a machine. `machines` are the resources of each, as Ray counts them.
+    """
+    gpus = [(int(each["GPU"]), int(each.get("CPU", 0))) for each in machines if each.get("GPU", 0) >= 1]
+    if gpus:
+        cores = min(cpus // count for count, cpus in gpus)
+        return min(tasks, sum(count for count, _ in gpus)), max(1, min(cores, POOL_CORES)), 1
+    cpus = [int(each.get("CPU", 0)) for each in machines]
+    cores = 2 if max(cpus, default=1) >= 2 else 1
+    return max(1, min(tasks, sum(count // cores for count in cpus))), cores, 0
+
+
+def use_cores(cores: int) -> int:
+    """Let torch use so many cores in this process, and OpenCV one in each thread. Returns how many."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(cores)
+    cv2.setNumThreads(1)
+    return cores

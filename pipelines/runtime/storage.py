@@ -207,17 +207,17 @@ def _beside(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def prefetch(load: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Each item with the result of `load(item)`, in order; the next few are loaded while the caller handles this one.
+def prefetch(load: Callable[[T], R], items: Iterable[T], count: int = _PREFETCH) -> Iterator[tuple[T, R]]:
+    """Each item with the result of `load(item)`, in order; the next `count` load while the caller handles this one.
 
     A request to object storage takes about 20 ms whatever its size, which is as long as a sample's rendering.
     """
     pending: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(_PREFETCH, thread_name_prefix="prefetch") as pool:
+    with ThreadPoolExecutor(count, thread_name_prefix="prefetch") as pool:
         try:
             for item in items:
                 pending.append((item, pool.submit(load, item)))
-                if len(pending) > _PREFETCH:
+                if len(pending) > count:
                     done, future = pending.popleft()
                     yield done, future.result()
             while pending:

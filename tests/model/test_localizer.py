@@ -97,6 +97,29 @@ def test_probabilities_are_float32_from_half_precision_logits() -> None:
     assert to_probabilities(torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16), (3, 3)).dtype == torch.float32
 
 
+def test_bf16_maps_are_float32_and_near_those_of_fp32() -> None:
+    model, images = tiny(), photos(SIZES)
+    exact, rough = model.predict(images), model.predict(images, precision="bf16")
+    differences = [np.abs(a - b).max() for a, b in zip(exact, rough, strict=True)]
+    assert all(map_.dtype == np.float32 for map_ in rough)
+    assert 0 < max(differences) < 0.3
+    for map_, again in zip(exact, model.predict(images), strict=True):
+        np.testing.assert_array_equal(map_, again)  # nothing of it stays
+    with pytest.raises(UserError, match=r"precision is 'fp16': give one of fp32, bf16"):
+        model.predict(images, precision="fp16")
+
+
+def test_the_pixels_of_a_batch_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = tiny(64), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda x, *frame: batches.append(len(x)) or forward(x, *frame))
+    for pixels, expected in ((10 * 64 * 64, [4, 1]), (3 * 64 * 64, [3, 2]), (1, [1] * 5)):
+        batches.clear()
+        logits = model.logits(photos([(40, 52)] * 5), batch_size=4, batch_pixels=pixels)
+        assert batches == expected
+        assert [tuple(of_image.shape) for of_image in logits] == [(1, 1, 16, 16)] * 5
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("size", "tile"), [((64, 64), 0), ((32, 1100), 256)])
 def test_an_answer_that_is_not_finite_is_no_map(value: float, size: tuple[int, int], tile: int) -> None:

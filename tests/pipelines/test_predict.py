@@ -11,6 +11,7 @@ from mpc_model.errors import DataError, UserError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
+from pipelines.artifacts import record
 from pipelines.config.root import Config
 from pipelines.predict import predict
 
@@ -41,6 +42,12 @@ def test_predict_writes_a_map_and_a_row_for_each_image(
     assert table["score"][0] == pytest.approx(image_score(expected), abs=1e-6)
     assert cv2.imread(str(tmp_path / "out" / "maps" / "deep" / "rocket.jpg.png"), -1).shape == (90, 71)
     assert (tmp_path / "out" / "overlays" / "deep" / "rocket.jpg.jpg").exists()
+    assert record.read(str(tmp_path / "out")).results["precision"] == "fp32"
+    rough = config.model_copy(update={"predict": config.predict.model_copy(update={"precision": "bf16"})})
+    results = predict(rough)  # its maps are others, in the same place
+    assert results["precision"] == record.read(str(tmp_path / "out")).results["precision"] == "bf16"
+    mapped = cv2.imread(str(tmp_path / "out" / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
+    assert 0 < np.abs(mapped.astype(float) - stored).max() < 60
 
 
 def test_a_replaced_image_is_not_answered_with_the_old_map(

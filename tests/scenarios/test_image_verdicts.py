@@ -14,6 +14,7 @@ from support import tiny
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from mpc_model.imaging.decoding import FIRST_OF_SEVERAL
+from pipelines.config.root import PredictConfig
 from pipelines.dataset.rejects import REASONS
 from pipelines.inference.mapper import Mapper
 from pipelines.ingest import survey, validation
@@ -34,7 +35,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def mapper(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Mapper:
-    return Mapper(ray.put(tiny()), str(tmp_path_factory.mktemp("maps")), overlays=False, tile=None)
+    return Mapper(ray.put(tiny()), PredictConfig(output=str(tmp_path_factory.mktemp("maps")), overlays=False))
 
 
 @pytest.fixture(scope="module")

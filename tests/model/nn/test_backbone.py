@@ -91,6 +91,6 @@ def test_a_foreign_backbone_predicts_in_tiles_and_survives_its_model_directory(t
     assert whole.shape == (70, 100)
     with torch.inference_mode():
         logits = model(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
-        torch.testing.assert_close(tiled_logits(model, image, 32, halo=32), logits)
+        torch.testing.assert_close(tiled_logits(model, [image], 32, halo=32), logits)
     model.save(tmp_path)
     np.testing.assert_array_equal(Localizer.load(tmp_path).predict([image])[0], whole)

@@ -28,7 +28,7 @@ def whole_and_tiled(model: torch.nn.Module, image: np.ndarray, tile: int, halo: 
     size = image.shape[:2]
     with torch.inference_mode():
         whole = to_probabilities(model(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255), size)
-        tiled = to_probabilities(tiling.tiled_logits(model, image, tile, halo), size)
+        tiled = to_probabilities(tiling.tiled_logits(model, [image], tile, halo), size)
     assert whole.std() > 0.01
     return float((whole - tiled).abs().max())
 
@@ -98,6 +98,25 @@ def test_large_images_are_tiled_and_small_ones_go_whole(monkeypatch: pytest.Monk
     assert {tuple(size) for size in seen} == {(64, 1040), (64, 120)}
     np.testing.assert_allclose(tiled[0], whole[0], atol=1e-3)
     np.testing.assert_array_equal(tiled[1], whole[1])
+
+
+def test_tiles_at_the_same_place_of_images_of_one_size_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    model = tiny(None)
+    wide = photograph(64, 1040)
+    images = [wide, photograph(64, 120), np.ascontiguousarray(wide[:, ::-1]), 255 - wide]
+    alone = [model.predict([image], tile=256)[0] for image in images]
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda x, *frame: batches.append(len(x)) or forward(x, *frame))
+    for together, one in zip(model.predict(images, tile=256), alone, strict=True):
+        np.testing.assert_allclose(together, one, atol=1e-5)
+    tiles = tiling.work((64, 1040), 256)[0] // (64 * 256)
+    assert sorted(batches)[:1] == [1]  # the small one
+    assert set(batches[-tiles:]) <= {1, 3}
+    assert batches.count(3) >= 2
+    batches.clear()
+    model.logits(images, tile=256, batch_pixels=2 * 64 * (256 + 2 * tiling.HALO))
+    assert max(batches) == 2
 
 
 def test_a_tile_takes_images_at_their_own_size_whatever_the_models_rule() -> None:

@@ -64,6 +64,7 @@ ALTERED = [
     ("evaluate", {"threshold": 2}, r"results\.threshold"),
     ("predict", {"seen": "x"}, r"results\.seen"),
     ("predict", {"failed": -1}, r"results\.failed"),
+    ("predict", {"scores": 1}, r"results\.scores"),
     ("tune", {"seconds": float("inf")}, r"results\.seconds"),
     ("tune", {"best": {}}, r"results\.best\.number"),
     ("tune", {"budget": 3}, r"results\.budget"),

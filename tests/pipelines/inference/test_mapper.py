@@ -1,6 +1,7 @@
 """A worker of `mpc predict`, called as Ray Data calls it."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,12 +16,17 @@ from support import tiny
 from mpc_model.errors import InfrastructureError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
+from pipelines.config.root import PredictConfig
 from pipelines.inference.mapper import COLUMNS, Mapper, returned
 
 
 @pytest.fixture(scope="module")
 def reference(ray_session: None) -> "ray.ObjectRef":
     return ray.put(tiny())
+
+
+def mapper(model: "ray.ObjectRef", output: Path, **settings: Any) -> Mapper:
+    return Mapper(model, PredictConfig(output=str(output), **settings))
 
 
 def batch(*files: Path, prefix: str = "") -> pd.DataFrame:
@@ -32,7 +38,7 @@ def test_a_batch_of_images_becomes_rows_maps_and_overlays(
     reference: "ray.ObjectRef", photos: Path, tmp_path: Path
 ) -> None:
     files = photos / "coffee.png", photos / "camera.png"  # in colour and grey
-    rows = Mapper(reference, str(tmp_path), overlays=True, tile=None)(batch(*files, prefix="deep/"))
+    rows = mapper(reference, tmp_path, overlays=True)(batch(*files, prefix="deep/"))
     assert tuple(rows.columns) == (*COLUMNS, "key", "failure")
     assert rows["failure"].isna().all()
     assert rows["error"].isna().all()
@@ -55,7 +61,7 @@ def test_an_image_that_cannot_be_read_costs_its_own_row_only(
     broken = tmp_path / "broken.png"
     broken.write_bytes((photos / "coffee.png").read_bytes()[:500])
     output = tmp_path / "out"
-    rows = Mapper(reference, str(output), overlays=False, tile=None)(batch(broken, photos / "rocket.png"))
+    rows = mapper(reference, output, overlays=False)(batch(broken, photos / "rocket.png"))
     assert str(broken) in rows["error"][0]
     assert rows.loc[0, ["map", "height", "width", "score", "forged_fraction"]].isna().all()
     assert pd.isna(rows["error"][1])
@@ -70,7 +76,7 @@ def test_an_image_that_cannot_be_read_costs_its_own_row_only(
 def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp_path: Path, ray_session: None) -> None:
     model = tiny()
     torch.nn.init.constant_(model.decoder.classifier[-1].bias, -torch.inf)  # its maps would be "authentic" everywhere
-    rows = Mapper(ray.put(model), str(tmp_path / "out"), overlays=True, tile=None)(batch(photos / "coffee.png"))
+    rows = mapper(ray.put(model), tmp_path / "out", overlays=True)(batch(photos / "coffee.png"))
     assert (
         rows["error"][0]
         == f"{photos}/coffee.png: the model's answer is not finite, so there is no map; use another model"
@@ -81,7 +87,7 @@ def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp
 
 def test_tiles_are_those_of_the_localizer(reference: "ray.ObjectRef", photos: Path, tmp_path: Path) -> None:
     file = photos / "coffee.png"
-    Mapper(reference, str(tmp_path), overlays=False, tile=256)(batch(file))
+    mapper(reference, tmp_path, overlays=False, tile=256)(batch(file))
     expected = tiny().predict([codecs.decode_image(file.read_bytes(), "coffee")], tile=256)[0]
     levels = cv2.imread(str(tmp_path / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(levels, np.rint(255 * expected).astype(np.uint8))
@@ -90,13 +96,13 @@ def test_tiles_are_those_of_the_localizer(reference: "ray.ObjectRef", photos: Pa
 def test_what_is_of_no_single_image_ends_the_batch_and_keeps_the_rows_before(
     reference: "ray.ObjectRef", photos: Path, tmp_path: Path
 ) -> None:
-    mapper = Mapper(reference, str(tmp_path), overlays=False, tile=None)
+    worker = mapper(reference, tmp_path, overlays=False)
     files = photos / "coffee.png", photos / "camera.png", photos / "rocket.png"
     made = batch(*files)
     made.loc[1, "name"] = "no/such"
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "no").symlink_to("/proc/nothing")  # where nothing can be written
-    rows, failure = returned(pa.Table.from_pandas(mapper(made), preserve_index=False))
+    rows, failure = returned(pa.Table.from_pandas(worker(made), preserve_index=False))
     assert rows["image"].to_pylist() == [str(files[0])]
     assert isinstance(failure, InfrastructureError)
     assert "maps/no" in str(failure)
@@ -108,6 +114,43 @@ def test_a_name_that_no_file_can_have_is_the_error_of_its_image(
 ) -> None:
     made = batch(photos / "coffee.png", photos / "rocket.png")
     made.loc[0, "name"] = "n" * 300
-    rows = Mapper(reference, str(tmp_path), overlays=False, tile=None)(made)
+    rows = mapper(reference, tmp_path, overlays=False)(made)
     assert "File name too long" in rows["error"][0]
     assert pd.isna(rows["error"][1])
+
+
+def test_an_image_without_a_finite_map_costs_no_other_of_its_batch(
+    reference: "ray.ObjectRef", photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [photos / f"{name}.png" for name in ("coffee", "astronaut", "chelsea", "rocket", "camera")]
+    worker = mapper(reference, tmp_path, overlays=False, batch_size=8)
+    broken = codecs.decode_image(files[2].read_bytes(), "chelsea")
+    marked = torch.from_numpy(cv2.resize(broken, (64, 64))).permute(2, 0, 1).float() / 255
+    forward, batches = worker.network.model.forward, []
+
+    def overflowing(images: torch.Tensor, frame: object = None) -> torch.Tensor:
+        batches.append(len(images))
+        logits = forward(images, frame)
+        logits[(images == marked).flatten(1).all(1)] = torch.inf
+        return logits
+
+    monkeypatch.setattr(worker.network.model, "forward", overflowing)
+    rows = worker(batch(*files))
+    assert batches[0] == 5
+    assert rows["image"].tolist() == [str(file) for file in files]
+    assert rows["error"].notna().tolist() == [False, False, True, False, False]
+    assert "chelsea.png: the model's answer is not finite" in rows["error"][2]
+    for file in (files[0], files[4]):
+        probability = tiny().predict([codecs.decode_image(file.read_bytes(), file.name)])[0]
+        levels = cv2.imread(str(tmp_path / "maps" / f"{file.name}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.abs(levels - 255 * probability).max() <= 0.51  # rounding, of the batch and of 8 bits
+
+
+def test_bf16_maps_have_keys_of_their_own_and_are_near_those_of_fp32(
+    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
+) -> None:
+    files, scores = (photos / "coffee.png", photos / "camera.png"), {}
+    for precision in ("fp32", "bf16"):
+        worker = mapper(reference, tmp_path / precision, overlays=False, precision=precision)
+        scores[precision] = worker(batch(*files))["score"].to_numpy(float)
+    assert 0 < np.abs(scores["fp32"] - scores["bf16"]).max() < 0.2

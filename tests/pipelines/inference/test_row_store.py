@@ -58,10 +58,14 @@ def test_what_a_row_is_made_from_tells_it_apart(tmp_path: Path) -> None:
     for other in (
         wanted(output, model="another"),
         wanted(output, tile=256),
+        wanted(output, precision="bf16"),
         wanted(output, overlays=False),
         wanted(output, files=dict.fromkeys(FILES, Stamp(11, 20))),
     ):
         assert images(row_store.stored(other, output, overlays=False)) == []
+    same = wanted(output, precision="fp32", batch_size=4)  # how many at a time makes no other map
+    assert same == wanted(output)
+    assert same["key"][0].as_py() == "d7f133787e35d87910a727b62d08513c"  # of an earlier version
     changed = {**FILES, "/in/a.png": Stamp(10, 21)}
     assert images(row_store.stored(wanted(output, files=changed), output, overlays=True)) == ["b.png"]
 

@@ -24,7 +24,7 @@ def scorer(built: Config, tmp_path: Path) -> Scorer:
 
 
 def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) -> None:
-    images = read_scores(scorer({"group": 0}))
+    images = read_scores(scorer({"groups": [0]}))
     reader = ShardReader(str(built.build.output), Manifest.read(str(built.build.output)), "train")
     rows = reader.read(0, ("id", "key", "kind", "views"))
     assert [(image.id, image.group, image.row) for image in images] == [
@@ -37,7 +37,7 @@ def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) ->
         assert set(image.scores) == set(METHODS)
         assert set(image.degraded) == ({"jpeg70"} if image.is_forged else set())
     assert any(image.is_forged for image in images)
-    assert read_scores(scorer({"group": 0})) == images
+    assert read_scores(scorer({"groups": [0]})) == images
 
 
 def test_a_failure_is_returned_as_a_value_and_raised_where_it_is_read(
@@ -47,6 +47,6 @@ def test_a_failure_is_returned_as_a_value_and_raised_where_it_is_read(
         raise DataError(f"row group {group} is damaged")
 
     monkeypatch.setattr(scorer.reader, "read", damaged)
-    item = scorer({"group": 1})
+    item = scorer({"groups": [1]})
     with pytest.raises(DataError, match="row group 1 is damaged"):
         read_scores(item)

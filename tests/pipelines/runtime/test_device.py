@@ -49,23 +49,39 @@ def test_workers_get_a_gpu_each_where_there_are_enough(
 
 
 @pytest.mark.parametrize(
-    ("tasks", "resources", "expected"),
+    ("tasks", "machines", "expected"),
     [
-        (10, GPUS, (2, 1)),
-        (1, GPUS, (1, 1)),
-        (10, CPUS, (4, 0)),
-        (3, CPUS, (3, 0)),
-        (5, {"CPU": 1.0}, (1, 0)),
-        (5, {}, (1, 0)),
+        (10, [GPUS], (2, 4, 1)),
+        (1, [GPUS], (1, 4, 1)),
+        (10, [GPUS, CPUS], (2, 4, 1)),
+        (10, [GPUS, {"CPU": 2.0, "GPU": 2.0}], (4, 1, 1)),  # the least share
+        (10, [{"CPU": 64.0, "GPU": 1.0}], (1, device.POOL_CORES, 1)),
+        (10, [{"GPU": 2.0}], (2, 1, 1)),  # no core is claimed there
+        (10, [CPUS], (4, 2, 0)),
+        (3, [CPUS], (3, 2, 0)),
+        (10, [{"CPU": 3.0}, {"CPU": 3.0}], (2, 2, 0)),  # no worker is on two machines
+        (5, [{"CPU": 1.0}], (1, 1, 0)),
+        (5, [{"CPU": 1.0}] * 3, (3, 1, 0)),
+        (5, [{}], (1, 1, 0)),
+        (5, [], (1, 1, 0)),
     ],
 )
 def test_a_pool_has_a_model_for_each_gpu_or_for_every_two_cores(
-    tasks: int, resources: dict[str, float], expected: tuple[int, int]
+    tasks: int, machines: list[dict[str, float]], expected: tuple[int, int, int]
 ) -> None:
-    assert device.pool_size(tasks, resources) == expected
+    assert device.pool_size(tasks, machines) == expected
+
+
+def test_a_worker_uses_the_cores_that_it_has_in_a_process_of_its_own() -> None:
+    script = (
+        "import cv2, torch; from pipelines.runtime import device;"
+        " print(device.use_cores(2), torch.get_num_threads(), cv2.getNumThreads())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "2 2 1\n", done.stderr
 
 
 def test_sizing_a_cluster_imports_no_torch() -> None:
-    script = "import sys; from pipelines.runtime import device; device.pool_size(1, {}); print('torch' in sys.modules)"
+    script = "import sys; from pipelines.runtime import device; device.pool_size(1, []); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n", done.stderr
