@@ -2,28 +2,65 @@
 
     {"machine": {...}, "group": "build", "quick": false, "figures": {part: {metric: value, ...}, ...}}
 
-A group is a function (quick) -> metrics, by name in GROUPS. Both sides of a ratio are measured in the same run, so that
-ratios can be compared between machines; seconds and bytes cannot.
+A group is a function by name in GROUPS. Both sides of a ratio are measured in the same run, so that ratios can be
+compared between machines; seconds and bytes cannot. What a group measures is imported when it is asked for: `gpu` runs
+where only torch, numpy and OpenCV are installed.
 """
 
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
+from mpc_model.errors import UserError
 from mpc_model.registry import Registry
-from pipelines.benchmarks import build, search, serve, train
-from pipelines.runtime import storage, uris
+from pipelines.commands import JOB_PACKAGES
+from pipelines.runtime import host, storage, uris
 
 Metrics = dict[str, Any]
-GROUPS: Registry[Callable[[bool], Metrics]] = Registry("bench group")
-GROUPS.add("build")(build.measure_build)
-GROUPS.add("train")(train.measure_train)
-GROUPS.add("serve")(lambda quick: {**serve.measure_serve(quick), "search": search.measure_search(quick)})
-_PACKAGES = ("ray", "mlflow", "pyarrow", "opencv-python-headless", "numpy", "torch")
+Keep = Callable[[Metrics], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """`measure(quick, keep)` gives the metrics by part; it may give those that it has so far to `keep`."""
+
+    measure: Callable[[bool, Keep], Metrics]
+    packages: tuple[str, ...] = JOB_PACKAGES
+    """Packages that it cannot run without and that not every installation has."""
+    prints_itself: bool = False
+
+
+def _build(quick: bool, keep: Keep) -> Metrics:
+    from pipelines.benchmarks import build
+
+    return build.measure_build(quick)
+
+
+def _train(quick: bool, keep: Keep) -> Metrics:
+    from pipelines.benchmarks import train
+
+    return train.measure_train(quick)
+
+
+def _serve(quick: bool, keep: Keep) -> Metrics:
+    from pipelines.benchmarks import search, serve
+
+    return {**serve.measure_serve(quick), "search": search.measure_search(quick)}
+
+
+def _gpu(quick: bool, keep: Keep) -> Metrics:
+    from pipelines.benchmarks import gpu
+
+    return gpu.measure_gpu(quick, keep)
+
+
+GROUPS: Registry[Group] = Registry("bench group")
+GROUPS.add("build")(Group(_build))
+GROUPS.add("train")(Group(_train))
+GROUPS.add("serve")(Group(_serve))
+GROUPS.add("gpu")(Group(_gpu, packages=(), prints_itself=True))
 
 
 def bench(group: str, output: str, *, quick: bool) -> Metrics:
@@ -31,24 +68,21 @@ def bench(group: str, output: str, *, quick: bool) -> Metrics:
 
     With `quick`, sizes are tiny: the metrics only show that they can be measured.
     """
-    results: Metrics = {"machine": machine(), "group": group, "quick": quick, "figures": GROUPS[group](quick)}
-    storage.write_bytes(uris.resolved(output), json.dumps(results, indent=1).encode() + b"\n")
-    print("\n".join(f"{name:<56}{value}" for name, value in _lines(results["figures"])), flush=True)
+    measured = GROUPS[group]
+    missing = [package for package in measured.packages if find_spec(package) is None]
+    if missing:
+        raise UserError(f"--group {group} needs {' and '.join(missing)}: pip install 'mpc-localizer[pipelines]'")
+    results: Metrics = {"machine": host.machine(), "group": group, "quick": quick, "figures": {}}
+
+    def keep(figures: Metrics) -> None:
+        results["figures"] = figures
+        storage.write_bytes(uris.resolved(output), json.dumps(results, indent=1).encode() + b"\n")
+
+    keep(measured.measure(quick, keep))
+    if not measured.prints_itself:
+        print("\n".join(f"{name:<56}{value}" for name, value in _lines(results["figures"])), flush=True)
     print(f"\nwritten to {output}", flush=True)
     return results
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions that the metrics were measured with."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": (models or [platform.machine()])[0],
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-    }
 
 
 def _lines(metrics: Metrics, prefix: str = "") -> Iterator[tuple[str, str]]:

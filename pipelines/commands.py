@@ -204,7 +204,7 @@ _TABLE = (
         "bench",
         config="none",
         arguments=(
-            Argument("--group", "what to measure: build (default), train or serve", {"default": "build"}),
+            Argument("--group", "what to measure: build (default), train, serve or gpu", {"default": "build"}),
             Argument(
                 "--output",
                 "where the measurements go (default: bench.json)",
@@ -212,7 +212,8 @@ _TABLE = (
             ),
             Argument("--quick", "tiny sizes, to see that it runs; the measurements mean nothing", _FLAG),
         ),
-        epilog="a whole group takes many minutes, and the machine for itself",
+        epilog="a whole group takes many minutes, and the machine for itself; gpu takes four, without Ray and MLflow",
+        packages=(),  # each group has its own
     ),
     Command(
         "demo",

@@ -114,23 +114,39 @@ class _Whole:
 
     def plain(self, leaves: Sequence[Tensor]) -> Tensor:
         """The same pixels, since the same numbers are drawn for them in the same order."""
-        rows = [F.normalize(level.flatten(2), dim=1).transpose(1, 2) for level in leaves]
-        labels = [self.mask[:, :: 1 << k, :: 1 << k].flatten(1) for k in range(4)]
-        sets = {
-            "fine": Pixels(rows[0], labels[0]),
-            "coarse": Pixels(torch.cat(rows[1:4], dim=1), torch.cat(labels[1:], dim=1)),
-            "second": Pixels(rows[4], labels[0]),
-        }
-        seed = torch.randint(2**62, (), generator=torch.Generator().manual_seed(1)).to(self.mask.device)
-        draws = Draws(SAMPLERS["uniform"], sets, RandomKeys(seed), count=self.count)
-        pairs = [("fine", "fine"), ("fine", "coarse"), ("coarse", "fine"), ("fine", "second"), ("second", "fine")]
-        drawn = [(draws(anchors, 0), draws(negatives, 1)) for anchors, negatives in pairs]
-        features = draws.gathered()
+        return plain_contrast(leaves[:4], leaves[4], self.mask, self.count, seed=1)
 
-        def rows_of(taken: Taken) -> Tensor:
-            return features(taken).features[0, : int(taken.counts)]
 
-        return torch.stack([plain_nce(rows_of(anchors), rows_of(negatives)) for anchors, negatives in drawn]).sum()
+def plain_contrast(first: Sequence[Tensor], second: Tensor, mask: Tensor, count: int, *, seed: int) -> Tensor:
+    """`multi_view_contrast`'s total, release form, with at most `count` pixels a class: a loop over images that have
+    both classes, the mean of which it is, and over their pairings.
+
+    `first` are the four maps of the first pass, `second` the finest of the second, `mask` has its size. The pixels are
+    those that our function draws with a generator of this seed, since the same numbers are drawn in the same order.
+    """
+    rows = [F.normalize(level.float().flatten(2), dim=1).transpose(1, 2) for level in (*first, second)]
+    labels = [mask[:, :: 1 << k, :: 1 << k].flatten(1) for k in range(4)]
+    sets = {
+        "fine": Pixels(rows[0], labels[0]),
+        "coarse": Pixels(torch.cat(rows[1:4], dim=1), torch.cat(labels[1:], dim=1)),
+        "second": Pixels(rows[4], labels[0]),
+    }
+    drawn_seed = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)).to(mask.device)
+    draws = Draws(SAMPLERS["uniform"], sets, RandomKeys(drawn_seed), count=count)
+    pairs = [("fine", "fine"), ("fine", "coarse"), ("coarse", "fine"), ("fine", "second"), ("second", "fine")]
+    drawn = [(draws(anchors, 0), draws(negatives, 1)) for anchors, negatives in pairs]
+    features = draws.gathered()
+
+    def rows_of(taken: Taken, image: int) -> Tensor:
+        return features(taken).features[image, : int(taken.counts[image])]
+
+    images = [image for image, of_image in enumerate(labels[0]) if (of_image == 0).any() and (of_image == 1).any()]
+    losses = [
+        plain_nce(rows_of(anchors, image), rows_of(negatives, image))
+        for image in images
+        for anchors, negatives in drawn
+    ]
+    return torch.stack(losses).sum() / len(images)
 
 
 CASES: dict[str, Callable[[str, bool], Any]] = {"pairings": _Pairings, "whole": _Whole}

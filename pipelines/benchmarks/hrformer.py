@@ -6,7 +6,6 @@ In float32 the many BatchNorms amplify the rounding of each to several 1e-5; tha
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mpc_model.nn.backbone import BACKBONES
-from mpc_model.nn.hrformer import WINDOW, HRFormer, WindowAttention
-from pipelines.benchmarks import timing
+from mpc_model.nn.hrformer import HRFormer
+from pipelines.benchmarks import floors, timing
 from pipelines.benchmarks.reference_hrformer import PlainHRFormer, load_plain
 from pipelines.runtime import device
 
@@ -126,23 +125,7 @@ def product_flop(model: HRFormer, side: int) -> float:
 
     torch's own counter counts a depth-wise convolution as a full one.
     """
-    flop = 0.0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal flop
-        if isinstance(module, nn.Conv2d):
-            flop += 2 * module.weight.numel() * output.numel() / output.shape[1]
-        elif isinstance(module, WindowAttention):
-            _, height, width, channels = inputs[0].shape
-            padded = math.ceil(height / WINDOW) * math.ceil(width / WINDOW) * WINDOW**2
-            flop += 8 * channels**2 * height * width + 4 * padded * WINDOW**2 * channels
-
-    hooks = [module.register_forward_hook(count) for module in model.modules()]
-    with torch.no_grad():
-        model(torch.zeros(1, 3, side, side))
-    for hook in hooks:
-        hook.remove()
-    return flop
+    return floors.products(model.spec, side).flop
 
 
 @contextlib.contextmanager

@@ -21,7 +21,12 @@ INTERVAL = 0.2
 
 
 def alternating(rounds: int, runs: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
-    """The median, over `rounds`, of the seconds that each run returns; every round calls each run once.
+    """The median, over `rounds`, of the seconds that each run returns (see `each_round`)."""
+    return {name: statistics.median(seconds) for name, seconds in each_round(rounds, runs).items()}
+
+
+def each_round(rounds: int, runs: Mapping[str, Callable[[int], float]]) -> dict[str, list[float]]:
+    """The seconds that each run returns, in each of the `rounds`; every round calls each run once.
 
     The runs alternate, so that a machine that becomes slower or faster meanwhile does so for all of them.
     """
@@ -29,7 +34,7 @@ def alternating(rounds: int, runs: Mapping[str, Callable[[int], float]]) -> dict
     for round_index in range(rounds):
         for name, run in runs.items():
             seconds[name].append(run(round_index))
-    return {name: statistics.median(of_rounds) for name, of_rounds in seconds.items()}
+    return dict(seconds)
 
 
 @contextmanager

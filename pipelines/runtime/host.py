@@ -7,10 +7,12 @@ import resource
 import socket
 import subprocess
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = ("mpc-localizer", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "opencv-python")
+_MEASURED_WITH = ("ray", "mlflow", "pyarrow", "opencv-python-headless", "opencv-python", "numpy", "torch")
 _GIB = 2**30
 
 
@@ -24,6 +26,23 @@ def software() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             tags[f"mpc.version.{package}"] = version(package)
     return tags | _git(Path(__file__).resolve().parents[2])
+
+
+def machine() -> dict[str, str | int | float]:
+    """What speed was measured on, and with: the processor, versions, the commit of a checkout, and when (UTC)."""
+    facts: dict[str, str | int | float] = {
+        "cpu": _cpu() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1),
+        "python": platform.python_version(),
+    }
+    for package in _MEASURED_WITH:
+        with suppress(PackageNotFoundError):
+            facts[package] = version(package)
+    tags = software()
+    known = {"commit": "mlflow.source.git.commit", "changed_since_commit": "mpc.git_dirty"}
+    facts |= {name: tags[tag] for name, tag in known.items() if tag in tags}
+    return facts | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def hardware() -> dict[str, str]:

@@ -40,6 +40,14 @@ def test_hardware_and_load_are_those_of_this_machine() -> None:
     assert 0 < load["machine_memory_gib"] < float(tags["mpc.hardware.memory_gib"])
 
 
+def test_a_machine_is_told_with_the_versions_and_the_time() -> None:
+    facts = host.machine()
+    assert facts["cpu"]
+    assert facts["cores"] == len(os.sched_getaffinity(0))
+    assert {"ray", "torch", "numpy", "memory_gib", "python"} <= facts.keys()
+    assert str(facts["date"]).endswith("+00:00")
+
+
 def test_resident_memory_grows_with_what_is_held() -> None:
     before = host.resident_bytes()
     held = bytearray(os.urandom(64 << 20))
