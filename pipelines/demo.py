@@ -23,7 +23,7 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import SPLITS, Row
 from pipelines.ingest import example_photos
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, environment, storage, uris
 from pipelines.runtime.canonical import canonical_json
 
 EXAMPLES = 8
@@ -34,6 +34,8 @@ STAGES = ("build", "pretrain", "finetune", "evaluate", "register", "promote", "p
 def demo(recipe: str, overrides: Sequence[str]) -> None:
     """Run the whole pipeline; what is finished is reused."""
     config = _settle(recipe, overrides)
+    for line in environment.unused(with_s3="s3://" in config.model_dump_json()):
+        console.say(line)
     from pipelines.model_registry.audit_trail import Refused
     from pipelines.tracking import runs
     from pipelines.tracking.results import record

@@ -148,11 +148,22 @@ def _image_entry(image: ScoredImage) -> dict[str, Any]:
     return entry
 
 
+def _result(image: ScoredImage) -> str:
+    """The result of one image for people: F1, or the false alarms, or why there is neither."""
+    scores = image.scores["model"]
+    if not scores.pixels:
+        return "every pixel ignored"
+    return f"F1 {scores.f1:.2f}" if image.has_f1 else f"false alarms {scores.called_fraction:.4f}"
+
+
 def _draw(images: Sequence[ScoredImage], reader: ShardReader, model: Localizer, count: int, output: str) -> list[str]:
     """Write a sheet of forged images, evenly spaced from the best F1 to the worst; without any, of authentic images
     from the fewest false alarms to the most. Its location, or no location where there is nothing to draw."""
     ranked = sorted((image for image in images if image.has_f1), key=lambda image: -image.scores["model"].f1)
-    ranked = ranked or sorted(images, key=lambda image: image.scores["model"].called_fraction)
+    # Of an image whose pixels are all ignored there are no false alarms: it comes last.
+    ranked = ranked or sorted(
+        images, key=lambda image: (not image.scores["model"].pixels, image.scores["model"].called_fraction)
+    )
     ranks = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
     if not len(ranks):
         return []
@@ -171,9 +182,7 @@ def _draw(images: Sequence[ScoredImage], reader: ShardReader, model: Localizer, 
             ]
         )
         position = f"rank {rank + 1} of {len(ranked)}"
-        scores = chosen.scores["model"]
-        result = f"F1 {scores.f1:.2f}" if chosen.has_f1 else f"false alarms {scores.called_fraction:.4f}"
-        captions.append(f"{chosen.kind}, {result}, {position}  {chosen.key}")
+        captions.append(f"{chosen.kind}, {_result(chosen)}, {position}  {chosen.key}")
     sheet = drawing.sheet(lines, ("image", "mask", "forgery probability", "called forged"), captions)
     location = uris.join(output, "pictures.png")
     storage.write_bytes(location, codecs.encode_png(sheet))

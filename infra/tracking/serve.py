@@ -128,6 +128,8 @@ def start_postgres(servers: Servers) -> str:
         account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
     if not (folder / "PG_VERSION").exists():
         _make_database(folder, secret, account, servers.lock)
+    elif not (folder / "global" / "pg_control").exists():
+        raise SystemExit(f"{folder} was left half made; delete it and {secret}, nothing is in it yet, and start again")
     password = secret.read_text() if secret.exists() else ""
     if not password:
         raise SystemExit(f"{secret} is lost, and {folder} opens with no other password; put it back from a backup")

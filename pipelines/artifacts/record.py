@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mpc_model.errors import UserError
 from pipelines.artifacts import results
-from pipelines.runtime import documents, storage, uris
+from pipelines.runtime import documents, storage, uris, written_yaml
 
 RECORD = "record.json"
 
@@ -76,8 +75,7 @@ def claim(uri: str, verb: str, identity: dict[str, Any], settings: dict[str, Any
         return existing
     check_free(uri, verb)
     record = Record(uri, verb, identity)
-    text = yaml.safe_dump(settings, sort_keys=False)
-    storage.write_bytes(uris.join(uri, "config.yaml"), text.encode())
+    storage.write_bytes(uris.join(uri, "config.yaml"), written_yaml.dump(settings).encode())
     record.save()
     return record
 

@@ -5,6 +5,7 @@ as `train.batch_size=8`.
 """
 
 import difflib
+import io
 import json
 import types
 import typing
@@ -30,6 +31,8 @@ _KINDS = {
     "tuple_type": "a list",
 }
 """What pydantic misses, in words of YAML."""
+_LONGEST = 4 * strict_yaml.LONGEST
+"""Bytes of a recipe: UTF-8 has up to four for a character."""
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -90,16 +93,33 @@ def _text(recipe: str, shown: str) -> str:
         path = Path(recipe)
         if not path.exists() and (RECIPES / recipe).with_suffix(".yaml").exists():
             path = (RECIPES / recipe).with_suffix(".yaml")
+        if path.is_fifo():  # `--config /dev/stdin` behind a pipe, or `--config <(...)`
+            return _decoded(_read_pipe(path, shown))
+        if recipe and path.exists() and not path.is_file():
+            raise UserError(f"{shown} is a {'folder' if path.is_dir() else 'device or a socket'}; give a YAML file")
         if not path.is_file():
             ships = ", ".join(shipped())
             raise UserError(f"no config at {shown!r}; give a YAML file or one of the recipes that ship: {ships}")
-        if path.stat().st_size > 4 * strict_yaml.LONGEST:
+        if path.stat().st_size > _LONGEST:
             raise UserError(f"{shown} is no recipe: it has {path.stat().st_size} bytes")
-        return path.read_text(encoding="utf-8-sig")
+        return _decoded(path.read_bytes())
     except UnicodeDecodeError as error:
         raise UserError(f"{shown} is not YAML, which is UTF-8 ({error.reason} at byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read_pipe(path: Path, shown: str) -> bytes:
+    """What a pipe holds. UserError for more than a recipe can have."""
+    with path.open("rb") as stream:
+        data = stream.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise UserError(f"{shown} is no recipe: it holds more than {_LONGEST} bytes")
+    return data
+
+
+def _decoded(data: bytes) -> str:
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
 
 
 def _tuples(value: Any, annotation: Any = Config) -> Any:

@@ -39,10 +39,13 @@ _OTHER_FORMATS = {
 }
 """How files begin that are no text, each with what they are and the remedy."""
 _LONGEST_LINE = 1 << 20
+_LONGEST_CELL = 1 << 20
+"""Characters; a cell of masks may have many lines."""
 _HEADER_LINES = 32
 """Lines in which the header is looked for."""
 _NO_VALUE = {"nan", "nat", "none", "null", "<na>", "#n/a", "na", "n/a"}
 """What programs write for an empty cell. As a path it is no file; as a group it would join all such rows."""
+_NAMED_SEPARATOR = re.compile(r'"?sep=(?P<separator>[^\w"\r\n])"?(?P=separator)*(?P<end>[\r\n]*)')
 _NAMES = {"na", "n/a"}
 """Those that may also be a name: in `group` and `name` they are kept."""
 _WINDOWS = re.compile(r"(?:[A-Za-z]:)?\\|[A-Za-z]:/")
@@ -76,12 +79,13 @@ def _rows_of_text(uri: str, stream: io.BufferedReader) -> Iterator[Row]:
     encoding = "UTF-16" if begin.startswith(_UTF16) else "UTF-8"
     lines = _lines(uri, stream, encoding)
     head = list(islice(lines, _HEADER_LINES))
-    separator = _separator(head)
+    separator = _named_separator(head) or _separator(head)
     parsed = _parsed(uri, chain(head, lines), separator)
     header = next((cells for _, cells in parsed if any(cells)), [])
     known = _known_columns(uri, header)
     if encoding != "UTF-8" or separator != ",":
-        console.say(f"build: listing {uri} is read as {encoding} text separated by {_SEPARATORS[separator]}")
+        shown = _SEPARATORS.get(separator, repr(separator))
+        console.say(f"build: listing {uri} is read as {encoding} text separated by {shown}")
     for number, cells in parsed:
         place = f"listing {uri}, line {number}"
         if not any(map(str.strip, cells)):
@@ -118,6 +122,15 @@ def _lines(uri: str, stream: io.BufferedReader, encoding: str) -> Iterator[str]:
         raise UserError(f"listing {uri}: what follows line {number} is no {encoding}; save it as CSV (UTF-8)") from None
 
 
+def _named_separator(head: list[str]) -> str:
+    """The separator that a first line `sep=;` names, as Excel reads it; that line is made empty. Empty without one."""
+    found = _NAMED_SEPARATOR.fullmatch(head[0]) if head else None
+    if found is None:
+        return ""
+    head[0] = found["end"]
+    return found["separator"]
+
+
 def _separator(head: Sequence[str]) -> str:
     for separator in _SEPARATORS:
         with suppress(csv.Error):
@@ -129,6 +142,7 @@ def _separator(head: Sequence[str]) -> str:
 
 def _parsed(uri: str, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Rows of CSV, each with the number of its first line."""
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         number = reader.line_num + 1
@@ -137,9 +151,10 @@ def _parsed(uri: str, lines: Iterator[str], separator: str) -> Iterator[tuple[in
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(
-                f"listing {uri}, line {number}: it is no CSV ({error}); close quotes, and double those inside a cell"
-            ) from None
+            why = f"it is no CSV ({error}); close quotes, and double those inside a cell"
+            if "field larger" in str(error):
+                why = f"a cell has more than {_LONGEST_CELL} characters; close its quotes, or give it fewer masks"
+            raise UserError(f"listing {uri}, line {number}: {why}") from None
 
 
 def _parquet_rows(uri: str) -> Iterator[Row]:

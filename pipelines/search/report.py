@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 
 import optuna
 import pandas as pd
-import yaml
 from optuna.importance import FanovaImportanceEvaluator
 from typing_extensions import TypedDict
 
 from mpc_model.errors import MPCError
 from pipelines.config.root import Config
-from pipelines.runtime import console, layout, storage, uris
+from pipelines.runtime import console, layout, storage, uris, written_yaml
 from pipelines.search import plots, space
 from pipelines.search.ledger import Parameters, Trial
 from pipelines.search.plots import metric_name, short
@@ -164,4 +163,4 @@ def _recipe(config: Config, best: Trial, best_config: Config) -> bytes:
         recipe["tracking"] = values["tracking"]
     reached = f"{metric_name(best)} {best.metric:.4f} on the validation split"
     head = f"# Trial {best.number} of the search at {output}: {reached}.\n"
-    return (head + yaml.safe_dump(recipe, sort_keys=False)).encode()
+    return (head + written_yaml.dump(recipe)).encode()

@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.config.search import Range, TuneConfig
+from pipelines.runtime import written_yaml
 from pipelines.search.ledger import Parameters, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -73,4 +74,4 @@ def _from_optuna(values: Range | list[Any], drawn: Any) -> Any:
 
 def _to_yaml(value: Any) -> str:
     """A value on one line of YAML, as an override takes it."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip().removesuffix("...").strip()
+    return written_yaml.dump(value, on_one_line=True).strip().removesuffix("...").strip()

@@ -1,5 +1,6 @@
 """`mpc demo` as a newcomer runs it, made short: every stage, the table, and a second run that reuses all of it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,16 @@ SHORT = (
 
 
 def demo(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([MPC, "demo", *SHORT, *overrides], capture_output=True, text=True, cwd=folder, timeout=500)
+    environment = {**os.environ, "MLFLOW_EXPERIMENT_NAME": "theirs"}
+    return subprocess.run(
+        [MPC, "demo", *SHORT, *overrides], capture_output=True, text=True, cwd=folder, env=environment, timeout=500
+    )
 
 
 def test_the_demo_runs_every_stage_and_then_reuses_them(tmp_path: Path) -> None:
     first = demo(tmp_path)
     assert first.returncode == 0, first.stderr
+    assert "MLFLOW_EXPERIMENT_NAME is set and not used" in first.stderr
     for words in (
         "everything forged",
         "untrained",

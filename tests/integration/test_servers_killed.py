@@ -131,16 +131,24 @@ def test_a_tracking_server_that_was_killed_is_taken_up(swift_server: dict[str, s
     assert not at_work(data)
 
 
-def test_a_lost_password_is_said(data: Path) -> None:
+def test_a_database_that_is_half_made_and_a_lost_password_are_said(data: Path) -> None:
     """Before anything is started: a new one would not open the database."""
     if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         pytest.skip("PostgreSQL's server is not installed: apt-get install postgresql")
     (data / "postgres").mkdir()
     (data / "postgres" / "PG_VERSION").write_text("15\n")
-    (data / "postgres.password").touch()
+    (data / "postgres.password").write_text("from before")
+    server = started(TRACKING, data)
+    said = server.communicate(timeout=PATIENCE)[1]
+    assert (server.returncode, said.strip().count("\n")) == (1, 0)
+    assert f"{data / 'postgres'} was left half made; delete it" in said  # as earlier versions could leave it
+    (data / "postgres" / "global").mkdir()
+    (data / "postgres" / "global" / "pg_control").touch()
+    (data / "postgres.password").write_text("")
     server = started(TRACKING, data)
     said = server.communicate(timeout=PATIENCE)[1]
     assert server.returncode == 1
     assert said.strip().count("\n") == 0
+    assert "half made" not in said
     assert str(data / "postgres.password") in said
     assert (data / "postgres.password").read_text() == ""

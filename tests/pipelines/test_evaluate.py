@@ -18,7 +18,7 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.evaluate import _metrics, evaluate, summary_line
+from pipelines.evaluate import _metrics, _result, evaluate, summary_line
 from pipelines.inference.scorer import METHODS, ScoredImage
 
 
@@ -108,6 +108,14 @@ def test_what_a_split_without_one_class_has_no_metric_of_is_none(
     logged = COMMANDS["evaluate"].metrics
     assert logged
     assert all(math.isfinite(value) for value in logged(metrics).values())
+
+
+def test_a_caption_says_what_is_not_defined() -> None:
+    assert [_result(image) for image in (SPLICE, AUTHENTIC, IGNORED)] == [
+        "F1 0.50",
+        "false alarms 0.1250",
+        "every pixel ignored",
+    ]
 
 
 def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """From YAML and overrides to a config."""
 
+import contextlib
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from mpc_model.errors import UserError
 from pipelines.config import recipe
 from pipelines.config.keys import list_keys
+from pipelines.config.root import Config
 
 
 def test_numbers_may_be_written_as_powers_of_ten() -> None:
@@ -57,12 +61,35 @@ def test_a_recipe_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None
         (str(wide), "not YAML, which is UTF-8"),
         ("x" * 5000, "cannot be read: File name too long"),
         ("", "no config at ''"),
-        (str(tmp_path), "no config at"),
+        (str(tmp_path), "is a folder; give a YAML file"),
+        ("/dev/null", "is a device or a socket"),
+        (str(tmp_path / "none.yaml"), "no config at"),
     ):
         with pytest.raises(UserError, match=words):
             recipe.load(name)
     wide.write_bytes(b"\xef\xbb\xbfseed: 5\r\n")
     assert recipe.load(str(wide)).seed == 5
+
+
+def test_a_recipe_may_come_through_a_pipe(tmp_path: Path) -> None:
+    def through_pipe(data: bytes) -> Config:
+        reading, writing = os.pipe()
+
+        def write() -> None:
+            with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as stream:
+                stream.write(data)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            return recipe.load(f"/dev/fd/{reading}")
+        finally:
+            os.close(reading)
+            writer.join()
+
+    assert through_pipe(b"\xef\xbb\xbfseed: 5\r\n").seed == 5
+    with pytest.raises(UserError, match="is no recipe: it holds more than 4194304 bytes"):
+        through_pipe(b"#" * (1 << 23))
 
 
 KEYS = st.sampled_from([*(key.name.replace(".N.", ".0.") for key in list_keys()), "build.sources.0", "train", "x", ""])

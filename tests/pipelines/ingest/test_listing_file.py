@@ -57,6 +57,10 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "excel-unicode.csv": lambda file: file.write_text(text(TABLE, delimiter="\t"), "utf-16", newline=""),
     "big-endian.csv": lambda file: file.write_bytes(b"\xfe\xff" + text(TABLE).encode("utf-16-be")),
     "tabs.tsv": lambda file: file.write_text(text(TABLE, delimiter="\t"), newline=""),
+    "excel-sep.csv": lambda file: file.write_text(
+        text(TABLE, above="sep=;\r\n", delimiter=";"), "utf-8-sig", newline=""
+    ),
+    "sep-bar.csv": lambda file: file.write_text(text(TABLE, above='"sep=|"\n', delimiter="|"), newline=""),
     "quoted.csv": lambda file: file.write_text(text(TABLE, quoting=csv.QUOTE_ALL), newline=""),
     "blank-lines.csv": lambda file: file.write_text(text(TABLE, above="\n,,\n") + "\n  \n,,\n"),
     "empty-columns.csv": lambda file: file.write_text(
@@ -145,7 +149,10 @@ def packed() -> bytes:
         ("image,mask\na,b\nc,d,e\n", "line 3: it has 3 cells, and the header 2"),
         ('image,mask\na,"1\n2"\n"c,d\ne,f\n', r"line 4: it is no CSV \(unexpected end of data\); close quotes"),
         ('image,mask\n"a"b,c\n', "line 2: it is no CSV .*double those inside"),
-        ('image,mask\na,"' + "x\n" * 100_000, r"line 2: it is no CSV \(field larger"),
+        (
+            'image,mask\na,"' + "x\n" * 1_000_000,
+            "line 2: a cell has more than 1048576 characters; close its quotes, or give",
+        ),
         ("image\n" + "a" * (1 << 21), "line 2: it is longer than a line"),
         ("image,mask\na,b\nc\0,d\n", "line 3: it holds a NUL character"),
         ("image,mask\na,b\né,b\n".encode("latin-1"), "line 3: character 1 is no UTF-8; save it as CSV"),
