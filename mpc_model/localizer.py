@@ -149,7 +149,7 @@ class Localizer(nn.Module):
 
         device = next(self.parameters()).device
         found: dict[int, Tensor] = {}
-        with _eval_mode(self), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with eval_mode(self), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             for size, members in groups.items():
                 in_tiles = bool(tile) and not tiling.fits(size, tile)
                 at_once = tiling.work(size, tile)[1] if in_tiles else size[0] * size[1]
@@ -255,7 +255,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 
 
 @contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each submodule is as it was (a frozen encoder may differ from its head)."""
     training = [part for part in module.modules() if part.training]
     for part in training:  # none in a loaded model: threads that share it write nothing

@@ -24,18 +24,21 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console
 from pipelines.runtime.device import prepare_training
 from pipelines.tracking import outbox
-from pipelines.training import pictures, validation
+from pipelines.training import not_finite, pictures, validation
 from pipelines.training.checkpoint_writer import CheckpointWriter
 from pipelines.training.compile import compile_encoder
 from pipelines.training.optimization import Optimization
 from pipelines.training.progress import TrainingProgress, TrainingResult, is_stale
 from pipelines.training.schedules import learning_rate
 from pipelines.training.stage import Stage
+from pipelines.training.step_ring import StepFacts, StepRing
 from pipelines.training.step_window import StepWindow
 from pipelines.training.worker_context import AsyncValidator, WorkerContext
 
 LOG_EVERY = 10
-"""Steps between reports, and between checks for a preemption notice."""
+"""Steps between reports, and between reads of what the device has computed."""
+PREEMPTION_SECONDS = 5.0
+"""How often workers ask whether a machine is about to be taken away: all of them wait for the answer."""
 
 
 def run(
@@ -84,7 +87,9 @@ class TrainingLoop:
             optimizer = self.optimization.optimizer
             self.writer = CheckpointWriter(config, self.stage, self.fingerprint, optimizer, reports.store)
         self.progress, self.window = TrainingProgress(), StepWindow(context.device)
-        self.saved_for_preemption = False
+        self.ring = StepRing(LOG_EVERY, context.device, context.world_size)
+        self.note = ""
+        self.asked_at, self.saved_for_preemption = time.monotonic(), False
         self._restore()
         if config.train.compile:
             compile_encoder(self.stage.localizer, config, context.device)
@@ -101,7 +106,7 @@ class TrainingLoop:
             raise UserError(f"{location} was trained on another dataset; name another {self.verb}.output")
         self.stage.localizer.load_state_dict(load_model(location).state_dict())
         self.optimization.module.load_state_dict(state["module"], strict=False)
-        self.optimization.optimizer.load_state_dict(state["optimizer"])
+        self.optimization.restore(state["optimizer"])
         self.progress = TrainingProgress.from_facts(document, document["step"])
         self.window = StepWindow(self.context.device, document["window"])
         if self.progress.awaits_validation and self.async_validator:
@@ -126,6 +131,7 @@ class TrainingLoop:
         self.progress_bar = console.Progress(self.verb, self.settings.epochs * size, "samples", done=done)
         while self.progress.cursor.epoch < self.settings.epochs and not self._stops_early():
             if not self._epoch(stop_after):
+                self._read()
                 return self.progress.result(self.stage.monitor)
             self._close_epoch()
         if self.progress.awaits_validation:
@@ -153,49 +159,77 @@ class TrainingLoop:
                 self._log()
                 return True
             waited = time.monotonic() - started
-            metrics = self._step(batches)
-            world_size = self.context.world_size
-            self.progress.advance(metrics["total"], world_size, self.config.train.batch_size, len(batches))
-            self.window.add(metrics, sum(len(batch.ids) for batch in batches) * world_size, waited)
-            self._after_step(batches[-1].progress, metrics["total"])
+            self._step(batches, waited)
+            self.progress.advance(self.context.world_size, self.config.train.batch_size, len(batches))
+            self._after_step(batches[-1].progress)
         return False
 
-    def _step(self, batches: list[Batch]) -> dict[str, float]:
-        """One step of the optimizer; its metrics, means over all ranks."""
-        epoch = self.progress.cursor.epoch
+    def _step(self, batches: list[Batch], waited: float = 0.0) -> None:
+        """One step of the optimizer. Its metrics stay on the device until `_read`."""
+        step, epoch = self.progress.step, self.progress.cursor.epoch
         rate = learning_rate(
             self.settings,
-            step=self.progress.step,
+            step=step,
             epoch=epoch,
             progress=(epoch + batches[-1].progress) / self.settings.epochs,
             metrics=self.progress.monitored(self.stage.monitor),
         )
-        return self.optimization.step(batches, self.progress.step, rate)
+        ids = [name for batch in batches for name in batch.ids]
+        values = self.optimization.step(batches, step, rate)
+        self.ring.add(StepFacts(step, rate, ids, len(ids) * self.context.world_size, waited), values)
 
-    def _after_step(self, epoch_progress: float, loss: float) -> None:
+    def _read(self, note: bool = False) -> bool:
+        """Read the metrics of the steps since the last read; whether a rank had a `note`.
+
+        MPCError, on all ranks, where a loss or a gradient was not finite: weights are those before that step.
+        """
+        records, noted = self.ring.read(note)
+        for record in records:
+            if not record.finite:
+                not_finite.stop(record, self.verb, self.output, self.context)
+            metrics = record.metrics
+            self.progress.add_loss(metrics["total"])
+            self.window.add(metrics, record.facts.samples, record.facts.waited)
+        if records:
+            self.note = f", loss {metrics['total']:.4f}, waiting for data {self.window.waiting:.0%}"
+        return noted
+
+    def _after_step(self, epoch_progress: float) -> None:
         """Do what is due at this step besides training: progress line, reports, pictures, checkpoints."""
         epoch = self.progress.cursor.epoch
+        preempted = False
+        if self._is_due(LOG_EVERY):
+            preempted = self._read(self._asks_for_preemption()) and self.context.is_preempted()
+        elif epoch_progress == 1:
+            self._read()
         if self.reports:
             done = round((epoch + epoch_progress) * len(self.loader))
-            note = f"epoch {epoch + 1}, loss {loss:.4f}, waiting for data {self.window.waiting:.0%}"
-            self.progress_bar.advance(done - self.progress_bar.done, note)
+            self.progress_bar.advance(done - self.progress_bar.done, f"epoch {epoch + 1}{self.note}")
             if self._is_due(self.config.train.pictures_every):
                 self.reports.picture(self.pictures.draw(self.stage.localizer, self.progress.step))
         save = self._is_due(self.config.train.checkpoint_every)
         if self._is_due(LOG_EVERY):
             self._log()
-            if not self.saved_for_preemption and self.context.is_preempted():
-                if self.context.rank == 0:
-                    console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
-                save = self.saved_for_preemption = True
+        if preempted and not self.saved_for_preemption:
+            if self.context.rank == 0:
+                console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
+            save = self.saved_for_preemption = True
         if save:
             self._save()
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
 
+    def _asks_for_preemption(self) -> bool:
+        """Whether all ranks are to ask now. The first rank's clock says so, since they must ask equally often."""
+        due = time.monotonic() - self.asked_at >= PREEMPTION_SECONDS
+        if due:
+            self.asked_at = time.monotonic()
+        return due and self.context.rank == 0 and not self.saved_for_preemption
+
     def _log(self) -> None:
         """Report the window that ends at this step."""
+        self._read()
         if not self.window.steps:
             return
         metrics = {f"train/{name}": value for name, value in self.window.take().items()}
@@ -235,7 +269,8 @@ class TrainingLoop:
         self.progress.add_validation(self._broadcast(metrics))
 
     def _save(self, final: bool = False) -> None:
-        """Write a checkpoint, on rank 0."""
+        """Write a checkpoint, on rank 0. Before that all ranks look whether the steps so far were good."""
+        self._read()
         if self.writer:
             self.context.check_lease()
             self.writer.save(self.progress, self.window, final)

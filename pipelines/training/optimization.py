@@ -1,23 +1,18 @@
 """One step of the optimizer: forward and backward passes over a few batches, alike on every rank."""
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mpc_model.errors import MPCError
 from mpc_model.nn.batchnorm import synchronise
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
 from pipelines.dataset.loader import Batch
 from pipelines.dataset.order import step_seed
-from pipelines.runtime import storage, uris
 from pipelines.training.stage import Stage
 from pipelines.training.worker_context import WorkerContext
 
@@ -39,73 +34,67 @@ class Optimization:
             for parameters, scale in stage.parameter_groups
         ]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._settings.optimizer]
-        self.optimizer = optimizer(groups, lr=self._settings.learning_rate, weight_decay=self._settings.weight_decay)
+        rate, decay = self._settings.learning_rate, self._settings.weight_decay
+        self.optimizer: torch.optim.Optimizer = optimizer(groups, lr=rate, weight_decay=decay, fused=True)
+        self._trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        self._smallest = min(self._trained, key=lambda parameter: parameter.numel())
+        # The fused optimizers look at this number on the device, and change nothing where it is 1.
+        self._stopped = self.optimizer.found_inf = torch.zeros((), device=context.device)
         self.parallel: nn.Module = self.module
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the optimizer's part of a checkpoint, also of one whose optimizer was not fused."""
+        groups = [group | {"fused": True, "foreach": None} for group in state["param_groups"]]
+        self.optimizer.load_state_dict({**state, "param_groups": groups})
 
     def distribute(self) -> None:
         """Average gradients over the ranks from now on, where there are several."""
         if self._context.world_size > 1:
             self.parallel = DistributedDataParallel(self.module)
+        self.parallel.train()
 
-    def step(self, batches: Sequence[Batch], step: int, learning_rate: float) -> dict[str, float]:
-        """Average the gradients of the batches and apply them. Returns the metrics, means over batches and ranks.
+    def step(self, batches: Sequence[Batch], step: int, learning_rate: float) -> dict[str, Tensor]:
+        """Average the gradients of the batches and apply them. Returns the metrics of this rank, 0-d on the device.
 
-        These are what the module returns, `gradient_norm` (before clipping) and `learning_rate`. `step` is the number
-        of steps before this one. MPCError, on all ranks and before a weight changes, where loss or gradient norm are
-        not finite.
+        These are what the module returns, as means over the batches, and `gradient_norm` (before clipping), which all
+        ranks share. `step` is the number of steps before this one.
+
+        Nothing here makes the host wait for the device. From the first step on where the loss of a rank or the
+        gradient is not finite, weights and optimizer are left as they are, on all ranks: who reads the metrics finds
+        out, and stops.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
-        self.parallel.train()
         self.optimizer.zero_grad(set_to_none=True)
-        outputs: list[dict[str, torch.Tensor]] = []
+        rows: list[Tensor] = []
         for index, batch in enumerate(batches):
             seed = step_seed(self._config.seed, step, index, self._context.rank)
             torch.manual_seed(seed)
             with self._unsynchronised() if index + 1 < len(batches) else nullcontext():
                 with torch.autocast(self._context.device.type, torch.bfloat16, self._config.train.precision == "bf16"):
                     losses = self.parallel(batch.to(self._context.device), seed)
-                (losses["total"] / len(batches)).backward()
-            outputs.append({name: value.detach() for name, value in losses.items()})
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._settings.clip or math.inf)
-        names = list(outputs[0])
-        means = torch.stack(
-            [torch.stack([output[name].float() for output in outputs]).mean() for name in names] + [norm]
-        )
-        if self._context.world_size > 1:
-            dist.all_reduce(means)
-            means /= self._context.world_size
-        metrics = dict(zip([*names, "gradient_norm"], means.tolist(), strict=True))
-        if not (math.isfinite(metrics["total"]) and math.isfinite(metrics["gradient_norm"])):
-            finite_here = all(bool(output["total"].isfinite()) for output in outputs)
-            self._raise_not_finite(batches, step, metrics, finite_here)
+                self._backward(losses["total"], len(batches))
+            rows.append(torch.stack([value.detach().float() for value in losses.values()]))
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in self._trained if parameter.grad is not None])
+        if self._settings.clip:
+            nn.utils.clip_grads_with_norm_(self._trained, self._settings.clip, norm)
+        self._stopped.copy_(torch.maximum(self._stopped, (~norm.isfinite()).float()))
         self.optimizer.step()
-        return metrics | {"learning_rate": learning_rate}
+        means = torch.stack(rows).mean(0) if len(rows) > 1 else rows[0]
+        return dict(zip(losses, means.unbind(), strict=True)) | {"gradient_norm": norm}
+
+    def _backward(self, total: Tensor, passes: int) -> None:
+        """Add the gradient of a pass's share of the loss.
+
+        A loss that is not finite may still have a finite gradient. It spoils the gradient of one parameter: x - x is 0
+        for a finite number and else NaN. Ranks average their gradients, and a mean with a NaN in it is NaN: so the
+        norm, from which each rank decides for itself, is not finite on any rank where the loss of one is not.
+        """
+        spoilt = (total - total).detach()
+        torch.autograd.backward(
+            [total / passes, self._smallest.view_as(self._smallest)], [None, spoilt.expand_as(self._smallest)]
+        )
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         """Inside, gradients stay on their rank: only a step's last backward pass exchanges them."""
         return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
-
-    def _raise_not_finite(
-        self, batches: Sequence[Batch], step: int, metrics: dict[str, float], finite_here: bool
-    ) -> None:
-        """Raise MPCError on all ranks, naming the samples; rank 0 writes them to a file of the output first."""
-        own = {
-            "rank": self._context.rank,
-            "finite": finite_here,
-            "ids": [name for batch in batches for name in batch.ids],
-        }
-        ranks: list[Any] = [own]
-        if self._context.world_size > 1:
-            ranks = [None] * self._context.world_size
-            dist.all_gather_object(ranks, own)
-        location = uris.join(str(self._settings.output), f"not-finite-step-{step:09d}.json")  # type: ignore[attr-defined]
-        if self._context.rank == 0:
-            document = {"values": {name: str(value) for name, value in metrics.items()}, "ranks": ranks}
-            storage.write_bytes(location, json.dumps(document, indent=1).encode())
-        root_cause = [rank for rank in ranks if not rank["finite"]] or ranks
-        ids = [name for rank in root_cause for name in rank["ids"]]
-        raise MPCError(
-            f"{self._verb}: the loss is {metrics['total']}, the gradient's norm {metrics['gradient_norm']} at step"
-            f" {step}; batch {ids} ({location} has it all); look at these samples, or lower the learning rate"
-        )

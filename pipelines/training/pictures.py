@@ -10,7 +10,7 @@ import torch
 
 from mpc_model.evaluation.probes import kmeans_probe, stack_levels
 from mpc_model.imaging import codecs, drawing
-from mpc_model.localizer import Localizer, to_probabilities
+from mpc_model.localizer import Localizer, eval_mode, to_probabilities
 from pipelines.config.root import Config
 from pipelines.dataset.loader import scaled
 from pipelines.runtime import storage, uris
@@ -31,9 +31,12 @@ class Pictures:
 
     @torch.no_grad()
     def draw(self, localizer: Localizer, step: int) -> str:
-        """Write the sheet of a step and return its name below the output. The localizer is left in eval mode."""
+        """Write the sheet of a step, drawn in eval mode, and return its name below the output."""
         self._images = self._images or self._read()
-        localizer.eval()
+        with eval_mode(localizer):
+            return self._drawn(localizer, step)
+
+    def _drawn(self, localizer: Localizer, step: int) -> str:
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
         for image, mask in self._images:
             maps = localizer.features(scaled(torch.from_numpy(image)[None], self._device))

@@ -35,7 +35,7 @@ class TrainingProgress:
     unsaved: list[int] = field(default_factory=list)
     loss_sum: float = 0.0
     loss_steps: int = 0
-    """Sum of the loss, and steps, of the current epoch."""
+    """Sum of the loss, and steps, of the current epoch, as far as they were read from the device."""
 
     @classmethod
     def from_facts(cls, facts: ProgressFacts, step: int) -> "TrainingProgress":
@@ -61,11 +61,14 @@ class TrainingProgress:
             "epoch_loss": (self.loss_sum, self.loss_steps),
         }
 
-    def advance(self, loss: float, world_size: int, batch_size: int, batches: int) -> None:
-        """Count one step of the optimizer, over so many batches on each rank."""
+    def advance(self, world_size: int, batch_size: int, batches: int) -> None:
+        """Count one step of the optimizer, over so many batches on each rank. Its loss is added once it is known."""
         self.step += 1
-        self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
         self.cursor = self.cursor.advanced(world_size, batch_size, batches)
+
+    def add_loss(self, loss: float) -> None:
+        """Add the loss of a step of the current epoch."""
+        self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
 
     def finish_epoch(self) -> None:
         """Add the epoch to the history, its validation metrics still to come, and move the cursor to the next one."""

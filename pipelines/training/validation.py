@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import Localizer, eval_mode
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, PixelLoader
@@ -24,15 +24,15 @@ class Validator:
         self._images: tuple[list[Batch], list[Batch]] | None = None
 
     def validate(self, localizer: Localizer) -> dict[str, float]:
-        """The stage's metrics of a localizer on this device, which is left in eval mode; only finite ones."""
+        """The stage's metrics of a localizer on this device, evaluated in eval mode; only finite ones."""
         if self._images is None:
             count = self._config.train.validation_images
             self._images = (
                 fixed_batches(self._config, "train", count),
                 fixed_batches(self._config, "validation", count),
             )
-        localizer.eval()
-        metrics = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed)
+        with eval_mode(localizer):
+            metrics = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def validate_checkpoint(self, location: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.dataset.loader import Batch
 from pipelines.tracking import outbox, runs
 from pipelines.training import loop
 from pipelines.training.progress import TrainingResult
@@ -33,6 +34,13 @@ def training(config: Config, stage: Any) -> loop.TrainingLoop:
     """The training loop of a run, before its first step."""
     reports = outbox.Outbox(config, stage.verb, runs.start_run(config, stage.verb))
     return loop.TrainingLoop(config, stage, WorkerContext(), reports)
+
+
+def step_metrics(state: loop.TrainingLoop, batches: list[Batch]) -> dict[str, float]:
+    """The metrics of one step."""
+    state._step(batches)
+    (record,), _ = state.ring.read()
+    return record.metrics
 
 
 def trained_parameters(state: loop.TrainingLoop) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import at, run, training, weights
+from training_runs import at, run, step_metrics, training, weights
 
 from mpc_model.errors import UserError
 from pipelines.artifacts import checkpoint
@@ -22,7 +22,7 @@ def test_there_is_no_second_pass_for_a_loss_that_weighs_nothing(
     batch = next(state.loader.epoch(Cursor()))
     seen: list[int] = []
     state.stage.localizer.encoder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    values = state._step([batch])
+    values = step_metrics(state, [batch])
     assert seen == [passes * len(batch.ids)]
     assert values["total"] == pytest.approx(
         values["within_image"] + values["cross_scale"] + (values["cross_modality"] if passes == 2 else 0), rel=1e-5

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import at, run, training, weights
+from training_runs import at, run, step_metrics, training, weights
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines.artifacts import checkpoint
@@ -214,7 +214,7 @@ def test_twenty_steps_give_the_losses_they_always_gave(trained: Config, tmp_path
         losses = []
         for epoch in range(10):
             for batch in state.loader.epoch(Cursor(epoch)):
-                losses.append(state._step([batch])["total"])
+                losses.append(step_metrics(state, [batch])["total"])
         assert losses == pytest.approx(golden[stage.verb], rel=5e-3)
 
 

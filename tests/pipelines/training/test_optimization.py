@@ -1,21 +1,30 @@
 """One step of the optimizer: gradients of several forward passes, clipping, precision, and rates of the groups."""
 
+import copy
 import json
+import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from training_runs import at, trained_parameters, training
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from training_runs import at, step_metrics, trained_parameters, training
 
 from mpc_model.errors import MPCError
 from pipelines.artifacts import checkpoint
+from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
 from pipelines.tracking import runs
 from pipelines.training import loop, validation
+from pipelines.training.optimization import Optimization
+from pipelines.training.step_ring import StepFacts, StepRing
 from pipelines.training.worker_context import WorkerContext
 
 
@@ -39,7 +48,7 @@ def test_accumulated_gradients_are_the_mean_over_the_forward_passes(trained: Con
 
 def test_clipping_bounds_the_step_s_gradient(trained: Config, tmp_path: Path) -> None:
     state = training(at(trained, tmp_path, "finetune.clip=1.0e-3", verb="finetune"), Finetuning)
-    values = state._step([next(state.loader.epoch(Cursor()))])
+    values = step_metrics(state, [next(state.loader.epoch(Cursor()))])
     norm = torch.stack([one.grad.norm() for one in trained_parameters(state)]).norm()
     assert values["gradient_norm"] > 1e-3
     assert norm.item() == pytest.approx(1e-3, rel=1e-2)
@@ -51,7 +60,7 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(trained: Config, tmp_p
     for precision in ("fp32", "bf16"):
         config = at(trained, tmp_path / precision, f"train.precision={precision}", verb=stage.verb)
         state = training(config, stage)
-        losses[precision] = state._step([next(state.loader.epoch(Cursor()))])["total"]
+        losses[precision] = step_metrics(state, [next(state.loader.epoch(Cursor()))])["total"]
         assert {tensor.dtype for tensor in state.optimization.module.parameters()} == {torch.float32}
     assert losses["bf16"] != losses["fp32"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
@@ -86,3 +95,113 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Co
     loader = validation.open_split(config, "train")
     assert told["ids"] == list(loader.epoch(Cursor()))[1].ids
     assert checkpoint.latest(str(config.pretrain.output)) is None
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_from_a_bad_step_on_weights_and_optimizer_stay_as_they_were(
+    trained: Config, tmp_path: Path, optimizer: str
+) -> None:
+    """The loss alone is bad: its gradient is finite."""
+    config = at(trained, tmp_path, f"finetune.optimizer={optimizer}", "finetune.learning_rate=1.0e-2", verb="finetune")
+    state = training(config, Finetuning)
+    module, added = state.optimization.module, [0.0, math.inf, 0.0]
+    batches = list(state.loader.epoch(Cursor()))
+    hook = module.register_forward_hook(lambda _, __, losses: losses | {"total": losses["total"] + added.pop(0)})
+    state._step(batches[:1])
+    before = copy.deepcopy((dict(module.named_parameters()), state.optimization.optimizer.state_dict()["state"]))
+    for _ in range(2):
+        state.progress.advance(1, 4, 1)
+        state._step(batches[1:2])
+    hook.remove()
+    after = dict(module.named_parameters()), state.optimization.optimizer.state_dict()["state"]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    with pytest.raises(MPCError, match=r"the loss is inf, the gradient's norm nan at step 1; batch"):
+        state._save()
+    assert checkpoint.steps(str(config.finetune.output)) == []
+
+
+class Slope(nn.Module):
+    """A weight times a number that the batch holds; of the second rank, the loss has infinity added at step 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, inputs: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+        return {"total": (self.weight * inputs[:2]).sum() + inputs[2]}
+
+
+class Loaded(NamedTuple):
+    """A batch of three numbers."""
+
+    numbers: torch.Tensor
+
+    def to(self, device: torch.device) -> torch.Tensor:
+        return self.numbers.to(device)
+
+
+def one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    config = recipe.load(None, [f"workspace={folder}", "finetune={optimizer: adamw, clip: 1.0}"])
+    module = Slope()
+    stage: Any = SimpleNamespace(verb="finetune", module=module, parameter_groups=[(module.parameters(), 1.0)])
+    optimization = Optimization(config, stage, WorkerContext(rank=rank, world_size=2))
+    optimization.distribute()
+    ring, weights = StepRing(3, torch.device("cpu"), 2), [module.weight.detach().clone()]
+    for step in range(3):
+        bad = math.inf if (rank, step) == (1, 1) else 0.0
+        batch: Any = Loaded(torch.tensor([3.0, 4.0 * rank, bad]))
+        ring.add(StepFacts(step, 0.1, [], 2, 0.0), optimization.step([batch], step, 0.1))
+        weights.append(module.weight.detach().clone())
+    torch.save((weights, ring.read(note=rank == 1), ring.read()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_bad_loss_of_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    (weights, read, nothing), (others_weights, others_read, _) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(weights, others_weights, strict=True))
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[1], weights[3])
+    (records, noted) = read
+    assert noted
+    assert nothing == ([], False)
+    assert str(records) == str(others_read[0])  # NaN is not equal to itself
+    assert [record.finite_ranks for record in records] == [[True, True], [True, False], [True, True]]
+    assert [record.finite for record in records] == [True, False, True]
+    assert records[0].metrics["gradient_norm"] == pytest.approx(math.hypot(3, 2))
+    assert records[0].metrics["total"] == pytest.approx((3 + 3 + 8) / 2)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_the_optimizer_s_steps_are_those_of_the_plain_formula_and_older_checkpoints_load(
+    trained: Config, tmp_path: Path, kind: str
+) -> None:
+    config = at(trained, tmp_path, f"finetune.optimizer={kind}", "finetune.weight_decay=0.1", verb="finetune")
+    state = training(config, Finetuning)
+    own, fused = state.optimization.module, state.optimization.optimizer
+    twin = copy.deepcopy(own)
+    plain = type(fused)([one for one in twin.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.1)
+
+    def step(with_gradients: bool) -> None:
+        for one, other in zip(trained_parameters(state), plain.param_groups[0]["params"], strict=True):
+            other.grad = one.grad.clone() if with_gradients else other.grad
+        plain.step()
+        for group in fused.param_groups:
+            group["lr"] = 1e-2
+        fused.step()
+        torch.testing.assert_close(own.state_dict(), twin.state_dict(), rtol=1e-5, atol=1e-7)
+
+    for parameter in own.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    step(with_gradients=True)
+    older = copy.deepcopy(plain.state_dict())
+    older["param_groups"][0] |= {"scale": 1.0}
+    state.optimization.restore(older)
+    assert fused.param_groups[0]["fused"] is True
+    step(with_gradients=False)

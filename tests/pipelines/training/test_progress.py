@@ -14,7 +14,8 @@ def after(epochs: int, **values: object) -> TrainingProgress:
     progress = TrainingProgress()
     for _ in range(epochs):
         for loss in (0.0, 0.0, progress.step + 3.0):
-            progress.advance(loss, world_size=2, batch_size=4, batches=1)
+            progress.advance(world_size=2, batch_size=4, batches=1)
+            progress.add_loss(loss)
         progress.finish_epoch()
     for name, value in values.items():
         setattr(progress, name, value)
@@ -23,7 +24,8 @@ def after(epochs: int, **values: object) -> TrainingProgress:
 
 def test_steps_and_epochs_are_counted() -> None:
     progress = after(2)
-    progress.advance(0.5, world_size=2, batch_size=4, batches=3)
+    progress.advance(world_size=2, batch_size=4, batches=3)
+    progress.add_loss(0.5)
     assert (progress.step, progress.epoch_steps) == (7, [3, 6])
     assert progress.history == [{"train_loss": 1.0}, {"train_loss": 2.0}]
     assert progress.cursor == Cursor(1 + 1).advanced(2, 4, 3)
@@ -33,7 +35,8 @@ def test_steps_and_epochs_are_counted() -> None:
 def test_it_goes_through_json_unchanged() -> None:
     progress = after(2, unsaved=[3])
     progress.add_validation({"f1": 0.1 + 0.2})
-    progress.advance(1 / 3, world_size=1, batch_size=4, batches=2)
+    progress.advance(world_size=1, batch_size=4, batches=2)
+    progress.add_loss(1 / 3)
     again = TrainingProgress.from_facts(json.loads(json.dumps(progress.to_facts())), progress.step)
     assert again == progress
 
