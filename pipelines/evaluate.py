@@ -1,22 +1,25 @@
 """`mpc evaluate`: a model on one split by the published protocol, next to two baselines, with pictures.
 
-The baselines say what a metric is worth: the same network untrained, and a map that calls every pixel forged.
+The baselines say what a metric is worth: the same network untrained, and a map that calls every pixel forged. The
+scores of the untrained network are remembered (artifacts/untrained.py).
 """
 
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
+from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.evaluation.metrics import Scores, summarize
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.degradations import DEGRADATIONS
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import Localizer, ModelSpec
 from pipelines import reuse
-from pipelines.artifacts import evaluation, record
-from pipelines.artifacts.evaluation import EvaluationMetrics, EvaluationResult, Summary
+from pipelines.artifacts import evaluation, record, untrained
+from pipelines.artifacts.evaluation import AgainstFp32, EvaluationMetrics, EvaluationResult, Summary
 from pipelines.artifacts.model_directory import load_model, require_head
 from pipelines.config.root import Config
 from pipelines.dataset import integrity, leakage
@@ -25,6 +28,8 @@ from pipelines.dataset.reader import ShardReader
 from pipelines.inference.scorer import METHODS, Scope, ScoredImage, Scorer, decode_row, read_scores
 from pipelines.runtime import console, storage, uris
 
+_COMPARED = 8
+"""Images that are also mapped in fp32, to say what another precision changes, at most."""
 _GPU_GROUPS = 16
 """Row groups of one task of Ray Data, where workers have a GPU: the stages of a worker run empty at its end."""
 
@@ -52,7 +57,7 @@ def evaluate(config: Config) -> EvaluationResult:
     if claimed.finished:
         reuse.say_reused("evaluate", "evaluation", output)
         return cast(EvaluationResult, claimed.results)
-    images = _score_all(config, model, dataset, manifest, len(reader.sizes))
+    images = _score_all(config, localizer.spec, manifest, len(reader.sizes))
     metrics = _metrics(images, config, localizer.spec.threshold, manifest.fingerprint, warnings)
     listed = json.dumps([_image_entry(image) for image in images], indent=1)
     storage.write_bytes(uris.join(output, "images.json"), listed.encode())
@@ -60,6 +65,8 @@ def evaluate(config: Config) -> EvaluationResult:
     storage.write_bytes(uris.join(output, evaluation.FILE_NAME), json.dumps(metrics, indent=1).encode())
     claimed.finish(**metrics, pictures=pictures)
     line = summary_line(metrics["model"], metrics["threshold"])
+    if compared := metrics["against_fp32"]:
+        console.say(f"evaluate: {against_line(settings.precision, compared)}")
     console.say(f"evaluate: {line}; pictures at {', '.join(pictures) or 'no place: there are none'}")
     return cast(EvaluationResult, claimed.results)
 
@@ -77,7 +84,38 @@ def summary_line(summary: Summary, threshold: float) -> str:
     return "no F1 and no false alarms: every pixel of the split is ignored"
 
 
-def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, groups: int) -> list[ScoredImage]:
+def against_line(precision: str, compared: AgainstFp32) -> str:
+    """One line for people on what another precision than fp32 changes."""
+    f1, exact = compared["f1"], compared["f1_fp32"]
+    words = "no F1" if f1 is None or exact is None else f"F1 {f1:.3f} against {exact:.3f}"
+    return (
+        f"{precision} against fp32 on {compared['images']} images: a probability differs by"
+        f" {compared['largest_difference']:.2g} at most, {compared['mean_difference']:.2g} on average; {words}"
+    )
+
+
+def _score_all(config: Config, spec: ModelSpec, manifest: Manifest, groups: int) -> list[ScoredImage]:
+    """Score every sample of the split by all METHODS, by the untrained network only where that is not remembered."""
+    settings = config.evaluate
+    origin = untrained.made_from(spec, config.seed, manifest.fingerprint, settings.split, settings.precision)
+    remembered = untrained.read(config.workspace, origin, manifest.splits[settings.split].samples)
+    compared = np.linspace(0, groups - 1, min(groups, _COMPARED)).round() if settings.precision != "fp32" else ()
+    scope = Scope(remembered is None, frozenset(int(group) for group in compared))
+    images = _score(config, manifest, groups, scope)
+    if remembered:
+        console.say("evaluate: the scores of the untrained network are those of an earlier evaluation")
+        return [
+            replace(image, scores={**image.scores, "untrained": scores})
+            for image, scores in zip(images, remembered, strict=True)
+        ]
+    try:
+        untrained.write(config.workspace, origin, [image.scores["untrained"] for image in images])
+    except (UserError, InfrastructureError) as error:  # the evaluation needs no memory
+        console.warn(f"evaluate: the scores of the untrained network are not remembered: {error}")
+    return images
+
+
+def _score(config: Config, manifest: Manifest, groups: int, scope: Scope) -> list[ScoredImage]:
     """Score every sample of the split, some row groups a task, on a pool of workers that each hold the model."""
     from pipelines.runtime import cluster
 
@@ -89,7 +127,7 @@ def _score_all(config: Config, model: str, dataset: str, manifest: Manifest, gro
     tasks = [{"groups": list(range(start, min(start + together, groups)))} for start in range(0, groups, together)]
     scored = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
         Scorer,
-        fn_constructor_args=(model, dataset, manifest, config.evaluate, config.seed, Scope(), cores),
+        fn_constructor_args=(manifest, config.evaluate, config.seed, scope, cores),
         **pool,
     )
     progress = console.Progress("evaluate", manifest.splits[config.evaluate.split].samples, "images")
@@ -116,10 +154,27 @@ def _metrics(
         },
         "robustness": {name: _summary([image.degraded[name] for image in forged]) for name in settings.robustness},
         "threshold": threshold,
+        "precision": settings.precision,
+        "against_fp32": _against_fp32(images),
         "dataset": str(settings.dataset),
         "split": settings.split,
         "fingerprint": fingerprint,
         "warnings": warnings,
+    }
+
+
+def _against_fp32(images: Sequence[ScoredImage]) -> AgainstFp32 | None:
+    compared = [(image, image.difference) for image in images if image.difference]
+    if not compared:
+        return None
+    forged = [(image.scores["model"].f1, difference.scores.f1) for image, difference in compared if image.has_f1]
+    f1, exact = np.mean(forged, axis=0).tolist() if forged else (None, None)
+    return {
+        "images": len(compared),
+        "largest_difference": max(difference.largest for _, difference in compared),
+        "mean_difference": float(np.mean([difference.mean for _, difference in compared])),
+        "f1": f1,
+        "f1_fp32": exact,
     }
 
 

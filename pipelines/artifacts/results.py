@@ -36,6 +36,7 @@ class _Evaluation(TypedDict):
     untrained: Summary
     everything_forged: Summary
     threshold: Annotated[float, Field(ge=0, le=1)]
+    precision: NotRequired[Literal["fp32", "bf16"]]
     warnings: list[str]
     pictures: list[str]
 

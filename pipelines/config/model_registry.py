@@ -55,8 +55,8 @@ class EvaluateConfig(Section):
     """Images drawn beside their masks and maps."""
     robustness: list[str] = Field(default=["jpeg70", "half_size"])
     """Degradations (imaging/degradations.py) under which the forged images are scored once more. Each costs a pass
-    over them with the model alone, at most half of what the evaluation costs without; the default, what nearly every
-    image meets on its way, at most doubles it."""
+    over them with the model alone, as the evaluation has over all images; the default is what nearly every image meets
+    on its way."""
 
 
 class RegisterConfig(Section):

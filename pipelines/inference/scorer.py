@@ -112,8 +112,6 @@ class Scorer:
 
     def __init__(
         self,
-        model: str,
-        dataset: str,
         manifest: Manifest,
         settings: EvaluateConfig,
         seed: int,
@@ -122,14 +120,14 @@ class Scorer:
     ) -> None:
         self.threads = device.use_cores(cores) if cores else 2
         own_device = device.process_device()
-        self.model = load_model(model, str(own_device))
+        self.model = load_model(str(settings.model), str(own_device))
         self.network = Network(self.model, settings.batch_size, precision=settings.precision)
         self.exact = Network(self.model, 1)
         self.untrained = None
         if scope.untrained:
             untrained = untrained_network(self.model.spec, seed).to(own_device).eval()
             self.untrained = Network(untrained, settings.batch_size, precision=settings.precision)
-        self.reader = ShardReader(dataset, manifest, settings.split)
+        self.reader = ShardReader(str(settings.dataset), manifest, settings.split)
         self.robustness, self.compared = settings.robustness, scope.compared
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:

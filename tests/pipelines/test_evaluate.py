@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UserError
 from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
+from pipelines.artifacts import record, untrained
 from pipelines.build import build
 from pipelines.commands import COMMANDS
 from pipelines.config import recipe
@@ -59,6 +60,51 @@ def test_a_damaged_shard_is_named_and_not_a_traceback(trained: Config, tmp_path:
     lacking = rf"{dataset} lacks files or parts of them: shards/{shard.name} .*bytes instead of {len(whole)}\); run the"
     with pytest.raises(DataError, match=lacking):
         evaluate(trained.model_copy(update={"evaluate": update}))
+
+
+def test_the_untrained_network_is_scored_once(
+    trained: Config, registered: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The results of the second evaluation are those of the first, to the last bit."""
+    spec = Localizer.load(str(trained.evaluate.model)).spec
+    fingerprint = Manifest.read(str(trained.build.output)).fingerprint
+    origin = untrained.made_from(spec, trained.seed, fingerprint, "test", "fp32")
+    file = Path(untrained.location(trained.workspace, origin))
+    before = file.stat().st_mtime_ns
+    again = recipe.revised(trained, f"evaluate.output={tmp_path}")
+    capsys.readouterr()
+    evaluate(again)
+    assert "the scores of the untrained network are those of an earlier evaluation" in capsys.readouterr().err
+    assert file.stat().st_mtime_ns == before
+    for name in ("metrics.json", "images.json"):
+        assert (tmp_path / name).read_bytes() == Path(str(trained.evaluate.output), name).read_bytes()
+
+
+def test_an_evaluation_in_bf16_says_what_that_changes(
+    trained: Config, registered: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exact = record.read(str(trained.evaluate.output))
+    assert (exact.results["precision"], exact.results["against_fp32"]) == ("fp32", None)
+    assert "precision" not in exact.identity  # as in evaluations of earlier versions
+    changes = [
+        f"evaluate.output={tmp_path}",
+        "evaluate.precision=bf16",
+        "evaluate.robustness=[]",
+        f"workspace={tmp_path}",
+    ]
+    found = evaluate(recipe.revised(trained, *changes))
+    compared = found["against_fp32"]
+    assert found["precision"] == "bf16"
+    assert compared is not None
+    groups = len(ShardReader(str(trained.build.output), Manifest.read(str(trained.build.output)), "test").sizes)
+    assert compared["images"] == groups == 3  # of each one
+    assert 0 < compared["mean_difference"] < compared["largest_difference"] < 0.3
+    assert compared["f1"] is not None
+    assert compared["f1_fp32"] is not None
+    largest = f"a probability differs by {compared['largest_difference']:.2g} at most"
+    assert f"bf16 against fp32 on 3 images: {largest}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"precision differs"):
+        evaluate(recipe.revised(trained, *changes, "evaluate.precision=fp32"))
 
 
 def scored(kind: str, f1: float, forged: float, called: float, pixels: int = 100) -> ScoredImage:

@@ -1,6 +1,7 @@
 """A worker of `mpc evaluate`: its scores are those of the model on the stored pixels, and travel as JSON unchanged."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,20 @@ from mpc_model.evaluation.metrics import pixel_scores
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference.scorer import METHODS, Scorer, decode_row, read_scores
+from pipelines.inference.scorer import METHODS, Scope, Scorer, decode_row, read_scores
 
 
 @pytest.fixture
 def scorer(built: Config, tmp_path: Path) -> Scorer:
     """A worker for the training split."""
-    dataset = str(built.build.output)
     tiny().save(tmp_path / "model")
-    settings = built.evaluate.model_copy(update={"split": "train", "robustness": ["jpeg70"]})
-    return Scorer(str(tmp_path / "model"), dataset, Manifest.read(dataset), settings, seed=3)
+    return scorer_of(built, str(tmp_path / "model"))
+
+
+def scorer_of(built: Config, model: str, scope: Scope | None = None, **settings: Any) -> Scorer:
+    made = {"split": "train", "robustness": ["jpeg70"], "model": model, "dataset": str(built.build.output), **settings}
+    manifest = Manifest.read(str(built.build.output))
+    return Scorer(manifest, built.evaluate.model_copy(update=made), seed=3, scope=scope or Scope())
 
 
 def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) -> None:
@@ -50,3 +55,37 @@ def test_a_failure_is_returned_as_a_value_and_raised_where_it_is_read(
     item = scorer({"groups": [1]})
     with pytest.raises(DataError, match="row group 1 is damaged"):
         read_scores(item)
+
+
+def test_batches_have_the_scores_of_one_image_at_a_time(scorer: Scorer, built: Config, tmp_path: Path) -> None:
+    alone = read_scores(scorer({"groups": [0, 1]}))
+    batched = read_scores(scorer_of(built, str(tmp_path / "model"), batch_size=8)({"groups": [0, 1]}))
+    assert [(image.id, image.group, image.row) for image in alone] == [(i.id, i.group, i.row) for i in batched]
+    for one, other in zip(alone, batched, strict=True):
+        assert one.image_score == pytest.approx(other.image_score, abs=1e-5)
+        for scores, together in zip(one.scores.values(), other.scores.values(), strict=True):
+            # A pixel at the threshold may be called otherwise: its share is all that rounding can change.
+            assert scores.called_fraction == pytest.approx(together.called_fraction, abs=5 / scores.pixels)
+
+
+def test_the_untrained_network_is_scored_where_it_is_asked_for_alone(
+    scorer: Scorer, built: Config, tmp_path: Path
+) -> None:
+    without = scorer_of(built, str(tmp_path / "model"), Scope(untrained=False))
+    assert without.untrained is None
+    for image, other in zip(read_scores(scorer({"groups": [0]})), read_scores(without({"groups": [0]})), strict=True):
+        assert {name: scores for name, scores in image.scores.items() if name != "untrained"} == other.scores
+
+
+def test_what_bf16_changes_is_measured_on_the_images_that_are_asked_for(
+    scorer: Scorer, built: Config, tmp_path: Path
+) -> None:
+    exact = read_scores(scorer({"groups": [0, 1]}))
+    assert {image.difference for image in exact} == {None}
+    rough = scorer_of(built, str(tmp_path / "model"), Scope(compared=frozenset({1})), precision="bf16")
+    images = read_scores(rough({"groups": [0, 1]}))
+    (compared,) = (image for image in images if image.difference)
+    assert (compared.group, compared.is_forged) == (1, True)
+    assert compared.difference is not None
+    assert 0 < compared.difference.mean < compared.difference.largest < 0.3
+    assert compared.difference.scores == exact[images.index(compared)].scores["model"]
