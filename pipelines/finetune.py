@@ -75,6 +75,7 @@ class Finetuning:
 
     verb = "finetune"
     monitor = "f1"
+    passes = 1
 
     def __init__(self, config: Config) -> None:
         settings, model = config.finetune, config.model

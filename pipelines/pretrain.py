@@ -117,6 +117,7 @@ class Pretraining:
             self.localizer.card = {"published": origin}
         self.module: nn.Module = _Contrast(self.localizer.encoder, config)
         self.parameter_groups: ParameterGroups = [(self.module.parameters(), 1.0)]
+        self.passes = 2 if config.pretrain.weights[2] else 1
 
     @staticmethod
     def check(config: Config, manifest: Manifest | None) -> None:

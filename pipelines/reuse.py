@@ -25,6 +25,7 @@ NOT_IDENTITY = {
     "checkpoint_every",
     "max_failures",
     "compile",
+    "cuda_graph",
     "pictures_every",
 }
 """Keys of `train` that may differ between a run and its continuation: they do not change what is learnt."""

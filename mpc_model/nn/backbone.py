@@ -29,6 +29,9 @@ class Backbone(Protocol):
     Prediction in tiles gives each tile its `frame`: where it lies in the whole image, in pixels, its origin a multiple
     of 32. A step whose result depends on the position in the image (windows, position embeddings, resizing with aligned
     corners) must use it, so that a tile's maps are those of the whole image; a purely local network may ignore it.
+
+    With `train.compile: blocks`, the modules whose class says `alike = True` are compiled, and those of the same sizes
+    share their code; a backbone that has none is compiled as a whole.
     """
 
     projection_width: int

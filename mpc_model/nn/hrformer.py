@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.nn.backbone import BACKBONES, STRIDE
-from mpc_model.nn.tile_frame import Frame, padding_before, resized
+from mpc_model.nn.tile_frame import Frame, resized
+from mpc_model.nn.window_attention import WindowAttention
 
-WINDOW = 7  # side of an attention window, in pixels of the map
 MLP_RATIO = 4  # hidden width of a block's MLP over its channels
 DROP_PATH = 0.2  # stochastic-depth rate of the last block depth; the first has 0
 
@@ -45,75 +45,37 @@ class StochasticDepth(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def drawn(self, x: Tensor) -> Tensor | None:
+        """What the branch of each image of x (B, ...) is multiplied by, (B, 1, ...); None where all stay as they are.
+
+        It is drawn outside the block that uses it: compiled, blocks of other rates then share their code, and draw what
+        they would have drawn anyway.
+        """
         if not self.training or self.rate == 0:
-            return x
+            return None
         keep = 1 - self.rate
-        return x * (x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep) / keep)
+        return x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep) / keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _scaled(x, self.drawn(x))
 
 
-def relative_position_index(side: int) -> Tensor:
-    """(side^2, side^2) int64: the bias table's row for query i and key j, (dy + side-1)(2 side-1) + dx + side-1."""
-    y, x = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
-    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
-    return (dy + side - 1) * (2 * side - 1) + dx + side - 1
+def _scaled(branch: Tensor, factors: Tensor | None) -> Tensor:
+    return branch if factors is None else branch * factors
 
 
-class WindowAttention(nn.Module):
-    """Multi-head self-attention in 7x7 windows, softmax(q k^T / sqrt(d) + position bias) v: (B, H, W, C) -> same.
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm that gives the type that it is given, also under autocast: statistics and sums are float32 inside.
 
-    The map is zero-padded to multiples of 7, the smaller half of the padding at the top and left. Padded tokens are not
-    masked: they take part with the projections' biases as their keys and values, as in the published weights. What they
-    would attend to is cut off, so nothing is projected for them: softmax does not see a bias that all keys share, and
-    its weights sum to 1, so that the bias of all values passes through it; without these, padded keys and values are 0.
-    A tile is given its frame in this map, so that its windows are those of the whole map.
+    Autocast would convert bf16 to float32 before the norm, and its result back again before the next product.
     """
 
-    relative_position_index: Tensor
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_position_index(WINDOW))
-        self.k_proj = nn.Linear(channels, channels)
-        self.v_proj = nn.Linear(channels, channels)
-        self.q_proj = nn.Linear(channels, channels)
-        self.out_proj = nn.Linear(channels, channels)
-
-    def forward(self, tokens: Tensor, frame: Frame | None = None) -> Tensor:
-        b, height, width, channels = tokens.shape
-        y, x, whole_y, whole_x = (frame.top, frame.left, frame.height, frame.width) if frame else (0, 0, height, width)
-        top, left = padding_before(y, whole_y, WINDOW), padding_before(x, whole_x, WINDOW)
-        bottom, right = -(top + height) % WINDOW, -(left + width) % WINDOW
-        rows, columns = (top + height + bottom) // WINDOW, (left + width + right) // WINDOW
-        d = channels // self.heads
-
-        padded = F.pad(self._qkv(tokens), (0, 0, left, right, top, bottom))
-        grid = padded.view(b, rows, WINDOW, columns, WINDOW, 3, self.heads, d)
-        windows = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.heads, WINDOW**2, d)
-        q, k, v = windows.unbind()
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, T, T)
-        mixed = attend(q, k, v, bias).view(b, rows, columns, self.heads, WINDOW, WINDOW, d)
-
-        merged = mixed.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, rows * WINDOW, columns * WINDOW, channels)
-        own = merged[:, top : top + height, left : left + width]
-        return F.linear(own, self.out_proj.weight, self.out_proj(self.v_proj.bias))
-
-    def _qkv(self, tokens: Tensor) -> Tensor:
-        """Queries, divided by sqrt(d), keys and values of real tokens, the latter two without bias: (B, H, W, 3 C)."""
-        q, k, v = self.q_proj, self.k_proj, self.v_proj
-        scale = (q.in_features // self.heads) ** -0.5
-        weight = torch.cat([q.weight * scale, k.weight, v.weight])
-        # Times 0, not left out: the keys' bias then has its gradient, 0, which optimizers and DDP wait for.
-        return F.linear(tokens, weight, torch.cat([q.bias * scale, k.bias * 0, v.bias * 0]))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T + bias) v of (N, heads, T, d) and a bias (heads, T, T)."""
-    if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None], scale=1.0)
-    return (q @ k.transpose(2, 3)).add_(bias).softmax(dim=-1) @ v
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype == self.weight.dtype:
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+            return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
 class LocalAttention(nn.Module):
@@ -147,21 +109,36 @@ class ConvMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block on a branch: x + drop(attention(LN(x))), then x + drop(mlp(LN(x))). (B, C, H, W) -> same."""
+    """A transformer block on a branch: x + drop(attention(LN(x))), then x + drop(mlp(LN(x))). (B, C, H, W) -> same.
+
+    `attention_factors` and `mlp_factors` are what stochastic depth has drawn for the two residual branches (`drawn`).
+    """
+
+    alike = True
 
     def __init__(self, channels: int, heads: int, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm1 = LayerNorm(channels, eps=1e-6)
         self.attn = LocalAttention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm2 = LayerNorm(channels, eps=1e-6)
         self.mlp = ConvMLP(channels)
         self.drop_path = StochasticDepth(drop_path)
 
-    def forward(self, x: Tensor, frame: Frame | None = None) -> Tensor:
+    def drawn(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What stochastic depth draws for one pass: the factors of attention and of the MLP."""
+        return self.drop_path.drawn(x), self.drop_path.drawn(x)
+
+    def forward(
+        self,
+        x: Tensor,
+        attention_factors: Tensor | None = None,
+        mlp_factors: Tensor | None = None,
+        frame: Frame | None = None,
+    ) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), frame))
+        tokens = tokens + _scaled(self.attn(self.norm1(tokens), frame), attention_factors)
         x = tokens.permute(0, 3, 1, 2)
-        return x + self.drop_path(self.mlp(self.norm2(tokens).permute(0, 3, 1, 2)))
+        return x + _scaled(self.mlp(self.norm2(tokens).permute(0, 3, 1, 2)), mlp_factors)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -229,7 +206,7 @@ class MultiScaleModule(nn.Module):
         maps = list(maps)
         for branch, blocks in enumerate(self.branches):
             for block in blocks:  # type: ignore[attr-defined]
-                maps[branch] = block(maps[branch], frames[branch])
+                maps[branch] = block(maps[branch], *block.drawn(maps[branch]), frame=frames[branch])
         fused = []
         for target, layers in enumerate(self.fuse_layers):
             terms = [layer(x) for layer, x in zip(layers, maps, strict=True)]  # type: ignore[call-overload]

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mpc_model.nn.hrformer import WINDOW, HRFormerSpec
+from mpc_model.nn.hrformer import HRFormerSpec
+from mpc_model.nn.window_attention import WINDOW
 from pipelines.benchmarks.device_timing import Peaks
 from pipelines.benchmarks.reference_hrformer import PlainHRFormer, WindowedAttention
 

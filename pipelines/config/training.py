@@ -1,12 +1,18 @@
 """The config sections of training: the network, what both stages share, and each stage's own settings."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.config.base import Location, Positive, Section
 
 Weight = Annotated[float, Field(ge=0)]
+
+
+def _off_or(true: str) -> Callable[[Any], Any]:
+    """Reads the false of YAML, which `off` is, as off, and its true, which `on` is, as the word given."""
+    return lambda value: (true if value else "off") if isinstance(value, bool) else value
 
 
 class ModelConfig(Section):
@@ -38,8 +44,12 @@ class TrainConfig(Section):
     """Forward passes whose gradients are averaged into one step of the optimizer."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the network under autocast; weights, losses and the optimizer stay in fp32."""
-    compile: bool = False
-    """Compile the backbone by torch.compile; where that fails, training says so and goes on without."""
+    compile: Annotated[Literal["auto", "off", "blocks", "full"], BeforeValidator(_off_or("full"))] = "auto"
+    """Compile the backbone by torch.compile: its blocks, which share code, or all of it; auto: blocks on a GPU. Where
+    that fails, training says so and goes on without."""
+    cuda_graph: Annotated[Literal["auto", "on", "off"], BeforeValidator(_off_or("on"))] = "auto"
+    """Replay the backbone's passes as CUDA graphs; auto: on a GPU. Where that fails, training says so and goes on
+    without."""
     sync_batchnorm: bool = False
     """Batch statistics over all workers instead of each worker's own."""
     loader_threads: Positive = 2

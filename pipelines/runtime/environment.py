@@ -72,6 +72,8 @@ VARIABLES = (
         " names of Ray's sockets have 107 bytes at most.",
     ),
     Variable("TMPDIR", "/tmp", "The folder for temporary files."),
+    Variable("TORCHINDUCTOR_CACHE_DIR", "", "The folder for compiled code; without it, a folder in XDG_CACHE_HOME."),
+    Variable("XDG_CACHE_HOME", "~/.cache", "The folder for what can be made again."),
     Variable("MLFLOW_TRACKING_URI", "", "The default of tracking.uri."),
     Variable("AWS_ENDPOINT_URL_S3", "", "An S3 server other than that of AWS; goes before AWS_ENDPOINT_URL."),
     Variable("AWS_ENDPOINT_URL", "", "An S3 server other than that of AWS."),

@@ -26,7 +26,7 @@ from pipelines.runtime.device import prepare_training
 from pipelines.tracking import outbox
 from pipelines.training import not_finite, pictures, validation
 from pipelines.training.checkpoint_writer import CheckpointWriter
-from pipelines.training.compile import compile_encoder
+from pipelines.training.compile import accelerate
 from pipelines.training.optimization import Optimization
 from pipelines.training.progress import TrainingProgress, TrainingResult, is_stale
 from pipelines.training.schedules import learning_rate
@@ -91,8 +91,8 @@ class TrainingLoop:
         self.note = ""
         self.asked_at, self.saved_for_preemption = time.monotonic(), False
         self._restore()
-        if config.train.compile:
-            compile_encoder(self.stage.localizer, config, context.device)
+        if accelerate(self.stage, config, context.device):
+            self.optimization.keep_gradients()
         self.optimization.distribute()
 
     def _restore(self) -> None:

@@ -41,6 +41,17 @@ class Optimization:
         # The fused optimizers look at this number on the device, and change nothing where it is 1.
         self._stopped = self.optimizer.found_inf = torch.zeros((), device=context.device)
         self.parallel: nn.Module = self.module
+        self._drops_gradients = True
+
+    def keep_gradients(self) -> None:
+        """Add gradients to tensors that stay the same from now on, instead of taking those that a pass hands over.
+
+        A CUDA graph writes the gradients of each pass into the same memory: taken over, those of a step's first pass
+        would be overwritten by its second.
+        """
+        self._drops_gradients = False
+        for parameter in self._trained:
+            parameter.grad = torch.zeros_like(parameter)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the optimizer's part of a checkpoint, also of one whose optimizer was not fused."""
@@ -65,7 +76,7 @@ class Optimization:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self._drops_gradients)
         rows: list[Tensor] = []
         for index, batch in enumerate(batches):
             seed = step_seed(self._config.seed, step, index, self._context.rank)

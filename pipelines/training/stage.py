@@ -28,6 +28,7 @@ class Stage(Protocol):
     module: `module(inputs, seed)` returns float32 scalars by name, the loss under `total`. The tensors that the
         localizer does not have are stored in checkpoints only.
     parameter_groups: what the optimizer trains.
+    passes: how often `module` sends a batch through the encoder, all at once.
     """
 
     verb: str
@@ -35,6 +36,7 @@ class Stage(Protocol):
     localizer: Localizer
     module: nn.Module
     parameter_groups: ParameterGroups
+    passes: int
 
     def __init__(self, config: Config) -> None: ...
 

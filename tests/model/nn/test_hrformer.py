@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc_model.nn.heads import HEADS
-from mpc_model.nn.hrformer import BACKBONES, HRFormer, HRFormerSpec, MultiScaleModule, StochasticDepth, WindowAttention
+from mpc_model.nn.hrformer import BACKBONES, HRFormer, HRFormerSpec, MultiScaleModule, StochasticDepth
+from mpc_model.nn.window_attention import WindowAttention
 
 LAYOUT_COUNT = 2264
 LAYOUT_SHA256 = "18fcc147a121eec41410a98f7891fdf680705da68a65c33fb23ea8202bfb28be"  # of its sorted "name [shape]" lines

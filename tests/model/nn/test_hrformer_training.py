@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.nn.hrformer import HRFormer, HRFormerSpec, attend
+from mpc_model.nn.hrformer import HRFormer, HRFormerSpec
+from mpc_model.nn.window_attention import attend
 from pipelines.benchmarks.reference_hrformer import PlainHRFormer, load_plain
 
 SPEC = HRFormerSpec((4, 8, 12, 16), (1, 2, 3, 4), modules=(1, 1, 1), blocks=2, stem=8, layer1=4, projection=8)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpc_model.nn.hrformer import HRFormer, HRFormerSpec, WindowAttention
+from mpc_model.nn.hrformer import HRFormer, HRFormerSpec
+from mpc_model.nn.window_attention import WindowAttention
 from pipelines.benchmarks.hrformer import _threads, largest_difference, product_flop
 
 

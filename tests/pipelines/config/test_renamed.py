@@ -72,3 +72,20 @@ def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
         section, _, key = new.partition(".")
         assert key in values[section]
         assert old.partition(".")[2] not in values[old.partition(".")[0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("true", "full"), ("yes", "full"), ("false", "off"), ("blocks", "blocks")]
+)
+def test_former_values_of_compile_are_read_and_true_is_reported_once(
+    tmp_path: Path, given: str, value: str, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"train: {{compile: {given}, cuda_graph: off}}\n")
+    for config in (recipe.load(str(path)), recipe.load(None, [f"train.compile={given}", "train.cuda_graph=off"])):
+        assert (config.train.compile, config.train.cuda_graph) == (value, "off")
+    words = "train.compile: true is now train.compile: full; the old value works until 0.3"
+    assert capsys.readouterr().err.count(words) == (value == "full")
+    written = tmp_path / "written.yaml"
+    written.write_text(yaml.safe_dump(config.dump()))
+    assert recipe.load(str(written)) == config
