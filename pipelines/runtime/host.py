@@ -1,15 +1,23 @@
 """What a run was made with: the commit, the packages, the machine. Facts that cannot be found out are left out."""
 
+import functools
 import getpass
 import os
 import platform
 import resource
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.runtime import console
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("mpc-localizer", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "opencv-python")
 _MEASURED_WITH = ("ray", "mlflow", "pyarrow", "opencv-python-headless", "opencv-python", "numpy", "torch")
@@ -72,6 +80,40 @@ def load() -> dict[str, float]:
         used = int(facts["MemTotal"].split()[0]) - int(facts["MemAvailable"].split()[0])
         metrics["machine_memory_gib"] = used * 1024 / _GIB
     return metrics
+
+
+def device_load(device: "torch.device") -> dict[str, float]:
+    """The load of a GPU; nothing on a CPU.
+
+    `device_utilization` is the share of the last second, at most, in which it computed, as nvidia-smi shows it: all
+    processes count. `device_memory_now_gib` and `device_memory_gib`, the most so far, are what tensors of this process
+    take. Where the utilisation cannot be read, it is left out, and one line says why.
+    """
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    memory = {
+        "device_memory_gib": torch.cuda.max_memory_allocated(device) / _GIB,
+        "device_memory_now_gib": torch.cuda.memory_allocated(device) / _GIB,
+    }
+    try:
+        return memory | {"device_utilization": torch.cuda.utilization(device) / 100}
+    except ModuleNotFoundError:
+        _say_unmeasured("the package nvidia-ml-py is not installed; pip install nvidia-ml-py")
+    except _nvml_errors() as error:
+        _say_unmeasured(" ".join(f"{type(error).__name__}: {error}".split()))
+    return memory
+
+
+def _nvml_errors() -> tuple[type[Exception], ...]:
+    """What torch and the package nvidia-ml-py raise, for example for a slice of a GPU, which has no utilisation."""
+    return (RuntimeError, sys.modules["pynvml"].NVMLError) if "pynvml" in sys.modules else (RuntimeError,)
+
+
+@functools.cache
+def _say_unmeasured(reason: str) -> None:
+    console.say(f"gpu: its utilisation is not in the metrics: {reason}")
 
 
 def _git(folder: Path) -> dict[str, str]:

@@ -44,8 +44,8 @@ class StepWindow:
     def take(self) -> dict[str, float]:
         """The metrics of the window, and begin a new one.
 
-        They are the means of what was added, `images_per_second`, `data_wait` (a share of time), `memory_gib`, on an
-        accelerator `device_memory_gib` (the maximum so far), and the load of the machine (runtime/host.py).
+        They are the means of what was added, `images_per_second`, `data_wait` (a share of time), `memory_gib`, and the
+        load of the machine and of the GPU (runtime/host.py).
         """
         metrics = {name: total / self.steps for name, total in self._sums.items()}
         metrics |= {
@@ -53,9 +53,8 @@ class StepWindow:
             "data_wait": self.waiting,
             "memory_gib": resident_bytes() / GIB,
             **host.load(),
+            **host.device_load(self._device),
         }
-        if self._device.type == "cuda":
-            metrics["device_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
         self._sums, self.steps = Counter(), 0
         self.restart()
         return metrics

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.runtime import host
 
@@ -61,3 +62,45 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(host.getpass, "getuser", nameless)
     assert host.user() == f"uid {os.getuid()}"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """What torch says of a GPU, on machines without one. Its utilisation is asked for as torch does it."""
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 30)
+    host._say_unmeasured.cache_clear()
+    return torch.device("cuda", 0)
+
+
+MEMORY = {"device_memory_gib": 3.0, "device_memory_now_gib": 1.0}
+
+
+def test_a_cpu_has_no_load_of_its_own() -> None:
+    assert host.device_load(torch.device("cpu")) == {}
+
+
+def test_the_load_of_a_gpu_is_a_share_and_gibibytes(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
+    assert host.device_load(gpu) == {**MEMORY, "device_utilization": 0.87}
+
+
+def test_without_its_package_the_utilisation_is_left_out_and_said_once(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "_HAS_PYNVML", False)
+    assert [host.device_load(gpu), host.device_load(gpu)] == [MEMORY, MEMORY]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("the package nvidia-ml-py is not installed; pip install nvidia-ml-py")
+
+
+def test_without_a_driver_the_utilisation_is_left_out_and_said_once(
+    gpu: torch.device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real package, on a machine that has no driver."""
+    pytest.importorskip("pynvml")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a driver")
+    assert [host.device_load(gpu), host.device_load(gpu)] == [MEMORY, MEMORY]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("gpu: its utilisation is not in the metrics: NVMLError")
