@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mpc_model.losses.logsumexp import all_images_at_once
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.loader import DeviceBatch
@@ -65,3 +67,25 @@ def test_what_is_exported_is_a_part_of_the_module(config: Config, verb: str) -> 
     module, exported = stage.module.state_dict(), stage.localizer.state_dict()
     assert exported.keys() <= module.keys()
     assert all(module[name].data_ptr() == tensor.data_ptr() for name, tensor in exported.items())
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_whole_step_traces_without_values(config: Config, inputs: DeviceBatch, verb: str) -> None:
+    # With fake tensors, a shape that depends on values, or a value that is read, raises.
+    module = STAGES[verb](config).module.train()
+    mode = FakeTensorMode()
+    tensors = {
+        name: mode.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    fake = DeviceBatch(mode.from_tensor(inputs.images), mode.from_tensor(inputs.masks))
+    with mode, all_images_at_once():
+        losses = torch.func.functional_call(module, tensors, (fake, 1))
+        losses["total"].backward()
+    assert all(tensors[name].grad is not None for name, _ in module.named_parameters())
+
+
+@pytest.mark.slow
+def test_the_compiler_sees_a_step_of_stage_2_as_one_graph(config: Config, inputs: DeviceBatch) -> None:
+    explained = torch._dynamo.explain(Finetuning(config).module.train())(inputs, 1)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
