@@ -165,12 +165,13 @@ class Localizer(nn.Module):
                     found |= zip(batch, logits.split(1), strict=True)
         return [found[index] for index in range(len(images))]
 
-    def packed(self, card: Card | None = None) -> dict[str, bytes]:
+    def packed(self, card: Card | None = None, state: Mapping[str, Tensor] | None = None) -> dict[str, bytes]:
         """The files of the model directory by name; model.json, which makes a folder one, comes last.
 
-        A `card` is written instead of the localizer's own, which is not changed.
+        A `card`, and a `state` (a state dict), are written instead of the localizer's own, which are not changed.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = self.state_dict() if state is None else state
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         blob = safetensors.torch.save(tensors)
         document = {
             "format": FORMAT,

@@ -1,7 +1,6 @@
 """BatchNorm whose statistics are those of all ranks together, on any device and backend.
 
-torch.nn.SyncBatchNorm is refused by CPU tensors; this one runs wherever torch.distributed does, so that the same
-training can be tested on gloo and run on NCCL.
+torch.nn.SyncBatchNorm refuses CPU tensors; the one here runs wherever torch.distributed does.
 """
 
 import torch
@@ -22,7 +21,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
         x = input.float()
-        count = all_reduce(x.new_tensor([x.numel() / x.shape[1]]))
+        count = all_reduce(x.new_full((1,), x.numel() / x.shape[1]))
         mean = all_reduce(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
         variance = all_reduce(centred.square().sum((0, 2, 3))) / count
@@ -42,9 +41,16 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased_variance, self.momentum)
 
 
-def synchronise(module: nn.Module) -> nn.Module:
-    """Make every BatchNorm2d below `module` a synchronised one, in place; parameters and buffers stay the same ones."""
+def synchronise(module: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """Make every BatchNorm2d below `module` a synchronised one, in place; parameters and buffers stay the same ones.
+
+    On a GPU that is PyTorch's own, with one exchange a layer and fused kernels, elsewhere the one above.
+    """
     for part in module.modules():
         if type(part) is nn.BatchNorm2d:
-            part.__class__ = SyncedBatchNorm2d
+            if device is not None and device.type == "cuda":
+                part.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
+                part.process_group = None  # type: ignore[assignment]  # all ranks
+            else:
+                part.__class__ = SyncedBatchNorm2d
     return module

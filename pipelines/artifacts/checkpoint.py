@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.card import DOCUMENT, TENSORS
-from mpc_model.errors import InfrastructureError, MPCError
+from mpc_model.errors import MPCError
 from pipelines.runtime import console, documents, storage, uris
 from pipelines.runtime.documents import Count, InvalidDocument, Sha256
 
@@ -135,14 +135,6 @@ def latest(run: str) -> Checkpoint | None:
     if known_steps:
         console.warn(f"checkpoint: no checkpoint of {run} is sound; starting from the beginning")
     return None
-
-
-def read(location: str) -> Checkpoint:
-    """A checkpoint that `latest` verified on another rank: only its checkpoint.json is verified again."""
-    try:
-        return Checkpoint(_read_document(location), _read_state(location), location)
-    except InvalidDocument as error:
-        raise InfrastructureError(f"checkpoint {location} is damaged {error}; it was not a moment ago") from None
 
 
 def _read_document(location: str) -> CheckpointDocument:

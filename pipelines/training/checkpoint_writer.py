@@ -1,5 +1,6 @@
-"""Writes the checkpoints of a training run; goes on when storage fails for a while."""
+"""Writes the checkpoints of a training run while it goes on, also when storage fails for a while."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts.checkpoint import CheckpointFacts
 from pipelines.config.root import Config
 from pipelines.runtime import console
+from pipelines.training.background import Background
+from pipelines.training.host_copy import HostCopy
 from pipelines.training.progress import TrainingProgress
 from pipelines.training.stage import Stage
 from pipelines.training.step_window import StepWindow
@@ -23,6 +26,7 @@ class CheckpointWriter:
     """The checkpoints of one run. Only rank 0 has a writer; nothing of the model is changed by saving it.
 
     `store_reports` stores the reports that MLflow has not taken yet, so that they are as recent as the checkpoint.
+    `check_lease` raises where another job has taken over the output. `background` does the writing.
     """
 
     def __init__(
@@ -32,8 +36,11 @@ class CheckpointWriter:
         fingerprint: str,
         optimizer: torch.optim.Optimizer,
         store_reports: Callable[[], None],
+        check_lease: Callable[[], None],
+        background: Background,
     ) -> None:
-        self._stage, self._optimizer, self._store_reports = stage, optimizer, store_reports
+        self._stage, self._optimizer, self._background = stage, optimizer, background
+        self._store_reports, self._check_lease = store_reports, check_lease
         self._output = str(getattr(config, stage.verb).output)
         self._config, self._fingerprint = config.dump(), fingerprint
         self._start_card = stage.localizer.card
@@ -42,16 +49,33 @@ class CheckpointWriter:
         self._failures = 0  # in a row
 
     def save(self, progress: TrainingProgress, window: StepWindow, final: bool = False) -> None:
+        """Copy what a checkpoint holds, and let the background write it and delete old ones.
+
+        Waits until the one before is written: so each knows which others could not be, and two copies are never held.
+        """
+        self._background.wait()
+        then = copy.deepcopy(progress)
+        then.unsaved = [step for step in then.unsaved if step != then.step]
+        facts = copy.deepcopy(self._facts(then, window))
+        tensors = HostCopy(self._tensors())
+        self._background.submit(lambda: self._write(then, facts, tensors, progress, final))
+
+    def _write(
+        self, then: TrainingProgress, facts: CheckpointFacts, tensors: HostCopy, progress: TrainingProgress, final: bool
+    ) -> None:
         """Write a checkpoint, and delete those that are neither recent nor the best.
 
         A failure of storage is printed, and the step is added to `progress.unsaved`. MPCError after UNSAVED_LIMIT
-        failures in a row, or where the checkpoint is the `final` one.
+        failures in a row, or where the checkpoint is the `final` one, or where the lease is lost.
         """
-        step, verb = progress.step, self._stage.verb
+        step, verb = then.step, self._stage.verb
+        self._check_lease()
         try:
             self._store_reports()
-            files = self._stage.localizer.packed(self._card(progress))
-            checkpoint.save(self._output, step, files, self._state(), self._facts(progress, window))
+            copied = tensors.wait()
+            files = self._stage.localizer.packed(self._card(then), copied["model"])
+            state = {"optimizer": copied["optimizer"], "module": copied["module"]}
+            checkpoint.save(self._output, step, files, state, facts)
         except (InfrastructureError, UserError) as error:
             self._failures += 1
             progress.unsaved = sorted({*progress.unsaved, step})
@@ -64,10 +88,10 @@ class CheckpointWriter:
                 ) from error
             console.warn(f"{failure}; going on ({self._failures} of {UNSAVED_LIMIT} before training stops)")
             return
-        self._failures, progress.unsaved = 0, [unsaved for unsaved in progress.unsaved if unsaved != step]
+        self._failures, progress.unsaved = 0, then.unsaved
         finished = [known for known in checkpoint.steps(self._output) if known <= step]  # later ones are damaged
-        best = progress.result(self._stage.monitor)["best"]
-        checkpoint.prune(self._output, {*finished[-2:], *progress.epoch_steps[-1:], *best})
+        best = then.result(self._stage.monitor)["best"]
+        checkpoint.prune(self._output, {*finished[-2:], *then.epoch_steps[-1:], *best})
 
     def _card(self, progress: TrainingProgress) -> Card:
         """The card of the model as it is now."""
@@ -83,12 +107,11 @@ class CheckpointWriter:
             card["published"] = self._start_card["published"]
         return card
 
-    def _state(self) -> dict[str, Any]:
-        """The tensors that the model directory does not have."""
-        exported = self._stage.localizer.state_dict()
-        module = self._stage.module.state_dict()
-        extra = {name: value for name, value in module.items() if name not in exported}
-        return {"optimizer": self._optimizer.state_dict(), "module": extra}
+    def _tensors(self) -> dict[str, Any]:
+        """The model's tensors, those that the module has besides, and the optimizer's."""
+        model, module = self._stage.localizer.state_dict(), self._stage.module.state_dict()
+        extra = {name: value for name, value in module.items() if name not in model}
+        return {"model": model, "module": extra, "optimizer": self._optimizer.state_dict()}
 
     def _facts(self, progress: TrainingProgress, window: StepWindow) -> CheckpointFacts:
         return {

@@ -25,6 +25,7 @@ from pipelines.runtime import console
 from pipelines.runtime.device import prepare_training
 from pipelines.tracking import outbox
 from pipelines.training import not_finite, pictures, validation
+from pipelines.training.background import Background
 from pipelines.training.checkpoint_writer import CheckpointWriter
 from pipelines.training.compile import accelerate
 from pipelines.training.optimization import Optimization
@@ -82,10 +83,18 @@ class TrainingLoop:
             self.async_validator = context.start_async_validator()
         self.pictures = pictures.Pictures(config, stage.verb, context.device)
         self.optimization = Optimization(config, self.stage, context)
+        self.background = Background()
         self.writer: CheckpointWriter | None = None
         if reports:
-            optimizer = self.optimization.optimizer
-            self.writer = CheckpointWriter(config, self.stage, self.fingerprint, optimizer, reports.store)
+            self.writer = CheckpointWriter(
+                config,
+                self.stage,
+                self.fingerprint,
+                self.optimization.optimizer,
+                store_reports=reports.store,
+                check_lease=context.check_lease,
+                background=self.background,
+            )
         self.progress, self.window = TrainingProgress(), StepWindow(context.device)
         self.ring = StepRing(LOG_EVERY, context.device, context.world_size)
         self.note = ""
@@ -96,15 +105,15 @@ class TrainingLoop:
         self.optimization.distribute()
 
     def _restore(self) -> None:
-        # Rank 0 chooses for all: another rank might find another newest checkpoint, or fail to read it.
+        # Rank 0 reads for all: another rank might find another newest checkpoint, and each would load the storage.
         newest = checkpoint.latest(self.output) if self.context.rank == 0 else None
-        location = self._broadcast(newest and newest.location)
-        if not location:
+        found = self._broadcast(newest and (*newest, load_model(newest.location).state_dict()))
+        if not found:
             return
-        document, state, _ = newest or checkpoint.read(location)
+        document, state, location, weights = found
         if document["fingerprint"] != self.fingerprint:
             raise UserError(f"{location} was trained on another dataset; name another {self.verb}.output")
-        self.stage.localizer.load_state_dict(load_model(location).state_dict())
+        self.stage.localizer.load_state_dict(weights)
         self.optimization.module.load_state_dict(state["module"], strict=False)
         self.optimization.restore(state["optimizer"])
         self.progress = TrainingProgress.from_facts(document, document["step"])
@@ -124,6 +133,12 @@ class TrainingLoop:
 
     def run(self, stop_after: int | None) -> TrainingResult:
         """Train all epochs that are left, unless `patience` or `stop_after` ends training before."""
+        with self.background:
+            result = self._run(stop_after)
+            self.background.wait()
+            return result
+
+    def _run(self, stop_after: int | None) -> TrainingResult:
         size, cursor = len(self.loader), self.progress.cursor
         done = cursor.epoch * size + sum(
             segment.world * segment.batch_size * segment.steps for segment in cursor.segments
@@ -132,11 +147,13 @@ class TrainingLoop:
         while self.progress.cursor.epoch < self.settings.epochs and not self._stops_early():
             if not self._epoch(stop_after):
                 self._read()
+                self.background.wait()
                 return self.progress.result(self.stage.monitor)
             self._close_epoch()
         if self.progress.awaits_validation:
             self._add_validation()
             self._save()
+        self.background.wait()  # now it is known which checkpoints could be written
         if self.progress.unsaved[-1:] == [self.progress.step]:
             self._save(final=True)
         return self.progress.result(self.stage.monitor)
@@ -202,11 +219,12 @@ class TrainingLoop:
             preempted = self._read(self._asks_for_preemption()) and self.context.is_preempted()
         elif epoch_progress == 1:
             self._read()
+        self.background.poll()
         if self.reports:
             done = round((epoch + epoch_progress) * len(self.loader))
             self.progress_bar.advance(done - self.progress_bar.done, f"epoch {epoch + 1}{self.note}")
             if self._is_due(self.config.train.pictures_every):
-                self.reports.picture(self.pictures.draw(self.stage.localizer, self.progress.step))
+                self._draw(self.reports)
         save = self._is_due(self.config.train.checkpoint_every)
         if self._is_due(LOG_EVERY):
             self._log()
@@ -216,6 +234,13 @@ class TrainingLoop:
             save = self.saved_for_preemption = True
         if save:
             self._save()
+        if preempted:
+            self.background.wait()
+
+    def _draw(self, reports: outbox.Outbox) -> None:
+        """Draw pictures of this step: the network's part now, the rest in the background."""
+        drawing = self.pictures.prepare(self.stage.localizer, self.progress.step)
+        self.background.submit(lambda: reports.picture(drawing()))
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
@@ -233,8 +258,7 @@ class TrainingLoop:
         if not self.window.steps:
             return
         metrics = {f"train/{name}": value for name, value in self.window.take().items()}
-        if self.reports:
-            self.context.check_lease()
+        if self.reports:  # before they are sent, the outbox looks whether the lease is still held
             self.reports.log(metrics, self.progress.step)
 
     def _close_epoch(self) -> None:
@@ -246,8 +270,10 @@ class TrainingLoop:
             self._add_validation()
         self._save()
         step, history = self.progress.step, self.progress.history
-        if self.async_validator and step not in self.progress.unsaved:
-            self.async_validator.submit(checkpoint.folder(self.output, step))
+        if self.async_validator:
+            self.background.wait()
+            if step not in self.progress.unsaved:
+                self.async_validator.submit(checkpoint.folder(self.output, step))
         metrics = {**history[-1], "epoch": self.progress.cursor.epoch, "step": step}
         if not self.progress.awaits_validation:
             metrics["figure"] = self.progress.monitored(self.stage.monitor)[-1]
@@ -269,10 +295,9 @@ class TrainingLoop:
         self.progress.add_validation(self._broadcast(metrics))
 
     def _save(self, final: bool = False) -> None:
-        """Write a checkpoint, on rank 0. Before that all ranks look whether the steps so far were good."""
+        """Have a checkpoint written, on rank 0. Before that all ranks look whether the steps so far were good."""
         self._read()
         if self.writer:
-            self.context.check_lease()
             self.writer.save(self.progress, self.window, final)
 
 

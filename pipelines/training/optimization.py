@@ -28,7 +28,7 @@ class Optimization:
         self._settings: OptimConfig = getattr(config, stage.verb)
         self.module = stage.module.to(context.device)
         if config.train.sync_batchnorm:
-            synchronise(self.module)
+            synchronise(self.module, context.device)
         groups = [
             {"params": [parameter for parameter in parameters if parameter.requires_grad], "scale": scale}
             for parameters, scale in stage.parameter_groups
@@ -61,7 +61,13 @@ class Optimization:
     def distribute(self) -> None:
         """Average gradients over the ranks from now on, where there are several."""
         if self._context.world_size > 1:
-            self.parallel = DistributedDataParallel(self.module)
+            # Running statistics are not exchanged: training does not look at them, and those of rank 0 are stored.
+            self.parallel = DistributedDataParallel(
+                self.module,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                static_graph=self._config.train.accumulate == 1,
+            )
         self.parallel.train()
 
     def step(self, batches: Sequence[Batch], step: int, learning_rate: float) -> dict[str, Tensor]:

@@ -3,6 +3,10 @@
 <output>/pictures/step-000001000.jpg, which is an artifact of the MLflow run, too
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +26,13 @@ PLOT = 420
 _COLOURS = ((43, 108, 176), (213, 63, 111))  # authentic, forged
 
 
+class _Output(NamedTuple):
+    """What the network makes of one image: its four maps, and the logits where there is a head, on its device."""
+
+    maps: list[torch.Tensor]
+    logits: torch.Tensor | None
+
+
 class Pictures:
     """Draws a localizer on the same few forged validation images each time; they are read when first needed."""
 
@@ -30,20 +41,29 @@ class Pictures:
         self._images: list[tuple[codecs.Image, codecs.Mask]] = []
 
     @torch.no_grad()
-    def draw(self, localizer: Localizer, step: int) -> str:
-        """Write the sheet of a step, drawn in eval mode, and return its name below the output."""
-        self._images = self._images or self._read()
-        with eval_mode(localizer):
-            return self._drawn(localizer, step)
+    def prepare(self, localizer: Localizer, step: int) -> Callable[[], str]:
+        """Send the images through the network, in eval mode.
 
-    def _drawn(self, localizer: Localizer, step: int) -> str:
+        What is returned waits for that, writes the sheet, and returns its name below the output. It needs the localizer
+        no more, and any thread may call it.
+        """
+        self._images = self._images or self._read()
+        outputs = list[_Output]()
+        with eval_mode(localizer):
+            for image, _ in self._images:
+                maps = localizer.features(scaled(torch.from_numpy(image)[None], self._device))
+                outputs.append(_Output(maps, None if localizer.decoder is None else localizer.decoder(maps)))
+        return partial(self._draw, outputs, step)
+
+    @torch.no_grad()
+    def _draw(self, outputs: Sequence[_Output], step: int) -> str:
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
-        for image, mask in self._images:
-            maps = localizer.features(scaled(torch.from_numpy(image)[None], self._device))
-            stacked = stack_levels([level[0] for level in maps]).cpu()
+        for (image, mask), output in zip(self._images, outputs, strict=True):
+            maps = [level[0].cpu() for level in output.maps]
+            stacked = stack_levels(maps)
             features.append(stacked)
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
-            rows.append([image, drawing.mask_picture(mask), _prediction(localizer, maps, mask.shape)])
+            rows.append([image, drawing.mask_picture(mask), _prediction(maps, output.logits, mask.shape)])
         points = _principal_components(torch.cat([pixels.flatten(0, 1) for pixels in features]))
         colours = _as_colours(points)
         start = 0
@@ -51,7 +71,7 @@ class Pictures:
             count = pixels.shape[0] * pixels.shape[1]
             row.insert(2, colours[start : start + count].reshape(*pixels.shape[:2], 3))
             start += count
-        prediction = "forgery probability" if localizer.decoder else "two clusters"
+        prediction = "two clusters" if outputs[0].logits is None else "forgery probability"
         sheet = drawing.sheet(rows, ("image", "mask", "features", prediction), [""] * len(rows))
         classes = np.concatenate([label.ravel() for label in labels])
         plot = _scatter(points[:, :2], classes, f"{self._verb}, step {step}")
@@ -66,11 +86,11 @@ class Pictures:
         return [(image, mask) for image, mask in pairs if (mask == 1).any()][:IMAGES]
 
 
-def _prediction(localizer: Localizer, maps: list[torch.Tensor], size: tuple[int, int]) -> codecs.Image:
+def _prediction(maps: Sequence[torch.Tensor], logits: torch.Tensor | None, size: tuple[int, int]) -> codecs.Image:
     """The prediction as a heat map: the head's, or k-means where there is no head yet."""
-    if localizer.decoder is not None:
-        return drawing.heat(to_probabilities(localizer.decoder(maps), size)[0].cpu().numpy())
-    clusters = kmeans_probe([level[0] for level in maps], torch.Generator().manual_seed(0))
+    if logits is not None:
+        return drawing.heat(to_probabilities(logits, size)[0].cpu().numpy())
+    clusters = kmeans_probe(maps, torch.Generator().manual_seed(0))
     return drawing.heat(clusters.astype(np.float32))
 
 

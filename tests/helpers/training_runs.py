@@ -43,6 +43,12 @@ def step_metrics(state: loop.TrainingLoop, batches: list[Batch]) -> dict[str, fl
     return record.metrics
 
 
+def save(state: loop.TrainingLoop) -> None:
+    """Write a checkpoint, and wait until it is there."""
+    state._save()
+    state.background.wait()
+
+
 def trained_parameters(state: loop.TrainingLoop) -> list[nn.Parameter]:
     return [one for one in state.optimization.module.parameters() if one.grad is not None]
 

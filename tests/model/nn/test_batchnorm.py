@@ -75,3 +75,17 @@ def test_alone_it_is_the_batch_norm_that_it_was() -> None:
     expected = passes(layer(), inputs, upstream)
     for name, tensor in passes(module[0], inputs, upstream).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_on_a_gpu_it_is_pytorch_s_own_with_the_same_tensors() -> None:
+    inputs, _ = batch()
+    module = nn.Sequential(layer(), nn.Conv2d(5, 5, 1)).eval()
+    tensors, expected = dict(module.state_dict()), module(inputs)
+    synchronise(module, torch.device("cuda"))
+    assert type(module[0]) is nn.SyncBatchNorm
+    assert {name: tensor.data_ptr() for name, tensor in module.state_dict().items()} == {
+        name: tensor.data_ptr() for name, tensor in tensors.items()
+    }
+    assert torch.equal(module(inputs), expected)
+    module.train()
+    torch.testing.assert_close(module[0](inputs), layer().train()(inputs))  # one process: nothing to exchange

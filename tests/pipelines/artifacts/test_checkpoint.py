@@ -9,7 +9,6 @@ import pytest
 import torch
 from support import tiny
 
-from mpc_model.errors import InfrastructureError
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.checkpoint import CheckpointFacts
@@ -38,7 +37,6 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     state = save(tmp_path, 7)
     newest = checkpoint.latest(str(tmp_path))
     assert newest is not None
-    assert newest == checkpoint.read(newest.location)._replace(state=newest.state)
     for key, value in FACTS.items():
         assert newest.document[key] == (list(value) if isinstance(value, tuple) else value)
     assert list(newest.document)[: len(FACTS)] == list(FACTS)
@@ -70,9 +68,6 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     assert newest is not None
     assert newest.document["step"] == 3
     assert f"step-000000004 is damaged ({name})" in capsys.readouterr().err
-    if name == "checkpoint.json":
-        with pytest.raises(InfrastructureError, match=r"step-000000004 is damaged"):
-            checkpoint.read(checkpoint.folder(str(tmp_path), 4))
 
 
 def test_a_changed_number_in_checkpoint_json_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import at, run, training
+from training_runs import at, run, save, training
 
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
@@ -36,12 +36,12 @@ def test_a_full_disk_at_checkpoint_time_is_said_and_training_goes_on(
         state = training(config, Pretraining)
         state._step([next(state.loader.epoch(Cursor()))])
         fill(filler, 3_000_000)
-        state._save()
+        save(state)
         said = capsys.readouterr().err
         assert re.search(r"checkpoint of step 0 could not be written: .*No space left.*going on \(1 of 3", said)
         assert checkpoint.steps(str(config.pretrain.output)) == []
         filler.unlink()
-        state._save()
+        save(state)
         assert checkpoint.steps(str(config.pretrain.output)) == [0]
         fill(filler, 1_000_000)
         with pytest.raises(Exception, match=r"could not be written: .*No space left.*free space"):
@@ -61,7 +61,7 @@ def test_a_sound_checkpoint_outlives_damaged_later_ones(trained: Config, tmp_pat
         storage.write_bytes(uris.join(checkpoint.folder(output, step), "checkpoint.json"), b"{}")
     state = training(config, Finetuning)
     state.progress.step = 3
-    state._save()
+    save(state)
     found = checkpoint.latest(output)
     assert found is not None
     assert found[0]["step"] == 3
