@@ -38,8 +38,8 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "tiff": TiffImageFile,
 }
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
-# What Pillow's readers raise for a damaged file; Image.open catches the same.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
+# What Pillow's readers raise for a damaged file: what Image.open catches, and what the reader of AVIF raises.
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, RuntimeError)
 # The orientation is applied here: OpenCV ignores it in WebP, applies it to each tile of a TIFF, and treats PNG
 # differently from version to version.
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION

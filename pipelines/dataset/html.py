@@ -4,10 +4,11 @@ They need no script and no other file, and the same values give the same text. L
 """
 
 import base64
+import html
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from mpc_model.imaging import codecs
+from pipelines.runtime.uris import printable
 
 COLOURS = ("#2b6cb0", "#d53f6f", "#dd9a27", "#2f9e78", "#7b5bc4", "#64748b")
 STYLE = """
@@ -34,6 +35,11 @@ WIDTH, HEIGHT = 480, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 26, 44
 _LABELS = 12
 """Labels that fit below the horizontal axis."""
+
+
+def escape(text: str) -> str:
+    """Text for a page: no markup, and no characters that do not print or that turn the line around."""
+    return html.escape(printable(text))
 
 
 def bars(

@@ -6,7 +6,6 @@ bytes.
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import cv2
@@ -61,7 +60,7 @@ def dataset_page(
         f"<div><h2>Sizes and files</h2>{_size_tables(statistics)}</div></div>",
         *_mask_rules(manifest),
         "<h2>Near-duplicates</h2>",
-        *(f"<p>{escape(line)}</p>" for line in _near_duplicates(near)),
+        *(f"<p>{html.escape(line)}</p>" for line in _near_duplicates(near)),
         "<h2>Left out</h2>",
         _rejected(rejects),
         *_pictures(samples),
@@ -116,7 +115,7 @@ def _tiles(statistics: Statistics, rejects: Sequence[Reject]) -> str:
 
 def _warnings(statistics: Statistics) -> str:
     warnings = [*shortcuts.shortcuts(statistics), *shortcuts.missing_classes(statistics)]
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in warnings)
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in warnings)
     summary = f"<ul>{items}</ul>" if warnings else "<p>No shortcut found, and both classes in every split.</p>"
     rows = []
     for scope in shortcuts.scopes(statistics):
@@ -233,7 +232,7 @@ def _size_tables(statistics: Statistics) -> str:
 def _mask_rules(manifest: Manifest) -> list[str]:
     if not manifest.masks:
         return []
-    return ["<h2>How masks were read</h2>", *(f"<p>{escape(line)}</p>" for line in mask_lines(manifest))]
+    return ["<h2>How masks were read</h2>", *(f"<p>{html.escape(line)}</p>" for line in mask_lines(manifest))]
 
 
 def mask_lines(manifest: Manifest) -> list[str]:
@@ -260,10 +259,10 @@ def _rejected(rejects: Sequence[Reject]) -> str:
         by_reason[reject["reason"]].append(reject)
     rows = []
     for reason, own in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-        examples = "<br>".join(escape(reject["message"]) for reject in own[:EXAMPLES])
-        meaning = escape(REASONS.get(reason, ""))
+        examples = "<br>".join(html.escape(reject["message"]) for reject in own[:EXAMPLES])
+        meaning = html.escape(REASONS.get(reason, ""))
         rows.append(
-            f"<tr><td><code>{escape(reason)}</code><td class=n>{len(own):,}<td>{meaning}"
+            f"<tr><td><code>{html.escape(reason)}</code><td class=n>{len(own):,}<td>{meaning}"
             f"<br><span class=dim>{examples}</span></tr>"
         )
     head = "<tr><th>reason<th class=n>samples<th>what it means, and the first of them</tr>"
@@ -276,10 +275,10 @@ def _pictures(samples: Sequence[Row]) -> list[str]:
     for split in dict.fromkeys(row["split"] for row in chosen):
         own = sorted((row for row in chosen if row["split"] == split), key=lambda row: (row["source"], row["kind"]))
         shown = "".join(_picture(row, 0, _kind_caption(row), row["key"]) for row in own)
-        body += [f"<h2>Pictures of {escape(split)}</h2><div class=shown>{shown}</div>"]
+        body += [f"<h2>Pictures of {html.escape(split)}</h2><div class=shown>{shown}</div>"]
     for row in [row for row in chosen if len(row["views"]) > 1][:WITH_VIEWS]:
         views = "".join(_picture(row, view, _operations(row, view)) for view in range(len(row["views"])))
-        body.append(f"<h2>Views of <code>{escape(row['key'])}</code></h2><div class=shown>{views}</div>")
+        body.append(f"<h2>Views of <code>{html.escape(row['key'])}</code></h2><div class=shown>{views}</div>")
     return body
 
 

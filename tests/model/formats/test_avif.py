@@ -153,3 +153,19 @@ def test_data_that_is_repeated_beyond_the_size_of_the_file():
     data = bytearray(PLAIN[: location - 8] + box(b"iloc", bytes(locations)) + PLAIN[location + 22 :])
     struct.pack_into(">I", data, meta - 4, struct.unpack_from(">I", data, meta - 4)[0] + 8 * (count - 1))
     assert "more bytes than the file" in refused(bytes(data))[1]
+
+
+def test_damaged_data_of_pixels_is_a_picture_or_refused():
+    outcomes = set()
+    start = PLAIN.index(b"mdat") + 4
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        data = bytearray(PLAIN)
+        for at in draw.integers(start + 12, start + 60, 3):
+            data[at] = int(draw.integers(256))
+        try:
+            read_picture(bytes(data), "file")
+            outcomes.add("taken")
+        except DataError as error:
+            outcomes.add(error.reason)
+    assert outcomes == {"taken", "unreadable"}

@@ -65,3 +65,9 @@ def test_a_figure_holds_its_picture_and_lines() -> None:
 def test_columns_of_text_are_aligned() -> None:
     lines = html.columns(("name", "n"), [("a", "1"), ("longer", "1,234")])
     assert lines == ["name        n", "a           1", "longer  1,234"]
+
+
+def test_text_neither_marks_up_nor_turns_the_line() -> None:
+    assert html.escape("<script>\"&'\u202egnp\u2066\u200b\n") == (
+        "&lt;script&gt;&quot;&amp;&#x27;\\u202egnp\\u2066\\u200b\\x0a"
+    )

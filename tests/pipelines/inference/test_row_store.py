@@ -1,5 +1,6 @@
 """Rows that are kept while they are made: what is found again, and what is not."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,38 @@ def test_a_part_ends_where_it_has_enough_rows(tmp_path: Path, monkeypatch: pytes
     output, files = str(tmp_path), {f"/in/{number}.png": Stamp(1, 1) for number in range(5)}
     store(output, wanted(output, files=files))
     assert len(list((tmp_path / "rows").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images_need_little_memory_of_the_driver(tmp_path: Path) -> None:
+    """Names, keys and stored rows are columns of Arrow; Python's objects for them come and go."""
+    output, count = str(tmp_path / "out"), 100_000
+    files = {f"/in/folder-{number // 1000:03}/photo-{number:06}.png": Stamp(10, number) for number in range(count)}
+    tracemalloc.start()
+    arrow = pa.total_allocated_bytes()
+    table = wanted(output, files=files)
+    made = {
+        "map": "m" * 60,
+        "height": 10,
+        "width": 20,
+        "score": 0.5,
+        "forged_fraction": 0.1,
+        "error": None,
+        "note": None,
+    }
+    rows = pa.table(
+        {
+            field.name: table[field.name]
+            if field.name in ("image", "key")
+            else pa.array([made[field.name]] * count, field.type)
+            for field in row_store.SCHEMA
+        }
+    )
+    row_store.replace(output, rows)
+    del rows
+    found = row_store.stored(table, output, overlays=False)  # no map is there
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(table), len(found)) == (count, 0)
+    assert peak < 100 * 2**20
+    assert pa.total_allocated_bytes() - arrow < 100 * 2**20
