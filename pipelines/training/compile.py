@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.utils import counters
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from pipelines.config.root import Config
 from pipelines.runtime import console
@@ -148,6 +146,8 @@ def _differences(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[fl
 
 def _compile(encoder: nn.Module, how: str, trial: _Trial) -> None:
     """Compile the blocks, or the whole encoder where `how` is full or it names no blocks, and install it."""
+    from torch._dynamo.utils import counters  # takes a second, which a run that compiles nothing need not wait
+
     blocks = [part for part in encoder.modules() if getattr(part, "alike", False)]
     what = f"the {len(blocks)} blocks of the backbone" if how == "blocks" and blocks else "the backbone"
     started, plain = time.monotonic(), encoder.forward
@@ -222,6 +222,8 @@ def cache_folder() -> str:
 
     Code in it is run as it is found, so nobody else may enter it. OSError where there can be none.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if given and given != default_cache_dir():  # torch sets the variable to its default, which all users may enter
         return given
