@@ -140,6 +140,15 @@ def parts(setting: Setting) -> list[Part]:
         Part("encoder_base_16", 15, encoder(base, size.base_pixels, 2 * size.images, "bf16")),
         Part("encoder_base_fp32", 15, encoder(base, size.base_pixels, size.images, "fp32")),
         Part("stage_2_all", 20, of_stage_2("all")),
+        Part(
+            "stage_1_compiled",
+            60,
+            lambda: gpu_steps.measure_compiled(
+                setting,
+                gpu_steps.stage_1(setting, base, size.base_pixels, size.images // 2, size.count, wanted("50 images/s")),
+            ),
+            accelerator=True,
+        ),
     ]
 
 

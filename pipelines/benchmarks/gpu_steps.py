@@ -7,8 +7,9 @@ images for the contrast, the focal loss with boolean indexing, no autocast, and 
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,10 @@ class Levers:
 
     bf16: bool = False
     fused_optimizer: bool = False
+    blocks: bool = False
+    """The encoder's blocks compiled (train.compile)."""
+    graph: bool = False
+    """The encoder's passes captured (train.cuda_graph)."""
 
 
 LEVERS: tuple[tuple[str, Levers], ...] = (
@@ -116,6 +121,11 @@ LEVERS: tuple[tuple[str, Levers], ...] = (
     ("+ fused optimizer", Levers(bf16=True, fused_optimizer=True)),
 )
 """Each row has one lever more than the one before."""
+COMPILED: tuple[tuple[str, Levers], ...] = (
+    ("+ CUDA graph", Levers(bf16=True, fused_optimizer=True, graph=True)),
+    ("+ compiled blocks", Levers(bf16=True, fused_optimizer=True, blocks=True, graph=True)),
+)
+"""The levers that follow on a GPU; compiling takes its time."""
 
 
 def batch_of(setting: Setting, images: int, pixels: int) -> tuple[Tensor, Tensor]:
@@ -125,13 +135,15 @@ def batch_of(setting: Setting, images: int, pixels: int) -> tuple[Tensor, Tensor
     return torch.rand(images, 3, pixels, pixels, device=setting.device), masks
 
 
-def step_of(module: nn.Module, batch: tuple[Tensor, Tensor], levers: Levers) -> Callable[[], Tensor]:
+def step_of(
+    module: nn.Module, batch: tuple[Tensor, Tensor], levers: Levers, *, keep_gradients: bool = False
+) -> Callable[[], Tensor]:
     """One step of the optimizer on a batch, which returns its loss."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=levers.fused_optimizer or None)
 
     def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=not keep_gradients)
         torch.manual_seed(SEED)
         with torch.autocast(batch[0].device.type, torch.bfloat16, levers.bf16):
             loss: Tensor = module(*batch)
@@ -207,18 +219,67 @@ def measure(setting: Setting, case: Case) -> Iterator[Row]:
     before = step_of(case.plain, case.batch, Levers())
     for name, levers in LEVERS:
         step = step_of(case.ours, case.batch, levers)
-        _check_loss(f"{case.title}, {name}", step, before, BF16_TOLERANCE if levers.bf16 else TOLERANCE)
-        seconds = device_timing.rounds_of(setting, {"ours": step, "plain": before})
-        yield Row(
-            f"{case.title}, {name}",
-            seconds["ours"],
-            seconds["plain"],
-            case.work(16 if levers.bf16 else 32).seconds(setting.peaks),
-            len(case.batch[0]),
-            case.wanted,
-            {"peak_gib": device_timing.peak_gib(setting.device, step), "operators": device_timing.operators(step)},
-        )
+        yield _row(setting, case, name, levers, step, before)
         before = step
+
+
+def measure_compiled(setting: Setting, case: Case) -> Iterator[Row]:
+    """A row for each of COMPILED, the first beside the last of LEVERS. The encoder is compiled and captured as training
+    does it; `applied` is 0 where that failed, for a reason on standard error."""
+    before = step_of(case.ours, case.batch, LEVERS[-1][1])
+    for name, levers in COMPILED:
+        module = copy.deepcopy(case.ours)
+        applied, captured = accelerated(module, case.batch[0], levers)
+        step = step_of(module, case.batch, levers, keep_gradients=captured)
+        row = _row(setting, case, name, levers, step, before)
+        yield replace(row, more={**row.more, "applied": int(applied)})
+        before = step
+
+
+def accelerated(module: nn.Module, images: Tensor, levers: Levers) -> tuple[bool, bool]:
+    """Compile and capture the encoder of a Stage1: whether all that was asked for was done, and whether it is captured.
+
+    Gradients must stay where they are once it is captured.
+    """
+    from pipelines.training.compile import accelerate
+
+    stage: Any = SimpleNamespace(
+        verb="pretrain", localizer=SimpleNamespace(encoder=module.encoder), module=module, passes=2
+    )
+    train = SimpleNamespace(
+        compile="blocks" if levers.blocks else "off",
+        cuda_graph="on" if levers.graph else "off",
+        batch_size=len(images),
+        precision="bf16" if levers.bf16 else "fp32",
+        sync_batchnorm=False,
+    )
+    config: Any = SimpleNamespace(
+        model=SimpleNamespace(input_size=images.shape[-1]), train=train, finetune=SimpleNamespace(cache=None)
+    )
+    captured = accelerate(stage, config, images.device)
+    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
+    return compiled >= levers.blocks and captured >= levers.graph, captured
+
+
+def _row(
+    setting: Setting,
+    case: Case,
+    name: str,
+    levers: Levers,
+    step: Callable[[], Tensor],
+    before: Callable[[], Tensor],
+) -> Row:
+    _check_loss(f"{case.title}, {name}", step, before, BF16_TOLERANCE if levers.bf16 else TOLERANCE)
+    seconds = device_timing.rounds_of(setting, {"ours": step, "plain": before})
+    return Row(
+        f"{case.title}, {name}",
+        seconds["ours"],
+        seconds["plain"],
+        case.work(16 if levers.bf16 else 32).seconds(setting.peaks),
+        len(case.batch[0]),
+        case.wanted,
+        {"peak_gib": device_timing.peak_gib(setting.device, step), "operators": device_timing.operators(step)},
+    )
 
 
 def _check_loss(name: str, step: Callable[[], Tensor], plain: Callable[[], Tensor], tolerance: float) -> None:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.config.root import Config
 from pipelines.runtime import console
-from pipelines.training.stage import Stage
+
+if TYPE_CHECKING:  # the bench of an accelerator imports this where pydantic is not installed
+    from pipelines.config.root import Config
+    from pipelines.training.stage import Stage
 
 CODES = 64
 """Codes of one function that torch keeps at most; its own limit of 8 is for code that should need one."""
@@ -31,7 +33,7 @@ FAILURES = (RuntimeError, OSError, ImportError)
 Forward = Callable[..., list[Tensor]]
 
 
-def accelerate(stage: Stage, config: Config, device: torch.device) -> bool:
+def accelerate(stage: "Stage", config: "Config", device: torch.device) -> bool:
     """Compile and capture the stage's encoder as `train.compile` and `train.cuda_graph` say.
 
     Returns whether it is captured: gradients must then stay where they are, since a replay writes its own into the same
@@ -57,14 +59,14 @@ def accelerate(stage: Stage, config: Config, device: torch.device) -> bool:
             encoder.load_state_dict(state)
 
 
-def _compiling(config: Config, device: torch.device) -> str:
+def _compiling(config: "Config", device: torch.device) -> str:
     how = config.train.compile
     if how == "auto":
         return "blocks" if device.type == "cuda" else "off"
     return how
 
 
-def _capturing(config: Config, device: torch.device) -> bool:
+def _capturing(config: "Config", device: torch.device) -> bool:
     how, reason = config.train.cuda_graph, ""
     if device.type != "cuda":
         reason = f"the device is {device.type}"

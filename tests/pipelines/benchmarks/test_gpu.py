@@ -56,6 +56,7 @@ def test_it_imports_on_a_machine_with_little_installed() -> None:
     code = """
 from pipelines import bench, cli
 from pipelines.benchmarks import gpu, gpu_predict
+from pipelines.training import compile
 try:
     import ray
 except ModuleNotFoundError as error:

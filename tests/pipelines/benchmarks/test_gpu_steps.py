@@ -1,5 +1,6 @@
 """The steps of the bench are those of training, and the plain ones give the same losses."""
 
+import pytest
 import torch
 
 from mpc_model.nn.heads import HEADS
@@ -61,3 +62,18 @@ def test_what_is_not_trained_is_not_counted() -> None:
     assert work["all"].flop > work["head"].flop > work["cached"].flop
     head = sum(parameter.numel() for parameter in HEADS["mlp4"](64).parameters())
     assert work["cached"].moved > 7 * 4 * head
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_loss_of_the_step_without_them() -> None:
+    case = gpu_steps.stage_1(SETTING, "hrformer_tiny", 64, 1, 50)
+    applied, captured = gpu_steps.accelerated(case.ours, case.batch[0], Levers(blocks=True))
+    assert applied
+    assert not captured
+    plain = gpu_steps.step_of(case.plain, case.batch, Levers())()
+    torch.testing.assert_close(gpu_steps.step_of(case.ours, case.batch, Levers())(), plain, rtol=1e-3, atol=0)
+
+
+def test_what_a_cpu_cannot_capture_is_not_applied() -> None:
+    case = gpu_steps.stage_1(SETTING, "hrformer_tiny", 64, 1, 50)
+    assert gpu_steps.accelerated(case.ours, case.batch[0], Levers(graph=True)) == (False, False)
