@@ -13,8 +13,10 @@ from pipelines import reuse
 from pipelines.artifacts import record
 from pipelines.commands import COMMANDS
 from pipelines.config.recipe import load, revised
-from pipelines.config.root import Config
+from pipelines.config.root import Config, PredictConfig
 from pipelines.dataset.manifest import Manifest
+from pipelines.runtime import canonical
+from pipelines.runtime.stamp import Stamp
 
 HEAVY = "torch", "ray"
 SCRIPT = """
@@ -120,8 +122,10 @@ def test_the_identity_of_a_training_names_the_model_as_its_record_does(trained: 
         ("finetune", "finetune.alpha=0.4"),
         ("finetune", "train.batch_size=3"),
         ("evaluate", "evaluate.split=validation"),
+        ("evaluate", "evaluate.precision=bf16"),
         ("predict", "predict.overlays=false"),
         ("predict", "predict.tile=256"),
+        ("predict", "predict.precision=bf16"),
         ("tune", "tune.trials=3"),
     ],
 )
@@ -138,6 +142,13 @@ def test_what_does_not_change_the_result_is_finished(finished: Path) -> None:
     results = reuse.finished_pretrain(config)
     assert results
     assert results["step"] > 0
+    assert reuse.finished_evaluate(load(str(finished), ["evaluate.batch_size=4", "evaluate.precision=fp32"]))
+    assert reuse.finished_predict(load(str(finished), ["predict.batch_size=4", "predict.precision=fp32"]))
+
+
+def test_outputs_of_earlier_versions_which_name_no_precision_are_finished() -> None:
+    settings, files = PredictConfig(), {"/in/a.png": Stamp(10, 20)}
+    assert reuse.prediction_request(files, settings) == canonical.digest([sorted(files.items()), True, None])
 
 
 def test_reports_that_wait_for_mlflow_or_a_lost_model_are_something_to_do(finished: Path, tmp_path: Path) -> None:
