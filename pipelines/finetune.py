@@ -12,7 +12,7 @@ from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.focal import focal_loss
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, DeviceBatch
+from pipelines.dataset.loader import Batch, DeviceBatch, FeatureSource
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
@@ -40,7 +40,7 @@ class _Focal(nn.Module):
         self.settings = config.finetune
         self.frozen = config.finetune.unfreeze == "head"
         self.encoder.requires_grad_(not self.frozen)
-        self.cache = FeatureCache.of(config) if config.finetune.cache else None
+        self.cache = FeatureCache.of(config, self.encoder.projection_width) if config.finetune.cache else None
 
     def train(self, mode: bool = True) -> "_Focal":
         """As nn.Module.train, but a frozen encoder stays in eval mode."""
@@ -67,7 +67,7 @@ class _Focal(nn.Module):
         with torch.no_grad():
             if self.cache is None:
                 return self.encoder(inputs.images)
-            return self.cache.features(self.encoder, inputs.images, inputs.keys)
+            return self.cache.features(self.encoder, inputs)
 
 
 class Finetuning:
@@ -82,7 +82,9 @@ class Finetuning:
         self.localizer = Localizer(ModelSpec(model.backbone, model.head, model.input_size))
         if settings.start != "scratch":
             self._start_from(str(settings.encoder), config)
-        self.module: nn.Module = _Focal(self.localizer, config)
+        focal = _Focal(self.localizer, config)
+        self.module: nn.Module = focal
+        self.feature_cache: FeatureSource | None = focal.cache
         assert self.localizer.decoder is not None
         self.parameter_groups: ParameterGroups = [(self.localizer.decoder.parameters(), 1.0)]
         if settings.unfreeze == "all":

@@ -15,7 +15,7 @@ from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
 from mpc_model.nn.backbone import Backbone
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, DeviceBatch
+from pipelines.dataset.loader import Batch, DeviceBatch, FeatureSource
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
@@ -95,6 +95,7 @@ class Pretraining:
 
     verb = "pretrain"
     monitor = "linear_probe_f1"
+    feature_cache: FeatureSource | None = None
 
     def __init__(self, config: Config) -> None:
         spec = ModelSpec(config.model.backbone, None, config.model.input_size)

@@ -5,14 +5,15 @@ The loader needs neither Ray nor a local copy of the dataset: row groups are rea
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mpc_model.errors import DataError
@@ -28,11 +29,25 @@ SYMMETRIES = 8
 """The symmetries of the square, as `symmetries.dihedral` numbers them; 0 changes nothing."""
 
 
+FeatureMaps = list[npt.NDArray[np.float16]]
+"""The maps of one view, each (C, h, w), the finest first."""
+
+
+class FeatureSource(Protocol):
+    """Features of stored views that need not be computed, nor their images decoded."""
+
+    def stored(self) -> Set[str]:
+        """The keys of the views whose features are there now; some may turn out to be damaged."""
+
+    def load(self, key: str) -> FeatureMaps | None:
+        """The maps of a view; None where they are not there, or damaged. Called by several threads."""
+
+
 class DeviceBatch(NamedTuple):
     """A batch on its device: images float32 (B, 3, H, W) in [0, 1], masks uint8 (B, H, W) of 0, 1 and 255 = ignore.
 
     `second_images` and `second_masks` are another view of the same samples, None where the loader draws no pairs;
-    `keys` name the stored views that `images` shows.
+    `keys` name the stored views that `images` shows. For `features` and `cached` see Batch.
     """
 
     images: torch.Tensor
@@ -40,6 +55,8 @@ class DeviceBatch(NamedTuple):
     second_images: torch.Tensor | None = None
     second_masks: torch.Tensor | None = None
     keys: Sequence[str] = ()
+    features: Sequence[torch.Tensor] = ()
+    cached: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,9 @@ class Batch:
     `ids` are those of the samples, `keys` name the stored view that each image shows ("<row>-<view>"). `progress` is
     the share of the epoch that all ranks have done after this batch. `second_images` and `second_masks` are another
     view of each sample, None where the loader draws no pairs.
+
+    With a feature source, `features` are the maps, float16 (len(cached), C, h, w) each, of the samples at the places
+    `cached`; `images` then shows the other samples only.
     """
 
     images: torch.Tensor
@@ -58,19 +78,44 @@ class Batch:
     keys: list[str]
     second_images: torch.Tensor | None = None
     second_masks: torch.Tensor | None = None
+    features: Sequence[torch.Tensor] = ()
+    cached: Sequence[int] = ()
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors of the batch."""
+        optional = (self.second_images, self.second_masks)
+        return [self.images, self.masks, *(tensor for tensor in optional if tensor is not None), *self.features]
+
+    def on(self, device: torch.device) -> "Batch":
+        """The batch with its tensors on a device. From pinned memory they are copied while the host goes on."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            images=moved(self.images),
+            masks=moved(self.masks),
+            second_images=None if self.second_images is None else moved(self.second_images),
+            second_masks=None if self.second_masks is None else moved(self.second_masks),
+            features=[moved(level) for level in self.features],
+        )
 
     def to(self, device: torch.device) -> DeviceBatch:
-        """The batch as a network takes it.
+        """The batch as a network takes it; pixels travel as uint8 and are scaled on the device.
 
         The conversion runs in the caller's thread. In the loader's threads, torch operations would each start a pool of
         threads of their own, and slow the training step by half.
         """
+        there = self.on(device)
         return DeviceBatch(
-            scaled(self.images, device),
-            self.masks.to(device),
-            None if self.second_images is None else scaled(self.second_images, device),
-            None if self.second_masks is None else self.second_masks.to(device),
-            self.keys,
+            scaled(there.images, device),
+            there.masks,
+            None if there.second_images is None else scaled(there.second_images, device),
+            there.second_masks,
+            there.keys,
+            there.features,
+            there.cached,
         )
 
 
@@ -93,12 +138,13 @@ class _Sample(NamedTuple):
 
 
 class _DecodedView(NamedTuple):
-    """One stored view of a sample at the input size, in one of the eight symmetries."""
+    """One stored view of a sample at the input size, in one of the eight symmetries; no image where it has features."""
 
-    image: codecs.Image
+    image: codecs.Image | None
     mask: codecs.Mask
     id: str
     key: str
+    features: FeatureMaps | None = None
 
 
 class PixelLoader:
@@ -106,7 +152,8 @@ class PixelLoader:
 
     Each sample comes in a stored view and in one of the eight symmetries of the square, both drawn from (seed, epoch,
     position). With `symmetries` off, views come as they are stored. With `pairs`, a second view of each sample is drawn
-    too: always another stored view than the first, in a symmetry of its own.
+    too: always another stored view than the first, in a symmetry of its own. With `features`, views whose features are
+    stored come as these and a mask; it goes without symmetries and pairs. `pinned`: batches lie in pinned memory.
     """
 
     def __init__(
@@ -123,6 +170,8 @@ class PixelLoader:
         threads: int = 2,
         symmetries: bool = True,
         pairs: bool = False,
+        features: FeatureSource | None = None,
+        pinned: bool = False,
     ) -> None:
         self._reader = ShardReader(uri, manifest, split)
         self._fingerprint, self._views = manifest.fingerprint, manifest.views
@@ -130,6 +179,7 @@ class PixelLoader:
         self._uri = uri
         self._input_size, self._seed, self._threads = input_size, seed, threads
         self._symmetries, self._pairs = symmetries, pairs
+        self._features, self._pinned = features, pinned
         self.rank, self.world, self.batch_size = rank, world, batch_size
         self._rows, self._groups = order.entries(self._reader.sizes, self._reader.repeats)
         self._starts = np.concatenate([[0], np.cumsum(self._reader.sizes)])
@@ -159,7 +209,8 @@ class PixelLoader:
         own = rank_batches[self.rank]
         numbers, reads = self._plan(own)
         needed = np.maximum.accumulate([0, *(of_step.max(initial=-1) + 1 for of_step in numbers)])[1:]
-        ahead = ReadAhead(reads, lambda read: self._read(read, cursor.epoch), self._readers)
+        stored = self._features.stored() if self._features else frozenset[str]()
+        ahead = ReadAhead(reads, lambda read: self._read(read, cursor.epoch, stored), self._readers)
         pending: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool, closing(ahead):
             try:
@@ -167,7 +218,7 @@ class PixelLoader:
                     ahead.start(int(needed[step]))
                     progress = 1 - remaining_after(step) / len(self)
                     where = list(zip(numbers[step].tolist(), positions.tolist(), strict=True))
-                    pending.append(pool.submit(self._batch, ahead, where, progress))
+                    pending.append(pool.submit(self._batch, ahead, where, progress, stored))
                     if len(pending) > 2 * self._threads:
                         yield pending.popleft().result()
                 while pending:
@@ -193,12 +244,13 @@ class PixelLoader:
         """The row group of a row of the split."""
         return int(np.searchsorted(self._starts, row, side="right")) - 1
 
-    def _read(self, read: Read, epoch: int) -> dict[int, _Sample]:
-        """The samples of a row group by position."""
+    def _read(self, read: Read, epoch: int, stored: Set[str]) -> dict[int, _Sample]:
+        """The samples of a row group by position. Images are left out where all of them have features."""
         samples = {position: self._drawn(position, epoch) for position in read.positions}
         start = int(self._starts[read.group])
         drawn = [(row - start, view) for row, shown in samples.values() for view, _ in shown]
-        views = iter(self._reader.read_views(read.group, drawn))
+        images = not all(f"{row}-{view}" in stored for row, shown in samples.values() for view, _ in shown)
+        views = iter(self._reader.read_views(read.group, drawn, images))
         return {
             position: _Sample(
                 [next(views) for _ in shown], [f"{row}-{view}" for view, _ in shown], [turn for _, turn in shown]
@@ -247,16 +299,22 @@ class PixelLoader:
         views = self._reader.read_views(group, [(row - int(self._starts[group]), 0) for row in rows])
         return [self._decode(view, f"{row}-0", 0) for row, view in zip(rows, views, strict=True)]
 
-    def _batch(self, ahead: ReadAhead[_Sample], where: Sequence[tuple[int, int]], progress: float) -> Batch:
+    def _batch(
+        self, ahead: ReadAhead[_Sample], where: Sequence[tuple[int, int]], progress: float, stored: Set[str]
+    ) -> Batch:
         """The batch of the samples `where`, each as (read, position)."""
         if not where:
             # A rank without a sample in an epoch's last step still takes the step, with a sample that is ignored.
-            (sample,) = self._canonical([0])
-            ignored = sample._replace(mask=np.full_like(sample.mask, IGNORE))
+            (canonical,) = self._canonical([0])
+            ignored = canonical._replace(mask=np.full_like(canonical.mask, IGNORE))
             return self._collate([ignored], progress, [ignored] if self._pairs else [])
         first, second = list[_DecodedView](), list[_DecodedView]()
         for number, position in where:
-            shown = [self._decode(*of_view) for of_view in zip(*ahead.take(number, position), strict=True)]
+            sample = ahead.take(number, position)
+            if sample.keys[0] in stored:
+                first.append(self._with_features(sample.views[0], sample.keys[0]))
+                continue
+            shown = [self._decode(*of_view) for of_view in zip(*sample, strict=True)]
             first.append(shown[0])
             second += shown[1:]
         return self._collate(first, progress, second)
@@ -264,31 +322,56 @@ class PixelLoader:
     def _symmetry(self, generator: np.random.Generator) -> int:
         return int(generator.integers(SYMMETRIES)) if self._symmetries else 0
 
+    def _with_features(self, view: DrawnView, key: str) -> _DecodedView:
+        """A view by its stored features and its mask; by its image where these are damaged."""
+        assert self._features
+        maps = self._features.load(key)
+        if maps:
+            mask = codecs.decode_mask(view.files["mask"], f"sample {view.id} of {self._uri}")
+            return _DecodedView(None, self._sized(mask, cv2.INTER_NEAREST), view.id, key, maps)
+        if not view.files["image"]:
+            row, number = map(int, key.split("-"))
+            group = self._group(row)
+            (view,) = self._reader.read_views(group, [(row - int(self._starts[group]), number)])
+        return self._decode(view, key, 0)
+
     def _decode(self, view: DrawnView, key: str, symmetry: int) -> _DecodedView:
         image, mask = decode_view(view.files, f"sample {view.id} of {self._uri}")
-        size = (self._input_size, self._input_size)
-        if image.shape[:2] != size:
-            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-            mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        image, mask = self._sized(image, cv2.INTER_LINEAR), self._sized(mask, cv2.INTER_NEAREST)
         return _DecodedView(*symmetries.dihedral(image, mask, symmetry), view.id, key)
 
-    @staticmethod
-    def _collate(samples: list[_DecodedView], progress: float, second: Sequence[_DecodedView] = ()) -> Batch:
-        images, masks = _stacked(samples)
-        second_images, second_masks = _stacked(second) if second else (None, None)
+    def _sized(self, pixels: codecs.Image, interpolation: int) -> codecs.Image:
+        """Pixels (H, W) or (H, W, 3) at the input size."""
+        size = (self._input_size, self._input_size)
+        return pixels if pixels.shape[:2] == size else cv2.resize(pixels, size, interpolation=interpolation)
+
+    def _collate(self, samples: list[_DecodedView], progress: float, second: Sequence[_DecodedView] = ()) -> Batch:
+        cached = [place for place, sample in enumerate(samples) if sample.features]
+        levels = zip(*(sample.features for sample in samples if sample.features), strict=True)
         return Batch(
-            images,
-            masks,
+            self._images(samples),
+            self._stacked([sample.mask for sample in samples]),
             ids=[sample.id for sample in samples],
             progress=progress,
             keys=[sample.key for sample in samples],
-            second_images=second_images,
-            second_masks=second_masks,
+            second_images=self._images(second) if second else None,
+            second_masks=self._stacked([sample.mask for sample in second]) if second else None,
+            features=[self._stacked(level) for level in levels],
+            cached=cached,
         )
 
+    def _images(self, samples: Sequence[_DecodedView]) -> torch.Tensor:
+        images = [sample.image for sample in samples if sample.image is not None]
+        return (
+            self._stacked(images)
+            if images
+            else torch.empty((0, self._input_size, self._input_size, 3), dtype=torch.uint8)
+        )
 
-def _stacked(samples: Sequence[_DecodedView]) -> tuple[torch.Tensor, torch.Tensor]:
-    return (
-        torch.from_numpy(np.stack([sample.image for sample in samples])),
-        torch.from_numpy(np.stack([sample.mask for sample in samples])),
-    )
+    def _stacked(self, arrays: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+        """Arrays of one shape as a tensor. Torch keeps pinned memory that is free again for the next batches."""
+        stacked = torch.empty(
+            (len(arrays), *arrays[0].shape), dtype=torch.from_numpy(arrays[0]).dtype, pin_memory=self._pinned
+        )
+        np.stack(arrays, out=stacked.numpy())
+        return stacked

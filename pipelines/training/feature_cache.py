@@ -8,28 +8,41 @@ features of a rotated image are not the rotated features.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mpc_model.nn.backbone import STRIDES
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.config.root import Config
+from pipelines.dataset.loader import DeviceBatch, FeatureMaps
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 
+_SUFFIX = ".safetensors"
+_EXPONENT = np.uint16(0x7C00)
+"""The bits of a float16 that are all set in an infinite number and in NaN."""
+
 
 class FeatureCache:
-    """The feature maps of stored views, by the key of the view. A file that cannot be read is computed again."""
+    """The feature maps of stored views, by the key of the view.
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    The loader's threads read them (`stored`, `load`), a training step computes those that are not there. A file that
+    does not hold maps of these `shapes`, (C, h, w) each, counts as not there, and is written again.
+    """
+
+    def __init__(self, folder: str, shapes: Sequence[tuple[int, int, int]]) -> None:
+        self.folder, self._shapes = folder, list(shapes)
 
     @classmethod
-    def of(cls, config: Config) -> "FeatureCache":
-        """The cache of one encoder on one dataset at one size and precision."""
+    def of(cls, config: Config, width: int) -> "FeatureCache":
+        """The cache of one encoder, whose maps have `width` channels, on one dataset at one size and precision."""
         parts = (
             model_digest(str(config.finetune.encoder)),
             Manifest.read(str(config.train.dataset)).fingerprint,
@@ -37,42 +50,68 @@ class FeatureCache:
             config.train.precision,
         )
         name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:24]
-        return cls(uris.join(str(config.finetune.cache), name))
+        assert config.model.input_size is not None  # launch.check refuses it
+        sides = [math.ceil(config.model.input_size / stride) for stride in STRIDES]
+        return cls(uris.join(str(config.finetune.cache), name), [(width, side, side) for side in sides])
 
-    def features(self, encoder: Callable[[Tensor], list[Tensor]], images: Tensor, keys: Sequence[str]) -> list[Tensor]:
+    def features(self, encoder: Callable[[Tensor], list[Tensor]], inputs: DeviceBatch) -> list[Tensor]:
         """The maps of a batch, float32 (B, C, h_k, w_k), rounded to half precision whether they were stored or not.
 
-        `images` (B, 3, H, W) are used only where a view is not stored yet; its maps are stored then.
+        Those that the loader did not find are looked for once more, since an earlier step may have stored them
+        meanwhile: what is computed here must not depend on how far the loader is ahead.
         """
-        stored = {key: maps for key in keys if (maps := self._load(key))}
-        if len({tuple(level.shape for level in maps) for maps in stored.values()}) > 1:
-            stored = {}  # some are not of this encoder
-        missing = [position for position, key in enumerate(keys) if key not in stored]
+        if len(inputs.cached) == len(inputs.keys):
+            return [level.float() for level in inputs.features]
+        maps: dict[int, Sequence[Tensor]] = {
+            place: [level[index] for level in inputs.features] for index, place in enumerate(inputs.cached)
+        }
+        missing = []
+        with_images = [place for place in range(len(inputs.keys)) if place not in maps]
+        for index, place in enumerate(with_images):
+            if stored := self.load(inputs.keys[place]):
+                maps[place] = [torch.from_numpy(level).to(inputs.images.device) for level in stored]
+            else:
+                missing.append(index)
         if missing:
-            computed = [level.half().cpu() for level in encoder(images[missing])]
-            for index, position in enumerate(missing):
-                maps = [level[index].contiguous() for level in computed]
-                stored[keys[position]] = maps
-                self._save(keys[position], maps)
-        levels = zip(*(stored[key] for key in keys), strict=True)
-        return [torch.stack([features.float() for features in level]).to(images.device) for level in levels]
+            computed = [level.half() for level in encoder(inputs.images[missing])]
+            for row, index in enumerate(missing):
+                maps[with_images[index]] = [level[row] for level in computed]
+                self._save(inputs.keys[with_images[index]], [level[row] for level in computed])
+        levels = zip(*(maps[place] for place in range(len(inputs.keys))), strict=True)
+        return [torch.stack([features.float() for features in level]) for level in levels]
 
-    def _load(self, key: str) -> list[Tensor] | None:
+    def stored(self) -> set[str]:
+        """The keys of the views that have a file now."""
+        if not storage.folder_exists(self.folder):
+            return set()
+        files = storage.list_files(self.folder, (_SUFFIX,))
+        return {file.rsplit("/", 1)[-1].removesuffix(_SUFFIX) for file in files}
+
+    def load(self, key: str) -> FeatureMaps | None:
+        """The maps of one view; None where its file is not there, or holds something else."""
         location = self._location(key)
         if not storage.exists(location):
             return None
         try:
-            tensors = safetensors.torch.load(storage.read_bytes(location))
-        except SafetensorError:  # damaged: written again
+            tensors = safetensors.numpy.load(storage.read_bytes(location))
+        except (SafetensorError, KeyError):  # damaged, or of a type that NumPy lacks
             return None
         maps = [tensors[name] for name in sorted(tensors)]
-        named = sorted(tensors) == [str(level) for level in range(len(tensors))]
-        sound = all(level.ndim == 3 and level.dtype == torch.float16 and level.isfinite().all() for level in maps)
-        return maps if named and sound else None
+        named = sorted(tensors) == [str(level) for level in range(len(self._shapes))]
+        sound = named and all(
+            level.dtype == np.float16 and level.shape == shape and _is_finite(level)
+            for level, shape in zip(maps, self._shapes, strict=True)
+        )
+        return maps if sound else None
 
     def _save(self, key: str, maps: Sequence[Tensor]) -> None:
-        tensors = {str(level): features for level, features in enumerate(maps)}
+        tensors = {str(level): features.cpu().contiguous() for level, features in enumerate(maps)}
         storage.write_bytes(self._location(key), safetensors.torch.save(tensors))
 
     def _location(self, key: str) -> str:
-        return uris.join(self.folder, f"{key}.safetensors")
+        return uris.join(self.folder, f"{key}{_SUFFIX}")
+
+
+def _is_finite(values: "np.typing.NDArray[np.float16]") -> bool:
+    """Whether all values are finite; many times as fast as NumPy's own test of half precision."""
+    return bool((values.view(np.uint16) & _EXPONENT).max(initial=0) < _EXPONENT)

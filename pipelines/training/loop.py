@@ -28,6 +28,7 @@ from pipelines.training import not_finite, pictures, validation
 from pipelines.training.background import Background
 from pipelines.training.checkpoint_writer import CheckpointWriter
 from pipelines.training.compile import accelerate
+from pipelines.training.device_feed import on_device
 from pipelines.training.optimization import Optimization
 from pipelines.training.progress import TrainingProgress, TrainingResult, is_stale
 from pipelines.training.schedules import learning_rate
@@ -74,9 +75,13 @@ class TrainingLoop:
             "train",
             rank=context.rank,
             world=context.world_size,
-            symmetries=config.finetune.cache is None or stage.verb != "finetune",
+            symmetries=self.stage.feature_cache is None,
             pairs=stage.verb == "pretrain" and config.pretrain.second_pass == "view",
+            features=self.stage.feature_cache,
+            pinned=context.device.type == "cuda",
         )
+        if context.rank == 0:
+            console.say(f"{self.verb}: {validation.loader_threads(config)} threads decode ahead (train.loader_threads)")
         self.validator = validation.Validator(config, stage, context.device)
         self.async_validator: AsyncValidator | None = None
         if config.train.async_validation and context.rank == 0 and context.start_async_validator:
@@ -168,7 +173,9 @@ class TrainingLoop:
     def _epoch(self, stop_after: int | None) -> bool:
         """Train the rest of the current epoch; False where `stop_after` ended it before."""
         self.window.restart()
-        batch_groups = _grouped(self.loader.epoch(self.progress.cursor), self.config.train.accumulate)
+        batch_groups = _grouped(
+            on_device(self.loader.epoch(self.progress.cursor), self.context.device), self.config.train.accumulate
+        )
         while self.progress.step != stop_after:
             started = time.monotonic()
             batches = next(batch_groups, None)

@@ -12,7 +12,7 @@ from torch import nn
 
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.loader import Batch, FeatureSource
 from pipelines.dataset.manifest import Manifest
 
 ParameterGroups = list[tuple[Iterable[nn.Parameter], float]]
@@ -29,6 +29,7 @@ class Stage(Protocol):
         localizer does not have are stored in checkpoints only.
     parameter_groups: what the optimizer trains.
     passes: how often `module` sends a batch through the encoder, all at once.
+    feature_cache: the features of a frozen encoder, which the loader reads; None where images are needed.
     """
 
     verb: str
@@ -37,6 +38,7 @@ class Stage(Protocol):
     module: nn.Module
     parameter_groups: ParameterGroups
     passes: int
+    feature_cache: FeatureSource | None
 
     def __init__(self, config: Config) -> None: ...
 

@@ -1,6 +1,7 @@
 """The metrics of a stage on the validation split, never on a test set."""
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -10,7 +11,12 @@ from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, PixelLoader
 from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.read_ahead import REMOTE_THREADS
+from pipelines.runtime import uris
 from pipelines.training.stage import Stage
+
+MAX_LOADER_THREADS = 16
+"""The most threads that `train.loader_threads: auto` takes: each holds batches that are ready."""
 
 
 class Validator:
@@ -40,6 +46,21 @@ class Validator:
         return self.validate(load_model(location, str(self._device)))
 
 
+def loader_threads(config: Config) -> int:
+    """The threads of a worker that decode: `train.loader_threads`, or the number that `auto` stands for.
+
+    A worker decodes with as many threads as it has cores, but two at least. Where cached features come from object
+    storage, its threads wait for requests most of the time, and are as many as those that read row groups.
+    """
+    train = config.train
+    if train.loader_threads != "auto":
+        return train.loader_threads
+    if config.finetune.cache and uris.is_remote(config.finetune.cache):
+        return REMOTE_THREADS
+    cores = train.cpus_per_worker if train.worker_range[1] else len(os.sched_getaffinity(0))
+    return min(max(cores, 2), MAX_LOADER_THREADS)
+
+
 def open_split(config: Config, split: str, **options: Any) -> PixelLoader:
     """A loader of one split of the training dataset; `options` are passed to PixelLoader."""
     dataset = str(config.train.dataset)
@@ -51,7 +72,7 @@ def open_split(config: Config, split: str, **options: Any) -> PixelLoader:
         input_size=config.model.input_size,
         seed=config.seed,
         batch_size=config.train.batch_size,
-        threads=config.train.loader_threads,
+        threads=loader_threads(config),
         **options,
     )
 

@@ -15,6 +15,7 @@ from mpc_model.errors import InfrastructureError, UserError
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.dataset.loader import DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune
@@ -49,8 +50,8 @@ def test_cached_features_are_computed_once_for_each_stored_view(
     seen: list[int] = []
     features = FeatureCache.features
 
-    def counted(self: FeatureCache, encoder: Any, images: torch.Tensor, keys: Any) -> list[torch.Tensor]:
-        return features(self, lambda some: seen.append(len(some)) or encoder(some), images, keys)
+    def counted(self: FeatureCache, encoder: Any, inputs: DeviceBatch) -> list[torch.Tensor]:
+        return features(self, lambda some: seen.append(len(some)) or encoder(some), inputs)
 
     monkeypatch.setattr(FeatureCache, "features", counted)
     run(config, Finetuning)
@@ -67,25 +68,38 @@ def test_cached_features_are_computed_once_for_each_stored_view(
 
 def test_cached_features_are_the_encoder_s_rounded_to_half_precision(trained: Config, tmp_path: Path) -> None:
     config = at(trained, tmp_path, f"finetune.cache={tmp_path / 'cache'}", verb="finetune")
-    store = FeatureCache.of(config)
     encoder = Finetuning(config).localizer.encoder.eval()
+    store = FeatureCache.of(config, encoder.projection_width)
     inputs = next(validation.open_split(config, "train", symmetries=False).epoch(Cursor())).to(torch.device("cpu"))
     with torch.no_grad():
         expected = [level.half().float() for level in encoder(inputs.images)]
         for _ in range(2):  # computed, then read
-            for found, level in zip(store.features(encoder, inputs.images, inputs.keys), expected, strict=True):
+            for found, level in zip(store.features(encoder, inputs), expected, strict=True):
                 assert torch.equal(found, level)
         damaged = next(Path(store.folder).glob("*.safetensors"))
         damaged.write_bytes(damaged.read_bytes()[:100])
-        found = store.features(encoder, inputs.images, inputs.keys)
+        found = store.features(encoder, inputs)
         torch.testing.assert_close(found[0], expected[0], rtol=1e-2, atol=1e-3)
+
+
+def test_a_cached_run_goes_on_bit_by_bit_whatever_its_cache_holds(trained: Config, tmp_path: Path) -> None:
+    """The broken run reads features that the step before it broke off had stored, and those of its own."""
+    more = ["finetune.epochs=3", "train.batch_size=2", "train.checkpoint_every=4"]
+    ends = []
+    for name, stops in (("whole", ()), ("broken", (7,))):
+        config = at(trained, tmp_path / name, *more, f"finetune.cache={tmp_path / name / 'cache'}", verb="finetune")
+        for stop in stops:
+            run(config, Finetuning, stop_after=stop)
+        run(config, Finetuning)
+        ends.append(weights(config.finetune.output))
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 
 
 def test_another_encoder_has_another_cache(trained: Config, tmp_path: Path) -> None:
     cache = f"finetune.cache={tmp_path / 'cache'}"
-    one = FeatureCache.of(at(trained, tmp_path, cache, verb="finetune"))
+    one = FeatureCache.of(at(trained, tmp_path, cache, verb="finetune"), 8)
     model = f"finetune.encoder={Path(str(trained.finetune.output), 'model')}"
-    other = FeatureCache.of(at(trained, tmp_path, cache, model, verb="finetune"))
+    other = FeatureCache.of(at(trained, tmp_path, cache, model, verb="finetune"), 8)
     assert one.folder != other.folder
 
 

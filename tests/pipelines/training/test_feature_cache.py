@@ -1,13 +1,19 @@
 """The cache of features: computed once for each view, rounded alike whether they were stored or not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import stored_dataset
 import torch
 from torch import Tensor
 
+from pipelines.dataset.loader import Batch, DeviceBatch, PixelLoader
+from pipelines.dataset.order import Cursor
 from pipelines.training.feature_cache import FeatureCache
+
+SHAPES = [(1, 4, 4), (3, 2, 2)]
 
 
 class Encoder:
@@ -21,59 +27,160 @@ class Encoder:
         return [images.mean(1, keepdim=True) / 3, images[:, :, ::2, ::2] / 7]
 
 
-def test_only_views_that_are_not_stored_are_computed(tmp_path: Path) -> None:
-    encoder, cache = Encoder(), FeatureCache(str(tmp_path))
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(str(tmp_path), SHAPES)
+
+
+def inputs(images: Tensor, *keys: str) -> DeviceBatch:
+    """A batch whose features the loader did not look for."""
+    return DeviceBatch(images, torch.zeros(len(images), 4, 4), keys=keys)
+
+
+def loaded(cache: FeatureCache, images: Tensor, keys: Sequence[str]) -> DeviceBatch:
+    """A batch as the loader gives it: features where they are stored, images elsewhere."""
+    maps = [cache.load(key) for key in keys]
+    cached = [place for place, found in enumerate(maps) if found]
+    levels = zip(*(found for found in maps if found), strict=True)
+    features = [torch.stack([torch.from_numpy(level) for level in same]) for same in levels]
+    others = [place for place in range(len(keys)) if place not in cached]
+    return inputs(images[others], *keys)._replace(features=features, cached=cached)
+
+
+@pytest.mark.parametrize("as_loaded", [True, False])
+def test_only_views_that_are_not_stored_are_computed(tmp_path: Path, cache: FeatureCache, as_loaded: bool) -> None:
+    encoder = Encoder()
     images = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = [level.half().float() for level in encoder(images)]
     encoder.images = 0
-    first = cache.features(encoder, images[:2], ["0-0", "1-0"])
+    first = cache.features(encoder, inputs(images[1:], "1-0", "2-1"))
     assert encoder.images == 2
-    again = cache.features(encoder, images, ["0-0", "1-0", "2-1"])
+    keys = ("0-0", "1-0", "2-1")
+    again = cache.features(encoder, loaded(cache, images, keys) if as_loaded else inputs(images, *keys))
     assert encoder.images == 3
     for level, whole, part in zip(expected, again, first, strict=True):
         assert whole.dtype == torch.float32
         assert torch.equal(whole, level)
-        assert torch.equal(part, level[:2])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{key}.safetensors" for key in ("0-0", "1-0", "2-1")]
+        assert torch.equal(part, level[1:])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{key}.safetensors" for key in keys]
+    assert cache.stored() == {*keys}
 
 
-def test_stored_features_do_not_look_at_the_images(tmp_path: Path) -> None:
-    encoder, cache = Encoder(), FeatureCache(str(tmp_path))
-    stored = cache.features(encoder, torch.ones(1, 3, 4, 4), ["0-0"])
-    again = cache.features(encoder, torch.zeros(1, 3, 4, 4), ["0-0"])
+def test_stored_features_need_no_images(cache: FeatureCache) -> None:
+    encoder, keys = Encoder(), ("0-0", "1-1")
+    stored = cache.features(encoder, inputs(torch.rand(2, 3, 4, 4), *keys))
+    batch = loaded(cache, torch.empty(2, 3, 4, 4), keys)
+    assert len(batch.images) == 0
+    assert all(level.dtype == torch.float16 for level in batch.features)
+    again = cache.features(encoder, batch)
+    assert encoder.images == 2
     assert all(torch.equal(a, b) for a, b in zip(stored, again, strict=True))
 
 
-def test_a_damaged_file_is_written_again(tmp_path: Path) -> None:
-    encoder, cache = Encoder(), FeatureCache(str(tmp_path))
-    cache.features(encoder, torch.ones(1, 3, 4, 4), ["0-0"])
+def test_what_is_stored_after_the_loader_looked_is_not_computed_again(cache: FeatureCache) -> None:
+    """The loader is some batches ahead, and a source with repeats shows views twice: no bit may depend on it."""
+    encoder, images = Encoder(), torch.rand(1, 3, 4, 4)
+    early = loaded(cache, images, ["0-0"])
+    stored = cache.features(encoder, inputs(images, "0-0"))
+    again = cache.features(encoder, early)
+    assert encoder.images == 1
+    assert all(torch.equal(a, b) for a, b in zip(stored, again, strict=True))
+
+
+def test_a_cache_that_is_not_there_yet_stores_nothing(tmp_path: Path) -> None:
+    assert FeatureCache(str(tmp_path / "later"), SHAPES).stored() == set()
+
+
+def test_a_damaged_file_is_written_again(tmp_path: Path, cache: FeatureCache) -> None:
+    encoder, batch = Encoder(), inputs(torch.ones(1, 3, 4, 4), "0-0")
+    cache.features(encoder, batch)
     file = tmp_path / "0-0.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    cache.features(encoder, torch.ones(1, 3, 4, 4), ["0-0"])
+    assert cache.load("0-0") is None
+    cache.features(encoder, batch)
     assert encoder.images == 2
     assert file.read_bytes() == whole
 
 
-NAN = torch.full((1, 4, 4), torch.nan).half()
+INFINITE = torch.full((1, 4, 4), torch.inf).half()
 STRANGE = {
     "nothing": {},
-    "other names": {"0": torch.ones(1, 4, 4).half(), "7": torch.ones(1, 2, 2).half()},
-    "another type": {"0": torch.ones(1, 4, 4), "1": torch.ones(1, 2, 2)},
+    "other names": {"0": torch.ones(1, 4, 4).half(), "7": torch.ones(3, 2, 2).half()},
+    "another type": {"0": torch.ones(1, 4, 4), "1": torch.ones(3, 2, 2)},
+    "a type that NumPy lacks": {"0": torch.ones(1, 4, 4).bfloat16(), "1": torch.ones(3, 2, 2).half()},
     "no maps": {"0": torch.ones(4).half(), "1": torch.ones(2).half()},
-    "not finite": {"0": NAN, "1": torch.ones(1, 2, 2).half()},
-    "another size": {"0": torch.ones(1, 8, 8).half(), "1": torch.ones(1, 2, 2).half()},
+    "infinite": {"0": INFINITE, "1": torch.ones(3, 2, 2).half()},
+    "not a number": {"0": INFINITE - INFINITE, "1": torch.ones(3, 2, 2).half()},
+    "another size": {"0": torch.ones(1, 8, 8).half(), "1": torch.ones(3, 2, 2).half()},
     "fewer maps": {"0": torch.ones(1, 4, 4).half()},
 }
 
 
 @pytest.mark.parametrize("tensors", STRANGE.values(), ids=STRANGE)
-def test_a_file_that_holds_something_else_is_written_again(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    encoder, cache = Encoder(), FeatureCache(str(tmp_path))
+def test_a_file_that_holds_something_else_is_written_again(
+    tmp_path: Path, cache: FeatureCache, tensors: dict[str, Tensor]
+) -> None:
+    encoder, keys = Encoder(), ("0-0", "1-0")
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    expected = cache.features(encoder, images, ["0-0", "1-0"])
+    expected = cache.features(encoder, inputs(images, *keys))
     whole = (tmp_path / "0-0.safetensors").read_bytes()
     (tmp_path / "0-0.safetensors").write_bytes(safetensors.torch.save(tensors))
-    again = cache.features(encoder, images, ["0-0", "1-0"])
+    assert cache.load("0-0") is None
+    again = cache.features(encoder, loaded(cache, images, keys))
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
     assert (tmp_path / "0-0.safetensors").read_bytes() == whole
+
+
+def test_the_largest_and_smallest_numbers_of_half_precision_are_finite(tmp_path: Path, cache: FeatureCache) -> None:
+    for value in (65504.0, -65504.0, 6e-8, -0.0):
+        maps = {"0": torch.full((1, 4, 4), value).half(), "1": torch.ones(3, 2, 2).half()}
+        (tmp_path / "0-0.safetensors").write_bytes(safetensors.torch.save(maps))
+        found = cache.load("0-0")
+        assert found is not None
+        assert torch.equal(torch.from_numpy(found[0]), maps["0"])
+
+
+def epochs(uri: str, manifest: object, cache: FeatureCache, encoder: Encoder, count: int) -> list[list[Batch]]:
+    """What the loader gives for some epochs, each batch completed by a step that computes what is missing."""
+    given = []
+    for epoch in range(count):
+        loader = PixelLoader(
+            uri, manifest, "train", input_size=4, seed=1, batch_size=3, symmetries=False, features=cache
+        )
+        given.append([])
+        for batch in loader.epoch(Cursor(epoch)):
+            given[-1].append(batch)
+            cache.features(encoder, batch.to(torch.device("cpu")))
+    return given
+
+
+def test_the_loader_reads_features_and_masks_and_no_image_where_all_are_stored(tmp_path: Path) -> None:
+    uri, cache, encoder = str(tmp_path / "dataset"), FeatureCache(str(tmp_path / "cache"), SHAPES), Encoder()
+    manifest = stored_dataset.write(uri, shards=2, rows=8, row_group=4, views=1, side=9)
+    first, second = epochs(uri, manifest, cache, encoder, 2)
+    assert encoder.images == 16
+    assert all(len(batch.images) == len(batch.ids) and not batch.cached for batch in first)
+    plain = PixelLoader(uri, manifest, "train", input_size=4, seed=1, batch_size=3, symmetries=False).epoch(Cursor(1))
+    for batch, whole in zip(second, plain, strict=True):
+        assert (batch.ids, batch.keys, batch.progress) == (whole.ids, whole.keys, whole.progress)
+        assert torch.equal(batch.masks, whole.masks)
+        assert batch.images.shape == (0, 4, 4, 3)
+        assert batch.cached == list(range(len(batch.ids)))
+        expected = encoder(whole.to(torch.device("cpu")).images)
+        assert all(torch.equal(a, b.half()) for a, b in zip(batch.features, expected, strict=True))
+
+
+def test_the_loader_gives_the_image_where_stored_features_are_damaged(tmp_path: Path) -> None:
+    uri, cache, encoder = str(tmp_path / "dataset"), FeatureCache(str(tmp_path / "cache"), SHAPES), Encoder()
+    manifest = stored_dataset.write(uri, shards=2, rows=8, row_group=4, views=1, side=9)
+    epochs(uri, manifest, cache, encoder, 1)
+    files = {file: file.read_bytes() for file in (tmp_path / "cache").iterdir()}
+    (tmp_path / "cache" / "5-0.safetensors").write_bytes(b"damaged")
+    (tmp_path / "cache" / "11-0.safetensors").unlink()
+    encoder.images = 0
+    (again,) = epochs(uri, manifest, cache, encoder, 1)
+    assert encoder.images == 2
+    with_image = {batch.keys[place] for batch in again for place in range(len(batch.keys)) if place not in batch.cached}
+    assert with_image == {"5-0", "11-0"}
+    assert {file: file.read_bytes() for file in (tmp_path / "cache").iterdir()} == files

@@ -1,6 +1,7 @@
 """Validation: fixed images of the validation split, only finite metrics, and models in checkpoints."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from support import tiny
 
 from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.localizer import Localizer
+from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch
 from pipelines.finetune import Finetuning
@@ -71,3 +73,25 @@ def test_a_checkpoint_has_the_metrics_of_its_model(built: Config, tmp_path: Path
     model.save(tmp_path)
     validator = Validator(built, Finetuning, CPU)
     assert validator.validate_checkpoint(str(tmp_path)) == pytest.approx(validator.validate(model), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "threads"),
+    [
+        (["train.loader_threads=3"], 3),
+        (["train={workers: 2, cpus_per_worker: 1}"], 2),
+        (["train={workers: 2, cpus_per_worker: 6}"], 6),
+        (["train={workers: [1, 4], cpus_per_worker: 64}"], 16),
+        (["train={workers: 2, cpus_per_worker: 6, loader_threads: auto}"], 6),
+        (["train={workers: 2, cpus_per_worker: 6}", "finetune.cache=s3://bucket/cache"], 16),
+    ],
+)
+def test_the_loader_s_threads_are_those_of_the_config_or_follow_from_the_cores(
+    overrides: list[str], threads: int
+) -> None:
+    assert validation.loader_threads(recipe.load(None, overrides)) == threads
+
+
+def test_in_one_process_the_loader_has_the_threads_of_its_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert validation.loader_threads(recipe.load(None, ["train.workers=0"])) == min(max(2, cores), 16)
