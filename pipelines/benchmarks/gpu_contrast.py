@@ -1,6 +1,6 @@
 """The stage-1 loss of a batch on a device: forward and backward, ours and the plain formula on the same pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from mpc_model.losses.contrast import multi_view_contrast
 from pipelines.benchmarks import contrast, device_timing, floors
 from pipelines.benchmarks.device_timing import Setting
 from pipelines.benchmarks.gpu_table import Row, WrongValueError
+from pipelines.runtime.device import prepare_training
 
 CHANNELS = 256
 TOLERANCE = 1e-5
@@ -70,20 +71,34 @@ def check(setting: Setting) -> dict[str, float]:
 
 
 def measure(setting: Setting, images: int, pixels: int, count: int, wanted: str) -> Iterator[Row]:
-    """One row: forward and backward of the loss."""
+    """Forward and backward of the loss: a row in float32, on a GPU one more with products in TF32, as beside bf16.
+
+    The plain formula is in float32 in both.
+    """
     case = Case(setting.device, images, pixels, count)
-    steps = {name: lambda loss=loss: loss().backward() for name, loss in (("ours", case.ours), ("plain", case.plain))}
-    seconds = device_timing.rounds_of(setting, steps)
-    yield Row(
-        f"contrast, {images} images of {pixels} px, {count:,} a class",
-        seconds["ours"],
-        seconds["plain"],
-        floors.contrast(case.mask, count, CHANNELS, bits=16).seconds(setting.peaks),
-        images,
-        wanted,
-        {
-            "peak_gib": device_timing.peak_gib(setting.device, steps["ours"]),
-            "plain_peak_gib": device_timing.peak_gib(setting.device, steps["plain"]),
-            "operators": device_timing.operators(steps["ours"]),
-        },
-    )
+
+    def step(loss: Callable[[], Tensor], precision: str) -> Callable[[], None]:
+        def run() -> None:
+            prepare_training(setting.device, precision)
+            loss().backward()
+
+        return run
+
+    plain = step(case.plain, "fp32")
+    for precision in ("fp32", "bf16") if setting.device.type == "cuda" else ("fp32",):
+        ours = step(case.ours, precision)
+        seconds = device_timing.rounds_of(setting, {"ours": ours, "plain": plain})
+        yield Row(
+            f"contrast, {images} images of {pixels} px, {count:,} a class" + (", TF32" if precision == "bf16" else ""),
+            seconds["ours"],
+            seconds["plain"],
+            floors.contrast(case.mask, count, CHANNELS, bits=16).seconds(setting.peaks),
+            images,
+            wanted,
+            {
+                "peak_gib": device_timing.peak_gib(setting.device, ours),
+                "plain_peak_gib": device_timing.peak_gib(setting.device, plain),
+                "operators": device_timing.operators(ours),
+            },
+        )
+    prepare_training(setting.device, "fp32")

@@ -25,6 +25,7 @@ from pipelines.benchmarks.floors import Work
 from pipelines.benchmarks.gpu_encoder import pair
 from pipelines.benchmarks.gpu_table import Row, WrongValueError
 from pipelines.benchmarks.reference_hrformer import PlainHRFormer
+from pipelines.runtime.device import prepare_training
 
 SEED = 7
 LEARNING_RATE = 1e-6
@@ -143,6 +144,7 @@ def step_of(
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=levers.fused_optimizer or None)
 
     def step() -> Tensor:
+        prepare_training(batch[0].device, "bf16" if levers.bf16 else "fp32")
         optimizer.zero_grad(set_to_none=not keep_gradients)
         torch.manual_seed(SEED)
         with torch.autocast(batch[0].device.type, torch.bfloat16, levers.bf16):

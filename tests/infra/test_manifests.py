@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+import mpc_model.localizer  # noqa: F401 -- registers the backbones and heads
 from mpc_model.imaging.views import VIEW_POLICIES
 from mpc_model.nn.backbone import BACKBONES
 from mpc_model.nn.heads import HEADS
