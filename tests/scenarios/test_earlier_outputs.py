@@ -1,4 +1,4 @@
-"""What version 0.1.0 began, before the modules moved, goes on to the same end as what nothing interrupted.
+"""What version 0.1.0 began, before the modules moved, goes on.
 
 `tests/data/begun_outputs.tar.xz` holds, as that version wrote them,
 
@@ -6,7 +6,12 @@
     begun/tune/            a search that was killed when its first trial was finished and its second had just begun;
                            without the weights of the first, which are large and not read again
     begun/mlflow.db        the runs of both; outputs and artifacts were below /project
-    uninterrupted/         the weights and results that the same version reached without an interruption
+
+and, as this version made them,
+
+    continued/             the weights and results at the end of both. Steps after the checkpoint draw their pixels by
+                           the rule that replaced that of 0.1.0; everything before, and all that the steps start from,
+                           is the earlier version's.
 
 The dataset is not among them: the same photographs and settings give the same bytes.
 """
@@ -80,13 +85,13 @@ def test_a_run_goes_on_from_its_checkpoint(
     run_id = json.loads((folder / "begun" / "pretrain" / "record.json").read_text())["results"]["run_id"]
     results = pretrain(at(built, folder, "model.backbone=hrformer_nano", "train.checkpoint_every=2"))
     assert "resuming from step 4, epoch 2" in capsys.readouterr().err
-    expected = json.loads((folder / "uninterrupted" / "results.json").read_text())["pretrain"]
+    expected = json.loads((folder / "continued" / "results.json").read_text())["pretrain"]
     assert results.keys() == {*expected, "run_id"}
     assert (results["run_id"], results["step"], results["best"]) == (run_id, expected["step"], expected["best"])
     assert results["losses"] == pytest.approx(expected["losses"], rel=1e-4)
     assert statuses(folder)[run_id] == "FINISHED"
     found = load_file(folder / "begun" / "pretrain" / "checkpoints" / "step-000000006" / "model.safetensors")
-    weights = load_file(folder / "uninterrupted" / "model.safetensors")
+    weights = load_file(folder / "continued" / "model.safetensors")
     assert found.keys() == weights.keys()
     for name, tensor in weights.items():
         np.testing.assert_allclose(found[name], tensor, atol=1e-6, rtol=1e-4, err_msg=name)
@@ -105,7 +110,7 @@ def test_a_search_goes_on_from_its_ledger(
     results: dict[str, Any] = tune(at(built, folder, space, *more, "pretrain.learning_rate=3.0e-3"))
     assert "a search is at" in capsys.readouterr().err
     assert (output / "trials" / "0000" / "trial.json").read_bytes() == before
-    expected = json.loads((folder / "uninterrupted" / "results.json").read_text())["trial"]
+    expected = json.loads((folder / "continued" / "results.json").read_text())["trial"]
     after = ledger.read(str(output), 1)
     assert (after.run_id, after.state) == (second.run_id, expected["state"])
     assert after.parameters == second.parameters == expected["parameters"]
