@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.errors import UserError
-from mpc_model.evaluation.metrics import pixel_scores, summarize
+from mpc_model.evaluation.metrics import Scores, pixel_scores, summarize
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.focal import focal_loss
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
@@ -17,6 +17,7 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
 from pipelines.training.feature_cache import FeatureCache
+from pipelines.training.shares import Shares
 from pipelines.training.stage import ParameterGroups
 
 
@@ -119,13 +120,20 @@ class Finetuning:
 
     @staticmethod
     def evaluate(
-        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+        localizer: Localizer,
+        train: Sequence[Batch],
+        validation: Sequence[Batch],
+        device: torch.device,
+        seed: int,
+        shares: Shares,
     ) -> dict[str, float]:
         """F1, IoU and false alarm rate on the validation images."""
-        scores = []
-        for batch in validation:
-            with torch.no_grad():
-                maps = localizer.probabilities(batch.to(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
-            scores += [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]
-        summary = summarize(scores)
+        scores = shares.gathered(lambda: [_scores(localizer, batch, device) for batch in validation])
+        summary = summarize([one for of_batch in scores for one in of_batch])
         return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate")}
+
+
+@torch.no_grad()
+def _scores(localizer: Localizer, batch: Batch, device: torch.device) -> list[Scores]:
+    maps = localizer.probabilities(batch.to(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
+    return [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]

@@ -1,15 +1,19 @@
 """`mpc pretrain`: stage 1, the backbone alone, by multi-view pixel contrast."""
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.errors import UserError
-from mpc_model.evaluation.probes import MappedImage, probe_features
+from mpc_model.evaluation.metrics import summarize
+from mpc_model.evaluation.probes import drawn_pixels, fit_drawn, probe_scores
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
@@ -19,6 +23,7 @@ from pipelines.dataset.loader import Batch, DeviceBatch, FeatureSource
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
+from pipelines.training.shares import Shares
 from pipelines.training.stage import ParameterGroups
 
 MIN_TEMPERATURE = 0.01
@@ -148,20 +153,53 @@ class Pretraining:
 
     @staticmethod
     def evaluate(
-        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+        localizer: Localizer,
+        train: Sequence[Batch],
+        validation: Sequence[Batch],
+        device: torch.device,
+        seed: int,
+        shares: Shares,
     ) -> dict[str, float]:
-        """F1 and IoU of both probes on the validation images; the linear one is fitted on training images."""
-        probes = probe_features(
-            _mapped(localizer, train, device),
-            _mapped(localizer, validation, device),
-            generator=torch.Generator().manual_seed(seed),
+        """F1 and IoU of both probes on the validation images; the linear one is fitted on training images, by rank 0.
+
+        Each image has draws of its own, from `seed` and its id: it does not matter which rank scores it.
+        """
+
+        def drawn(images: list[_Mapped]) -> tuple[Tensor, Tensor]:
+            rows, labels = zip(*(drawn_pixels(*image) for image in images), strict=True)
+            return torch.cat(rows), torch.cat(labels)
+
+        pixels = shares.agreed(lambda: [drawn(images) for images in _mapped(localizer, train, device, seed)])
+        rows = shares.rows_on_first([rows for rows, _ in pixels], device)
+        labels = shares.rows_on_first([labels for _, labels in pixels], device)
+        fitted = shares.first(lambda: [one.cpu() for one in fit_drawn(rows, labels)])
+        weight, bias = (one.to(device) for one in fitted)
+        of_batches = shares.gathered(
+            lambda: [
+                [probe_scores(*image, weight=weight, bias=bias) for image in images]
+                for images in _mapped(localizer, validation, device, seed)
+            ]
         )
-        return {f"{name}_{key}": summary[key] for name, summary in probes.items() for key in ("f1", "iou")}
+        clustered, probed = zip(*(scores for of_batch in of_batches for scores in of_batch), strict=True)
+        summaries = {"kmeans": summarize(clustered), "linear_probe": summarize(probed)}
+        return {f"{name}_{key}": summary[key] for name, summary in summaries.items() for key in ("f1", "iou")}
+
+
+_Mapped = tuple[list[Tensor], npt.NDArray[np.uint8], torch.Generator]
+"""An image's maps (C_k, h_k, w_k) and mask (H, W), and the generator of what is drawn at random for it."""
 
 
 @torch.no_grad()
-def _mapped(localizer: Localizer, batches: Sequence[Batch], device: torch.device) -> Iterator[MappedImage]:
+def _mapped(localizer: Localizer, batches: Sequence[Batch], device: torch.device, seed: int) -> Iterator[list[_Mapped]]:
+    """The images of each batch."""
     for batch in batches:
         maps = localizer.features(batch.to(device).images)
-        for index in range(len(batch.ids)):
-            yield [level[index] for level in maps], batch.masks[index].numpy()
+        yield [
+            ([level[index] for level in maps], batch.masks[index].numpy(), _generator(seed, name))
+            for index, name in enumerate(batch.ids)
+        ]
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

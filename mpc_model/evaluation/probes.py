@@ -1,6 +1,6 @@
 """How well a stage-1 feature space separates the classes, before any head exists: clustering and a linear probe."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -10,45 +10,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc_model.errors import DataError
-from mpc_model.evaluation.metrics import pixel_scores, summarize
+from mpc_model.evaluation.metrics import Scores, pixel_scores
 
 RESTARTS, ITERATIONS = 4, 50
 PENALTY = 1e-4
 
-# One image's projected maps (C, h_k, w_k), finest first, and its mask (H, W) of 0, 1, 255 = ignore.
-MappedImage = tuple[Sequence[Tensor], npt.NDArray[np.uint8]]
 
+def drawn_pixels(
+    maps: Sequence[Tensor], mask: npt.NDArray[np.uint8], generator: torch.Generator, pixels_per_class: int = 1000
+) -> tuple[Tensor, Tensor]:
+    """Features (N, C) and labels (N,) of at most `pixels_per_class` pixels of each class of an image.
 
-def probe_features(
-    train: Iterable[MappedImage],
-    test: Iterable[MappedImage],
-    *,
-    generator: torch.Generator,
-    pixels_per_class: int = 1000,
-) -> dict[str, dict[str, float]]:
-    """Summaries (see `metrics.summarize`) of the images in `test` by both probes: `kmeans` and `linear_probe`.
-
-    The probe is fitted on at most `pixels_per_class` pixels of each class of every image in `train`, so that images
-    can be streamed. Raises DataError when those pixels lack a class.
+    `maps` are its projected maps (C_k, h_k, w_k), finest first; `mask` is (H, W) of 0, 1 and 255 = ignore.
     """
-    rows: list[Tensor] = []
-    labels: list[Tensor] = []
-    for maps, mask in train:
-        features = stack_levels(maps)
-        small = cv2.resize(mask, (features.shape[1], features.shape[0]), interpolation=cv2.INTER_NEAREST)
-        flat = torch.from_numpy(small).flatten().to(features.device)
-        chosen = torch.cat([_uniform(flat, label, pixels_per_class, generator) for label in (0, 1)])
-        rows.append(features.flatten(0, 1)[chosen])
-        labels.append(flat[chosen])
+    features = stack_levels(maps)
+    small = cv2.resize(mask, (features.shape[1], features.shape[0]), interpolation=cv2.INTER_NEAREST)
+    flat = torch.from_numpy(small).flatten().to(features.device)
+    chosen = torch.cat([_uniform(flat, label, pixels_per_class, generator) for label in (0, 1)])
+    return features.flatten(0, 1)[chosen], flat[chosen]
+
+
+def fit_drawn(rows: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """`fit_probe` on the pixels that were drawn from several images; DataError too where there are no images."""
     if not rows:
         raise DataError("linear probe: no training images; give some with forged and authentic pixels")
-    weight, bias = fit_probe(torch.cat(rows), torch.cat(labels))
+    return fit_probe(torch.cat(list(rows)), torch.cat(list(labels)))
 
-    clustered, probed = [], []
-    for maps, mask in test:
-        clustered.append(pixel_scores(kmeans_probe(maps, generator).astype(np.float32), mask))
-        probed.append(pixel_scores(torch.sigmoid(stack_levels(maps) @ weight + bias).cpu().numpy(), mask))
-    return {"kmeans": summarize(clustered), "linear_probe": summarize(probed)}
+
+def probe_scores(
+    maps: Sequence[Tensor], mask: npt.NDArray[np.uint8], generator: torch.Generator, *, weight: Tensor, bias: Tensor
+) -> tuple[Scores, Scores]:
+    """The scores of an image, given as in `drawn_pixels`: by k-means, and by the linear probe of `fit_probe`."""
+    clustered = pixel_scores(kmeans_probe(maps, generator).astype(np.float32), mask)
+    return clustered, pixel_scores(torch.sigmoid(stack_levels(maps) @ weight + bias).cpu().numpy(), mask)
 
 
 @torch.no_grad()

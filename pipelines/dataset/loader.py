@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -271,7 +272,8 @@ class PixelLoader:
     def fixed(self, count: int) -> list[Batch]:
         """Canonical views of about `count` samples, half of them forged where there are as many: always the same ones.
 
-        Row groups are searched in a fixed shuffled order until there are enough.
+        Row groups are searched in a fixed shuffled order until there are enough. The batches are those of a world of
+        one; this rank reads and returns every `world`-th of them, from the one with its own number on.
         """
         wanted = {True: max(1, count // 2), False: min(count - count // 2, self._authentic)}
         chosen: list[int] = []
@@ -286,12 +288,13 @@ class PixelLoader:
                 break
         if not chosen:
             raise DataError(f"the kinds of the samples of {self._uri} are not those that its manifest counts")
+        parts = np.array_split(np.sort(chosen), -(-len(chosen) // self.batch_size))[self.rank :: self.world]
         rows_of_groups = defaultdict[int, list[int]](list)
-        for number in sorted(chosen):
+        for number in (int(number) for part in parts for number in part):
             rows_of_groups[self._group(number)].append(number)
-        samples = [sample for _, read in storage.prefetch(self._canonical, rows_of_groups.values()) for sample in read]
-        parts = np.array_split(np.arange(len(samples)), -(-len(samples) // self.batch_size))
-        return [self._collate([samples[index] for index in part], 1.0) for part in parts]
+        reads = storage.prefetch(self._canonical, rows_of_groups.values())
+        samples = (sample for _, read in reads for sample in read)
+        return [self._collate(list(islice(samples, len(part))), 1.0) for part in parts]
 
     def _canonical(self, rows: Sequence[int]) -> list[_DecodedView]:
         """The canonical views of rows of one row group."""

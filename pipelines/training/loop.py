@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from mpc_model.errors import UserError
 from pipelines.artifacts import checkpoint
@@ -32,6 +32,7 @@ from pipelines.training.device_feed import on_device
 from pipelines.training.optimization import Optimization
 from pipelines.training.progress import TrainingProgress, TrainingResult, is_stale
 from pipelines.training.schedules import learning_rate
+from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
 from pipelines.training.step_ring import StepFacts, StepRing
 from pipelines.training.step_window import StepWindow
@@ -82,7 +83,8 @@ class TrainingLoop:
         )
         if context.rank == 0:
             console.say(f"{self.verb}: {validation.loader_threads(config)} threads decode ahead (train.loader_threads)")
-        self.validator = validation.Validator(config, stage, context.device)
+        self.shares = Shares(context.rank, context.world_size)
+        self.validator = validation.Validator(config, stage, context.device, self.shares)
         self.async_validator: AsyncValidator | None = None
         if config.train.async_validation and context.rank == 0 and context.start_async_validator:
             self.async_validator = context.start_async_validator()
@@ -111,8 +113,7 @@ class TrainingLoop:
 
     def _restore(self) -> None:
         # Rank 0 reads for all: another rank might find another newest checkpoint, and each would load the storage.
-        newest = checkpoint.latest(self.output) if self.context.rank == 0 else None
-        found = self._broadcast(newest and (*newest, load_model(newest.location).state_dict()))
+        found = self.shares.first(self._newest)
         if not found:
             return
         document, state, location, weights = found
@@ -129,12 +130,10 @@ class TrainingLoop:
             epoch = self.progress.cursor.epoch + 1
             console.say(f"{self.verb}: resuming from step {self.progress.step}, epoch {epoch}")
 
-    def _broadcast(self, value: Any) -> Any:
-        """The value of rank 0, on every rank."""
-        values = [value]
-        if self.context.world_size > 1:
-            dist.broadcast_object_list(values, src=0)
-        return values[0]
+    def _newest(self) -> tuple[checkpoint.CheckpointDocument, dict[str, Any], str, dict[str, Tensor]] | None:
+        """Document, state, location and weights of the newest sound checkpoint, if there is one."""
+        newest = checkpoint.latest(self.output)
+        return newest and (*newest, load_model(newest.location).state_dict())
 
     def run(self, stop_after: int | None) -> TrainingResult:
         """Train all epochs that are left, unless `patience` or `stop_after` ends training before."""
@@ -288,18 +287,24 @@ class TrainingLoop:
 
     def _add_validation(self) -> None:
         """Add the validation metrics of the last epoch to the history, on all ranks."""
-        metrics: dict[str, float] = {}
         step = self.progress.epoch_steps[-1]
+        if self.config.train.async_validation:
+            metrics = self.shares.first(self._collected)
+        else:
+            self.shares.copy_buffers(self.stage.localizer)
+            metrics = self.validator.validate(self.stage.localizer)
         if self.reports:
-            if not self.async_validator:
-                metrics = self.validator.validate(self.stage.localizer)
-            elif step not in self.progress.unsaved:
-                metrics = self.async_validator.collect()
             shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             console.say(f"{self.verb}: epoch {len(self.progress.history)}/{self.settings.epochs}: {shown}")
             self.context.check_lease()
             self.reports.log({f"validation/{name}": value for name, value in metrics.items()}, step)
-        self.progress.add_validation(self._broadcast(metrics))
+        self.progress.add_validation(metrics)
+
+    def _collected(self) -> dict[str, float]:
+        """What the asynchronous validator has found of the last epoch; nothing where its checkpoint is not there."""
+        assert self.async_validator
+        unsaved = self.progress.epoch_steps[-1] in self.progress.unsaved
+        return {} if unsaved else self.async_validator.collect()
 
     def _save(self, final: bool = False) -> None:
         """Have a checkpoint written, on rank 0. Before that all ranks look whether the steps so far were good."""

@@ -14,6 +14,7 @@ from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch, FeatureSource
 from pipelines.dataset.manifest import Manifest
+from pipelines.training.shares import Shares
 
 ParameterGroups = list[tuple[Iterable[nn.Parameter], float]]
 """What the optimizer trains: groups of parameters, each with a factor of the learning rate."""
@@ -48,9 +49,15 @@ class Stage(Protocol):
 
     @staticmethod
     def evaluate(
-        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+        localizer: Localizer,
+        train: Sequence[Batch],
+        validation: Sequence[Batch],
+        device: torch.device,
+        seed: int,
+        shares: Shares,
     ) -> dict[str, float]:
-        """Metrics by name of a localizer in eval mode on the validation batches.
+        """Metrics by name of a localizer in eval mode on the validation batches, the same on every rank.
 
-        The training batches are for probes that are fitted first; `seed` draws what is random.
+        The training batches are for probes that are fitted first; `seed` draws what is random. Both lists are the
+        batches of this rank: `shares` puts together what the ranks have found.
         """

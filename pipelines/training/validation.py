@@ -13,6 +13,7 @@ from pipelines.dataset.loader import Batch, PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.read_ahead import REMOTE_THREADS
 from pipelines.runtime import uris
+from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
 
 MAX_LOADER_THREADS = 16
@@ -22,24 +23,29 @@ MAX_LOADER_THREADS = 16
 class Validator:
     """Evaluates localizers on fixed images of the validation split, which are read when they are first needed.
 
-    Images of the training split are read too, for probes that are fitted before they are tested.
+    Images of the training split are read too, for probes that are fitted before they are tested. With `shares` all
+    ranks validate together: each reads and scores some of the batches, and all find the same metrics.
     """
 
-    def __init__(self, config: Config, stage: type[Stage], device: torch.device) -> None:
+    def __init__(self, config: Config, stage: type[Stage], device: torch.device, shares: Shares | None = None) -> None:
         self._config, self._stage, self._device = config, stage, device
+        self._shares = shares or Shares()
         self._images: tuple[list[Batch], list[Batch]] | None = None
 
     def validate(self, localizer: Localizer) -> dict[str, float]:
         """The stage's metrics of a localizer on this device, evaluated in eval mode; only finite ones."""
-        if self._images is None:
-            count = self._config.train.validation_images
-            self._images = (
-                fixed_batches(self._config, "train", count),
-                fixed_batches(self._config, "validation", count),
-            )
+        self._images = self._images or self._shares.agreed(self._read)
         with eval_mode(localizer):
-            metrics = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed)
+            metrics = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed, self._shares)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def _read(self) -> tuple[list[Batch], list[Batch]]:
+        """This rank's batches of the training and of the validation split."""
+        count, place = self._config.train.validation_images, (self._shares.rank, self._shares.world_size)
+        return (
+            fixed_batches(self._config, "train", count, *place),
+            fixed_batches(self._config, "validation", count, *place),
+        )
 
     def validate_checkpoint(self, location: str) -> dict[str, float]:
         """The stage's metrics of the model in a checkpoint."""
@@ -77,6 +83,6 @@ def open_split(config: Config, split: str, **options: Any) -> PixelLoader:
     )
 
 
-def fixed_batches(config: Config, split: str, count: int) -> list[Batch]:
-    """Canonical views of about `count` samples of a split, always the same ones."""
-    return open_split(config, split).fixed(count)
+def fixed_batches(config: Config, split: str, count: int, rank: int = 0, world: int = 1) -> list[Batch]:
+    """A rank's batches of the canonical views of about `count` samples of a split, always the same ones."""
+    return open_split(config, split, rank=rank, world=world).fixed(count)

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from mpc_model.errors import DataError
-from mpc_model.evaluation.probes import fit_probe, kmeans_probe, linear_probe, probe_features, stack_levels
+from mpc_model.evaluation.probes import (
+    drawn_pixels,
+    fit_drawn,
+    fit_probe,
+    kmeans_probe,
+    linear_probe,
+    probe_scores,
+    stack_levels,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -116,7 +124,7 @@ def test_the_probe_asks_for_both_classes():
     with pytest.raises(DataError, match="one class only"):
         linear_probe(torch.ones(4, 2), torch.zeros(4), torch.ones(1, 2))
     with pytest.raises(DataError, match="no training images"):
-        probe_features([], [], generator=seeded())
+        fit_drawn([], [])
 
 
 def test_reading_a_separable_space_scores_high_and_a_random_one_low():
@@ -127,11 +135,17 @@ def test_reading_a_separable_space_scores_high_and_a_random_one_low():
 
     good = [(planted(mask, noise=0.1, seed=k), full_size(mask)) for k, mask in enumerate(masks)]
     empty = [(planted(0 * mask, noise=1.0, seed=k), full_size(mask)) for k, mask in enumerate(masks)]
-    summaries = probe_features(good[:2], good[2:], generator=seeded(), pixels_per_class=50)
-    assert summaries["kmeans"]["forged_images"] == summaries["linear_probe"]["forged_images"] == 1
-    assert summaries["kmeans"]["f1"] > 0.9
-    assert summaries["linear_probe"]["f1"] > 0.9
-    assert summaries["linear_probe"]["iou"] > 0.8
-    blind = probe_features(empty[:2], empty[2:], generator=seeded(), pixels_per_class=50)
-    assert blind["kmeans"]["f1"] < 0.5
-    assert blind["linear_probe"]["f1"] < 0.5
+
+    def scores(images: list) -> tuple:
+        *train, (maps, test_mask) = images
+        drawn = [drawn_pixels(maps, mask, seeded(), pixels_per_class=50) for maps, mask in train]
+        assert all(labels.bincount().tolist() == [50, 50] for _, labels in drawn)
+        weight, bias = fit_drawn([rows for rows, _ in drawn], [labels for _, labels in drawn])
+        return probe_scores(maps, test_mask, seeded(), weight=weight, bias=bias)
+
+    clustered, probed = scores(good)
+    assert clustered.forged_fraction == probed.forged_fraction > 0
+    assert clustered.f1 > 0.9
+    assert probed.f1 > 0.9
+    assert probed.iou > 0.8
+    assert all(blind.f1 < 0.5 for blind in scores(empty))

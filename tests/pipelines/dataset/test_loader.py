@@ -164,6 +164,16 @@ def test_fixed_samples_are_canonical_balanced_and_always_the_same(dataset: tuple
     assert sorted(kinds) == [False] * 3 + [True] * 3
 
 
+@pytest.mark.parametrize("world", [2, 9])
+def test_each_rank_has_its_share_of_the_fixed_batches(dataset: tuple[str, Manifest], world: int) -> None:
+    """In a world of nine there are fewer batches than ranks."""
+    alone = loader(dataset, batch_size=2).fixed(10)
+    assert 2 < len(alone) < 9
+    for rank in range(world):
+        own = loader(dataset, batch_size=2, rank=rank, world=world).fixed(10)
+        assert all(same(a, b) for a, b in zip(own, alone[rank::world], strict=True))
+
+
 def test_more_samples_than_there_are_gives_all_that_fit(dataset: tuple[str, Manifest]) -> None:
     counts = dataset[1].splits["train"]
     keys = [key for batch in loader(dataset).fixed(1000) for key in batch.keys]

@@ -16,6 +16,7 @@ from pipelines.config.root import Config
 from pipelines.dataset.loader import Batch
 from pipelines.finetune import Finetuning
 from pipelines.training import validation
+from pipelines.training.shares import Shares
 from pipelines.training.validation import Validator
 
 CPU = torch.device("cpu")
@@ -52,7 +53,12 @@ class Counting(Finetuning):
 
     @staticmethod
     def evaluate(
-        localizer: Localizer, train: Sequence[Batch], validation: Sequence[Batch], device: torch.device, seed: int
+        localizer: Localizer,
+        train: Sequence[Batch],
+        validation: Sequence[Batch],
+        device: torch.device,
+        seed: int,
+        shares: Shares,
     ) -> dict[str, float]:
         assert not localizer.training
         counts = {"train": train, "validation": validation}
