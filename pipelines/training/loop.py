@@ -160,6 +160,7 @@ class TrainingLoop:
         self.background.wait()  # now it is known which checkpoints could be written
         if self.progress.unsaved[-1:] == [self.progress.step]:
             self._save(final=True)
+            self.background.wait()  # only then the best epoch may be this one
         return self.progress.result(self.stage.monitor)
 
     def _stops_early(self) -> bool:

@@ -14,7 +14,7 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
 from pipelines.runtime import lease, lock
-from pipelines.tracking import runs
+from pipelines.tracking import outbox, runs
 from pipelines.training import loop
 from pipelines.training.worker_context import WorkerContext
 
@@ -32,6 +32,26 @@ def test_training_stops_early_when_the_figure_does_not_rise(trained: Config, tmp
     assert len(figures) < 9
     assert len(figures) - 1 - figures.index(max(figures)) == 2
     assert "f1 has not risen for 2 epochs; stopping early" in capsys.readouterr().err
+
+
+def test_a_last_checkpoint_that_could_be_written_at_the_second_attempt_may_be_the_best(
+    trained: Config, tmp_path: Path, capsys: Any
+) -> None:
+    """A file stands where the folder of checkpoints should be, until the failure was said."""
+    config = at(trained, tmp_path, "finetune.epochs=1", verb="finetune")
+    place = Path(str(config.finetune.output)) / "checkpoints"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"")
+
+    def mended(metrics: dict[str, float]) -> None:
+        state.background.wait()
+        place.unlink()
+
+    reports = outbox.Outbox(config, "finetune", runs.start_run(config, "finetune"))
+    state = loop.TrainingLoop(config, Finetuning, WorkerContext(report=mended), reports)
+    found = state.run(None)
+    assert "could not be written" in capsys.readouterr().err
+    assert found["best"] == [found["step"]] == checkpoint.steps(str(config.finetune.output))
 
 
 def test_pictures_do_not_change_what_is_learnt(trained: Config, tmp_path: Path) -> None:
