@@ -127,7 +127,7 @@ def _make_tables(database: str) -> None:
     for file in (part, f"{part}-journal"):
         with suppress(FileNotFoundError):
             os.unlink(file)
-    engine = create_sqlalchemy_engine(f"sqlite:///{part}")
+    engine = create_sqlalchemy_engine(tracking_uri.of_file(part))
     try:
         _initialize_tables(engine)
     finally:

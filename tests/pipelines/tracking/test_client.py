@@ -16,12 +16,14 @@ from pipelines.config import recipe
 from pipelines.tracking import client
 
 
-def test_a_client_is_made_once_for_each_store(tmp_path: Path) -> None:
-    configs = [recipe.load(None, [f"workspace={tmp_path / name}"]) for name in ("a", "b")]
+def test_a_client_is_made_once_for_each_store_which_lies_where_it_was_asked_for(tmp_path: Path) -> None:
+    names = ("a", "b #1?x=%20+é")
+    configs = [recipe.load(None, [f"workspace={tmp_path / name}"]) for name in names]
     first = client.client(configs[0])
     assert client.client(configs[0]) is first
     assert client.client(configs[1]) is not first
-    assert (tmp_path / "a" / "mlflow.db").exists()
+    assert all((tmp_path / name / "mlflow.db").exists() for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
 def test_the_refusal_of_a_store_is_one_line_that_says_so(tmp_path: Path) -> None:
