@@ -59,7 +59,7 @@ class Pictures:
     def _draw(self, outputs: Sequence[_Output], step: int) -> str:
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
         for (image, mask), output in zip(self._images, outputs, strict=True):
-            maps = [level[0].cpu() for level in output.maps]
+            maps = [_finite(level[0]) for level in output.maps]
             stacked = stack_levels(maps)
             features.append(stacked)
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
@@ -86,10 +86,15 @@ class Pictures:
         return [(image, mask) for image, mask in pairs if (mask == 1).any()][:IMAGES]
 
 
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    """Values on the CPU, zero where they are not finite: training says of a bad step what there is to say."""
+    return torch.nan_to_num(values.cpu(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def _prediction(maps: Sequence[torch.Tensor], logits: torch.Tensor | None, size: tuple[int, int]) -> codecs.Image:
     """The prediction as a heat map: the head's, or k-means where there is no head yet."""
     if logits is not None:
-        return drawing.heat(to_probabilities(logits, size)[0].cpu().numpy())
+        return drawing.heat(_finite(to_probabilities(logits, size)[0]).numpy())
     clusters = kmeans_probe(maps, torch.Generator().manual_seed(0))
     return drawing.heat(clusters.astype(np.float32))
 

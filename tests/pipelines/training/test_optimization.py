@@ -87,7 +87,9 @@ def test_a_full_fine_tune_moves_the_backbone_slower_than_the_head(trained: Confi
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Config, tmp_path: Path) -> None:
-    config = at(trained, tmp_path, "pretrain.learning_rate=1.0e+30", "pretrain.schedule=constant")
+    """The picture that is drawn before shows features that are not finite."""
+    more = ["pretrain.learning_rate=1.0e+30", "pretrain.schedule=constant", "train.pictures_every=1"]
+    config = at(trained, tmp_path, *more)
     with pytest.raises(MPCError, match=r"pretrain: the loss is (nan|inf).* at step 1; batch \['\w+'.*learning rate"):
         loop.run(config, Pretraining, runs.start_run(config, "pretrain"), WorkerContext())
     (file,) = tmp_path.glob("pretrain/not-finite-step-*.json")
