@@ -82,7 +82,8 @@ class TrainingLoop:
             pinned=context.device.type == "cuda",
         )
         if context.rank == 0:
-            console.say(f"{self.verb}: {validation.loader_threads(config)} threads decode ahead (train.loader_threads)")
+            threads = validation.loader_threads(config, self.stage.feature_cache is not None)
+            console.say(f"{self.verb}: {threads} threads decode ahead (train.loader_threads)")
         self.shares = Shares(context.rank, context.world_size)
         self.validator = validation.Validator(config, stage, context.device, self.shares)
         self.async_validator: AsyncValidator | None = None
@@ -247,7 +248,12 @@ class TrainingLoop:
     def _draw(self, reports: outbox.Outbox) -> None:
         """Draw pictures of this step: the network's part now, the rest in the background."""
         drawing = self.pictures.prepare(self.stage.localizer, self.progress.step)
-        self.background.submit(lambda: reports.picture(drawing()))
+
+        def draw() -> None:
+            self.context.check_lease()
+            reports.picture(drawing())
+
+        self.background.submit(draw)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0

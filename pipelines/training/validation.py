@@ -52,7 +52,7 @@ class Validator:
         return self.validate(load_model(location, str(self._device)))
 
 
-def loader_threads(config: Config) -> int:
+def loader_threads(config: Config, reads_features: bool) -> int:
     """The threads of a worker that decode: `train.loader_threads`, or the number that `auto` stands for.
 
     A worker decodes with as many threads as it has cores, but two at least. Where cached features come from object
@@ -61,7 +61,7 @@ def loader_threads(config: Config) -> int:
     train = config.train
     if train.loader_threads != "auto":
         return train.loader_threads
-    if config.finetune.cache and uris.is_remote(config.finetune.cache):
+    if reads_features and uris.is_remote(str(config.finetune.cache)):
         return REMOTE_THREADS
     cores = train.cpus_per_worker if train.worker_range[1] else len(os.sched_getaffinity(0))
     return min(max(cores, 2), MAX_LOADER_THREADS)
@@ -78,7 +78,7 @@ def open_split(config: Config, split: str, **options: Any) -> PixelLoader:
         input_size=config.model.input_size,
         seed=config.seed,
         batch_size=config.train.batch_size,
-        threads=loader_threads(config),
+        threads=loader_threads(config, options.get("features") is not None),
         **options,
     )
 

@@ -60,8 +60,8 @@ def test_pictures_do_not_change_what_is_learnt(trained: Config, tmp_path: Path) 
 
 
 def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, tmp_path: Path) -> None:
-    """A worker whose job's place was taken: neither a checkpoint nor a figure follows."""
-    config = at(trained, tmp_path, "train.checkpoint_every=1")
+    """A worker whose job's place was taken: neither a checkpoint, nor a picture, nor a figure follows."""
+    config = at(trained, tmp_path, "train.checkpoint_every=1", "train.pictures_every=1")
     output, run_id = str(config.pretrain.output), runs.start_run(config, "pretrain")
     with lease.held(output, "pretrain"):
         loop.run(
@@ -76,4 +76,5 @@ def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, t
         with pytest.raises(MPCError, match=r"another job took over .*leave the rest to it"):
             loop.run(config, Pretraining, run_id, orphan)
     assert checkpoint.steps(output) == [1]
+    assert [file.name for file in (Path(output) / "pictures").iterdir()] == ["step-000000001.jpg"]
     assert runs.last_steps(config, run_id) == {}

@@ -95,9 +95,15 @@ def test_a_checkpoint_has_the_metrics_of_its_model(built: Config, tmp_path: Path
 def test_the_loader_s_threads_are_those_of_the_config_or_follow_from_the_cores(
     overrides: list[str], threads: int
 ) -> None:
-    assert validation.loader_threads(recipe.load(None, overrides)) == threads
+    config = recipe.load(None, overrides)
+    assert validation.loader_threads(config, config.finetune.cache is not None) == threads
+
+
+def test_a_stage_that_reads_no_cached_features_has_threads_for_its_cores_alone() -> None:
+    config = recipe.load(None, ["train={workers: 2, cpus_per_worker: 6}", "finetune.cache=s3://bucket/cache"])
+    assert validation.loader_threads(config, reads_features=False) == 6
 
 
 def test_in_one_process_the_loader_has_the_threads_of_its_cores() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert validation.loader_threads(recipe.load(None, ["train.workers=0"])) == min(max(2, cores), 16)
+    assert validation.loader_threads(recipe.load(None, ["train.workers=0"]), False) == min(max(2, cores), 16)
