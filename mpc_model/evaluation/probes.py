@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, MPCError
 from mpc_model.evaluation.metrics import Scores, pixel_scores
 
 RESTARTS, ITERATIONS = 4, 50
@@ -23,7 +23,7 @@ def drawn_pixels(
 
     `maps` are its projected maps (C_k, h_k, w_k), finest first; `mask` is (H, W) of 0, 1 and 255 = ignore.
     """
-    features = stack_levels(maps)
+    features = _finite_levels(maps)
     small = cv2.resize(mask, (features.shape[1], features.shape[0]), interpolation=cv2.INTER_NEAREST)
     flat = torch.from_numpy(small).flatten().to(features.device)
     chosen = torch.cat([_uniform(flat, label, pixels_per_class, generator) for label in (0, 1)])
@@ -58,6 +58,14 @@ def stack_levels(maps: Sequence[Tensor]) -> Tensor:
     return F.normalize(torch.cat(levels, dim=1), dim=1)[0].permute(1, 2, 0).contiguous()
 
 
+def _finite_levels(maps: Sequence[Tensor]) -> Tensor:
+    """The same for features that are to be measured. MPCError where a network that has diverged made them."""
+    features = stack_levels(maps)
+    if not features.isfinite().all():
+        raise MPCError("probes: the features are not finite: the network has diverged; lower the learning rate")
+    return features
+
+
 @torch.no_grad()
 def kmeans_probe(maps: Sequence[Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8]:
     """Forgery mask (h_1, w_1) of one image by k-means with two centres and cosine similarity: the smaller cluster is 1.
@@ -65,7 +73,7 @@ def kmeans_probe(maps: Sequence[Tensor], generator: torch.Generator) -> npt.NDAr
     `maps` as in `stack_levels`. This is the method's own stage-1 validation. Centres start at two pixels drawn as in
     k-means++; of a few such starts the partition whose pixels are most similar to their centres is returned.
     """
-    features = stack_levels(maps)
+    features = _finite_levels(maps)
     rows = features.flatten(0, 1)
     partitions = [_two_means(rows, generator) for _ in range(RESTARTS)]
     _, cluster = max(partitions, key=lambda partition: partition[0])

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, MPCError
 from mpc_model.evaluation.probes import (
     drawn_pixels,
     fit_drawn,
@@ -78,6 +78,15 @@ def test_kmeans_reaches_a_partition_where_each_pixel_is_nearest_its_own_centre()
 
 def test_kmeans_on_pixels_that_are_all_alike_calls_nothing_forged():
     assert kmeans_probe([torch.ones(3, 6, 6)], seeded()).sum() == 0
+
+
+def test_features_of_a_network_that_diverged_are_refused_in_one_line():
+    maps = [torch.randn(4, 8 >> k, 8 >> k) for k in range(4)]
+    maps[2][0, 0, 0] = torch.nan
+    mask, generator = np.zeros((8, 8), np.uint8), torch.Generator().manual_seed(0)
+    for probe in (lambda: kmeans_probe(maps, generator), lambda: drawn_pixels(maps, mask, generator)):
+        with pytest.raises(MPCError, match="the features are not finite: the network has diverged; lower the"):
+            probe()
 
 
 def test_the_probe_is_balanced_whatever_the_class_sizes():
