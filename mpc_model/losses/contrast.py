@@ -31,7 +31,7 @@ Temperature = float | Tensor
 FINE, COARSE, SECOND = "fine", "coarse", "second"
 """The sets of pixels: of X1, of X2..X4 pooled, of the second pass's X1. In them, images that do not have both classes
 are wholly ignored."""
-_LENDERS = "lenders"
+_ALL_IMAGES = "all images"
 """The pixels of X1 of all images, also of those with one class."""
 
 
@@ -163,7 +163,7 @@ def multi_view_contrast(
         coarse, _ = pooled_pixels(first[1:], masks[1:], used, width)
         second_fine, _ = pooled_pixels(second[:1], second_masks[:1], used, width)
         sets = {FINE: fine, COARSE: coarse, SECOND: second_fine}
-        sets = {name: of_images(pixels, has_both) for name, pixels in sets.items()} | {_LENDERS: fine}
+        sets = {name: of_images(pixels, has_both) for name, pixels in sets.items()} | {_ALL_IMAGES: fine}
         draws = Draws(
             rule,
             sets,
@@ -173,11 +173,13 @@ def multi_view_contrast(
             hardness=hardness,
         )
         terms = objective.pairings(draws, objective.classes if anchors is None else ANCHORS[anchors])
-        lent = [draws.uniformly(_LENDERS, label, shared_negatives) for label in CLASSES] if negatives != "image" else []
+        drawn_to_share = []
+        if negatives != "image":
+            drawn_to_share = [draws.uniformly(_ALL_IMAGES, label, shared_negatives) for label in CLASSES]
         gathered = draws.gathered(temperature**-0.5)
         shared: list[Shared | None] = [None, None]
-        if lent:
-            shared = [_shared(gathered(taken), world, batch_size, gather_gradients) for taken in lent]
+        if drawn_to_share:
+            shared = [_shared(gathered(taken), world, batch_size, gather_gradients) for taken in drawn_to_share]
         values = objective.loss(
             [[_contrasted(pair, gathered, shared) for pair in term] for of_loss in terms for term in of_loss]
         )
@@ -340,9 +342,9 @@ def _shared(rows: Rows, world: int, batch_size: int | None, with_gradient: bool)
         size, own_rank = batch_size or batch, all_gather.rank()
         features = all_gather.gather(F.pad(features, (0, 0, 0, 0, 0, size - batch))).flatten(0, 1)
         empty = all_gather.gather(F.pad(empty, (0, 0, 0, size - batch), value=True)).flatten(0, 1)
-    lender = torch.arange(len(empty), device=empty.device)
+    source = torch.arange(len(empty), device=empty.device)
     own = own_rank * size + torch.arange(batch, device=empty.device)
-    unused = (own[:, None] == lender)[:, :, None] | empty
+    unused = (own[:, None] == source)[:, :, None] | empty
     return Shared(features.flatten(0, 1), unused.flatten(1))
 
 

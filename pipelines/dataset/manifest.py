@@ -107,8 +107,8 @@ class ShardEntry(Document):
 class MaskReading(Document):
     """How masks of a source were read, by `rule`: `read` of `masks` of them.
 
-    `evidence` says what levels told it, and is empty where the rule was named. `forged` and `ignored` are means of
-    their shares of the pixels of a mask.
+    `evidence` says which levels it follows from, and is empty where the rule was named. `forged` and `ignored` are
+    means of their shares of the pixels of a mask.
     """
 
     rule: Annotated[str, Field(min_length=1, max_length=200)]

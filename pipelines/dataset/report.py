@@ -236,7 +236,7 @@ def _mask_rules(manifest: Manifest) -> list[str]:
 
 
 def mask_lines(manifest: Manifest) -> list[str]:
-    """By which rule the masks of each source were read, and what told it."""
+    """By which rule the masks of each source were read, and on what evidence."""
     return [f"{source}: {reading.sentence()}" for source, readings in manifest.masks.items() for reading in readings]
 
 

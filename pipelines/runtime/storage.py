@@ -190,7 +190,7 @@ def _beside(path: str, data: bytes) -> Iterator[str]:
     """A temporary file with the data in the folder of `path`, safe on the disk; removed afterwards."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # in /proc, say; as a missing file it would be told of wrongly
+    except FileNotFoundError:  # in /proc, say; not a missing file, as the caller would take it
         raise UserError(f"cannot write {path}: no folder can be made there") from None
     ending = f".{secrets.token_hex(4)}.part"
     temporary = f"{path}{ending}"

@@ -139,9 +139,7 @@ class TrainingLoop:
     def run(self, stop_after: int | None) -> TrainingResult:
         """Train all epochs that are left, unless `patience` or `stop_after` ends training before."""
         with self.background:
-            result = self._run(stop_after)
-            self.background.wait()
-            return result
+            return self._run(stop_after)
 
     def _run(self, stop_after: int | None) -> TrainingResult:
         size, cursor = len(self.loader), self.progress.cursor

@@ -38,6 +38,12 @@ def predict(trained: Config, workspace: object, source: object) -> list[str]:
     ]
 
 
+def build_from(source: str, settings: list[str], photos: Path, workspace: Path) -> list[str]:
+    """The command that builds from `source` instead of the photographs."""
+    sources = settings[0].replace(str(photos), source)
+    return ["build", "--config", "demo", f"workspace={workspace}", sources, *settings[1:]]
+
+
 def images(folder: Path, photo: Path, count: int) -> None:
     folder.mkdir()
     image = cv2.imread(str(photo))
@@ -122,17 +128,11 @@ def test_an_object_that_s3_refuses_costs_one_row_and_one_reject(
     trained: Config, settings: list[str], objects: str, photos: Path, tmp_path: Path
 ) -> None:
     count = len(list(photos.glob("*.png")))
-    sources = settings[0].replace(str(photos), f"{objects}/in")
+    build = build_from(f"{objects}/in", settings, photos, tmp_path)
     with refusing("secret") as proxy:
-        mapped = run(*predict(trained, tmp_path, f"{objects}/in"), AWS_ENDPOINT_URL=proxy.endpoint)
-        made = run(
-            "build",
-            "--config",
-            "demo",
-            f"workspace={tmp_path}",
-            sources,
-            *settings[1:],
-            AWS_ENDPOINT_URL=proxy.endpoint,
+        mapped, made = (
+            run(*command, AWS_ENDPOINT_URL=proxy.endpoint)
+            for command in (predict(trained, tmp_path, f"{objects}/in"), build)
         )
     assert mapped.returncode == 1
     assert f"1 of {count + 1} images could not be read" in mapped.stderr.splitlines()[-1]
@@ -151,17 +151,11 @@ def test_an_object_that_s3_refuses_costs_one_row_and_one_reject(
 def test_storage_that_refuses_every_object_is_one_line(
     trained: Config, settings: list[str], objects: str, photos: Path, tmp_path: Path
 ) -> None:
-    sources = settings[0].replace(str(photos), f"{objects}/in")
+    build = build_from(f"{objects}/in", settings, photos, tmp_path)
     with refusing("/in/") as proxy:
-        mapped = run(*predict(trained, tmp_path, f"{objects}/in"), AWS_ENDPOINT_URL=proxy.endpoint)
-        made = run(
-            "build",
-            "--config",
-            "demo",
-            f"workspace={tmp_path}",
-            sources,
-            *settings[1:],
-            AWS_ENDPOINT_URL=proxy.endpoint,
+        mapped, made = (
+            run(*command, AWS_ENDPOINT_URL=proxy.endpoint)
+            for command in (predict(trained, tmp_path, f"{objects}/in"), build)
         )
     for done in (mapped, made):
         print(done.stderr)
