@@ -48,6 +48,7 @@ def load(recipe: str | None, overrides: Sequence[str] = (), defaults: Sequence[s
 
 def revised(config: Config, *overrides: str) -> Config:
     """A config with overrides applied to what it was resolved to. Raises UserError as `load` does."""
+    dotted.check_given_once(overrides)
     return _settled(json.loads(config.model_dump_json(by_alias=True)), overrides)
 
 

@@ -77,7 +77,7 @@ def one_rank(rank: int, folder: str, config: Config) -> None:
 def ranks(built: Config, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes has found; both stages took two steps, and their norms are not synchronised."""
     folder = tmp_path_factory.mktemp("ranks")
-    config = at(built, folder, "train={batch_size: 2}", "finetune={start: scratch, unfreeze: all}")
+    config = at(built, folder, "train.batch_size=2", "finetune.start=scratch", "finetune.unfreeze=all")
     mp.spawn(one_rank, (str(folder), config), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
