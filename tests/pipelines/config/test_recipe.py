@@ -132,7 +132,7 @@ def test_a_revised_config_keeps_what_was_resolved(tmp_path: Path) -> None:
     moved = recipe.revised(config, "train.batch_size=3", f"workspace={tmp_path}/other")
     assert moved.train.batch_size == 3
     assert moved.build.output == f"{tmp_path}/dataset"
-    with pytest.raises(UserError, match="would undo 'train.batch_size=3'"):
+    with pytest.raises(UserError, match=r"would undo 'train\.batch_size=3'"):
         recipe.revised(config, "train.batch_size=3", "train={workers: 0}")
 
 
