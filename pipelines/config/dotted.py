@@ -9,7 +9,7 @@ all other keys are YAML.
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -55,15 +55,29 @@ def check_given_once(overrides: Sequence[str]) -> None:
 
     A key after its section is a change of it: `train={workers: 0} train.batch_size=8` is what it says.
     """
-    keys = [override.partition("=")[0] for override in overrides]
-    renamed.check_given_once(keys)
-    earlier = dict[str, str]()
-    for key, override in zip(keys, overrides, strict=True):
-        for before, first in earlier.items():
-            if before == key or before.startswith(f"{key}."):
+    renamed.check_given_once([override.partition("=")[0] for override in overrides])
+    _refuse(overrides, lambda earlier, key: earlier == key or _holds(key, earlier))
+
+
+def check_sections(overrides: Sequence[str]) -> None:
+    """UserError where a section would undo an earlier override of a key in it. The same key may come again: the last
+    one counts."""
+    _refuse(overrides, lambda earlier, key: _holds(key, earlier))
+
+
+def _holds(section: str, key: str) -> bool:
+    return key.startswith(f"{section}.")
+
+
+def _refuse(overrides: Sequence[str], undoes: Callable[[str, str], bool]) -> None:
+    given = dict[str, str]()
+    for override in overrides:
+        key = override.partition("=")[0]
+        for earlier, first in given.items():
+            if undoes(earlier, key):
                 one, other, name = map(strict_yaml.short, (first, override, key))
                 raise UserError(f"override {other!r} would undo {one!r}: {name} is given twice; keep one of them")
-        earlier[key] = override
+        given[key] = override
 
 
 def is_text(path: Iterable[str | int], schema: type[BaseModel]) -> bool:

@@ -47,8 +47,11 @@ def load(recipe: str | None, overrides: Sequence[str] = (), defaults: Sequence[s
 
 
 def revised(config: Config, *overrides: str) -> Config:
-    """A config with overrides applied to what it was resolved to. Raises UserError as `load` does."""
-    dotted.check_given_once(overrides)
+    """A config with overrides applied to what it was resolved to; of a key that is given twice, the last one counts.
+
+    Raises UserError as `load` does.
+    """
+    dotted.check_sections(overrides)
     return _settled(json.loads(config.model_dump_json(by_alias=True)), overrides)
 
 

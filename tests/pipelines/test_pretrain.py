@@ -42,21 +42,21 @@ def test_a_learned_temperature_moves_and_survives_an_interruption(trained: Confi
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("overrides", "words"),
     [
         ("pretrain.negatives=ranks", r"negatives is ranks, but train\.workers is at most one"),
         ("pretrain.second_pass=view", r"second_pass is view, but the dataset stores one view.*build\.views\.count"),
-        ("pretrain={second_pass: view, weights: [1.0, 1.0, 0.0]}", r"second_pass is view.*(one view|weight 0)"),
+        ("pretrain.second_pass=view pretrain.weights=[1.0,1.0,0.0]", r"second_pass is view.*(one view|weight 0)"),
         ("pretrain.sampler=borderline", r"unknown sampler 'borderline'.*boundary"),
     ],
 )
 def test_settings_that_do_not_fit_the_dataset_are_refused(
-    built: Config, trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, words: str
+    built: Config, trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: str, words: str
 ) -> None:
     manifest = Manifest.read(str(trained.train.dataset)).model_copy(update={"views": 1})
     monkeypatch.setattr(Manifest, "read", lambda uri: manifest)
     with pytest.raises(UserError, match=words):
-        pretrain(at(trained, tmp_path, override))
+        pretrain(at(trained, tmp_path, *overrides.split()))
     assert not (tmp_path / "pretrain").exists()
 
 

@@ -26,8 +26,8 @@ def recipe(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"predict.input={trained.build.sources[0].location}",
         f"predict.output={folder}/predict",
         f"predict.model={trained.evaluate.model}",
-        f"tune.output={folder}/tune",
         "tune={space: {pretrain.temperature: [0.1, 0.2]}, trials: 2, stages: pretrain, algorithm: random}",
+        f"tune.output={folder}/tune",
     )
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config.dump()))
