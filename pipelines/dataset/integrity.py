@@ -50,18 +50,36 @@ def lost(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> dict
     return problems
 
 
-def check(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> None:
-    """DamagedError, which names up to three of them, for shards of these splits that are not there or not whole."""
+def check(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS, content: bool = False) -> None:
+    """DamagedError, which names up to three of them, for shards of these splits that are not there or not whole.
+
+    With `content` all of them are read, too, and compared with their SHA-256 and the manifest.
+    """
     problems = {name: problem for name, problem in lost(uri, manifest, splits).items() if name.startswith("shards/")}
     if problems:
         raise DamagedError(f"{summary(uri, problems)}; {REMEDY}")
+    if content and (problems := _changed(uri, manifest, splits)):
+        raise DamagedError(f"the dataset {uri} has damaged files: {_in_words(problems)}; delete them and {REMEDY}")
+
+
+def _changed(uri: str, manifest: Manifest, splits: Collection[str]) -> dict[str, str]:
+    """Shards of these splits whose content is not that of the manifest, each with what is wrong."""
+    shards = [shard for shard in manifest.shards if shard.split in splits]
+    with ThreadPoolExecutor(4) as pool:
+        examined = pool.map(lambda shard: _examine(uri, manifest, shard)[0], shards)
+        return {
+            f"shards/{shard.name}.parquet": problem for shard, problem in zip(shards, examined, strict=True) if problem
+        }
 
 
 def summary(uri: str, problems: dict[str, str]) -> str:
     """Which files of a dataset have a problem, in words: up to three, and how many there are."""
+    return f"the dataset {uri} lacks files or parts of them: {_in_words(problems)}"
+
+
+def _in_words(problems: dict[str, str]) -> str:
     named = ", ".join(f"{name} ({problem})" for name, problem in list(problems.items())[:_NAMED])
-    more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-    return f"the dataset {uri} lacks files or parts of them: {named}{more}"
+    return f"{named} and {len(problems) - _NAMED} more" if len(problems) > _NAMED else named
 
 
 def verify(uri: str, manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -259,7 +259,10 @@ def _whole(file: pa.NativeFile, start: int, end: int) -> bytes:
 
 
 def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | None = None) -> pa.Table:
-    """Columns of all rows of a split (None: of all splits), in the order of the manifest, held in memory."""
+    """Columns of all rows of a split (None: of all splits), in the order of the manifest, held in memory.
+
+    A shard is a chunk: as one, 2 GiB of images would be more than a column of Arrow's can hold.
+    """
     shards = [shard for shard in manifest.shards if shard.rows and split in (None, shard.split)]
 
     def read(shard: ShardEntry) -> pa.Table:
@@ -274,7 +277,7 @@ def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | Non
     with ThreadPoolExecutor(8) as pool:
         tables = list(pool.map(read, shards))
     empty = pa.schema([SCHEMA.field(name) for name in names]).empty_table()
-    return pa.concat_tables([empty, *tables]).combine_chunks()
+    return pa.concat_tables([empty, *tables])
 
 
 def sample_rows(uri: str, manifest: Manifest, count: int = 6) -> list[Row]:
