@@ -25,7 +25,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
-from pipelines.runtime import device, ray_files, signals
+from pipelines.runtime import console, device, ray_files, signals
 from pipelines.runtime.environment import RAY_HEAD_SECONDS, TASK_RETRIES, WORKER_VARIABLES, cluster_address
 
 _own_head = ""  # where the head of a Ray answers that this process started
@@ -41,7 +41,7 @@ def connect() -> None:
     own_folder = None if address else ray_files.prepare()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
+        context = ray.init(
             # Without an address Ray would join whatever cluster a file in <temporary folder>/ray names.
             address=address or "local",
             logging_level=logging.ERROR,
@@ -61,9 +61,22 @@ def connect() -> None:
         global _own_head
         _own_head = ray.get_runtime_context().gcs_address
     signals.ask_when_terminated(_is_lost)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    if context.dashboard_url:  # none where the dashboard is off
+        console.say(dashboard_line(context.dashboard_url, address))
+    data_context = ray.data.DataContext.get_current()
+    data_context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def dashboard_line(url: str, address: str | None) -> str:
+    """Where Ray's dashboard is, and how to get in. `url` is Ray's, host:port; `address` is that of a joined cluster."""
+    port = url.rpartition(":")[2]
+    host = address.rpartition(":")[0] if address and address != "auto" else socket.gethostname()
+    token = ray_files.uses_token()
+    return (
+        f"ray: the dashboard is at http://{url}{', with the token that `ray get-auth-token` prints' if token else ''};"
+        f" from another machine: ssh -L {port}:{url} {host}, and http://127.0.0.1:{port} there"
+    )
 
 
 def _worker_environment() -> dict[str, Any] | None:

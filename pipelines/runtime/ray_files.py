@@ -58,12 +58,17 @@ def close(root: str, session: str) -> None:
         os.chmod(path, 0o700)
 
 
+def uses_token() -> bool:
+    """Whether Ray's ports ask for a token, as they do unless RAY_AUTH_MODE says otherwise."""
+    return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+
+
 def protect_token() -> None:
     """Make the token that Ray looks for, in a file that only the user can read; one that is there is closed to others.
 
     Where there can be no file, the token goes to this process and its children alone.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+    if not uses_token():
         return
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):  # the user keeps it
         return

@@ -49,7 +49,9 @@ def test_every_line_is_one_of_ours_with_the_component_first(recipe: Path, verb: 
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines
-    assert [line for line in lines if not re.match(rf"({verb}|pretrain|checkpoint): \S", line)] == []
+    assert [line for line in lines if not re.match(rf"({verb}|pretrain|checkpoint|ray): \S", line)] == []
+    if verb == "tune":
+        assert [line for line in lines if line.startswith("ray: the dashboard is at http://127.0.0.1:")]
     assert done.stdout == ""
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith("mpc-")] == []
 

@@ -1,5 +1,6 @@
 """Tasks and messages over Ray: results as they come, failures of ours as they were raised."""
 
+import socket
 from typing import Any
 
 import pytest
@@ -48,3 +49,18 @@ def test_workers_of_anothers_cluster_get_the_variables_of_this_project(monkeypat
 def test_an_address_that_is_no_head_of_a_cluster_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="is no head of a cluster: give host:port"):
         cluster._check_address(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "host"), [("127.0.0.1:8266", None, socket.gethostname()), ("10.0.0.5:8265", "head:6379", "head")]
+)
+def test_the_line_of_the_dashboard_says_how_to_get_in(
+    monkeypatch: pytest.MonkeyPatch, url: str, address: str | None, host: str
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    port = url[-4:]
+    line = cluster.dashboard_line(url, address)
+    assert line.startswith(f"ray: the dashboard is at http://{url}, with the token that `ray get-auth-token` prints")
+    assert f"ssh -L {port}:{url} {host}, and http://127.0.0.1:{port} there" in line
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert "token" not in cluster.dashboard_line(url, address)
