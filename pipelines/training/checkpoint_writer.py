@@ -11,7 +11,7 @@ from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.checkpoint import CheckpointFacts
 from pipelines.config.root import Config
-from pipelines.runtime import console
+from pipelines.runtime import console, telemetry
 from pipelines.training.background import Background
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.progress import TrainingProgress
@@ -47,6 +47,8 @@ class CheckpointWriter:
         own = TrainingDataset(uri=str(config.train.dataset), fingerprint=fingerprint)
         self._trained_on = [*(other for other in self._start_card.get("trained_on", []) if other != own), own]
         self._failures = 0  # in a row
+        self.age = telemetry.AgeGauge("mpc_checkpoint_age_seconds", verb=stage.verb, output=self._output)
+        """The age of the newest checkpoint, for whoever trains to enter."""
 
     def save(self, progress: TrainingProgress, window: StepWindow, final: bool = False) -> None:
         """Copy what a checkpoint holds, and let the background write it and delete old ones.
@@ -89,6 +91,7 @@ class CheckpointWriter:
             console.warn(f"{failure}; going on ({self._failures} of {UNSAVED_LIMIT} before training stops)")
             return
         self._failures, progress.unsaved = 0, then.unsaved
+        self.age.restart()
         finished = [known for known in checkpoint.steps(self._output) if known <= step]  # later ones are damaged
         best = then.result(self._stage.monitor)["best"]
         checkpoint.prune(self._output, {*finished[-2:], *then.epoch_steps[-1:], *best})

@@ -21,7 +21,7 @@ from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
 from pipelines.dataset.loader import Batch
 from pipelines.dataset.manifest import Manifest
-from pipelines.runtime import console
+from pipelines.runtime import console, telemetry
 from pipelines.runtime.device import prepare_training
 from pipelines.tracking import outbox
 from pipelines.training import not_finite, pictures, validation
@@ -35,7 +35,7 @@ from pipelines.training.schedules import learning_rate
 from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
 from pipelines.training.step_ring import StepFacts, StepRing
-from pipelines.training.step_window import StepWindow
+from pipelines.training.step_window import GIB, StepWindow
 from pipelines.training.worker_context import AsyncValidator, WorkerContext
 
 LOG_EVERY = 10
@@ -138,7 +138,7 @@ class TrainingLoop:
 
     def run(self, stop_after: int | None) -> TrainingResult:
         """Train all epochs that are left, unless `patience` or `stop_after` ends training before."""
-        with self.background:
+        with self.writer.age if self.writer else nullcontext(), self.background:
             return self._run(stop_after)
 
     def _run(self, stop_after: int | None) -> TrainingResult:
@@ -268,9 +268,21 @@ class TrainingLoop:
         self._read()
         if not self.window.steps:
             return
-        metrics = {f"train/{name}": value for name, value in self.window.take().items()}
+        window = self.window.take()
+        self._set_gauges(window)
         if self.reports:  # before they are sent, the outbox looks whether the lease is still held
-            self.reports.log(metrics, self.progress.step)
+            self.reports.log({f"train/{name}": value for name, value in window.items()}, self.progress.step)
+
+    def _set_gauges(self, window: dict[str, float]) -> None:
+        """Show the metrics of a window to operators: of each rank what is its own, of the first what all have."""
+        tags = {"verb": self.verb, "output": self.output}
+        own = tags | {"rank": str(self.context.rank)}
+        telemetry.set_gauge("mpc_train_data_wait_share", window["data_wait"], **own)
+        if "device_memory_now_gib" in window:
+            telemetry.set_gauge("mpc_gpu_memory_bytes", window["device_memory_now_gib"] * GIB, **own)
+        if self.context.rank == 0:
+            telemetry.set_gauge("mpc_train_images_per_second", window["images_per_second"], **tags)
+            telemetry.set_gauge("mpc_train_loss", window["total"], **tags)
 
     def _close_epoch(self) -> None:
         """Validate, move the cursor to the next epoch, and write a checkpoint."""
