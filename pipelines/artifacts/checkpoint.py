@@ -6,9 +6,12 @@
 <run>/checkpoints/step-000000120/checkpoint.json     written last: config, cursor, history, sha256 of the files above
                                                      and of itself
 
-A checkpoint exists once its checkpoint.json does, and no longer when that file is deleted. The state of random
-generators and of the learning rate schedule is not stored: both are functions of the seed, the step and the history
-(pipelines/training/loop.py).
+A checkpoint exists once its checkpoint.json does, and no longer when that file is deleted. Where a step is stored a
+second time (an epoch's metrics came after its checkpoint), only checkpoint.json and then model.json are written again:
+between the two, and where the second cannot be written, the earlier model.json counts as sound, too.
+
+The state of random generators and of the learning rate schedule is not stored: both are functions of the seed, the
+step and the history (pipelines/training/loop.py).
 """
 
 import hashlib
@@ -18,14 +21,14 @@ import pickle
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import torch
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.card import DOCUMENT, TENSORS
-from mpc_model.errors import MPCError
+from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.runtime import console, documents, storage, uris
 from pipelines.runtime.documents import Count, InvalidDocument, Sha256
 
@@ -72,10 +75,12 @@ class CheckpointFacts(ProgressFacts):
 
 
 class CheckpointDocument(CheckpointFacts):
-    """The content of checkpoint.json, without its own checksum. `files` has the sha256 of each other file."""
+    """The content of checkpoint.json, without its own checksum. `files` has the sha256 of each other file, `earlier` of
+    those that `update` has replaced."""
 
     step: Count
     files: Annotated[dict[_FileName, Sha256], Field(min_length=3)]
+    earlier: NotRequired[dict[_FileName, Sha256]]
 
 
 class _StoredDocument(CheckpointDocument):
@@ -109,7 +114,26 @@ def save(run: str, step: int, model_files: Mapping[str, bytes], state: dict[str,
     for name, content in files.items():
         storage.write_bytes(uris.join(location, name), content)
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    document: CheckpointDocument = {**facts, "step": step, "files": checksums}
+    _write_document(location, {**facts, "step": step, "files": checksums})
+
+
+def update(run: str, step: int, model_document: bytes, facts: CheckpointFacts) -> None:
+    """Store other facts, and another model.json, in a sound checkpoint, whose tensors stay as they are.
+
+    A failure leaves a sound checkpoint: with the facts of before, or with these. Raises as `save` does.
+    """
+    location = folder(run, step)
+    try:
+        files = _read_document(location)["files"]
+    except InvalidDocument as error:
+        raise InfrastructureError(f"the checkpoint at {location} was damaged meanwhile {error}") from None
+    checksums = {**files, DOCUMENT: hashlib.sha256(model_document).hexdigest()}
+    earlier = {DOCUMENT: _sha256(uris.join(location, DOCUMENT))}  # an update before may have failed to replace it
+    _write_document(location, {**facts, "step": step, "files": checksums, "earlier": earlier})
+    storage.write_bytes(uris.join(location, DOCUMENT), model_document)
+
+
+def _write_document(location: str, document: CheckpointDocument) -> None:
     with_checksum = {"sha256": _checksum(document), **document}
     storage.write_bytes(uris.join(location, CHECKPOINT), json.dumps(with_checksum, indent=1).encode() + b"\n")
 
@@ -124,8 +148,7 @@ def latest(run: str) -> Checkpoint | None:
         location = folder(run, step)
         try:
             document = _read_document(location)
-            files = document["files"].items()
-            damaged = [name for name, checksum in files if _sha256(uris.join(location, name)) != checksum]
+            damaged = _damaged(document, location)
             if not damaged:
                 return Checkpoint(document, _read_state(location), location)
             text = f"({', '.join(damaged)})"
@@ -135,6 +158,16 @@ def latest(run: str) -> Checkpoint | None:
     if known_steps:
         console.warn(f"checkpoint: no checkpoint of {run} is sound; starting from the beginning")
     return None
+
+
+def _damaged(document: CheckpointDocument, location: str) -> list[str]:
+    """The files that are not there, or have another checksum than the document says."""
+    earlier = document.get("earlier", {})
+    return [
+        name
+        for name, checksum in document["files"].items()
+        if _sha256(uris.join(location, name)) not in (checksum, earlier.get(name, checksum))
+    ]
 
 
 def _read_document(location: str) -> CheckpointDocument:
@@ -224,4 +257,5 @@ def run_and_step(location: str) -> tuple[str, int] | None:
 
 def _sha256(uri: str) -> str:
     """The checksum of a file; empty where there is none."""
-    return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if storage.exists(uri) else ""
+    data = storage.read_if_there(uri)
+    return "" if data is None else hashlib.sha256(data).hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mpc_model.card import Card, TrainingDataset
+from mpc_model.card import DOCUMENT, Card, TrainingDataset
 from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.checkpoint import CheckpointFacts
@@ -49,10 +49,13 @@ class CheckpointWriter:
         self._failures = 0  # in a row
         self.age = telemetry.AgeGauge("mpc_checkpoint_age_seconds", verb=stage.verb, output=self._output)
         """The age of the newest checkpoint, for whoever trains to enter."""
+        self.sound: int | None = None
+        """The step of the checkpoint that was written, or restored, last: one that is known to be sound."""
 
     def save(self, progress: TrainingProgress, window: StepWindow, final: bool = False) -> None:
         """Copy what a checkpoint holds, and let the background write it and delete old ones.
 
+        Of the step of the last sound checkpoint only what is not tensors is written again: no failure may cost it.
         Waits until the one before is written: so each knows which others could not be, and two copies are never held.
         """
         self._background.wait()
@@ -77,11 +80,15 @@ class CheckpointWriter:
             copied = tensors.wait()
             files = self._stage.localizer.packed(self._card(then), copied["model"])
             state = {"optimizer": copied["optimizer"], "module": copied["module"]}
-            checkpoint.save(self._output, step, files, state, facts)
+            if step == self.sound:
+                checkpoint.update(self._output, step, files[DOCUMENT], facts)
+            else:
+                checkpoint.save(self._output, step, files, state, facts)
         except (InfrastructureError, UserError) as error:
             self._failures += 1
             progress.unsaved = sorted({*progress.unsaved, step})
-            checkpoint.discard(self._output, step)
+            if step != self.sound:
+                checkpoint.discard(self._output, step)
             failure = f"{verb}: the checkpoint of step {step} could not be written: {error}"
             if final or self._failures >= UNSAVED_LIMIT:
                 raise MPCError(
@@ -90,7 +97,7 @@ class CheckpointWriter:
                 ) from error
             console.warn(f"{failure}; going on ({self._failures} of {UNSAVED_LIMIT} before training stops)")
             return
-        self._failures, progress.unsaved = 0, then.unsaved
+        self._failures, self.sound, progress.unsaved = 0, step, then.unsaved
         self.age.restart()
         finished = [known for known in checkpoint.steps(self._output) if known <= step]  # later ones are damaged
         best = then.result(self._stage.monitor)["best"]

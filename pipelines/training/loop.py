@@ -71,6 +71,8 @@ class TrainingLoop:
         torch.manual_seed(config.seed)
         prepare_training(context.device, config.train.precision)
         self.stage: Stage = stage(config)
+        if self.stage.feature_cache:
+            self.stage.feature_cache.check_lease = context.check_lease
         self.loader = validation.open_split(
             config,
             "train",
@@ -124,6 +126,8 @@ class TrainingLoop:
         self.optimization.module.load_state_dict(state["module"], strict=False)
         self.optimization.restore(state["optimizer"])
         self.progress = TrainingProgress.from_facts(document, document["step"])
+        if self.writer:
+            self.writer.sound = document["step"]
         self.window = StepWindow(self.context.device, document["window"])
         if self.progress.awaits_validation and self.async_validator:
             self.async_validator.submit(checkpoint.folder(self.output, self.progress.epoch_steps[-1]))
@@ -249,7 +253,8 @@ class TrainingLoop:
 
         def draw() -> None:
             self.context.check_lease()
-            reports.picture(drawing())
+            if name := drawing():
+                reports.picture(name)
 
         self.background.submit(draw)
 

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 import torch
 from support import tiny
 
+from mpc_model.errors import InfrastructureError
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.checkpoint import CheckpointFacts
@@ -45,6 +50,38 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert newest.location == checkpoint.folder(str(tmp_path), 7)
     assert checkpoint.run_and_step(newest.location) == (str(tmp_path), 7)
     assert Localizer.load(newest.location).card == {"step": 7}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writes beyond so many bytes of a file fail, as under `ulimit -f`."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(("bytes_written", "epochs"), [(100, 1), (4000, 2), (100_000, 2)])
+def test_another_save_of_a_step_leaves_a_sound_checkpoint_wherever_it_fails(
+    tmp_path: Path, bytes_written: int, epochs: int
+) -> None:
+    """Neither file can be written, checkpoint.json alone can (model.json is larger here), or both can."""
+    state = save(tmp_path, 3)
+    facts: CheckpointFacts = {**FACTS, "history": [{"f1": 0.1}, {"f1": 0.2}], "epoch_steps": [2, 3], "assessed": 2}
+    failing = bytes_written < 10_000
+    for attempt in range(2):  # the second one comes after the first has failed
+        card = {"step": 3, "dataset_fingerprint": f"{attempt}" * 10_000}
+        with files_of_at_most(bytes_written), pytest.raises(InfrastructureError) if failing else nullcontext():
+            checkpoint.update(str(tmp_path), 3, tiny().packed(card)["model.json"], facts)
+        newest = checkpoint.latest(str(tmp_path))
+        assert newest is not None
+        assert len(newest.document["history"]) == epochs
+        assert torch.equal(newest.state["optimizer"]["moments"], state["optimizer"]["moments"])
+        assert Localizer.load(newest.location).card == ({"step": 3} if failing else card)
 
 
 def test_a_card_for_the_files_leaves_the_localizer_s_own(tmp_path: Path) -> None:

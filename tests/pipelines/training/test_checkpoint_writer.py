@@ -43,6 +43,11 @@ def test_a_full_disk_at_checkpoint_time_is_said_and_training_goes_on(
         filler.unlink()
         save(state)
         assert checkpoint.steps(str(config.pretrain.output)) == [0]
+        fill(filler, 0)
+        save(state)  # of the same step
+        assert "checkpoint of step 0 could not be written" in capsys.readouterr().err
+        assert checkpoint.latest(str(config.pretrain.output)) is not None
+        filler.unlink()
         fill(filler, 1_000_000)
         with pytest.raises(Exception, match=r"could not be written: .*No space left.*free space"):
             run(config, Pretraining)
