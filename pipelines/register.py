@@ -114,7 +114,7 @@ def _describe(
     registry.update_model_version(settings.name, number, model_card.description(card))
     files = {model_card.FILE: card.encode()}
     files |= {f"lineage/{link.name}.yaml": link.config for link in links}
-    files |= {f"evaluations/{metrics.fingerprint[:12]}.{metrics.split}.json": data for metrics, data in evaluations}
+    files |= {f"evaluations/{metrics.file_name}.json": data for metrics, data in evaluations}
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             storage.write_bytes(uris.join(folder, file), data)

@@ -1,13 +1,14 @@
 """What has to hold before an alias moves to another version: metrics, no leakage, robustness. Pure functions.
 
-A version carries the metrics of each evaluation as one tag, mpc.figures.<first 12 of the fingerprint>.<split>, whose
-value is JSON. A gate is answered for one dataset and split at a time, in words with the numbers.
+A version carries the metrics of each evaluation as one tag, mpc.figures.<first 12 of the fingerprint>.<split>, which
+ends in .bf16 where the network ran in that precision; its value is JSON. A gate is answered for one dataset, split and
+precision at a time, in words with the numbers.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -18,8 +19,8 @@ from pipelines.runtime.documents import Count, Sha256
 
 PREFIX = "mpc.figures."
 Share = Annotated[float, Field(ge=0, le=1)]
-Key = tuple[str, str]
-"""Fingerprint and split."""
+Key = tuple[str, str, str]
+"""Fingerprint, split and precision: only metrics with the same are compared."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class VersionMetrics:
     `model` is the SHA-256 of the model's model.json, `untrained` the F1 of the same network with random weights,
     `robustness` the F1 under each degradation that was measured, `warnings` why the metrics may look better than
     the model is. None stands for a mean over no images: there is no F1 without forged images, and no rate of false
-    alarms without authentic ones.
+    alarms without authentic ones. `precision` is that of the network; metrics that do not say are of fp32.
     """
 
     model: Annotated[str, Field(max_length=200)]
@@ -45,16 +46,25 @@ class VersionMetrics:
     threshold: Share
     robustness: dict[str, Share | None]
     warnings: list[str]
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def key(self) -> Key:
-        """Fingerprint and split."""
-        return self.fingerprint, self.split
+        """Fingerprint, split and precision."""
+        return self.fingerprint, self.split, self.precision
 
     @property
     def name(self) -> str:
-        """As people read it: the beginning of the fingerprint, and the split."""
-        return f"{self.fingerprint[:12]} {self.split}"
+        """As people read it: the beginning of the fingerprint, the split, and the precision where it is not fp32."""
+        return self._joined(" ")
+
+    @property
+    def file_name(self) -> str:
+        """The same for tags and files."""
+        return self._joined(".")
+
+    def _joined(self, separator: str) -> str:
+        return separator.join([self.fingerprint[:12], self.split, *([self.precision] * (self.precision != "fp32"))])
 
 
 _METRICS = TypeAdapter(VersionMetrics)
@@ -80,12 +90,13 @@ def _metrics_of(document: Mapping[str, Any], digest: str) -> VersionMetrics:
         **{name: model[name] for name in names},
         untrained=document["untrained"]["f1"],
         robustness={name: summary["f1"] for name, summary in document["robustness"].items()},
+        precision=document.get("precision", "fp32"),
     )
 
 
 def to_tag(metrics: VersionMetrics) -> dict[str, str]:
     """The tag that holds metrics."""
-    return {f"{PREFIX}{metrics.fingerprint[:12]}.{metrics.split}": json.dumps(asdict(metrics))}
+    return {f"{PREFIX}{metrics.file_name}": json.dumps(asdict(metrics))}
 
 
 def from_tags(tags: Mapping[str, str]) -> dict[Key, VersionMetrics]:
@@ -137,9 +148,7 @@ def metrics(
             )
         for key in keys:
             if key not in candidate:
-                answers.append(
-                    _no("metrics", f"none on {reference[key].name} ({reference[key].dataset}); evaluate and register")
-                )
+                answers.append(_no("metrics", _missing(reference[key], candidate)))
             elif candidate[key] not in compared:
                 compared.append(candidate[key])
                 answers.append(_compared(candidate[key], None if champion is None else champion[key], margin))
@@ -148,6 +157,17 @@ def metrics(
         remedy = "evaluate both versions on a split with forged images too, and register"
         answers.append(_no("metrics", f"F1 cannot be compared: {names} has no forged image to score; {remedy}"))
     return compared, answers
+
+
+def _missing(wanted: VersionMetrics, candidate: Mapping[Key, VersionMetrics]) -> str:
+    """That the candidate has no metrics to compare with these, and how it gets them."""
+    other = next((metrics for metrics in candidate.values() if metrics.key[:2] == wanted.key[:2]), None)
+    if other is None:
+        return f"none on {wanted.name} ({wanted.dataset}); evaluate and register"
+    return (
+        f"on {wanted.fingerprint[:12]} {wanted.split}, those in {other.precision} cannot be compared with those in"
+        f" {wanted.precision}; evaluate with evaluate.precision={wanted.precision}, and register"
+    )
 
 
 def _compared(new: VersionMetrics, old: VersionMetrics | None, margin: float) -> Answer:

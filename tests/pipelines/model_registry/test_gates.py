@@ -102,6 +102,30 @@ def test_named_datasets_replace_the_champions_and_must_be_known_to_both() -> Non
     assert len(compared) == len(answers) == 1
 
 
+def test_metrics_of_another_precision_are_not_compared() -> None:
+    """A version may carry both: each has a tag of its own."""
+    exact, rounded = found(f1=0.9), found(precision="bf16", f1=0.5)
+    both = gates.to_tag(exact) | gates.to_tag(rounded)
+    assert list(both) == ["mpc.figures.aaaaaaaaaaaa.test", "mpc.figures.aaaaaaaaaaaa.test.bf16"]
+    assert gates.from_tags(both) == keyed(exact, rounded)
+    for ours, theirs, wanted in ((exact, rounded, "bf16"), (rounded, exact, "fp32")):
+        compared, (answer,) = gates.metrics(keyed(ours), keyed(theirs), [], 0.0)
+        assert (compared, answer.holds) == ([], False)
+        assert f"evaluate with evaluate.precision={wanted}, and register" in answer.words
+    compared, answers = gates.metrics(keyed(exact, rounded), keyed(found(precision="bf16")), [], 0.0)
+    assert (compared, [answer.words.split(":")[0] for answer in answers]) == ([rounded], ["on aaaaaaaaaaaa test bf16"])
+
+
+def test_metrics_that_say_no_precision_are_of_fp32() -> None:
+    earlier = dataclasses.asdict(found())
+    del earlier["precision"]
+    assert gates.from_tags({"mpc.figures.aaaaaaaaaaaa.test": json.dumps(earlier)}) == keyed(found(precision="fp32"))
+    for precision in ("fp32", "bf16"):
+        document = json.dumps(DOCUMENT | {"precision": precision}).encode()
+        assert gates.from_document(document, B).precision == precision
+    assert gates.from_document(json.dumps(DOCUMENT).encode(), B).precision == "fp32"
+
+
 def test_the_first_champion_needs_figures_on_something() -> None:
     _, (answer,) = gates.metrics({}, None, [], 0.0)
     assert not answer.holds
@@ -175,6 +199,7 @@ def test_the_metrics_of_an_evaluation_are_taken_from_its_document() -> None:
         ({"threshold": 2}, "threshold"),
         ({"split": "../x"}, "split"),
         ({"fingerprint": "x"}, "fingerprint"),
+        ({"precision": "fp8"}, "precision"),
         ({"warnings": "none"}, "warnings"),
     ],
 )
