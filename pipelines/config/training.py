@@ -53,7 +53,8 @@ class TrainConfig(Section):
     sync_batchnorm: bool = False
     """Batch statistics over all workers instead of each worker's own."""
     loader_threads: Positive | Literal["auto"] = "auto"
-    """Threads of each worker that decode samples; auto takes as many as the worker has cores, from 2 to 16."""
+    """Threads of each worker that decode samples; auto takes as many as the worker has cores, from 2 to 16. However
+    many there are, what the loader holds for later steps stays below 512 MiB."""
     checkpoint_every: Positive | None = None
     """Steps between checkpoints, besides one at the end of each epoch."""
     max_failures: Annotated[int, Field(ge=0)] = 3

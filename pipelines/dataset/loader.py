@@ -4,6 +4,7 @@ The loader needs neither Ray nor a local copy of the dataset: row groups are rea
 (read_ahead.py), and of each only the views that the epoch shows are held.
 """
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, symmetries
 from pipelines.dataset import order
 from pipelines.dataset.manifest import Manifest
-from pipelines.dataset.read_ahead import LOCAL_THREADS, REMOTE_THREADS, Read, ReadAhead
+from pipelines.dataset.read_ahead import LIMIT, LOCAL_THREADS, REMOTE_THREADS, Read, ReadAhead
 from pipelines.dataset.reader import DrawnView, ShardReader, decode_view
 from pipelines.runtime import storage, uris
 
@@ -42,6 +43,10 @@ class FeatureSource(Protocol):
 
     def load(self, key: str) -> FeatureMaps | None:
         """The maps of a view; None where they are not there, or damaged. Called by several threads."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the maps of one view."""
 
 
 class DeviceBatch(NamedTuple):
@@ -181,10 +186,16 @@ class PixelLoader:
         self._input_size, self._seed, self._threads = input_size, seed, threads
         self._symmetries, self._pairs = symmetries, pairs
         self._features, self._pinned = features, pinned
+        self._collating = threading.Lock()  # while a batch is put together, its samples are there twice
         self.rank, self.world, self.batch_size = rank, world, batch_size
         self._rows, self._groups = order.entries(self._reader.sizes, self._reader.repeats)
         self._starts = np.concatenate([[0], np.cumsum(self._reader.sizes)])
         self._readers = REMOTE_THREADS if uris.is_remote(uri) else LOCAL_THREADS
+        pixels = input_size**2
+        of_sample = max(3 * pixels, features.size if features else 0) + pixels
+        self._batch_bytes = batch_size * of_sample * (1 + pairs)
+        # Besides them there is the one that is asked for, and one of which a copy is made.
+        self._batches_ahead = max(1, min(2 * threads, LIMIT // 2 // self._batch_bytes - 2))
 
     def __len__(self) -> int:
         """Samples in an epoch, repetitions counted."""
@@ -211,22 +222,24 @@ class PixelLoader:
         numbers, reads = self._plan(own)
         needed = np.maximum.accumulate([0, *(of_step.max(initial=-1) + 1 for of_step in numbers)])[1:]
         stored = self._features.stored() if self._features else frozenset[str]()
-        ahead = ReadAhead(reads, lambda read: self._read(read, cursor.epoch, stored), self._readers)
+        files = max(LIMIT // 2, LIMIT - (self._batches_ahead + 2) * self._batch_bytes)
+        ahead = ReadAhead(reads, lambda read: self._read(read, cursor.epoch, stored), self._readers, files)
         pending: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool, closing(ahead):
             try:
                 for step, positions in enumerate(own):
                     ahead.start(int(needed[step]))
                     progress = 1 - remaining_after(step) / len(self)
-                    where = list(zip(numbers[step].tolist(), positions.tolist(), strict=True))
-                    pending.append(pool.submit(self._batch, ahead, where, progress, stored))
-                    if len(pending) > 2 * self._threads:
+                    where = zip(numbers[step].tolist(), positions.tolist(), strict=True)
+                    samples = [pool.submit(self._sample, ahead, *one, stored) for one in where]
+                    # Threads take tasks in order: this one waits only for samples that others have begun.
+                    pending.append(pool.submit(self._batch, samples, progress))
+                    if len(pending) > self._batches_ahead:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
             finally:
-                for future in pending:
-                    future.cancel()
+                pool.shutdown(cancel_futures=True)
 
     def _plan(self, batches: Sequence[order.Rows]) -> tuple[list[order.Rows], list[Read]]:
         """The reads of an epoch in the order in which they are needed first, and of each batch the numbers of its
@@ -302,25 +315,25 @@ class PixelLoader:
         views = self._reader.read_views(group, [(row - int(self._starts[group]), 0) for row in rows])
         return [self._decode(view, f"{row}-0", 0) for row, view in zip(rows, views, strict=True)]
 
-    def _batch(
-        self, ahead: ReadAhead[_Sample], where: Sequence[tuple[int, int]], progress: float, stored: Set[str]
-    ) -> Batch:
-        """The batch of the samples `where`, each as (read, position)."""
-        if not where:
+    def _sample(self, ahead: ReadAhead[_Sample], number: int, position: int, stored: Set[str]) -> list[_DecodedView]:
+        """The views of the sample at a position, which read `number` has."""
+        sample = ahead.take(number, position)
+        if sample.keys[0] in stored:
+            return [self._with_features(sample.views[0], sample.keys[0])]
+        return [self._decode(*of_view) for of_view in zip(*sample, strict=True)]
+
+    def _batch(self, samples: Sequence[Future[list[_DecodedView]]], progress: float) -> Batch:
+        """The batch of samples that are being decoded."""
+        if not samples:
             # A rank without a sample in an epoch's last step still takes the step, with a sample that is ignored.
             (canonical,) = self._canonical([0])
             ignored = canonical._replace(mask=np.full_like(canonical.mask, IGNORE))
             return self._collate([ignored], progress, [ignored] if self._pairs else [])
-        first, second = list[_DecodedView](), list[_DecodedView]()
-        for number, position in where:
-            sample = ahead.take(number, position)
-            if sample.keys[0] in stored:
-                first.append(self._with_features(sample.views[0], sample.keys[0]))
-                continue
-            shown = [self._decode(*of_view) for of_view in zip(*sample, strict=True)]
-            first.append(shown[0])
-            second += shown[1:]
-        return self._collate(first, progress, second)
+        shown = [sample.result() for sample in samples]
+        with self._collating:
+            return self._collate(
+                [views[0] for views in shown], progress, [view for views in shown for view in views[1:]]
+            )
 
     def _symmetry(self, generator: np.random.Generator) -> int:
         return int(generator.integers(SYMMETRIES)) if self._symmetries else 0

@@ -12,8 +12,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from pipelines.dataset.order import WINDOW
 
 LIMIT = 512 << 20
-"""Bytes of files that one loader holds, or has asked for, before it stops reading ahead of what the next batches
-need."""
+"""Bytes that one loader holds for later steps: files that were read or asked for, and batches; at most half of it are
+batches. The files of the batches that are being made, and one batch, are held in any case."""
 REMOTE_THREADS, LOCAL_THREADS = 16, 2
 """Threads that read from object storage, where a request waits, and from a disk of this machine."""
 
@@ -40,11 +40,13 @@ class Read(NamedTuple):
 class ReadAhead(Generic[T]):
     """Results of reads by position, each given out once. `reads` are in the order in which they are needed first.
 
-    `read` gives the results of a Read by position. What it raises is raised by `take`.
+    `read` gives the results of a Read by position. What it raises is raised by `take`. `limit` bounds the bytes.
     """
 
-    def __init__(self, reads: Sequence[Read], read: Callable[[Read], dict[int, T]], threads: int) -> None:
-        self._reads, self._read = reads, read
+    def __init__(
+        self, reads: Sequence[Read], read: Callable[[Read], dict[int, T]], threads: int, limit: int = LIMIT
+    ) -> None:
+        self._reads, self._read, self._limit = reads, read, limit
         self._futures: list[Future[dict[int, T]]] = []
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         self._lock = threading.Lock()  # of the count alone
@@ -57,7 +59,7 @@ class ReadAhead(Generic[T]):
         """
         for number in range(len(self._futures), min(needed + WINDOW, len(self._reads))):
             read = self._reads[number]
-            if number >= needed and self._held + read.bytes > LIMIT:
+            if number >= needed and self._held + read.bytes > self._limit:
                 break
             self._add(read.bytes)
             self._futures.append(self._pool.submit(self._run, read))

@@ -34,11 +34,14 @@ class FeatureCache:
     """The feature maps of stored views, by the key of the view.
 
     The loader's threads read them (`stored`, `load`), a training step computes those that are not there. A file that
-    does not hold maps of these `shapes`, (C, h, w) each, counts as not there, and is written again.
+    does not hold maps of these `shapes`, (C, h, w) each, counts as not there, and is written again. A batch has
+    `batch_size` images, or fewer.
     """
 
-    def __init__(self, folder: str, shapes: Sequence[tuple[int, int, int]]) -> None:
-        self.folder, self._shapes = folder, list(shapes)
+    def __init__(self, folder: str, shapes: Sequence[tuple[int, int, int]], batch_size: int = 1) -> None:
+        self.folder, self._shapes, self._batch_size = folder, list(shapes), batch_size
+        self.check_lease: Callable[[], None] = lambda: None
+        """Called before anything is written; it raises where another job has taken over the output."""
 
     @classmethod
     def of(cls, config: Config, width: int) -> "FeatureCache":
@@ -52,33 +55,42 @@ class FeatureCache:
         name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:24]
         assert config.model.input_size is not None  # launch.check refuses it
         sides = [math.ceil(config.model.input_size / stride) for stride in STRIDES]
-        return cls(uris.join(str(config.finetune.cache), name), [(width, side, side) for side in sides])
+        shapes = [(width, side, side) for side in sides]
+        return cls(uris.join(str(config.finetune.cache), name), shapes, config.train.batch_size)
 
     def features(self, encoder: Callable[[Tensor], list[Tensor]], inputs: DeviceBatch) -> list[Tensor]:
         """The maps of a batch, float32 (B, C, h_k, w_k), rounded to half precision whether they were stored or not.
 
         Those that the loader did not find are looked for once more, since an earlier step may have stored them
-        meanwhile: what is computed here must not depend on how far the loader is ahead.
+        meanwhile: what is computed here must not depend on how far the loader is ahead, nor on where an earlier run was
+        interrupted.
         """
         if len(inputs.cached) == len(inputs.keys):
             return [level.float() for level in inputs.features]
         maps: dict[int, Sequence[Tensor]] = {
             place: [level[index] for level in inputs.features] for index, place in enumerate(inputs.cached)
         }
-        missing = []
-        with_images = [place for place in range(len(inputs.keys)) if place not in maps]
-        for index, place in enumerate(with_images):
-            if stored := self.load(inputs.keys[place]):
+        missing = dict[str, int]()  # the first place of each view that is not stored
+        for place, key in enumerate(inputs.keys):
+            if place in maps or key in missing:
+                continue
+            if stored := self.load(key):
                 maps[place] = [torch.from_numpy(level).to(inputs.images.device) for level in stored]
             else:
-                missing.append(index)
+                missing[key] = place
         if missing:
-            computed = [level.half() for level in encoder(inputs.images[missing])]
-            for row, index in enumerate(missing):
-                maps[with_images[index]] = [level[row] for level in computed]
-                self._save(inputs.keys[with_images[index]], [level[row] for level in computed])
-        levels = zip(*(maps[place] for place in range(len(inputs.keys))), strict=True)
-        return [torch.stack([features.float() for features in level]) for level in levels]
+            size = max(self._batch_size, len(inputs.keys))
+            maps |= _computed(encoder, inputs, list(missing.values()), size)
+            self.check_lease()
+            for key, place in missing.items():
+                self._save(key, maps[place])
+        views = [maps[place] if place in maps else maps[missing[key]] for place, key in enumerate(inputs.keys)]
+        return [torch.stack([features.float() for features in level]) for level in zip(*views, strict=True)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the maps of one view."""
+        return sum(2 * math.prod(shape) for shape in self._shapes)
 
     def stored(self) -> set[str]:
         """The keys of the views that have a file now."""
@@ -89,11 +101,11 @@ class FeatureCache:
 
     def load(self, key: str) -> FeatureMaps | None:
         """The maps of one view; None where its file is not there, or holds something else."""
-        location = self._location(key)
-        if not storage.exists(location):
+        data = storage.read_if_there(self._location(key))
+        if data is None:
             return None
         try:
-            tensors = safetensors.numpy.load(storage.read_bytes(location))
+            tensors = safetensors.numpy.load(data)
         except (SafetensorError, KeyError):  # damaged, or of a type that NumPy lacks
             return None
         maps = [tensors[name] for name in sorted(tensors)]
@@ -110,6 +122,24 @@ class FeatureCache:
 
     def _location(self, key: str) -> str:
         return uris.join(self.folder, f"{key}{_SUFFIX}")
+
+
+def _computed(
+    encoder: Callable[[Tensor], list[Tensor]], inputs: DeviceBatch, places: Sequence[int], size: int
+) -> dict[int, Sequence[Tensor]]:
+    """The maps of the images at some places of a batch, in half precision.
+
+    How a pass rounds follows from its shape. So each has `size` images, every image at its own place and the others
+    black: an interrupted run that has stored some views of a batch, and two ranks that compute the same view in
+    different batches, store the same bits as one run that is alone and not interrupted.
+    """
+    rows = iter(inputs.images)
+    images = {place: next(rows) for place in range(len(inputs.keys)) if place not in inputs.cached}
+    whole = inputs.images.new_zeros(size, *inputs.images.shape[1:])
+    for place in places:
+        whole[place] = images[place]
+    halves = [level.half() for level in encoder(whole)]
+    return {place: [level[place] for level in halves] for place in places}
 
 
 def _is_finite(values: "np.typing.NDArray[np.float16]") -> bool:

@@ -23,7 +23,7 @@ from pipelines.dataset.loader import IGNORE, Batch, PixelLoader, scaled
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.dataset.read_ahead import REMOTE_THREADS, ReadAhead
-from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.reader import ShardReader, decode_view
 from pipelines.dataset.schema import Row
 
 SIZE = 48
@@ -209,6 +209,30 @@ def test_a_drawn_view_is_in_memory_until_it_is_decoded(
     assert 0 < max(held) < 0.7 * stored
     assert sorted(held, reverse=True) == held
     assert held[-1] == 0
+
+
+@pytest.mark.parametrize(("limit", "batches"), [(1 << 20, 16), (120_000, 4), (1000, 1)])
+def test_memory_bounds_the_batches_that_are_made_ahead(
+    dataset: tuple[str, Manifest], monkeypatch: pytest.MonkeyPatch, limit: int, batches: int
+) -> None:
+    """A batch of one sample takes 9,216 bytes; besides those ahead there is one that was given out, and a copy."""
+    monkeypatch.setattr("pipelines.dataset.loader.LIMIT", limit)
+    decoded = threading.Semaphore(0)
+
+    def counted(files: Any, name: str) -> Any:
+        decoded.release()
+        return decode_view(files, name)
+
+    whole = list(loader(dataset, batch_size=1).epoch(Cursor()))
+    monkeypatch.setattr("pipelines.dataset.loader.decode_view", counted)
+    given = loader(dataset, batch_size=1, threads=8).epoch(Cursor())
+    assert same(next(given), whole[0])
+    expected = min(batches + 1, len(whole))
+    assert all(decoded.acquire(timeout=60) for _ in range(expected))
+    given.close()
+    assert not decoded.acquire(blocking=False)  # nothing more, however long a step takes
+    again = loader(dataset, batch_size=1, threads=8).epoch(Cursor())
+    assert all(same(a, b) for a, b in zip(again, whole, strict=True))
 
 
 STEP = 0.03

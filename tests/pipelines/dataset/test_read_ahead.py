@@ -55,12 +55,9 @@ def test_what_is_needed_is_read_and_a_window_more(storage: Storage) -> None:
     ahead.close()
 
 
-def test_memory_bounds_what_is_read_ahead_and_never_what_is_needed(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_bounds_what_is_read_ahead_and_never_what_is_needed(storage: Storage) -> None:
     """A read counts whole (100 bytes) until it is done, then what is kept of it (80), then what was not taken yet."""
-    monkeypatch.setattr(read_ahead, "LIMIT", 500)
-    ahead = ReadAhead(reads(40), storage, 2)
+    ahead = ReadAhead(reads(40), storage, 2, 500)
     ahead.start(1)
     assert (started(ahead), ahead._held) == (5, 500)
     ahead.start(7)
