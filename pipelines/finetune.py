@@ -12,7 +12,7 @@ from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.focal import focal_loss
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, DeviceBatch, FeatureSource
+from pipelines.dataset.loader import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
@@ -85,7 +85,7 @@ class Finetuning:
             self._start_from(str(settings.encoder), config)
         focal = _Focal(self.localizer, config)
         self.module: nn.Module = focal
-        self.feature_cache: FeatureSource | None = focal.cache
+        self.feature_cache: FeatureCache | None = focal.cache
         assert self.localizer.decoder is not None
         self.parameter_groups: ParameterGroups = [(self.localizer.decoder.parameters(), 1.0)]
         if settings.unfreeze == "all":

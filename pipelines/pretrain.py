@@ -19,10 +19,11 @@ from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
 from mpc_model.nn.backbone import Backbone
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, DeviceBatch, FeatureSource
+from pipelines.dataset.loader import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
+from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
 from pipelines.training.stage import ParameterGroups
 
@@ -100,7 +101,7 @@ class Pretraining:
 
     verb = "pretrain"
     monitor = "linear_probe_f1"
-    feature_cache: FeatureSource | None = None
+    feature_cache: FeatureCache | None = None
 
     def __init__(self, config: Config) -> None:
         spec = ModelSpec(config.model.backbone, None, config.model.input_size)

@@ -97,10 +97,11 @@ def location(workspace: str, origin: MadeFrom) -> str:
 def read(workspace: str, origin: MadeFrom, samples: int) -> list[Scores] | None:
     """The remembered scores of a split of so many samples; None where there are none, or none that are sound."""
     place = location(workspace, origin)
-    if not storage.exists(place):
+    data = storage.read_if_there(place)
+    if data is None:
         return None
     try:
-        document = documents.parse(storage.read_bytes(place), _DOCUMENT)
+        document = documents.parse(data, _DOCUMENT)
         if document["sha256"] != _digest(document["made_from"], document["scores"]):
             raise documents.InvalidDocument("sha256: it is not of these scores")
         if document["made_from"] != origin:

@@ -153,10 +153,9 @@ def _is_dead(document: _Document) -> bool:
 
 def _read(uri: str, number: int) -> _Document | None:
     """A lease file; None when it was deleted meanwhile."""
-    if not storage.exists(_file(uri, number)):
-        return None
     try:
-        return documents.parse(storage.read_bytes(_file(uri, number)), _DOCUMENT)
+        data = storage.read_if_there(_file(uri, number))
+        return None if data is None else documents.parse(data, _DOCUMENT)
     except documents.InvalidDocument as error:
         raise UserError(f"{_file(uri, number)} is not a lease file of this program; delete it ({error})") from None
     except UserError:

@@ -116,9 +116,22 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str) -> bytes:
     """The whole file; UserError when it is not there."""
     with explained(uri):
-        if is_remote(uri):
-            return _first_found(_s3().get, uri)
-        return _first_found(local_files.read, absolute(uri))
+        return _whole_file(uri)
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """The whole file, by one request; None when it is not there."""
+    with explained(uri):
+        try:
+            return _whole_file(uri)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _whole_file(uri: str) -> bytes:
+    if is_remote(uri):
+        return _first_found(_s3().get, uri)
+    return _first_found(local_files.read, absolute(uri))
 
 
 def _names(location: str) -> tuple[str, ...]:

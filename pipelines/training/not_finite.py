@@ -15,7 +15,10 @@ from pipelines.training.worker_context import WorkerContext
 
 
 def stop(record: StepRecord, verb: str, output: str, context: WorkerContext) -> NoReturn:
-    """Raise MPCError on all ranks, naming the samples; rank 0 writes them to a file of the output first."""
+    """Raise MPCError on all ranks, naming the samples; rank 0 writes them to a file of the output first.
+
+    Where another job holds the lease of the output by now, that is raised, and nothing is written.
+    """
     facts, metrics = record.facts, record.metrics
     ids: list[Any] = [facts.ids]
     if context.world_size > 1:
@@ -24,6 +27,7 @@ def stop(record: StepRecord, verb: str, output: str, context: WorkerContext) -> 
     ranks = [{"rank": rank, "finite": finite, "ids": ids[rank]} for rank, finite in enumerate(record.finite_ranks)]
     location = uris.join(output, f"not-finite-step-{facts.step:09d}.json")
     if context.rank == 0:
+        context.check_lease()
         document = {"values": {name: str(value) for name, value in metrics.items()}, "ranks": ranks}
         storage.write_bytes(location, json.dumps(document, indent=1).encode())
     root_cause = [rank for rank in ranks if not rank["finite"]] or ranks

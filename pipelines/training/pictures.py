@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.evaluation.probes import kmeans_probe, stack_levels
 from mpc_model.imaging import codecs, drawing
 from mpc_model.localizer import Localizer, eval_mode, to_probabilities
 from pipelines.config.root import Config
 from pipelines.dataset.loader import scaled
-from pipelines.runtime import storage, uris
+from pipelines.runtime import console, storage, uris
 from pipelines.training import validation
 
 IMAGES = 5
@@ -41,11 +42,11 @@ class Pictures:
         self._images: list[tuple[codecs.Image, codecs.Mask]] = []
 
     @torch.no_grad()
-    def prepare(self, localizer: Localizer, step: int) -> Callable[[], str]:
+    def prepare(self, localizer: Localizer, step: int) -> Callable[[], str | None]:
         """Send the images through the network, in eval mode.
 
-        What is returned waits for that, writes the sheet, and returns its name below the output. It needs the localizer
-        no more, and any thread may call it.
+        What is returned waits for that, writes the sheet, and returns its name below the output; None, with a warning,
+        where storage fails or refuses. It needs the localizer no more, and any thread may call it.
         """
         self._images = self._images or self._read()
         outputs = list[_Output]()
@@ -56,7 +57,7 @@ class Pictures:
         return partial(self._draw, outputs, step)
 
     @torch.no_grad()
-    def _draw(self, outputs: Sequence[_Output], step: int) -> str:
+    def _draw(self, outputs: Sequence[_Output], step: int) -> str | None:
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
         for (image, mask), output in zip(self._images, outputs, strict=True):
             maps = [_finite(level[0]) for level in output.maps]
@@ -77,7 +78,14 @@ class Pictures:
         plot = _scatter(points[:, :2], classes, f"{self._verb}, step {step}")
         name = f"pictures/step-{step:09d}.jpg"
         data = codecs.encode_jpeg(_side_by_side(sheet, plot), 90)
-        storage.write_bytes(uris.join(str(getattr(self._config, self._verb).output), name), data)
+        try:
+            storage.write_bytes(uris.join(str(getattr(self._config, self._verb).output), name), data)
+        except (InfrastructureError, UserError) as error:
+            console.warn(
+                f"{self._verb}: the pictures of step {step} could not be written: {error}; training goes on without"
+                " them; free space or mend the access, or draw none (train.pictures_every=null)"
+            )
+            return None
         return name
 
     def _read(self) -> list[tuple[codecs.Image, codecs.Mask]]:

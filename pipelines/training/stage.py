@@ -12,8 +12,9 @@ from torch import nn
 
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, FeatureSource
+from pipelines.dataset.loader import Batch
 from pipelines.dataset.manifest import Manifest
+from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
 
 ParameterGroups = list[tuple[Iterable[nn.Parameter], float]]
@@ -39,7 +40,7 @@ class Stage(Protocol):
     module: nn.Module
     parameter_groups: ParameterGroups
     passes: int
-    feature_cache: FeatureSource | None
+    feature_cache: FeatureCache | None
 
     def __init__(self, config: Config) -> None: ...
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fault_proxy import FaultProxy
 
 from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
 from pipelines.runtime import storage, uris
@@ -52,6 +53,18 @@ def test_what_is_not_there_is_a_users_error_that_names_it(place: str) -> None:
     for verb in (storage.read_bytes, storage.list_files):
         with pytest.raises(UserError, match=r"nothing found at .*missing"):
             verb(uris.join(place, "missing"))
+
+
+def test_a_file_that_may_be_missing_takes_one_request(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes(str(tmp_path / "x"), b"here")
+    storage.write_bytes(f"{s3}/may-be-missing/x", b"there")
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], share=0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert storage.read_if_there(f"{s3}/may-be-missing/x") == b"there"
+        assert storage.read_if_there(f"{s3}/may-be-missing/y") is None
+        assert proxy.counts.total() == 2
+    assert storage.read_if_there(str(tmp_path / "x")) == b"here"
+    assert storage.read_if_there(str(tmp_path / "y")) is storage.read_if_there(str(tmp_path / "x" / "y")) is None
 
 
 def test_a_failed_local_write_leaves_the_old_file_and_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

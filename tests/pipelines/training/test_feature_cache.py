@@ -1,14 +1,20 @@
 """The cache of features: computed once for each view, rounded alike whether they were stored or not."""
 
+import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import stored_dataset
 import torch
+from fault_proxy import FaultProxy
+from support import tiny
 from torch import Tensor
 
+from mpc_model.errors import MPCError
 from pipelines.dataset.loader import Batch, DeviceBatch, PixelLoader
 from pipelines.dataset.order import Cursor
 from pipelines.training.feature_cache import FeatureCache
@@ -17,13 +23,13 @@ SHAPES = [(1, 4, 4), (3, 2, 2)]
 
 
 class Encoder:
-    """Two maps of an image, and a count of the images that it was given."""
+    """Two maps of an image, and a count of the images that it was given; black ones fill a batch."""
 
     def __init__(self) -> None:
         self.images = 0
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        self.images += len(images)
+        self.images += int(images.flatten(1).any(1).sum())
         return [images.mean(1, keepdim=True) / 3, images[:, :, ::2, ::2] / 7]
 
 
@@ -85,6 +91,83 @@ def test_what_is_stored_after_the_loader_looked_is_not_computed_again(cache: Fea
     again = cache.features(encoder, early)
     assert encoder.images == 1
     assert all(torch.equal(a, b) for a, b in zip(stored, again, strict=True))
+
+
+def test_a_view_has_the_same_bits_whatever_else_its_batch_computes(tmp_path: Path) -> None:
+    """An interrupted run has stored some views of a batch; two ranks may compute the same one in different batches.
+
+    This network rounds a single image in another way than six of them."""
+    model, images = tiny(), torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shapes = [tuple(level.shape[1:]) for level in model.encoder(images[:1])]
+        found = []
+        for name, batches in (("whole", [range(6)]), ("parts", [(4,), (0, 2), (5, 4, 3, 3, 1)])):
+            cache = FeatureCache(str(tmp_path / name), shapes, 6)
+            for batch in batches:
+                cache.features(model.encoder, inputs(images[list(batch)], *(f"{row}-0" for row in batch)))
+            found.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert len(found[0]) == 6
+    assert found[0] == found[1]
+
+
+def test_ranks_that_store_the_same_views_at_once_leave_whole_files(tmp_path: Path) -> None:
+    """As with a source that is repeated: a reader finds a whole file, or none."""
+    images = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    keys = [f"{row}-0" for row in range(4)]
+    start, seen = threading.Barrier(3), list[bool]()
+
+    def store(turn: int) -> None:
+        start.wait(60)
+        for key in keys[turn:] + keys[:turn]:
+            cache = FeatureCache(str(tmp_path), SHAPES)
+            cache.load = lambda key: None  # type: ignore[method-assign]  # neither finds what the other has stored
+            row = keys.index(key)
+            cache.features(Encoder(), inputs(images[row : row + 1], key))
+
+    def read() -> None:
+        cache = FeatureCache(str(tmp_path), SHAPES)
+        start.wait(60)
+        for _ in range(50):
+            for file in tmp_path.glob("?-0.safetensors"):
+                seen.append(cache.load(file.stem) is not None)
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(store, 0), pool.submit(store, 2), pool.submit(read)]:
+            done.result()
+    assert all(seen)
+    expected = [level.half() for level in Encoder()(images)]
+    for row, key in enumerate(keys):
+        stored = FeatureCache(str(tmp_path), SHAPES).load(key)
+        assert stored is not None
+        assert all(torch.equal(torch.from_numpy(a), b[row]) for a, b in zip(stored, expected, strict=True))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_view_that_comes_twice_in_a_batch_is_computed_once(cache: FeatureCache) -> None:
+    encoder, image = Encoder(), torch.rand(1, 3, 4, 4)
+    twice = cache.features(encoder, inputs(image.expand(2, -1, -1, -1), "0-0", "0-0"))
+    assert encoder.images == 1
+    assert all(torch.equal(level[0], level[1]) for level in twice)
+
+
+def test_a_job_that_has_lost_its_lease_stores_nothing(tmp_path: Path, cache: FeatureCache) -> None:
+    def lost() -> None:
+        raise MPCError("another job took over")
+
+    cache.check_lease = lost
+    with pytest.raises(MPCError, match="another job took over"):
+        cache.features(Encoder(), inputs(torch.rand(1, 3, 4, 4), "0-0"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_features_takes_one_request(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(f"{s3}/features", SHAPES)
+    cache.features(Encoder(), inputs(torch.rand(1, 3, 4, 4), "0-0"))
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], share=0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert cache.load("0-0") is not None
+        assert cache.load("1-0") is None
+        assert proxy.counts.total() == 2
 
 
 def test_a_cache_that_is_not_there_yet_stores_nothing(tmp_path: Path) -> None:

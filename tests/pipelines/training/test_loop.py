@@ -54,9 +54,19 @@ def test_a_last_checkpoint_that_could_be_written_at_the_second_attempt_may_be_th
     assert found["best"] == [found["step"]] == checkpoint.steps(str(config.finetune.output))
 
 
-def test_pictures_do_not_change_what_is_learnt(trained: Config, tmp_path: Path) -> None:
-    with_them, without = (at(trained, tmp_path / n, f"train.pictures_every={n}") for n in ("1", "null"))
-    assert run(with_them, Pretraining)["losses"] == run(without, Pretraining)["losses"]
+def test_pictures_do_not_change_what_is_learnt(trained: Config, tmp_path: Path, capsys: Any) -> None:
+    """Nor do those that cannot be written: a file stands where their folder should be."""
+    every = {"with": "1", "without": "null", "refused": "2"}
+    configs = {name: at(trained, tmp_path / name, f"train.pictures_every={n}") for name, n in every.items()}
+    refused = Path(str(configs["refused"].pretrain.output))
+    refused.mkdir(parents=True)
+    (refused / "pictures").touch()
+    losses = {name: run(config, Pretraining)["losses"] for name, config in configs.items()}
+    assert losses["with"] == losses["without"] == losses["refused"]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "could not be written" in line]
+    assert "the pictures of step 2 could not be written: " in said
+    assert "training goes on without them" in said
+    assert "train.pictures_every=null" in said
 
 
 def test_what_a_lost_job_left_running_writes_nothing_any_more(trained: Config, tmp_path: Path) -> None:
