@@ -40,10 +40,14 @@ GAUGES = {
     "mpc_checkpoint_age_seconds": Series(
         "Seconds since training started or wrote its last checkpoint.", ("verb", "output")
     ),
+    "mpc_checkpoint_interval_seconds": Series(
+        "Seconds between the last two checkpoints, or between the start of training and the first.", ("verb", "output")
+    ),
 }
 COUNTERS = {
     "mpc_build_shards_total": Series("Shards that a build has written.", ("output",)),
     "mpc_build_rejects_total": Series("Samples that a build has left out, by reason code.", ("output", "reason")),
+    "mpc_predict_images_total": Series("Images that mpc predict has mapped, or tried to.", ("output",)),
 }
 """Every series by its name. A value is recorded with exactly the tags of its series."""
 
@@ -53,8 +57,9 @@ GaugeName = Literal[
     "mpc_train_data_wait_share",
     "mpc_gpu_memory_bytes",
     "mpc_checkpoint_age_seconds",
+    "mpc_checkpoint_interval_seconds",
 ]
-CounterName = Literal["mpc_build_shards_total", "mpc_build_rejects_total"]
+CounterName = Literal["mpc_build_shards_total", "mpc_build_rejects_total", "mpc_predict_images_total"]
 
 
 def set_gauge(name: GaugeName, value: float, **tags: str) -> None:
@@ -69,20 +74,21 @@ def count(name: CounterName, amount: float = 1, **tags: str) -> None:
         _counter(name).inc(amount, _without_secrets(tags))
 
 
-class AgeGauge:
-    """A gauge that holds the seconds since `restart` was last called.
+class CheckpointAge:
+    """The gauges of the age of a checkpoint, and of the interval between the last two.
 
-    A thread renews it until the context ends: the age must also grow where training hangs.
+    A thread renews them until the context ends: the age must also grow where training hangs.
     """
 
-    def __init__(self, name: GaugeName, clock: Callable[[], float] = time.monotonic, **tags: str) -> None:
-        self._name, self._clock, self._tags = name, clock, tags
+    def __init__(self, clock: Callable[[], float] = time.monotonic, **tags: str) -> None:
+        self._clock, self._tags = clock, tags
         self._ended = threading.Event()
-        self.restart()
+        self._since, self._interval = clock(), 0.0
 
     def restart(self) -> None:
         """Let the age be 0 now."""
-        self._since = self._clock()
+        now = self._clock()
+        self._since, self._interval = now, now - self._since
 
     def __enter__(self) -> Self:
         if _has_ray():
@@ -96,7 +102,9 @@ class AgeGauge:
 
     def _renew(self) -> None:
         while not self._ended.is_set():
-            set_gauge(self._name, self._clock() - self._since, **self._tags)
+            set_gauge("mpc_checkpoint_age_seconds", self._clock() - self._since, **self._tags)
+            if self._interval:
+                set_gauge("mpc_checkpoint_interval_seconds", self._interval, **self._tags)
             self._ended.wait(AGE_SECONDS)
 
 

@@ -47,7 +47,7 @@ class CheckpointWriter:
         own = TrainingDataset(uri=str(config.train.dataset), fingerprint=fingerprint)
         self._trained_on = [*(other for other in self._start_card.get("trained_on", []) if other != own), own]
         self._failures = 0  # in a row
-        self.age = telemetry.AgeGauge("mpc_checkpoint_age_seconds", verb=stage.verb, output=self._output)
+        self.age = telemetry.CheckpointAge(verb=stage.verb, output=self._output)
         """The age of the newest checkpoint, for whoever trains to enter."""
         self.sound: int | None = None
         """The step of the checkpoint that was written, or restored, last: one that is known to be sound."""

@@ -15,7 +15,7 @@ import sys, threading
 from pipelines.runtime import telemetry
 telemetry.set_gauge("mpc_train_loss", 0.5, verb="pretrain", output="/run")
 telemetry.count("mpc_build_shards_total", output="/dataset")
-with telemetry.AgeGauge("mpc_checkpoint_age_seconds", verb="pretrain", output="/run"):
+with telemetry.CheckpointAge(verb="pretrain", output="/run"):
     print("ray" in sys.modules, threading.active_count())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
