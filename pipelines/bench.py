@@ -38,6 +38,12 @@ def _build(quick: bool, keep: Keep) -> Metrics:
     return build.measure_build(quick)
 
 
+def _scheduling(quick: bool, keep: Keep) -> Metrics:
+    from pipelines.benchmarks import scheduling
+
+    return scheduling.measure_scheduling(quick)
+
+
 def _train(quick: bool, keep: Keep) -> Metrics:
     from pipelines.benchmarks import train
 
@@ -58,6 +64,7 @@ def _gpu(quick: bool, keep: Keep) -> Metrics:
 
 GROUPS: Registry[Group] = Registry("bench group")
 GROUPS.add("build")(Group(_build))
+GROUPS.add("scheduling")(Group(_scheduling))
 GROUPS.add("train")(Group(_train))
 GROUPS.add("serve")(Group(_serve))
 GROUPS.add("gpu")(Group(_gpu, packages=(), prints_itself=True))

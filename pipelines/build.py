@@ -2,19 +2,22 @@
 
     list the sources -> survey every file -> plan samples, splits and shards -> render the shards -> report, manifest
 
-Ray distributes the survey and the shards over the cluster. Each part is a pure function of the plan and writes a marker
-when it is done, so the result depends neither on the number of workers nor on how often the build was interrupted.
+Ray Data distributes the survey and the shards over the cluster; a small build is made in this process. Each part is a
+pure function of the plan and writes a marker when it is done, so the result depends neither on the number of workers
+nor on how often the build was interrupted.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from mpc_model.errors import DamagedError, DataError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
+from pipelines.config.build import BuildConfig
 from pipelines.config.root import Config
 from pipelines.dataset import integrity, reader, rejects, report
 from pipelines.dataset.counts import Statistics
@@ -26,10 +29,14 @@ from pipelines.dataset.shard_marker import ShardMarker
 from pipelines.ingest import listing, mask_rules, plan, screening, survey, writer
 from pipelines.ingest.plan import Plan
 from pipelines.ingest.writer import WrittenShard
-from pipelines.runtime import console, lease, storage, uris
+from pipelines.runtime import console, lease, pieces, storage, uris
 
 _CLOCK_DIFFERENCE = 300 * 10**9
 """Nanoseconds by which the clocks of two stores may differ."""
+SMALL = 16 * 2**20
+"""Bytes of images, each counted once for every view of every sample, that one core renders in a second or two."""
+_VIEW_GROWTH = 3
+"""The bytes of a rendered view in those of the image file: most views are no JPEG (docs/scale.md)."""
 _SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.(parquet|json)")
 _TEMPORARY_FILE = re.compile(r"[\w-]+\.(parquet|json|html)\.[0-9a-f]{8}\.part")
 
@@ -48,6 +55,8 @@ def build(config: Config) -> Manifest:
     request = _Request(
         digest=listing.digest(settings, config.seed, listed),
         samples=listing.listed_samples(settings, listed),
+        image_bytes=listing.image_bytes(settings, listed),
+        settings=settings,
         remote=uris.is_remote(listed["image"][0].as_py()),
         last_change=listing.last_change(listed),
         mask_rules=mask_rules.given(listed),
@@ -59,7 +68,7 @@ def build(config: Config) -> Manifest:
             if manifest is None or lost:
                 if lost:
                     console.warn(f"build: {integrity.summary(uri, lost)}; making them again")
-                surveyed = survey.survey(settings, listed, uri)
+                surveyed = survey.survey(settings, listed, uri, request.is_small)
                 decided = mask_rules.decide(listed, surveyed)
                 good, rejected = screening.screen(settings, decided.listed, decided.survey)
                 readings = decided.readings
@@ -67,7 +76,7 @@ def build(config: Config) -> Manifest:
                 if manifest is None:
                     manifest = _build(config, uri, request, good, rejected, readings, held)
                 else:
-                    _restore(config, uri, manifest, set(lost), good, rejected, held)
+                    _restore(config, uri, request, manifest, set(lost), good, rejected, held)
     console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, integrity.REPORT)}")
     return manifest
 
@@ -80,12 +89,29 @@ class _Request:
     """`listing.digest`."""
     samples: Counter[str]
     """Listed samples by source."""
+    image_bytes: dict[str, int]
+    """The mean size of an image file, by source."""
+    settings: BuildConfig
     remote: bool
     """Whether the sources are in object storage."""
     last_change: int
     """When the youngest source file was changed (ns)."""
     mask_rules: dict[str, dict[str, int]]
     """`mask_rules.given`. The digest does not tell a rule bright that is named from one that the masks tell."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all of it is done in this process sooner than Ray starts."""
+        views = self.settings.views.count + 1
+        return sum(self.image_bytes[name] * count for name, count in self.samples.items()) * views <= SMALL
+
+    @property
+    def shard_bytes(self) -> int:
+        """About the size of a shard: what a worker holds while it makes one."""
+        views, samples = self.settings.views.count, self.settings.shard_samples
+        whole = {name: size * (1 + _VIEW_GROWTH * views) for name, size in self.image_bytes.items()}
+        crops = {source.name: 3 * source.crop**2 * (1 + views) for source in self.settings.sources if source.crop}
+        return samples * max(min(size, crops.get(name, size)) for name, size in whole.items())
 
 
 def _build(
@@ -103,7 +129,7 @@ def _build(
     screening.check(settings, rejected, listed)
     render_plan, near = plan.make(settings, config.seed, good)
     try:
-        markers, statistics = _render(render_plan, config, held, dict.fromkeys(range(len(render_plan.shards))))
+        markers, statistics = _render(render_plan, config, request, held, dict.fromkeys(range(len(render_plan.shards))))
     except DataError:
         survey.delete_parts(uri)  # a file has changed since: the next build surveys all of them again
         raise
@@ -129,6 +155,7 @@ def _build(
 def _restore(
     config: Config,
     uri: str,
+    request: _Request,
     manifest: Manifest,
     lost: set[str],
     good: pa.Table,
@@ -149,7 +176,7 @@ def _restore(
         # What rejects.parquet holds is in the done-markers of all shards.
         wanted = [index for name, index in by_name.items() if name in lost or rejects.REJECTS in lost]
         digests = {index: manifest.shards[index].sha256 for index in wanted}
-        markers, _ = _render(render_plan, config, held, digests)
+        markers, _ = _render(render_plan, config, request, held, digests)
         for marker in markers:
             rejected += marker.rejects
         held.check()
@@ -193,32 +220,28 @@ def _finished(uri: str, request: _Request) -> tuple[Manifest | None, dict[str, s
 
 
 def _render(
-    render_plan: Plan, config: Config, held: lease.Lease, digests: Mapping[int, str | None]
+    render_plan: Plan, config: Config, request: _Request, held: lease.Lease, digests: Mapping[int, str | None]
 ) -> tuple[list[ShardMarker], Statistics]:
     """Render shards but those that are finished: their done-markers in the plan's order, and the sum of statistics.
 
     `digests` has the index of each shard in the plan, with the SHA-256 (hex) that it must have, None for any.
     The statistics of single shards are dropped from the markers: of thousands of shards they would fill the memory.
     """
-    from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
-
-    settings, seed = config.build, config.seed
+    settings = config.build
     samples = sum(render_plan.shards[index].stop - render_plan.shards[index].start for index in digests)
     progress = console.Progress("build", samples, "samples")
     markers: dict[int, ShardMarker] = {}
     statistics, reused, no_statistics = Statistics(), 0, Statistics().to_json()
-    tasks = cluster.map_unordered(
-        lambda shared, index: writer.write(shared, index, settings, seed, digests[index]).model_dump_json().encode(),
-        render_plan,
-        list(digests),
-    )
-    for index, data in tasks:
-        held.check()
-        written = WrittenShard.model_validate_json(data)
-        statistics.merge(Statistics.from_json(written.marker.statistics))
-        reused += written.reused
-        markers[index] = written.marker.model_copy(update={"statistics": no_statistics})
-        progress.advance(written.marker.rows + len(written.marker.rejects))
+    shared, jobs = (render_plan, settings, config.seed), writer.jobs(render_plan, str(settings.output), digests)
+    made = pieces.run("build", writer.Renderer, shared, jobs, memory=request.shard_bytes, here=request.is_small)
+    with closing(made):
+        for index, data in made:
+            held.check()
+            written = WrittenShard.model_validate_json(data)
+            statistics.merge(Statistics.from_json(written.marker.statistics))
+            reused += written.reused
+            markers[index] = written.marker.model_copy(update={"statistics": no_statistics})
+            progress.advance(written.marker.rows + len(written.marker.rejects))
     if reused:
         console.say(f"build: {reused} of {len(digests)} shards were already finished")
     return [markers[index] for index in sorted(digests)], statistics

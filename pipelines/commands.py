@@ -204,7 +204,9 @@ _TABLE = (
         "bench",
         config="none",
         arguments=(
-            Argument("--group", "what to measure: build (default), train, serve or gpu", {"default": "build"}),
+            Argument(
+                "--group", "what to measure: build (default), scheduling, train, serve or gpu", {"default": "build"}
+            ),
             Argument(
                 "--output",
                 "where the measurements go (default: bench.json)",

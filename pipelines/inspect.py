@@ -1,6 +1,7 @@
 """`mpc inspect`: what is in a pixel dataset, whether it is undamaged, and what it shares with another one."""
 
 from collections import Counter
+from contextlib import closing
 
 from mpc_model.errors import DamagedError, DataError
 from pipelines.dataset import duplicates, integrity, leakage, reader, rejects, report
@@ -69,15 +70,17 @@ def _verify(uri: str, manifest: Manifest) -> None:
     """Read the whole dataset. Raises DamagedError that names the files that are not what the manifest says."""
     shards = {f"shards/{shard.name}.parquet": shard.bytes for shard in manifest.shards}
     progress = console.Progress("verify", sum(shards.values()) >> 20, "MiB")
-    damaged, files, bytes_read = [], 0, 0
-    for name, problem in integrity.verify(uri, manifest):
-        files += 1
-        damaged += [f"{name} ({problem})"] if problem else []
-        before, bytes_read = bytes_read >> 20, bytes_read + shards.get(name, 0)
-        progress.advance((bytes_read >> 20) - before)
+    problems, bytes_read = dict[str, str](), 0
+    with closing(integrity.verify(uri, manifest)) as verified:
+        for name, problem in verified:
+            problems[name] = problem
+            before, bytes_read = bytes_read >> 20, bytes_read + shards.get(name, 0)
+            progress.advance((bytes_read >> 20) - before)
+    ordered = [name for name in (*shards, *problems) if problems[name]]
+    damaged = [f"{name} ({problems[name]})" for name in dict.fromkeys(ordered)]
     if damaged:
         raise DamagedError(
-            f"{len(damaged)} of {files} files of {uri} are damaged: {', '.join(damaged[:10])};"
+            f"{len(damaged)} of {len(problems)} files of {uri} are damaged: {', '.join(damaged[:10])};"
             " delete them, and run the same `mpc build` again, which makes them again byte for byte"
         )
 

@@ -82,7 +82,7 @@ def measure_build(quick: bool) -> dict[str, Any]:
 
         add("plan", lambda folder: measure_plans(folder, sizes.share))
         add("memory", lambda folder: _memory(folder, sizes))
-        with _two_workers():
+        with two_workers():
             add("throughput", lambda folder: _throughput(folder, sizes))
             add("loader", lambda folder: _loader(folder, sizes))
             add("pair", lambda folder: _pair(folder, sizes))
@@ -114,13 +114,15 @@ def _config(folder: Path, name: str, source: dict[str, Any], **settings: Any) ->
 
 
 @contextmanager
-def _two_workers() -> Iterator[None]:
-    """A local Ray with two cores, whatever the machine has and whatever cluster is running."""
-    root = ray_files.prepare()
+def two_workers() -> Iterator[None]:
+    """A local Ray with two cores, whatever the machine has and whatever cluster is running; it makes all builds."""
+    root, small = ray_files.prepare(), build.SMALL
     ray.init(address="local", num_cpus=WORKERS, log_to_driver=False, logging_level="error", _temp_dir=root)
+    build.SMALL = 0
     try:
         yield
     finally:
+        build.SMALL = small
         ray.shutdown()
 
 
@@ -258,7 +260,7 @@ def _build_alone(folder: Path) -> int:
     """Build small crops on a Ray that only this build uses; returns the number of samples."""
     views_of_each = {"policy": "light", "count": 1}
     config = _config(folder, "built", {"crop": 64, "samples_per_photo": PER_SMALL}, views=views_of_each)
-    with _two_workers():
+    with two_workers():
         return int(build.build(config).sources["bench"].samples)
 
 

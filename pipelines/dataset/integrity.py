@@ -4,9 +4,11 @@ Presence and sizes come from one listing, whatever the number of shards. The con
 """
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,12 +19,14 @@ from pipelines.dataset import reader, rejects
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import FILE_NAME, Manifest, ShardEntry
 from pipelines.dataset.schema import SCHEMA, SPLITS
-from pipelines.runtime import storage, uris
+from pipelines.runtime import pieces, storage, uris
 
 REPORT = "report.html"
 REMEDY = "run the same `mpc build` again, which makes them again"
 _NAMED = 3
 """Files that are named; of more, the number is said."""
+SMALL = 2**28
+"""Bytes of shards that one core reads and counts before Ray has started."""
 _COUNTED = ["kind", "height", "width", "forged_pixels"]
 
 
@@ -82,24 +86,48 @@ def _in_words(problems: dict[str, str]) -> str:
     return f"{named} and {len(problems) - _NAMED} more" if len(problems) > _NAMED else named
 
 
-def verify(uri: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Read a whole dataset: the name of each file, with what is wrong, empty where nothing is.
+def verify(uri: str, manifest: Manifest) -> Generator[tuple[str, str]]:
+    """Read a whole dataset: the name of each file, with what is wrong, empty where nothing is. Files come in any order.
 
     Shards and rejects.parquet are compared with their SHA-256, rows with what the manifest says of them. The last one
-    is the manifest itself, whose totals are compared with the rows where all shards are sound.
+    is the manifest itself, whose totals are compared with the rows where all shards are sound. Workers of Ray Data read
+    the shards, for a small dataset this process.
     """
     totals, sound = Counter[tuple[str, ...]](), True
-    with ThreadPoolExecutor(4) as pool:
-        examined = pool.map(lambda shard: _examine(uri, manifest, shard), manifest.shards)
-        for shard, (problem, counts) in zip(manifest.shards, examined, strict=True):
-            totals.update(counts)
+    numbers = [{"shard": number} for number in range(len(manifest.shards))]
+    sizes = [shard.bytes for shard in manifest.shards]
+    shared, here = (uri, manifest), sum(sizes) <= SMALL
+    examined = pieces.run("inspect", Examiner, shared, numbers, memory=2 * max(sizes, default=0), here=here)
+    with closing(examined):
+        for number, data in examined:
+            problem, counts = json.loads(data)
+            totals.update({tuple(key): count for key, count in counts})
             sound &= not problem
-            yield f"shards/{shard.name}.parquet", problem
+            yield f"shards/{manifest.shards[number].name}.parquet", problem
     location = uris.join(uri, rejects.REJECTS)
     file = storage.read_bytes(location) if storage.exists(location) else b""
     same = hashlib.sha256(file).hexdigest() == manifest.rejects
     yield rejects.REJECTS, "" if same else "other bytes" if file else "lost"
     yield FILE_NAME, _difference(_stated(manifest), totals) if sound else ""
+
+
+class Examiner:
+    """A worker (pieces.py): the number of a shard in the manifest to what is wrong with it, and the counts of its rows
+    (see `_stated`) where nothing is, as JSON.
+
+    `load` gives the location of the dataset and its manifest.
+    """
+
+    def __init__(self, load: Callable[[], tuple[str, Manifest]]) -> None:
+        self.uri, self.manifest = load()
+
+    def __call__(self, row: pieces.Row) -> pieces.Returned:
+        """What `_examine` says."""
+        return pieces.attempt(row["shard"], lambda: self._examine(self.manifest.shards[row["shard"]]))
+
+    def _examine(self, shard: ShardEntry) -> bytes:
+        problem, counts = _examine(self.uri, self.manifest, shard)
+        return json.dumps([problem, list(counts.items())]).encode()
 
 
 def _examine(uri: str, manifest: Manifest, shard: ShardEntry) -> tuple[str, Counter[tuple[str, ...]]]:

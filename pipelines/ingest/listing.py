@@ -28,6 +28,7 @@ from pipelines.runtime import console
 LAYOUT_MODULES = (layouts, public_sets)
 """Every module that adds to LAYOUTS must have been imported when a layout is looked up, which happens here only."""
 _STAMPS = ("image", "mask", "instances")
+_UNKNOWN_BYTES = 2**20
 _TEXT = tuple(field.name for field in fields(Item) if not field.name.endswith("_stamp"))
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("source", *_TEXT)]
@@ -109,6 +110,13 @@ def listed_samples(config: BuildConfig, items: pa.Table) -> Counter[str]:
     for (source,), count in zip(columns(items, "source"), samples_each(config, items).tolist(), strict=True):
         counts[source] += count
     return counts
+
+
+def image_bytes(config: BuildConfig, items: pa.Table) -> dict[str, int]:
+    """The mean size of each source's image files (bytes), _UNKNOWN_BYTES where its listing does not tell."""
+    means = (pc.mean(items["image_bytes"].filter(pc.equal(items["source"], each.name))) for each in config.sources)
+    sizes = (round(mean.as_py() or 0) or _UNKNOWN_BYTES for mean in means)
+    return dict(zip((source.name for source in config.sources), sizes, strict=True))
 
 
 def columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:

@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
+from contextlib import closing
 from typing import TypedDict
 
 import pyarrow as pa
@@ -21,10 +23,10 @@ from pipelines.config.build import BuildConfig
 from pipelines.dataset.schema import AUTHENTIC, PHOTO
 from pipelines.ingest import annotations, validation
 from pipelines.ingest.listing import ListedItem
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, pieces, storage, uris
 
 PART = 256
-"""Items of one task."""
+"""Items of one piece of work."""
 _PART_FILE = re.compile(r"[0-9a-f]{32}\.parquet(\.[0-9a-f]+\.part)?")
 MASK_LEVELS = pa.struct(
     [("kind", pa.string()), ("indexed", pa.bool_()), ("binary", pa.bool_())]
@@ -67,22 +69,70 @@ class _NotReadError(DataError):
     """A file that is missing or may not be read now."""
 
 
-def survey(config: BuildConfig, items: pa.Table, uri: str) -> pa.Table:
-    """One row (SCHEMA) for each item of a listing, in the same order; `reason` is null for the good ones."""
-    parts: dict[int, pa.Table] = {}
-    from pipelines.runtime import cluster  # here: a build that is finished needs no Ray
+def survey(config: BuildConfig, items: pa.Table, uri: str, here: bool = False) -> pa.Table:
+    """One row (SCHEMA) for each item of a listing, in the same order; `reason` is null for the good ones.
 
-    starts = range(0, len(items), PART)
+    `here`: in this process, not by workers of Ray Data.
+    """
+    rows = [
+        {"part": part, "items": ipc_bytes(items.slice(start, PART))}
+        for part, start in enumerate(range(0, len(items), PART))
+    ]
+    folder = uris.join(uri, "survey")
+    stored = storage.list_files(folder) if storage.folder_exists(folder) else []
+    names = frozenset(file.rsplit("/", 1)[-1] for file in stored)
     progress = console.Progress("survey", len(items), "files")
-    tasks = cluster.map_unordered(
-        lambda table, start: _survey_part(table.slice(start, PART), config.max_pixels, uri), items, list(starts)
-    )
-    for start, data in tasks:
-        parts[start] = pq.read_table(storage.in_arrow(data))
-        progress.advance(len(parts[start]))
-    surveyed = pa.concat_tables([parts[start] for start in starts]).combine_chunks()
+    parts: dict[int, pa.Table] = {}
+    with closing(pieces.run("build", Surveyor, (config.max_pixels, folder, names), rows, here=here)) as made:
+        for part, data in made:
+            parts[part] = pq.read_table(storage.in_arrow(data))
+            progress.advance(len(parts[part]))
+    surveyed = pa.concat_tables([parts[part] for part in range(len(rows))]).combine_chunks()
     _say_notes(surveyed)
     return surveyed
+
+
+def ipc_bytes(items: pa.Table) -> bytes:
+    """A table as a file of Arrow's: a slice alone, without the table that it was cut from."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, items.schema) as file:
+        file.write_table(items)
+    return bytes(sink.getvalue())
+
+
+class Surveyor:
+    """A worker (pieces.py): `items` of the listing (`ipc_bytes`) to that `part` of the survey, a Parquet file.
+
+    `load` gives the limit of pixels, the folder of the stored parts, and the names of those that are there.
+    """
+
+    def __init__(self, load: Callable[[], tuple[int, str, frozenset[str]]]) -> None:
+        self.max_pixels, self.folder, self.stored = load()
+
+    def __call__(self, row: pieces.Row) -> pieces.Returned:
+        """The part, or the failure."""
+        return pieces.attempt(row["part"], lambda: self._survey(pa.ipc.open_file(row["items"]).read_all().to_pylist()))
+
+    def _survey(self, rows: list[ListedItem]) -> bytes:
+        """The part as a Parquet file; a stored one is not made again.
+
+        It is stored unless a file of it could not be read: the next command may be allowed to.
+        """
+        digest = hashlib.sha256(json.dumps([rows, self.max_pixels, SCHEMA.names]).encode()).hexdigest()
+        name = f"{digest[:32]}.parquet"
+        location = uris.join(self.folder, name)
+        if name in self.stored and _is_whole(stored := storage.read_bytes(location), len(rows)):
+            return stored
+        surveyed, is_read = [], True
+        for row, files in storage.prefetch(read_files, rows):
+            surveyed.append(examine(row, files, self.max_pixels))
+            is_read &= not isinstance(files, _NotReadError)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(surveyed, schema=SCHEMA), sink)
+        data = bytes(sink.getvalue())
+        if is_read:
+            storage.write_bytes(location, data)
+        return data
 
 
 def _say_notes(surveyed: pa.Table) -> None:
@@ -161,25 +211,3 @@ def _is_whole(part: bytes, rows: int) -> bool:
     except (pa.ArrowException, ValueError, OSError):
         return False
     return bool(table.schema.equals(SCHEMA) and len(table) == rows)
-
-
-def _survey_part(items: pa.Table, max_pixels: int, uri: str) -> bytes:
-    """One part as a Parquet file; a stored one is not made again.
-
-    It is stored unless a file of it could not be read: the next command may be allowed to.
-    """
-    rows: list[ListedItem] = items.to_pylist()
-    name = hashlib.sha256(json.dumps([rows, max_pixels, SCHEMA.names]).encode()).hexdigest()[:32]
-    location = uris.join(uri, "survey", f"{name}.parquet")
-    if storage.exists(location) and _is_whole(stored := storage.read_bytes(location), len(rows)):
-        return stored
-    surveyed, is_read = [], True
-    for row, files in storage.prefetch(read_files, rows):
-        surveyed.append(examine(row, files, max_pixels))
-        is_read &= not isinstance(files, _NotReadError)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(surveyed, schema=SCHEMA), sink)
-    data = bytes(sink.getvalue())
-    if is_read:
-        storage.write_bytes(location, data)
-    return data

@@ -8,8 +8,9 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from pipelines.dataset.schema import SCHEMA, Row
 from pipelines.dataset.shard_marker import ShardMarker
 from pipelines.ingest import render
 from pipelines.ingest.plan import Plan, PlannedSample, Shard
-from pipelines.runtime import storage
+from pipelines.runtime import pieces, storage, uris
 
 
 @dataclasses.dataclass
@@ -56,24 +57,72 @@ class WrittenShard(Document):
     reused: bool
 
 
-def write(plan: Plan, index: int, config: BuildConfig, seed: int, sha256: str | None = None) -> WrittenShard:
+class Job(TypedDict):
+    """A shard to make."""
+
+    shard: int
+    """Its index in the plan."""
+    sha256: str | None
+    """What it must have (hex); None for any."""
+    stored: int | None
+    """Its size in bytes where it is there with its done-marker (`stored_sizes`)."""
+
+
+class Renderer:
+    """A worker (pieces.py): a Job to the shard, and its WrittenShard as JSON.
+
+    `load` gives the plan, the build's config and its seed.
+    """
+
+    def __init__(self, load: Callable[[], tuple[Plan, BuildConfig, int]]) -> None:
+        self.plan, self.config, self.seed = load()
+
+    def __call__(self, row: pieces.Row) -> pieces.Returned:
+        """The shard, or the failure."""
+        return pieces.attempt(row["shard"], lambda: self._write(**row))
+
+    def _write(self, shard: int, sha256: str | None, stored: int | None) -> bytes:
+        return write(self.plan, shard, self.config, self.seed, sha256, stored).model_dump_json().encode()
+
+
+def jobs(plan: Plan, uri: str, digests: Mapping[int, str | None]) -> list[Job]:
+    """The jobs of these shards of a plan, which have such a SHA-256 or any."""
+    stored = stored_sizes(uri)
+    return [
+        Job(shard=index, sha256=digest, stored=stored.get(plan.shards[index].name)) for index, digest in digests.items()
+    ]
+
+
+def stored_sizes(uri: str) -> dict[str, int]:
+    """The sizes, in bytes, of the shards of a dataset that are there with their done-markers, by name: one listing."""
+    folder = uris.join(uri, "shards")
+    stamps = storage.list_stamps(folder) if storage.folder_exists(folder) else {}
+    sizes = {location.rsplit("/", 1)[-1]: stamp.size for location, stamp in stamps.items()}
+    names = (file.removesuffix(".json") for file in sizes if file.endswith(".json"))
+    return {name: sizes[f"{name}.parquet"] for name in names if f"{name}.parquet" in sizes}
+
+
+def write(
+    plan: Plan, index: int, config: BuildConfig, seed: int, sha256: str | None = None, stored: int | None = None
+) -> WrittenShard:
     """Render and store one shard of a plan, then its done-marker.
 
-    A shard whose done-marker belongs to this very plan is not rendered again. Photographs that could not be forged
-    become rows of the marker's `rejects`. Raises DataError when a file is not what the survey read, and, with `sha256`
-    (hex), when the shard would have another one; nothing is stored then.
+    A shard whose done-marker belongs to this very plan is not rendered again; `stored` is its size where it is there
+    with a done-marker (see `stored_sizes`). Photographs that could not be forged become rows of the marker's `rejects`.
+    Raises DataError when a file is not what the survey read, and, with `sha256` (hex), when the shard would have
+    another one; nothing is stored then.
     """
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
     marker_location, data_location = (shard_location(uri, shard.name, suffix) for suffix in ("json", "parquet"))
     digest = _digest(shard, samples, config, seed)
-    finished = shard_marker.decode(storage.read_bytes(marker_location)) if storage.exists(marker_location) else None
+    finished = None if stored is None else shard_marker.decode(storage.read_bytes(marker_location))
     if (
         finished
         and finished.plan == digest
         and finished.rows + len(finished.rejects) == len(samples)
         and sha256 in (None, finished.sha256)
-        and storage.stamp(data_location).size == finished.bytes
+        and stored == finished.bytes
     ):
         return WrittenShard(marker=finished, reused=True)
     started = time.monotonic()

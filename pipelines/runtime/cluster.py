@@ -4,6 +4,7 @@ What workers print stays in Ray's log files. What they say to people comes throu
 """
 
 import logging
+import math
 import os
 import queue
 import re
@@ -11,22 +12,32 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from typing import Any
 
-import cv2
 import ray
 import ray.data
 from ray._raylet import PlacementGroupID
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
+from mpc_model.errors import InfrastructureError, UserError
 from pipelines.runtime import console, device, ray_files, signals
-from pipelines.runtime.environment import RAY_HEAD_SECONDS, TASK_RETRIES, WORKER_VARIABLES, cluster_address
+from pipelines.runtime.environment import (
+    CAPACITY_SECONDS,
+    RAY_HEAD_SECONDS,
+    TASK_RETRIES,
+    WORKER_VARIABLES,
+    cluster_address,
+)
+
+IN_FLIGHT = 2
+"""Rows at a worker of Ray Data: one is worked on, the next one waits there and not at the driver, which looks ten
+times a second."""
 
 _own_head = ""  # where the head of a Ray answers that this process started
 
@@ -63,8 +74,12 @@ def connect() -> None:
     signals.ask_when_terminated(_is_lost)
     if context.dashboard_url:  # none where the dashboard is off
         console.say(dashboard_line(context.dashboard_url, address))
-    data_context = ray.data.DataContext.get_current()
-    data_context.enable_progress_bars = False
+    quiet()
+
+
+def quiet() -> None:
+    """Keep Ray Data from printing: a job has one progress line, its own."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -120,46 +135,122 @@ def _reach(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=RAY_HEAD_SECONDS).close()
 
 
-def map_unordered(
-    function: Callable[[Any, int], bytes], shared: Any, pieces: Iterable[int]
-) -> Iterator[tuple[int, bytes]]:
-    """`function(shared, piece)` for every piece on the cluster's cores; (piece, result) as they come.
+def map_rows(
+    verb: str,
+    worker: Callable[..., Any],
+    shared: Any,
+    rows: Sequence[Mapping[str, Any]],
+    memory: int = 0,
+    in_flight: int = IN_FLIGHT,
+) -> Generator[Any]:
+    """What `worker`, a class of Ray Data's callables, returns for each row, as they come: one core's work each.
 
-    `shared` is stored once a machine. A worker or a machine that is lost has its pieces done again elsewhere; a failure
-    of ours is raised here as it was there, without a traceback of Ray's around it.
+    A worker is made once in each process, as `worker(load)`: `load()` fetches `shared`. `memory` is what one needs
+    (bytes). The pool grows with the cluster, and `in_flight` rows are at each worker, so that it never waits for this
+    process. A worker or a machine that is lost has its rows done again elsewhere.
 
-    Plain tasks, not a Ray Data pipeline: nothing but a few bytes flows between them, and Ray Data leaves a worker idle
-    for a fifth of a second after each task and starts the second worker a second late (6% of a build on two cores).
+    Raises InfrastructureError where a row, or the pool, was lost again and again. Closed early, it ends the workers.
     """
     connect()
-    stored = ray.put(shared)
-    task = ray.remote(max_retries=TASK_RETRIES)(_guarded)
-    todo, running = iter(pieces), dict[Any, int]()
-    while True:
-        # Two for each core there is now: a worker always finds the next one, and a cluster sees what to grow for.
-        wanted = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
-        running |= {task.remote(function, stored, piece): piece for piece in islice(todo, max(0, wanted))}
-        if not running:
-            return
-        (done, *_), _ = ray.wait(list(running))
-        try:
-            result, failure = ray.get(done)
-        except ray.exceptions.RayTaskError:
-            raise
-        except ray.exceptions.RayError as error:
-            raise InfrastructureError(f"a piece of work was lost {TASK_RETRIES + 1} times, at last: {error}") from None
-        if failure:
-            raise revive(failure)  # the few that are running are let go: cancelling them can abort this process
-        yield running.pop(done), result
-
-
-def _guarded(function: Callable[[Any, int], bytes], shared: Any, piece: int) -> tuple[bytes, dict[str, str] | None]:
-    """A result, or a failure as a value: raised inside a task, it would come with a traceback."""
-    cv2.setNumThreads(1)  # a task has one core; OpenCV would take all
+    if not rows:
+        return
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+    memory = min(memory, int(max(machine.get("memory", 0) for machine in machines)))  # an estimate must not stop a job
+    pool = ray.data.ActorPoolStrategy(
+        min_size=1,
+        initial_size=max(1, min(len(rows), _room(machines, memory))),
+        max_size=len(rows),
+        max_tasks_in_flight_per_actor=in_flight,
+    )
+    mapped = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+        worker,
+        fn_constructor_args=(partial(ray.get, ray.put(shared)),),
+        compute=pool,
+        num_cpus=1,
+        memory=memory,
+        ray_remote_args_fn=partial(dict, max_restarts=TASK_RETRIES, max_task_retries=TASK_RETRIES),
+    )
     try:
-        return function(shared, piece), None
-    except MPCError as error:
-        return b"", describe(error)
+        for table in configured(mapped, verb).iter_batches(
+            batch_size=None,
+            batch_format="pyarrow",
+            prefetch_batches=0,  # each row at once
+        ):
+            yield from table.to_pylist()
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        words = " ".join(str(error).split())
+        raise InfrastructureError(f"a piece of work was lost {TASK_RETRIES + 1} times, at last: {words}") from None
+
+
+def _room(machines: list[dict[str, float]], memory: int) -> int:
+    """How many workers of one core and so many bytes the machines have room for, were they free."""
+    per_bytes = (machine.get("memory", 0) // memory if memory else math.inf for machine in machines)
+    return sum(int(min(machine.get("CPU", 0), fit)) for machine, fit in zip(machines, per_bytes, strict=True))
+
+
+def configured(dataset: ray.data.Dataset, verb: str) -> ray.data.Dataset:
+    """The dataset, with settings of its own: it waits for machines as long as it takes, and says what it waits for
+    (`CapacityWatch`); a worker that dies while it is made is replaced."""
+    context = dataset.context
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = TASK_RETRIES
+    context.custom_execution_callback_classes = [partial(_PoolsWatch, verb)]  # it is called
+    return dataset
+
+
+class CapacityWatch:
+    """Says every minute that a job waits for the cluster: what a worker needs, and what the cluster has.
+
+    Call `check` often, with whether anything of the job runs.
+    """
+
+    def __init__(self, verb: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._verb, self._clock = verb, clock
+        self._since = self._said = clock()
+
+    def check(self, runs: bool, cpus: float, memory: float = 0, gpus: float = 0) -> None:
+        """`cpus`, `memory` (bytes) and `gpus` are what one worker, or the smallest group of them, needs."""
+        now = self._clock()
+        if runs:
+            self._since = self._said = now
+        elif now - self._said >= CAPACITY_SECONDS:
+            self._said = now
+            waited = console.duration(now - self._since)
+            console.warn(f"{self._verb}: waiting for a worker for {waited}: {_shortage(cpus, memory, gpus)}")
+
+
+def _shortage(cpus: float, memory: float, gpus: float) -> str:
+    """What is needed, and what the cluster has and has free, in words."""
+    needed = {"CPU": cpus, "GPU": gpus, "memory": memory}
+    names = [name for name, amount in needed.items() if amount]
+    total, free = ray.cluster_resources(), ray.available_resources()
+    has, has_free = (_amounts({name: of.get(name, 0) for name in names}) for of in (total, free))
+    return f"it needs {_amounts({name: needed[name] for name in names})}; the cluster has {has}, free are {has_free}"
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    """`1 CPU and 2.5 GiB of memory`."""
+    return " and ".join(
+        f"{amount / 2**30:.1f} GiB of memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in resources.items()
+    )
+
+
+class _PoolsWatch(ExecutionCallback):
+    """Ray Data calls it at each of its steps: looks whether each pool of workers has one that runs."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb, self._watches = verb, dict[str, CapacityWatch]()
+
+    def on_execution_step(self, executor: Any) -> None:
+        for operator in executor._topology:
+            workers, needed = operator.get_actor_info(), operator.min_scheduling_resources()
+            waits = workers.pending + workers.restarting > 0 and not workers.running
+            watch = self._watches.setdefault(operator.id, CapacityWatch(self._verb))
+            watch.check(not waits, needed.cpu, needed.memory, needed.gpu)
 
 
 def model_pool(tasks: int) -> tuple[dict[str, Any], int]:

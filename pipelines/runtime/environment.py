@@ -127,6 +127,8 @@ RAY_HEAD_SECONDS = 10.0
 """A head of Ray that does not accept a connection for so long is away; Ray itself tries for minutes."""
 TASK_RETRIES = 10
 """Times that a piece of a build is done again after its worker was lost."""
+CAPACITY_SECONDS = 60.0
+"""How often a job says what it waits for while the cluster has no room for any of its workers."""
 
 
 def unused(with_s3: bool) -> list[str]:

@@ -140,11 +140,12 @@ def test_a_file_that_changes_after_an_interrupted_survey_is_surveyed_again(
     """The kept survey names what it covers: the other file makes other rows, not stale ones."""
     config = pairs_config(tmp_path, pairs)
     listed = listing.list_all(config.build, config.seed)
-    before = survey.survey(config.build, listed, str(config.build.output))
+    before = survey.survey(config.build, listed, str(config.build.output), here=True)
     mask = np.zeros((192, 256), np.uint8)
     mask[100:150, 10:200] = 255
     cv2.imwrite(str(pairs / "masks" / "f1.png"), mask)
-    again = survey.survey(config.build, listing.list_all(config.build, config.seed), str(config.build.output))
+    listed = listing.list_all(config.build, config.seed)
+    again = survey.survey(config.build, listed, str(config.build.output), here=True)
     differing = [a != b for a, b in zip(before.to_pylist(), again.to_pylist(), strict=True)]
     assert sum(differing) == 1
     build(config)

@@ -65,30 +65,28 @@ def test_a_file_that_is_gone_is_a_bad_item(config: BuildConfig, tmp_path: Path) 
     assert survey.examine(item, files, LIMIT)["reason"] == "unreadable"
 
 
-def test_a_part_with_a_file_that_was_not_there_is_surveyed_again(
-    config: BuildConfig, tmp_path: Path, ray_session: None
-) -> None:
+def test_a_part_with_a_file_that_was_not_there_is_surveyed_again(config: BuildConfig, tmp_path: Path) -> None:
     items = listing.list_all(config, 0)
     file = tmp_path / "pairs" / "images" / "0.png"
     data = file.read_bytes()
     file.unlink()
     output = str(tmp_path / "output")
-    assert survey.survey(config, items, output)["reason"].to_pylist()[0] == "unreadable"
+    assert survey.survey(config, items, output, here=True)["reason"].to_pylist()[0] == "unreadable"
     file.write_bytes(data)  # the same listing: a file that may be read again does not change its stamp
-    assert survey.survey(config, items, output)["reason"].to_pylist()[0] is None
+    assert survey.survey(config, items, output, here=True)["reason"].to_pylist()[0] is None
 
 
 def test_parts_are_stored_and_read_again_until_they_are_deleted(
-    config: BuildConfig, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+    config: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "output"
     items = listing.list_all(config, 0)
-    first = survey.survey(config, items, str(output))
+    first = survey.survey(config, items, str(output), here=True)
     assert pa.Table.from_pylist(rows(config), survey.SCHEMA) == first
     (part,) = (output / "survey").iterdir()
     for file in (tmp_path / "pairs" / "images").iterdir():
         file.write_bytes(b"")  # only a stored part can tell now what was there
-    assert survey.survey(config, items, str(output)) == first
+    assert survey.survey(config, items, str(output), here=True) == first
     (output / "survey" / "notes.txt").write_text("somebody else's")
     survey.delete_parts(str(output))
     assert [file.name for file in (output / "survey").iterdir()] == ["notes.txt"]
@@ -96,16 +94,16 @@ def test_parts_are_stored_and_read_again_until_they_are_deleted(
     (output / "survey" / "notes.txt").unlink()
     survey.delete_parts(str(output))
     assert not (output / "survey").exists()
-    assert survey.survey(config, items, str(output))["reason"].to_pylist()[0] == "zero_bytes"
+    assert survey.survey(config, items, str(output), here=True)["reason"].to_pylist()[0] == "zero_bytes"
 
 
 @pytest.mark.parametrize("damage", ["cut", "no Parquet", "fewer rows"])
-def test_a_damaged_part_is_made_again(config: BuildConfig, tmp_path: Path, ray_session: None, damage: str) -> None:
+def test_a_damaged_part_is_made_again(config: BuildConfig, tmp_path: Path, damage: str) -> None:
     output, items = tmp_path / "output", listing.list_all(config, 0)
-    first = survey.survey(config, items, str(output))
+    first = survey.survey(config, items, str(output), here=True)
     (part,) = (output / "survey").iterdir()
     if damage == "fewer rows":
         pq.write_table(first.slice(1), part)
     else:
         part.write_bytes(part.read_bytes()[:-7] if damage == "cut" else b"x" * 100)
-    assert survey.survey(config, items, str(output)) == first
+    assert survey.survey(config, items, str(output), here=True) == first

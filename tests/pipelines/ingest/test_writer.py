@@ -34,6 +34,12 @@ def config_and_plan(photos: Path, output: Path, views: int = 1) -> tuple[BuildCo
     return config, plan.make(config, SEED, good)[0]
 
 
+def write_again(made: Plan, config: BuildConfig) -> writer.WrittenShard:
+    """The first shard, as a build does it that goes on after another one."""
+    (job,) = writer.jobs(made, str(config.output), {0: None})
+    return writer.write(made, 0, config, SEED, job["sha256"], job["stored"])
+
+
 def test_the_marker_says_what_the_shard_holds(photos: Path, tmp_path: Path) -> None:
     config, made = config_and_plan(photos, tmp_path)
     written = writer.write(made, 0, config, SEED)
@@ -71,7 +77,7 @@ def test_a_finished_shard_is_not_written_again(photos: Path, tmp_path: Path) -> 
     first = writer.write(made, 0, config, SEED)
     shard = tmp_path / "shards" / "train-00000.parquet"
     written_at = shard.stat().st_mtime_ns
-    again = writer.write(made, 0, config, SEED)
+    again = write_again(made, config)
     assert (again.reused, again.marker) == (True, first.marker)
     assert shard.stat().st_mtime_ns == written_at
 
@@ -89,7 +95,7 @@ def test_an_unfinished_shard_is_written_with_the_same_bytes(photos: Path, tmp_pa
         shard.write_bytes(shard.read_bytes()[:-1])
     else:
         shard.unlink()
-    again = writer.write(made, 0, config, SEED)
+    again = write_again(made, config)
     assert not again.reused
     assert again.marker.sha256 == first.marker.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
 
@@ -98,6 +104,6 @@ def test_another_config_is_another_shard(photos: Path, tmp_path: Path) -> None:
     config, made = config_and_plan(photos, tmp_path)
     first = writer.write(made, 0, config, SEED)
     other, made = config_and_plan(photos, tmp_path, views=2)
-    again = writer.write(made, 0, other, SEED)
+    again = write_again(made, other)
     assert not again.reused
     assert again.marker.plan != first.marker.plan

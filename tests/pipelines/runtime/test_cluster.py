@@ -1,28 +1,12 @@
-"""Tasks and messages over Ray: results as they come, failures of ours as they were raised."""
+"""Messages over Ray, addresses of clusters, and what is said while a cluster has no room."""
 
 import socket
-from typing import Any
 
 import pytest
+from support import FakeClock
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import UserError
 from pipelines.runtime import cluster, console
-
-
-def test_results_come_with_their_pieces_whatever_the_order(ray_session: None) -> None:
-    done = dict(cluster.map_unordered(lambda shared, piece: bytes([shared + piece]), 10, range(7)))
-    assert done == {piece: bytes([10 + piece]) for piece in range(7)}
-    assert list(cluster.map_unordered(lambda shared, piece: b"", None, ())) == []
-
-
-def test_a_failure_of_ours_is_raised_as_it_was_in_the_task(ray_session: None) -> None:
-    def fails(shared: Any, piece: int) -> bytes:
-        if piece == 2:
-            raise DataError("sample 2 is damaged")
-        return b""
-
-    with pytest.raises(DataError, match=r"^sample 2 is damaged$"):
-        list(cluster.map_unordered(fails, None, range(4)))
 
 
 def test_messages_of_workers_are_handled_before_the_block_ends(ray_session: None) -> None:
@@ -64,3 +48,26 @@ def test_the_line_of_the_dashboard_says_how_to_get_in(
     assert f"ssh -L {port}:{url} {host}, and http://127.0.0.1:{port} there" in line
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "token" not in cluster.dashboard_line(url, address)
+
+
+def test_what_is_waited_for_is_said_every_minute_until_a_worker_runs(
+    ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time = FakeClock()
+    watch = cluster.CapacityWatch("build", time.clock.now)
+
+    def lines_after(seconds: float, runs: bool = False) -> list[str]:
+        time.seconds += seconds
+        watch.check(runs, cpus=500, memory=3 * 2**40)
+        return capsys.readouterr().err.splitlines()
+
+    assert lines_after(59) == []
+    (line,) = lines_after(1)
+    assert (
+        "build: warning: waiting for a worker for 1m00s: it needs 500 CPU and 3072.0 GiB of memory; the cluster has "
+        in line
+    )
+    assert lines_after(59) == []
+    assert "for 2m00s" in lines_after(1)[0]
+    assert lines_after(60, runs=True) == lines_after(59) == []  # the minute counts from the last worker that ran
+    assert "for 1m00s" in lines_after(1)[0]
