@@ -6,11 +6,12 @@ scores of the untrained network are remembered (artifacts/untrained.py).
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.evaluation.metrics import Scores, summarize
@@ -25,13 +26,18 @@ from pipelines.config.root import Config
 from pipelines.dataset import integrity, leakage
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference.scorer import METHODS, Scope, ScoredImage, Scorer, decode_row, read_scores
-from pipelines.runtime import console, storage, uris
+from pipelines.inference import score_store
+from pipelines.inference.job import in_process
+from pipelines.inference.score_store import SCHEMA
+from pipelines.inference.scorer import METHODS, Scope, ScoredImage, ScoreJob, decode_row, unpacked
+from pipelines.runtime import canonical, console, device, storage, uris
 
 _COMPARED = 8
 """Images that are also mapped in fp32, to say what another precision changes, at most."""
 _GPU_GROUPS = 16
 """Row groups of one task of Ray Data, where workers have a GPU: the stages of a worker run empty at its end."""
+FEW_SAMPLES = 64
+"""Samples that are scored in this process, at most: to start Ray takes ten seconds of a processor."""
 
 
 def evaluate(config: Config) -> EvaluationResult:
@@ -57,13 +63,14 @@ def evaluate(config: Config) -> EvaluationResult:
     if claimed.finished:
         reuse.say_reused("evaluate", "evaluation", output)
         return cast(EvaluationResult, claimed.results)
-    images = _score_all(config, localizer.spec, manifest, len(reader.sizes))
+    images = _score_all(config, localizer.spec, manifest, len(reader.sizes), claimed.resumed)
     metrics = _metrics(images, config, localizer.spec.threshold, manifest.fingerprint, warnings)
     listed = json.dumps([_image_entry(image) for image in images], indent=1)
     storage.write_bytes(uris.join(output, "images.json"), listed.encode())
     pictures = _draw(images, reader, localizer, settings.pictures, output)
     storage.write_bytes(uris.join(output, evaluation.FILE_NAME), json.dumps(metrics, indent=1).encode())
     claimed.finish(**metrics, pictures=pictures)
+    score_store.clear(output)
     line = summary_line(metrics["model"], metrics["threshold"])
     if compared := metrics["against_fp32"]:
         console.say(f"evaluate: {against_line(settings.precision, compared)}")
@@ -94,14 +101,15 @@ def against_line(precision: str, compared: AgainstFp32) -> str:
     )
 
 
-def _score_all(config: Config, spec: ModelSpec, manifest: Manifest, groups: int) -> list[ScoredImage]:
+def _score_all(config: Config, spec: ModelSpec, manifest: Manifest, groups: int, resumed: bool) -> list[ScoredImage]:
     """Score every sample of the split by all METHODS, by the untrained network only where that is not remembered."""
     settings = config.evaluate
     origin = untrained.made_from(spec, config.seed, manifest.fingerprint, settings.split, settings.precision)
     remembered = untrained.read(config.workspace, origin, manifest.splits[settings.split].samples)
     compared = np.linspace(0, groups - 1, min(groups, _COMPARED)).round() if settings.precision != "fp32" else ()
     scope = Scope(remembered is None, frozenset(int(group) for group in compared))
-    images = _score(config, manifest, groups, scope)
+    key = canonical.digest([origin, scope.untrained])
+    images = _score(ScoreJob(manifest, settings, config.seed, scope, key), groups, resumed)
     if remembered:
         console.say("evaluate: the scores of the untrained network are those of an earlier evaluation")
         return [
@@ -115,28 +123,41 @@ def _score_all(config: Config, spec: ModelSpec, manifest: Manifest, groups: int)
     return images
 
 
-def _score(config: Config, manifest: Manifest, groups: int, scope: Scope) -> list[ScoredImage]:
-    """Score every sample of the split, some row groups a task, on a pool of workers that each hold the model."""
-    from pipelines.runtime import cluster
-
-    cluster.connect()
-    import ray
-
-    pool, cores = cluster.model_pool(groups)
-    together = _GPU_GROUPS if pool.get("num_gpus") else 1
-    tasks = [{"groups": list(range(start, min(start + together, groups)))} for start in range(0, groups, together)]
-    scored = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
-        Scorer,
-        fn_constructor_args=(manifest, config.evaluate, config.seed, scope, cores),
-        **pool,
-    )
-    progress = console.Progress("evaluate", manifest.splits[config.evaluate.split].samples, "images")
-    images: list[ScoredImage] = []
-    for item in scored.iter_rows():
-        of_group = read_scores(item)
-        images += of_group
-        progress.advance(len(of_group))
+def _score(job: ScoreJob, groups: int, resumed: bool) -> list[ScoredImage]:
+    """The scores of all row groups, in order: those that are stored, and those made now."""
+    output, samples = str(job.settings.output), job.manifest.splits[job.settings.split].samples
+    done, stored = score_store.read(output, job.key) if resumed else (set[int](), SCHEMA.empty_table())
+    images = unpacked(stored)
+    if images:
+        console.say(f"evaluate: {len(images)} of {samples} images are scored already")
+    progress = console.Progress("evaluate", samples, "images", done=len(images))
+    missing = [group for group in range(groups) if group not in done]
+    for rows in _score_missing(job, missing, samples - len(images), resumed) if missing else ():
+        images += unpacked(rows)
+        progress.advance(len(rows))
     return sorted(images, key=lambda image: (image.group, image.row))
+
+
+def _score_missing(job: ScoreJob, missing: list[int], samples: int, resumed: bool) -> Iterator[pa.Table]:
+    """The rows of row groups that are not scored, made in this process where their samples are few and it did not end
+    an earlier try, else by a pool of workers."""
+    settings = job.settings
+
+    def tasks(together: int) -> list[pa.Table]:
+        return [
+            pa.table({"group": pa.array(missing[start : start + together], pa.int64())})
+            for start in range(0, len(missing), together)
+        ]
+
+    is_few = samples <= FEW_SAMPLES and not resumed
+    is_here = is_few and (settings.accelerator != "gpu" or device.is_gpu_here())
+    if is_here if settings.workers == "auto" else settings.workers == 0:
+        yield from in_process(job, tasks(1), settings)
+        return
+    from pipelines.inference import pool
+
+    shape = pool.worker_shape(settings)
+    yield from pool.on_cluster(job, tasks(_GPU_GROUPS if shape.gpus else 1), settings, shape)
 
 
 def _metrics(

@@ -6,15 +6,11 @@
 <output>/rows/                           the rows while they are made: the same command goes on from them
 """
 
-import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import mlflow
-from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
@@ -24,17 +20,22 @@ from pipelines.artifacts.model_directory import load_model, model_digest, requir
 from pipelines.config.root import Config, PredictConfig
 from pipelines.runtime import console, storage, tracking_uri, uris
 from pipelines.runtime.stamp import Stamp
-from pipelines.tracking import client
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from mpc_model.localizer import Localizer
+    from pipelines.inference import score_table
 
 
 _BLOCK, _GPU_BLOCK = 64, 512
-"""Images of one task of Ray Data, without and with GPUs: its rows come back when all of them are mapped, and the stages
-of a worker run empty at its end."""
+"""Images of one task of Ray Data, without and with GPUs, at most: its rows come back when all of them are mapped, and
+the stages of a worker run empty at its end."""
+_LEAST_BLOCK, _LEAST_GPU_BLOCK = 4, 64
+"""At least, where images are few for the workers that there are: a GPU takes up to 64 at once."""
+FEW_IMAGES, FEW_PIXELS = 16, 2**26
+"""Images, and pixels of all of them, that are mapped in this process, at most: to start Ray takes ten seconds of a
+processor. One image alone is always mapped here."""
 
 
 class UnreadableImagesError(DataError):
@@ -73,44 +74,26 @@ def predict(config: Config) -> dict[str, Any]:
     claimed = record.claim(output, "predict", identity, config.dump())
     if passed_over:
         console.say(f"predict: {passed_over}")
-    rows = _map_all(model, digest, files, settings)
-    del files
-    failed = rows.filter(rows["error"].is_valid())
-    _write(rows, output)
+    claimed.reopen()
+    mapped = _map_all(model, digest, files, settings, claimed.resumed)
     claimed.finish(
-        images=len(rows),
-        failed=len(failed),
+        images=mapped.images,
+        failed=mapped.failed,
         seen=request,
         scores=uris.join(output, "scores.csv"),
         precision=settings.precision,
     )
-    console.say(f"predict: {len(rows) - len(failed)} maps in {uris.join(output, 'maps')}, scores in scores.csv")
-    if noted := len(rows) - rows["note"].null_count:
-        console.say(f"predict: of {noted} files with several pictures the first one was mapped (`note` in scores.csv)")
-    if len(failed):
-        kind = DataError if len(failed) == len(rows) else UnreadableImagesError
+    console.say(f"predict: {mapped.images - mapped.failed} maps in {uris.join(output, 'maps')}, scores in scores.csv")
+    if mapped.noted:
+        words = "files with several pictures the first one was mapped (`note` in scores.csv)"
+        console.say(f"predict: of {mapped.noted} {words}")
+    if mapped.failed:
+        kind = DataError if mapped.failed == mapped.images else UnreadableImagesError
         raise kind(
-            f"{len(failed)} of {len(rows)} images could not be read (see `error` in {output}/scores.csv);"
-            f" the first: {failed['error'][0].as_py()}"
+            f"{mapped.failed} of {mapped.images} images could not be read (see `error` in {output}/scores.csv);"
+            f" the first: {mapped.first_error}"
         )
     return claimed.results
-
-
-def _write(rows: "pa.Table", output: str) -> None:
-    """Write the table as CSV and as Parquet. Some thousand rows at a time are objects: a million need gigabytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = rows.drop_columns(["key"])
-    whole = {"height": "Int64", "width": "Int64"}  # None where there is no map
-    in_pandas = pa.Schema.from_pandas(table.slice(0, 0).to_pandas().astype(whole), preserve_index=False)
-    text = io.StringIO()
-    for number, batch in enumerate(table.to_batches(4096)):
-        batch.to_pandas(integer_object_nulls=True).astype(whole).to_csv(text, index=False, header=number == 0)
-    storage.write_bytes(uris.join(output, "scores.csv"), text.getvalue().encode())
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(in_pandas.metadata), sink)
-    storage.write_bytes(uris.join(output, "scores.parquet"), bytes(sink.getvalue()))
 
 
 @contextmanager
@@ -122,6 +105,11 @@ def model_folder(model: str, config: Config) -> Iterator[str]:
         return
     if database := tracking_uri.absent_database(str(config.tracking.uri)):
         raise UserError(f"no model {model}: there is no MLflow database at {database}; run `mpc register` first")
+    import mlflow  # here, since a model directory needs neither
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking import client
+
     client.client(config)  # raises where the store does not answer
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -134,50 +122,65 @@ def model_folder(model: str, config: Config) -> Iterator[str]:
         yield str(Path(local) / "artifacts" / "model")
 
 
-def _map_all(model: "Localizer", digest: str, files: dict[str, Stamp], settings: PredictConfig) -> "pa.Table":
-    """The row (row_store.SCHEMA) of every image, sorted by location: those that are stored, and those made now."""
+def _map_all(
+    model: "Localizer", digest: str, files: dict[str, Stamp], settings: PredictConfig, resumed: bool
+) -> "score_table.Summary":
+    """Map the images that have no map yet, and write the table of all, sorted by location."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipelines.inference import row_store
+    from pipelines.inference import row_store, score_table
 
     output = str(settings.output)
     is_folded = storage.exists(uris.join(output, record.RECORD.upper()))  # its name is in lower case
     wanted = row_store.wanted(digest, files, settings, is_folded)
+    files.clear()  # of a million images, gigabytes less
     stored = row_store.stored(wanted, output, settings.overlays)
     if len(stored):
         console.say(f"predict: {len(stored)} of {len(wanted)} images have their maps already")
     missing = wanted.filter(pc.invert(pc.is_in(wanted["key"], stored["key"].combine_chunks())))
-    made = _map_missing(model, missing, len(stored), settings) if len(missing) else []
-    rows = pa.concat_tables([stored, *made]).sort_by("image")
-    row_store.replace(output, rows)
-    return rows
+    rows = pa.concat_tables([stored, *_map_missing(model, missing, len(stored), settings, resumed)])
+    table = score_table.Table(rows, pc.index_in(wanted["key"], rows["key"].combine_chunks()))
+    row_store.replace(output, table.slices())
+    return score_table.write(output, table)
 
 
-def _map_missing(model: "Localizer", missing: "pa.Table", done: int, settings: PredictConfig) -> list["pa.Table"]:
-    """The rows of the images that are missing, made by a pool of workers that each hold the model."""
-    from pipelines.inference import mapper
-    from pipelines.runtime import cluster
+def _map_missing(
+    model: "Localizer", missing: "pa.Table", done: int, settings: PredictConfig, resumed: bool
+) -> Iterator["pa.Table"]:
+    """The rows of the images that are missing: of a few made in this process, else by a pool of workers."""
+    from pipelines.inference import job, mapper
 
-    cluster.connect()
-    import ray
-
-    pool, cores = cluster.model_pool(len(missing))
-    block = _GPU_BLOCK if pool.get("num_gpus") else _BLOCK
-    blocks = [missing.slice(start, block) for start in range(0, len(missing), block)]
-    mapped = ray.data.from_arrow(blocks).map_batches(
-        mapper.Mapper,
-        fn_constructor_args=(ray.put(model), settings, cores),
-        batch_size=None,  # a whole block
-        batch_format="pandas",
-        **pool,
-    )
+    if not len(missing):
+        return
+    mapping = mapper.MapJob(model, settings)
     progress = console.Progress("predict", done + len(missing), "images", done=done)
-    made = []
-    for batch in mapped.iter_batches(batch_format="pyarrow"):
-        rows, failure = mapper.returned(batch)
-        made.append(rows)
+    if _is_for_this_process(missing, settings, resumed):
+        made = job.in_process(mapping, [missing], settings)
+    else:
+        from pipelines.inference import pool
+
+        shape = pool.worker_shape(settings)
+        least, most = (_LEAST_GPU_BLOCK, _GPU_BLOCK) if shape.gpus else (_LEAST_BLOCK, _BLOCK)
+        block = min(max(len(missing) // (2 * max(1, shape.fitting)), least), most)  # two for each worker there is
+        blocks = [missing.slice(start, block) for start in range(0, len(missing), block)]
+        made = pool.on_cluster(mapping, blocks, settings, shape)
+    for rows in made:
         progress.advance(len(rows))
-        if failure:
-            raise failure
-    return made
+        yield rows
+
+
+def _is_for_this_process(missing: "pa.Table", settings: PredictConfig, resumed: bool) -> bool:
+    """Whether the images are mapped without Ray: where the config says so, and where they are few.
+
+    Not where an earlier try did not come to its end: an image that ends this process would end it again; it ends a
+    worker of Ray's, and has its row then.
+    """
+    from pipelines.inference import mapper
+    from pipelines.runtime import device
+
+    if settings.workers != "auto":
+        return settings.workers == 0
+    if resumed or len(missing) > FEW_IMAGES or (settings.accelerator == "gpu" and not device.is_gpu_here()):
+        return False
+    return len(missing) == 1 or mapper.pixels(missing["image"].to_pylist(), FEW_PIXELS) <= FEW_PIXELS

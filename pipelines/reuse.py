@@ -73,8 +73,8 @@ def prediction_identity(digest: str, source: str) -> dict[str, Any]:
 
 def prediction_request(files: dict[str, Stamp], settings: PredictConfig) -> str:
     """A digest of the images, with their stamps, and of what is made of each."""
-    made = [sorted(files.items()), settings.overlays, settings.tile, *_precision(settings.precision).values()]
-    return canonical.digest(made)
+    others = settings.overlays, settings.tile, *_precision(settings.precision).values()
+    return canonical.digest_of_many(((name, files[name]) for name in sorted(files)), *others)
 
 
 def _precision(precision: str) -> dict[str, str]:

@@ -49,6 +49,12 @@ class Record:
         document = {key: getattr(self, key) for key in ("verb", "identity", "finished", "results")}
         storage.write_bytes(uris.join(self.uri, RECORD), json.dumps(document, indent=1).encode() + b"\n")
 
+    def reopen(self) -> None:
+        """Mark a complete output as one that is worked on again."""
+        if self.finished:
+            self.finished = False
+            self.save()
+
     def finish(self, **results: Any) -> None:
         """Mark the output as complete, with its results."""
         self.results.update(results)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from pipelines.config.base import BatchSize, Fraction, Location, Precision, Section, SplitName
+from pipelines.config.pool import PoolConfig
 
 
 def _is_no_lock(name: str) -> str:
@@ -35,7 +36,7 @@ Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Text of one line."""
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(PoolConfig):
     """A model on one split of a dataset, beside two baselines."""
 
     model: Location | None = None

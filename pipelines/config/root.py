@@ -15,12 +15,13 @@ from mpc_model.errors import UserError
 from pipelines.config.base import BatchSize, Location, ModelLocation, Precision, Section
 from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
+from pipelines.config.pool import PoolConfig
 from pipelines.config.search import TuneConfig
 from pipelines.config.training import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from pipelines.runtime import layout, tracking_uri, uris
 
 
-class PredictConfig(Section):
+class PredictConfig(PoolConfig):
     """A folder or prefix of images to probability maps."""
 
     input: Location | None = None

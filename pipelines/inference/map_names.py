@@ -4,7 +4,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from pipelines.runtime import uris
 
@@ -25,18 +25,17 @@ def overlay_location(output: str, name: str) -> str:
     return uris.join(output, "overlays", name + OVERLAY_SUFFIX)
 
 
-def map_names(images: Iterable[str], source: str, output: str, is_folded: bool) -> Iterator[str]:
+def map_names(images: Collection[str], source: str, output: str, is_folded: bool) -> Iterator[str]:
     """For each of the images below `source` its name below `output`, unique among them.
 
     It is the path below `source`. Where no file can have that path, it has a digest, as in `photo~0a1b2c3d4e5f`: the
     path is too long, steps out of the folder (keys of objects may hold `..`), or is that of a folder of another map; or
     another map would be the same file, because the output takes upper and lower case for the same (`is_folded`).
     """
-    paths = [_below(image, source) for image in images]
-    folders = {path[:end] for path in paths for end in _ends_of_folders(path)}
-    files = Counter(map(_folded, paths)) if is_folded else Counter[str]()
+    folders = {path[:end] for path in _below(images, source) for end in _ends_of_folders(path)}
+    files = Counter(map(_folded, _below(images, source))) if is_folded else Counter[str]()
     room = _KEY_BYTES if uris.is_remote(output) else _PATH_BYTES - len(os.fsencode(f"{output}/overlays/"))
-    for path in paths:
+    for path in _below(images, source):
         parts = path.split("/")
         fits = len(os.fsencode(path)) + len(MAP_SUFFIX) <= room and all(
             len(os.fsencode(part)) + len(MAP_SUFFIX) <= _NAME_BYTES for part in parts
@@ -49,9 +48,9 @@ def map_names(images: Iterable[str], source: str, output: str, is_folded: bool) 
             yield f"{parts[-1][:40]}~{digest}"
 
 
-def _below(image: str, source: str) -> str:
-    """The path of an image below the input, or its name where it is the input itself."""
-    return image[len(source) :].removeprefix("/") or image.rsplit("/", 1)[-1]
+def _below(images: Iterable[str], source: str) -> Iterator[str]:
+    """The path of each image below the input, or its name where it is the input itself."""
+    return (image[len(source) :].removeprefix("/") or image.rsplit("/", 1)[-1] for image in images)
 
 
 def _ends_of_folders(path: str) -> Iterator[int]:

@@ -1,35 +1,31 @@
-"""A worker of `mpc predict`: it reads images, writes their maps and overlays, and returns the rows of the table.
+"""The work of `mpc predict`: it reads images, writes their maps and overlays, and returns the rows of the table.
 
 It is not in predict.py, since a worker that does not import MLflow starts three seconds sooner.
 """
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import ray
 from torch import Tensor
 
-from mpc_model.errors import DataError, MPCError, UnreadableFileError, describe, revive
+from mpc_model.errors import DataError, MPCError, UnreadableFileError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, MAX_PIXELS, Picture, read_header, read_picture
 from mpc_model.localizer import Localizer, to_probabilities
 from pipelines.config.root import PredictConfig
 from pipelines.inference import row_store
+from pipelines.inference.job import Result, Work
 from pipelines.inference.map_names import map_location, overlay_location
 from pipelines.inference.network import Network
 from pipelines.inference.stages import in_stages
 from pipelines.runtime import device, storage, unexpected
+from pipelines.runtime.device import Accelerator
 
-COLUMNS = ("image", "map", "height", "width", "score", "forged_fraction", "error", "note")
-"""Of the table of scores."""
-RETURNED = (*COLUMNS, "key", "failure")
-"""Of what a worker returns; `failure` is of no single image and ends the command (errors.describe, as JSON)."""
 _STORED = 8
 """Rows that are stored at a time: a worker that is killed loses less than these, and what is in the stages."""
 
@@ -55,29 +51,47 @@ class _Decoded:
     error: str | None = None
 
 
-class Mapper:
-    """Ray Data's callable: rows of `image` (URI), `name` (map_names) and `key` in, rows of RETURNED out.
+@dataclass(frozen=True)
+class MapJob:
+    """The maps of images: rows of `image` (URI), `name` (map_names) and `key` in, rows of row_store.SCHEMA out."""
 
-    `model` is a Ray reference to a Localizer; `settings` say output, overlays, tile, batch size and precision. With
-    `cores`, torch uses so many in this process, and as many threads decode and encode. Rows are stored (row_store) a
-    few at a time, before they are returned.
+    model: Localizer
+    settings: PredictConfig
+    schema = row_store.SCHEMA
+
+    def start(self, accelerator: Accelerator, cores: int) -> Work:
+        """A Mapper on the device of this process."""
+        model = self.model.to(device.worker_device(accelerator, "predict"))
+        return Mapper(model, self.settings, device.use_cores(cores))
+
+    def lost(self, row: pa.Table, times: int) -> pa.Table:
+        """The row of an image that ended its worker so many times."""
+        image, _, key = (column[0].as_py() for column in row.columns)
+        reason = (
+            f"{image}: its worker ended {times} times while it mapped this image, killed or crashed (memory ran out,"
+            " or a decoder failed); set predict.tile, give workers more memory, or leave the image out"
+        )
+        return pa.Table.from_pylist([_failed(_File(image, "", key), reason)], self.schema)
+
+
+class Mapper:
+    """Maps images, with as many threads that decode and encode as it is given.
+
+    `settings` say output, overlays, tile, batch size and precision. Rows are stored (row_store) a few at a time, before
+    they are returned.
     """
 
-    def __init__(self, model: Any, settings: PredictConfig, cores: int | None = None) -> None:
-        self.threads = device.use_cores(cores) if cores else 2
+    def __init__(self, model: Localizer, settings: PredictConfig, threads: int = 2) -> None:
+        self.threads = threads
         self.output, self.overlays = str(settings.output), settings.overlays
-        localizer: Localizer = ray.get(model).to(device.process_device())
-        self.threshold = localizer.spec.threshold
-        self.network = Network(localizer, settings.batch_size, settings.tile, settings.precision)
+        self.threshold = model.spec.threshold
+        self.network = Network(model, settings.batch_size, settings.tile, settings.precision)
         self.part = row_store.Part(self.output)
 
-    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a batch, in order. An image that cannot be read has an `error`, and no map.
-
-        A failure is returned, since Ray would put a traceback around one that is raised, and lose the rows before it.
-        """
+    def __call__(self, task: pa.Table) -> Result:
+        """The rows of images, in order. An image that cannot be read has an `error`, and no map."""
         chunk = max(self.network.images, self.threads)
-        wanted = [_File(*row) for row in batch[["image", "name", "key"]].itertuples(index=False, name=None)]
+        wanted = [_File(row["image"], row["name"], row["key"]) for row in task.to_pylist()]
         made = in_stages(
             (file for _, file in storage.prefetch(_read, wanted, chunk)),
             chunk,
@@ -87,27 +101,26 @@ class Mapper:
             finish=self._finish,
             threads=self.threads,
         )
-        rows, unstored = list[dict[str, Any]](), list[dict[str, Any]]()
+        tables, rows = [row_store.SCHEMA.empty_table()], list[dict[str, Any]]()
         failure = None
         try:
             for row in made:
                 rows.append(row)
-                unstored.append(row)
-                if len(unstored) == _STORED:
-                    unstored = self._store(unstored)
+                if len(rows) == _STORED:
+                    tables.append(self._stored(rows))
+                    rows = []
         except MPCError as error:
             failure = error
         try:
-            self._store(unstored)
+            tables.append(self._stored(rows))
         except MPCError as error:
             failure = failure or error
-        if failure:
-            rows.append({"failure": json.dumps(describe(failure))})
-        return pd.DataFrame(rows, columns=list(RETURNED))
+        return Result(pa.concat_tables(tables), failure)
 
-    def _store(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        self.part.add(pa.Table.from_pylist(rows, row_store.SCHEMA))
-        return []
+    def _stored(self, rows: list[dict[str, Any]]) -> pa.Table:
+        table = pa.Table.from_pylist(rows, row_store.SCHEMA)
+        self.part.add(table)
+        return table
 
     def _infer(self, decoded: list[_Decoded]) -> list[Tensor | Exception | None]:
         """The logits of each picture, or why it has none; None where there is no picture."""
@@ -164,6 +177,16 @@ def _read(file: _File) -> _File:
     return replace(file, data=data, pixels=header.height * header.width)
 
 
+def pixels(images: Iterable[str], enough: int) -> int:
+    """Pixels of images by their headers, added up until they are more than `enough`; none of one that is not read."""
+    total = 0
+    for image in images:
+        total += _read(_File(image, "", "")).pixels
+        if total > enough:
+            break
+    return total
+
+
 def _decode(file: _File) -> _Decoded:
     if file.error:
         return _Decoded(file, error=file.error)
@@ -183,13 +206,5 @@ def _words(error: BaseException | None, uri: str) -> str:
     return f"{uri}: memory ran out; set predict.tile, or leave the image out"
 
 
-def returned(batch: pa.Table) -> tuple[pa.Table, MPCError | None]:
-    """The rows (row_store.SCHEMA) in what a Mapper returned, and the failure that ended it."""
-    columns = {field.name: batch[field.name].cast(field.type) for field in row_store.SCHEMA}
-    rows = pa.table(columns, row_store.SCHEMA).filter(batch["failure"].is_null())
-    failures = batch["failure"].drop_null()
-    return rows, revive(json.loads(failures[0].as_py())) if len(failures) else None
-
-
 def _failed(file: _File, reason: str) -> dict[str, Any]:
-    return dict.fromkeys(COLUMNS) | {"image": file.uri, "error": reason, "key": file.key}
+    return dict.fromkeys(row_store.SCHEMA.names) | {"image": file.uri, "error": reason, "key": file.key}

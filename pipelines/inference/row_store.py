@@ -9,7 +9,8 @@ that a row is made from: the model, the settings, the image's location, size and
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +23,8 @@ from pipelines.runtime.stamp import Stamp
 
 ROWS = 256
 """Rows of a part of a worker: few files for a million images, and little to write again after a batch."""
+_OBJECTS = 4096
+"""Rows that are objects of Python at a time."""
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -40,12 +43,16 @@ SCHEMA = pa.schema(
 def wanted(model: str, files: Mapping[str, Stamp], settings: PredictConfig, is_folded: bool) -> pa.Table:
     """`image`, `name` (map_names) and `key` of each image; `model` is the digest of the model."""
     output = str(settings.output)
-    names = list(map_names.map_names(files, str(settings.input), output, is_folded))
-    keys = (
-        _key(model, settings, image, stamp, name) for (image, stamp), name in zip(files.items(), names, strict=True)
+    names = map_names.map_names(files, str(settings.input), output, is_folded)
+    rows = (
+        (image, name, _key(model, settings, image, stamp, name))
+        for (image, stamp), name in zip(files.items(), names, strict=True)
     )
-    columns = {"image": list(files), "name": names, "key": list(keys)}
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    schema = pa.schema([(name, pa.string()) for name in ("image", "name", "key")])
+    batches = []
+    while some := list(islice(rows, _OBJECTS)):
+        batches.append(pa.record_batch([pa.array(column, pa.string()) for column in zip(*some, strict=True)], schema))
+    return pa.Table.from_batches(batches, schema).combine_chunks()
 
 
 def _key(model: str, settings: PredictConfig, image: str, stamp: Stamp, name: str) -> str:
@@ -71,7 +78,7 @@ def stored(wanted: pa.Table, output: str, overlays: bool) -> pa.Table:
 def _are_there(output: str, folder: str, locate: Callable[[str, str], str], wanted: pa.Table) -> pa.Array:
     place = uris.join(output, folder)
     there = set(storage.list_files(place)) if storage.folder_exists(place) else set[str]()
-    names = (name for batch in wanted.to_batches(4096) for name in batch["name"].to_pylist())
+    names = (name for batch in wanted.to_batches(_OBJECTS) for name in batch["name"].to_pylist())
     return pa.array((locate(output, name) in there for name in names), pa.bool_(), size=len(wanted))
 
 
@@ -103,10 +110,11 @@ def _read(output: str) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def replace(output: str, rows: pa.Table) -> None:
-    """Store these rows, and no others."""
+def replace(output: str, tables: Iterable[pa.Table]) -> None:
+    """Store the rows of these tables, a part each, and no others."""
     before = _parts(output)
-    _write(output, secrets.token_hex(8), rows.filter(rows["error"].is_null()))
+    for rows in tables:
+        _write(output, secrets.token_hex(8), rows.filter(rows["error"].is_null()))
     for location in before:
         storage.delete(location)
 

@@ -1,15 +1,16 @@
-"""A worker of `mpc evaluate`: it holds the model and its untrained baseline, and scores some row groups a call."""
+"""The work of `mpc evaluate`: the model and its untrained baseline score the images of row groups."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mpc_model.errors import MPCError, describe, revive
+from mpc_model.errors import InfrastructureError, MPCError
 from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.imaging.decoding import read_header
@@ -20,9 +21,13 @@ from pipelines.config.model_registry import EvaluateConfig
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader, decode_view
 from pipelines.dataset.schema import Row
+from pipelines.inference import score_store
+from pipelines.inference.job import Result, Work
 from pipelines.inference.network import Network
+from pipelines.inference.score_store import SCHEMA
 from pipelines.inference.stages import in_stages
 from pipelines.runtime import device, storage
+from pipelines.runtime.device import Accelerator
 
 METHODS = ("model", "untrained", "everything_forged")
 """What is scored on every image: the model, and two baselines."""
@@ -104,11 +109,46 @@ class _Answers:
     fp32: Tensor | None
 
 
-class Scorer:
-    """Ray Data's callable: the numbers of row groups in, their scores or a failure out, as JSON (see `read_scores`).
+@dataclass(frozen=True)
+class ScoreJob:
+    """The scores of images: numbers of row groups in (`group`), rows of SCHEMA out, and stored (score_store.py)."""
 
-    With `cores`, torch uses so many in this process, and as many threads decode and score.
-    """
+    manifest: Manifest
+    settings: EvaluateConfig
+    seed: int
+    scope: Scope
+    key: str
+    """That of the stored scores."""
+    schema = SCHEMA
+
+    def start(self, accelerator: Accelerator, cores: int) -> Work:
+        """A Scorer on the device of this process."""
+        own_device = device.worker_device(accelerator, "evaluate")
+        threads = device.use_cores(cores)
+        scorer = Scorer(self.manifest, self.settings, self.seed, self.scope, own_device, threads)
+
+        def work(task: pa.Table) -> Result:
+            groups = task["group"].to_pylist()
+            try:
+                images = list(scorer.score(groups))
+            except MPCError as error:  # no metric is right without one of the images
+                return Result(SCHEMA.empty_table(), error)
+            rows = packed(images)
+            score_store.add(str(self.settings.output), self.key, groups, rows)
+            return Result(rows)
+
+        return work
+
+    def lost(self, row: pa.Table, times: int) -> pa.Table:
+        """No metric is right without the images of a row group: InfrastructureError."""
+        raise InfrastructureError(
+            f"workers ended {times} times while they scored row group {row['group'][0]} of split {self.settings.split}"
+            f" of {self.settings.dataset}, killed or crashed; give them more memory, or a smaller evaluate.batch_size"
+        )
+
+
+class Scorer:
+    """Scores row groups, with as many threads that decode and score as it is given."""
 
     def __init__(
         self,
@@ -116,10 +156,10 @@ class Scorer:
         settings: EvaluateConfig,
         seed: int,
         scope: Scope = Scope(),
-        cores: int | None = None,
+        own_device: torch.device | str = "cpu",
+        threads: int = 2,
     ) -> None:
-        self.threads = device.use_cores(cores) if cores else 2
-        own_device = device.process_device()
+        self.threads = threads
         self.model = load_model(str(settings.model), str(own_device))
         self.network = Network(self.model, settings.batch_size, precision=settings.precision)
         self.exact = Network(self.model, 1)
@@ -130,15 +170,8 @@ class Scorer:
         self.reader = ShardReader(str(settings.dataset), manifest, settings.split)
         self.robustness, self.compared = settings.robustness, scope.compared
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Score row groups. A failure is returned, since Ray would put a traceback around one that is raised."""
-        try:
-            rows = [asdict(image) for image in self._score([int(group) for group in item["groups"]])]
-            return {"rows": json.dumps({"rows": rows})}
-        except MPCError as error:
-            return {"rows": json.dumps({"failure": describe(error)})}
-
-    def _score(self, groups: list[int]) -> Iterator[ScoredImage]:
+    def score(self, groups: Sequence[int]) -> Iterator[ScoredImage]:
+        """The scores of all images of row groups, in order."""
         chunk = max(self.network.images, self.threads)
         # Decoded, an image is about as large as its degraded renderings.
         return in_stages(
@@ -151,7 +184,7 @@ class Scorer:
             threads=self.threads,
         )
 
-    def _sources(self, groups: list[int]) -> Iterator[_Source]:
+    def _sources(self, groups: Sequence[int]) -> Iterator[_Source]:
         def read(group: int) -> list[Row]:
             return self.reader.read(group, ("id", "key", "kind", "views"))
 
@@ -236,22 +269,21 @@ def _pixels(row: Row) -> int:
     return header.height * header.width
 
 
-def read_scores(item: dict[str, Any]) -> list[ScoredImage]:
-    """The scores in what a Scorer returned. Raises the failure that it returned instead."""
-    document = json.loads(item["rows"])
-    if "failure" in document:
-        raise revive(document["failure"])
-    return [
-        ScoredImage(
-            **{
-                **row,
-                "scores": {method: Scores(**values) for method, values in row["scores"].items()},
-                "degraded": {name: Scores(**values) for name, values in row["degraded"].items()},
-                "difference": row["difference"] and _difference(row["difference"]),
-            }
-        )
-        for row in document["rows"]
-    ]
+def packed(images: Iterable[ScoredImage]) -> pa.Table:
+    """Scores as rows of SCHEMA; `unpacked` is the inverse."""
+    return pa.table({"scores": [json.dumps(asdict(image)) for image in images]}, SCHEMA)
+
+
+def unpacked(rows: pa.Table) -> list[ScoredImage]:
+    """The scores in rows of SCHEMA."""
+    return [_image(json.loads(text)) for text in rows["scores"].to_pylist()]
+
+
+def _image(row: dict[str, Any]) -> ScoredImage:
+    scores = {method: Scores(**values) for method, values in row["scores"].items()}
+    degraded = {name: Scores(**values) for name, values in row["degraded"].items()}
+    difference = row["difference"] and _difference(row["difference"])
+    return ScoredImage(**{**row, "scores": scores, "degraded": degraded, "difference": difference})
 
 
 def _difference(values: dict[str, Any]) -> Difference:

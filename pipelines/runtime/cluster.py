@@ -26,7 +26,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines.runtime import console, device, ray_files, signals
+from pipelines.runtime import console, ray_files, signals
 from pipelines.runtime.environment import (
     CAPACITY_SECONDS,
     RAY_HEAD_SECONDS,
@@ -251,17 +251,6 @@ class _PoolsWatch(ExecutionCallback):
             waits = workers.pending + workers.restarting > 0 and not workers.running
             watch = self._watches.setdefault(operator.id, CapacityWatch(self._verb))
             watch.check(not waits, needed.cpu, needed.memory, needed.gpu)
-
-
-def model_pool(tasks: int) -> tuple[dict[str, Any], int]:
-    """Arguments of a Ray Data map whose workers each hold a model, and the cores of each worker (device.pool_size).
-
-    A worker on a GPU claims none of its cores: it would wait for them where others have claimed them.
-    """
-    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-    size, cores, gpus = device.pool_size(tasks, machines)
-    claimed = {"num_gpus": gpus} if gpus else {"num_cpus": cores}
-    return {"compute": ray.data.ActorPoolStrategy(size=size), **claimed}, cores
 
 
 def own_group() -> str:

@@ -1,15 +1,20 @@
 """The one place that decides between GPU and CPU: for this process, and for the workers of a Ray cluster."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from mpc_model.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 Accelerator = Literal["auto", "cpu", "gpu"]
-"""What `train.accelerator` may be."""
+"""What `train.accelerator`, `evaluate.accelerator` and `predict.accelerator` may be."""
 POOL_CORES = 8
 """Cores of a worker that maps on a GPU, at most: they decode and encode."""
+UNKNOWN_CORES = 2
+"""Cores of such a worker while no machine with a GPU is there to be asked: any machine with a GPU has them."""
 
 
 def is_gpu_here() -> bool:
@@ -22,6 +27,19 @@ def is_gpu_here() -> bool:
 def process_device(accelerator: Accelerator = "auto") -> "torch.device":
     """The device of this process: its first GPU, or the CPU where there is none or `accelerator` is "cpu"."""
     return named_device(accelerator != "cpu" and is_gpu_here())
+
+
+def worker_device(accelerator: Accelerator, section: str) -> "torch.device":
+    """The device of a process that holds a model. UserError where a GPU is asked for that torch cannot use; `section`
+    is that of the config."""
+    if accelerator == "gpu" and not is_gpu_here():
+        import torch
+
+        raise UserError(
+            f"{section}.accelerator is gpu, but torch {torch.__version__} sees no GPU in this process; install a build"
+            " for CUDA and a driver there, or take auto or cpu"
+        )
+    return process_device(accelerator)
 
 
 def named_device(gpu: bool) -> "torch.device":
@@ -62,19 +80,51 @@ def worker_resources(
     return {"CPU": cpus_per_worker, **gpu}
 
 
-def pool_size(tasks: int, machines: Sequence[Mapping[str, float]]) -> tuple[int, int, int]:
-    """(workers, cores for each, GPUs for each) of a pool in which each worker holds a model, and never more than tasks.
+class WorkerShape(NamedTuple):
+    """What each worker of a pool claims of a machine, and how many such workers the machines hold now."""
 
-    It is one worker a GPU, with its share of the machine's cores, POOL_CORES at most; where there is no GPU, one for
-    every two cores of a machine. `machines` are the resources of each, as Ray counts them.
+    cpus: int
+    gpus: int
+    fitting: int
+
+    @property
+    def cores(self) -> int:
+        """The threads that it works with: a machine whose cores Ray does not count has one for it."""
+        return max(1, self.cpus)
+
+
+def worker_shape(
+    machines: Sequence[Mapping[str, float]], accelerator: Accelerator = "auto", cpus: int | Literal["auto"] = "auto"
+) -> WorkerShape:
+    """What workers that each hold a model claim: a GPU and its share of the machine's cores, or two cores.
+
+    `machines` are the resources of each, as Ray counts them. With "gpu" workers claim a GPU although no machine has one
+    yet. The cores are claimed with the GPU, since the threads that decode and encode use them: unclaimed, they would be
+    given to others too. `cpus` sets their number; auto takes at most POOL_CORES beside a GPU.
     """
     gpus = [(int(each["GPU"]), int(each.get("CPU", 0))) for each in machines if each.get("GPU", 0) >= 1]
-    if gpus:
-        cores = min(cpus // count for count, cpus in gpus)
-        return min(tasks, sum(count for count, _ in gpus)), max(1, min(cores, POOL_CORES)), 1
-    cpus = [int(each.get("CPU", 0)) for each in machines]
-    cores = 2 if max(cpus, default=1) >= 2 else 1
-    return max(1, min(tasks, sum(count // cores for count in cpus))), cores, 0
+    if accelerator == "gpu" or (accelerator == "auto" and gpus):
+        share = min((cores // count for count, cores in gpus), default=UNKNOWN_CORES)
+        claimed = min(share, POOL_CORES) if cpus == "auto" else cpus
+        return WorkerShape(claimed, 1, sum(min(count, cores // claimed if claimed else count) for count, cores in gpus))
+    cores = [int(each.get("CPU", 0)) for each in machines]
+    claimed = (2 if max(cores, default=1) >= 2 else 1) if cpus == "auto" else cpus
+    return WorkerShape(claimed, 0, sum(count // claimed for count in cores))
+
+
+@contextmanager
+def threads(cores: int) -> Iterator[None]:
+    """While the block runs, torch uses so many cores in this process, and OpenCV one in each thread."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        use_cores(cores)
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def use_cores(cores: int) -> int:

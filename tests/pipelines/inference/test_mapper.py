@@ -1,4 +1,4 @@
-"""A worker of `mpc predict`, called as Ray Data calls it."""
+"""The work of `mpc predict`, called as a worker calls it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from support import tiny
 
@@ -17,30 +16,36 @@ from mpc_model.errors import InfrastructureError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
 from pipelines.config.root import PredictConfig
-from pipelines.inference.mapper import COLUMNS, Mapper, returned
+from pipelines.inference import row_store
+from pipelines.inference.mapper import MapJob, Mapper, pixels
 
 
-@pytest.fixture(scope="module")
-def reference(ray_session: None) -> "ray.ObjectRef":
-    return ray.put(tiny())
+def mapper(output: Path, **settings: Any) -> Mapper:
+    return Mapper(tiny(), PredictConfig(output=str(output), **settings))
 
 
-def mapper(model: "ray.ObjectRef", output: Path, **settings: Any) -> Mapper:
-    return Mapper(model, PredictConfig(output=str(output), **settings))
-
-
-def batch(*files: Path, prefix: str = "") -> pd.DataFrame:
+def batch(*files: Path, prefix: str = "") -> pa.Table:
     names = [prefix + file.name for file in files]
-    return pd.DataFrame({"image": [str(file) for file in files], "name": names, "key": [f"key of {n}" for n in names]})
+    return pa.table({"image": [str(file) for file in files], "name": names, "key": [f"key of {n}" for n in names]})
 
 
-def test_a_batch_of_images_becomes_rows_maps_and_overlays(
-    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
-) -> None:
+def mapped(worker: Mapper, task: pa.Table) -> pd.DataFrame:
+    """The rows of a task that no failure ended."""
+    rows, failure = worker(task)
+    assert failure is None
+    assert rows.schema == row_store.SCHEMA
+    return rows.to_pandas()
+
+
+def renamed(task: pa.Table, index: int, name: str) -> pa.Table:
+    names = task["name"].to_pylist()
+    names[index] = name
+    return task.set_column(1, "name", pa.array(names))
+
+
+def test_a_batch_of_images_becomes_rows_maps_and_overlays(photos: Path, tmp_path: Path) -> None:
     files = photos / "coffee.png", photos / "camera.png"  # in colour and grey
-    rows = mapper(reference, tmp_path, overlays=True)(batch(*files, prefix="deep/"))
-    assert tuple(rows.columns) == (*COLUMNS, "key", "failure")
-    assert rows["failure"].isna().all()
+    rows = mapped(mapper(tmp_path, overlays=True), batch(*files, prefix="deep/"))
     assert rows["error"].isna().all()
     model = tiny()
     for row, file in zip(rows.to_dict("records"), files, strict=True):
@@ -55,13 +60,11 @@ def test_a_batch_of_images_becomes_rows_maps_and_overlays(
         assert overlay.shape == (*probability.shape, 3)
 
 
-def test_an_image_that_cannot_be_read_costs_its_own_row_only(
-    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
-) -> None:
+def test_an_image_that_cannot_be_read_costs_its_own_row_only(photos: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes((photos / "coffee.png").read_bytes()[:500])
     output = tmp_path / "out"
-    rows = mapper(reference, output, overlays=False)(batch(broken, photos / "rocket.png"))
+    rows = mapped(mapper(output, overlays=False), batch(broken, photos / "rocket.png"))
     assert str(broken) in rows["error"][0]
     assert rows.loc[0, ["map", "height", "width", "score", "forged_fraction"]].isna().all()
     assert pd.isna(rows["error"][1])
@@ -73,10 +76,11 @@ def test_an_image_that_cannot_be_read_costs_its_own_row_only(
     ]
 
 
-def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp_path: Path, ray_session: None) -> None:
+def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp_path: Path) -> None:
     model = tiny()
     torch.nn.init.constant_(model.decoder.classifier[-1].bias, -torch.inf)  # its maps would be "authentic" everywhere
-    rows = mapper(ray.put(model), tmp_path / "out", overlays=True)(batch(photos / "coffee.png"))
+    worker = Mapper(model, PredictConfig(output=str(tmp_path / "out"), overlays=True))
+    rows = mapped(worker, batch(photos / "coffee.png"))
     assert (
         rows["error"][0]
         == f"{photos}/coffee.png: the model's answer is not finite, so there is no map; use another model"
@@ -85,45 +89,39 @@ def test_an_image_without_a_finite_map_has_an_error_and_no_map(photos: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_tiles_are_those_of_the_localizer(reference: "ray.ObjectRef", photos: Path, tmp_path: Path) -> None:
+def test_tiles_are_those_of_the_localizer(photos: Path, tmp_path: Path) -> None:
     file = photos / "coffee.png"
-    mapper(reference, tmp_path, overlays=False, tile=256)(batch(file))
+    mapped(mapper(tmp_path, overlays=False, tile=256), batch(file))
     expected = tiny().predict([codecs.decode_image(file.read_bytes(), "coffee")], tile=256)[0]
     levels = cv2.imread(str(tmp_path / "maps" / "coffee.png.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(levels, np.rint(255 * expected).astype(np.uint8))
 
 
-def test_what_is_of_no_single_image_ends_the_batch_and_keeps_the_rows_before(
-    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
-) -> None:
-    worker = mapper(reference, tmp_path, overlays=False)
+def test_what_is_of_no_single_image_ends_the_batch_and_keeps_the_rows_before(photos: Path, tmp_path: Path) -> None:
+    worker = mapper(tmp_path, overlays=False)
     files = photos / "coffee.png", photos / "camera.png", photos / "rocket.png"
-    made = batch(*files)
-    made.loc[1, "name"] = "no/such"
+    made = renamed(batch(*files), 1, "no/such")
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "no").symlink_to("/proc/nothing")  # where nothing can be written
-    rows, failure = returned(pa.Table.from_pandas(worker(made), preserve_index=False))
+    rows, failure = worker(made)
     assert rows["image"].to_pylist() == [str(files[0])]
     assert isinstance(failure, InfrastructureError)
     assert "maps/no" in str(failure)
     assert len(list((tmp_path / "rows").iterdir())) == 1
 
 
-def test_a_name_that_no_file_can_have_is_the_error_of_its_image(
-    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
-) -> None:
-    made = batch(photos / "coffee.png", photos / "rocket.png")
-    made.loc[0, "name"] = "n" * 300
-    rows = mapper(reference, tmp_path, overlays=False)(made)
+def test_a_name_that_no_file_can_have_is_the_error_of_its_image(photos: Path, tmp_path: Path) -> None:
+    made = renamed(batch(photos / "coffee.png", photos / "rocket.png"), 0, "n" * 300)
+    rows = mapped(mapper(tmp_path, overlays=False), made)
     assert "File name too long" in rows["error"][0]
     assert pd.isna(rows["error"][1])
 
 
 def test_an_image_without_a_finite_map_costs_no_other_of_its_batch(
-    reference: "ray.ObjectRef", photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [photos / f"{name}.png" for name in ("coffee", "astronaut", "chelsea", "rocket", "camera")]
-    worker = mapper(reference, tmp_path, overlays=False, batch_size=8)
+    worker = mapper(tmp_path, overlays=False, batch_size=8)
     broken = codecs.decode_image(files[2].read_bytes(), "chelsea")
     marked = torch.from_numpy(cv2.resize(broken, (64, 64))).permute(2, 0, 1).float() / 255
     forward, batches = worker.network.model.forward, []
@@ -135,7 +133,7 @@ def test_an_image_without_a_finite_map_costs_no_other_of_its_batch(
         return logits
 
     monkeypatch.setattr(worker.network.model, "forward", overflowing)
-    rows = worker(batch(*files))
+    rows = mapped(worker, batch(*files))
     assert batches[0] == 5
     assert rows["image"].tolist() == [str(file) for file in files]
     assert rows["error"].notna().tolist() == [False, False, True, False, False]
@@ -146,11 +144,24 @@ def test_an_image_without_a_finite_map_costs_no_other_of_its_batch(
         assert np.abs(levels - 255 * probability).max() <= 0.51  # rounding, of the batch and of 8 bits
 
 
-def test_bf16_maps_have_keys_of_their_own_and_are_near_those_of_fp32(
-    reference: "ray.ObjectRef", photos: Path, tmp_path: Path
-) -> None:
+def test_bf16_maps_have_keys_of_their_own_and_are_near_those_of_fp32(photos: Path, tmp_path: Path) -> None:
     files, scores = (photos / "coffee.png", photos / "camera.png"), {}
     for precision in ("fp32", "bf16"):
-        worker = mapper(reference, tmp_path / precision, overlays=False, precision=precision)
-        scores[precision] = worker(batch(*files))["score"].to_numpy(float)
+        worker = mapper(tmp_path / precision, overlays=False, precision=precision)
+        scores[precision] = mapped(worker, batch(*files))["score"].to_numpy(float)
     assert 0 < np.abs(scores["fp32"] - scores["bf16"]).max() < 0.2
+
+
+def test_an_image_that_ends_its_workers_has_a_row_with_the_reason(photos: Path, tmp_path: Path) -> None:
+    job = MapJob(tiny(), PredictConfig(output=str(tmp_path)))
+    (row,) = job.lost(batch(photos / "coffee.png"), 4).to_pylist()
+    assert row["error"].startswith(f"{photos}/coffee.png: its worker ended 4 times while it mapped this image")
+    assert (row["image"], row["key"], row["map"]) == (f"{photos}/coffee.png", "key of coffee.png", None)
+
+
+def test_pixels_are_counted_by_the_headers_until_they_are_enough(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = [str(tmp_path / "broken.png"), str(photos / "coffee.png"), str(photos / "camera.png")]
+    assert pixels(images, 10**9) == 2 * 192 * 256
+    assert pixels([*images, "/no/such/file.png"], 10**9) == 2 * 192 * 256
+    assert pixels(images, 100) == 192 * 256

@@ -48,7 +48,7 @@ def test_rows_of_the_same_images_are_found_again_but_those_with_an_error(output:
     found = row_store.stored(table, output, overlays=True)
     assert images(found) == ["a.png", "b.png"]
     assert found["key"].to_pylist() == table["key"].to_pylist()[:2]
-    row_store.replace(output, found.slice(1))
+    row_store.replace(output, [found.slice(1)])
     assert images(row_store.stored(table, output, overlays=True)) == ["b.png"]
     assert len(storage.list_files(f"{output}/rows")) == 1
 
@@ -122,7 +122,7 @@ def test_a_hundred_thousand_images_need_little_memory_of_the_driver(tmp_path: Pa
             for field in row_store.SCHEMA
         }
     )
-    row_store.replace(output, rows)
+    row_store.replace(output, [rows])
     del rows
     found = row_store.stored(table, output, overlays=False)  # no map is there
     peak = tracemalloc.get_traced_memory()[1]

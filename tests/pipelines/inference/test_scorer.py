@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from support import tiny
 
@@ -12,7 +13,8 @@ from mpc_model.evaluation.metrics import pixel_scores
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference.scorer import METHODS, Scope, Scorer, decode_row, read_scores
+from pipelines.inference import score_store
+from pipelines.inference.scorer import METHODS, Scope, ScoredImage, ScoreJob, Scorer, decode_row, packed, unpacked
 
 
 @pytest.fixture
@@ -22,6 +24,10 @@ def scorer(built: Config, tmp_path: Path) -> Scorer:
     return scorer_of(built, str(tmp_path / "model"))
 
 
+def scores_of(scorer: Scorer, *groups: int) -> list[ScoredImage]:
+    return list(scorer.score(groups))
+
+
 def scorer_of(built: Config, model: str, scope: Scope | None = None, **settings: Any) -> Scorer:
     made = {"split": "train", "robustness": ["jpeg70"], "model": model, "dataset": str(built.build.output), **settings}
     manifest = Manifest.read(str(built.build.output))
@@ -29,7 +35,7 @@ def scorer_of(built: Config, model: str, scope: Scope | None = None, **settings:
 
 
 def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) -> None:
-    images = read_scores(scorer({"groups": [0]}))
+    images = scores_of(scorer, 0)
     reader = ShardReader(str(built.build.output), Manifest.read(str(built.build.output)), "train")
     rows = reader.read(0, ("id", "key", "kind", "views"))
     assert [(image.id, image.group, image.row) for image in images] == [
@@ -42,24 +48,37 @@ def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) ->
         assert set(image.scores) == set(METHODS)
         assert set(image.degraded) == ({"jpeg70"} if image.is_forged else set())
     assert any(image.is_forged for image in images)
-    assert read_scores(scorer({"groups": [0]})) == images
+    assert scores_of(scorer, 0) == images == unpacked(packed(images))
 
 
-def test_a_failure_is_returned_as_a_value_and_raised_where_it_is_read(
-    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+def test_scores_are_stored_by_whole_row_groups_and_a_failure_is_a_value(
+    built: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(group: int, columns: object) -> list[object]:
-        raise DataError(f"row group {group} is damaged")
+    tiny().save(tmp_path / "model")
+    manifest, output = Manifest.read(str(built.build.output)), str(tmp_path / "out")
+    made = {"split": "train", "robustness": [], "model": str(tmp_path / "model"), "output": output}
+    settings = built.evaluate.model_copy(update={**made, "dataset": str(built.build.output)})
+    work = ScoreJob(manifest, settings, 3, Scope(), "k").start("cpu", 1)
+    read = ShardReader.read
 
-    monkeypatch.setattr(scorer.reader, "read", damaged)
-    item = scorer({"groups": [1]})
-    with pytest.raises(DataError, match="row group 1 is damaged"):
-        read_scores(item)
+    def damaged(reader: ShardReader, group: int, *columns: Any) -> Any:
+        if group == 1:
+            raise DataError(f"row group {group} is damaged")
+        return read(reader, group, *columns)
+
+    monkeypatch.setattr(ShardReader, "read", damaged)
+    (rows, _), (none, failure) = (work(pa.table({"group": groups})) for groups in ([0], [0, 1]))
+    assert len(none) == 0
+    assert isinstance(failure, DataError)
+    groups, stored = score_store.read(output, "k")
+    assert groups == {0}
+    assert unpacked(stored) == unpacked(rows) == list(scorer_of(built, made["model"], robustness=[]).score([0]))
+    assert score_store.read(output, "another")[0] == set()
 
 
 def test_batches_have_the_scores_of_one_image_at_a_time(scorer: Scorer, built: Config, tmp_path: Path) -> None:
-    alone = read_scores(scorer({"groups": [0, 1]}))
-    batched = read_scores(scorer_of(built, str(tmp_path / "model"), batch_size=8)({"groups": [0, 1]}))
+    alone = scores_of(scorer, 0, 1)
+    batched = scores_of(scorer_of(built, str(tmp_path / "model"), batch_size=8), 0, 1)
     assert [(image.id, image.group, image.row) for image in alone] == [(i.id, i.group, i.row) for i in batched]
     for one, other in zip(alone, batched, strict=True):
         assert one.image_score == pytest.approx(other.image_score, abs=1e-5)
@@ -73,17 +92,17 @@ def test_the_untrained_network_is_scored_where_it_is_asked_for_alone(
 ) -> None:
     without = scorer_of(built, str(tmp_path / "model"), Scope(untrained=False))
     assert without.untrained is None
-    for image, other in zip(read_scores(scorer({"groups": [0]})), read_scores(without({"groups": [0]})), strict=True):
+    for image, other in zip(scores_of(scorer, 0), scores_of(without, 0), strict=True):
         assert {name: scores for name, scores in image.scores.items() if name != "untrained"} == other.scores
 
 
 def test_what_bf16_changes_is_measured_on_the_images_that_are_asked_for(
     scorer: Scorer, built: Config, tmp_path: Path
 ) -> None:
-    exact = read_scores(scorer({"groups": [0, 1]}))
+    exact = scores_of(scorer, 0, 1)
     assert {image.difference for image in exact} == {None}
     rough = scorer_of(built, str(tmp_path / "model"), Scope(compared=frozenset({1})), precision="bf16")
-    images = read_scores(rough({"groups": [0, 1]}))
+    images = scores_of(rough, 0, 1)
     (compared,) = (image for image in images if image.difference)
     assert (compared.group, compared.is_forged) == (1, True)
     assert compared.difference is not None

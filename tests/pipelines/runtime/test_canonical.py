@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pipelines.runtime.canonical import canonical_json, digest
+from pipelines.runtime.canonical import canonical_json, digest, digest_of_many
 
 
 def test_equal_values_have_the_same_bytes() -> None:
@@ -26,3 +26,9 @@ def test_values_that_differ_have_other_digests() -> None:
 def test_what_json_cannot_say_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json([value])
+
+
+@pytest.mark.parametrize("items", [[], [["a", [1, 2]]], [["a", [1, 2]], {"b": None}, "c"]])
+def test_many_items_have_the_digest_of_their_list(items: list[object]) -> None:
+    assert digest_of_many(iter(items), True, None) == digest([items, True, None])
+    assert digest_of_many(iter(items)) == digest([items])

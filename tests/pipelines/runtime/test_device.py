@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from typing import Literal
 
+import cv2
 import pytest
 import torch
 
+from mpc_model.errors import UserError
 from pipelines.runtime import device
 
 CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
@@ -49,27 +52,60 @@ def test_workers_get_a_gpu_each_where_there_are_enough(
 
 
 @pytest.mark.parametrize(
-    ("tasks", "machines", "expected"),
+    ("machines", "expected"),
     [
-        (10, [GPUS], (2, 4, 1)),
-        (1, [GPUS], (1, 4, 1)),
-        (10, [GPUS, CPUS], (2, 4, 1)),
-        (10, [GPUS, {"CPU": 2.0, "GPU": 2.0}], (4, 1, 1)),  # the least share
-        (10, [{"CPU": 64.0, "GPU": 1.0}], (1, device.POOL_CORES, 1)),
-        (10, [{"GPU": 2.0}], (2, 1, 1)),  # no core is claimed there
-        (10, [CPUS], (4, 2, 0)),
-        (3, [CPUS], (3, 2, 0)),
-        (10, [{"CPU": 3.0}, {"CPU": 3.0}], (2, 2, 0)),  # no worker is on two machines
-        (5, [{"CPU": 1.0}], (1, 1, 0)),
-        (5, [{"CPU": 1.0}] * 3, (3, 1, 0)),
-        (5, [{}], (1, 1, 0)),
-        (5, [], (1, 1, 0)),
+        ([GPUS], (4, 1, 2)),
+        ([GPUS, CPUS], (4, 1, 2)),
+        ([GPUS, {"CPU": 2.0, "GPU": 2.0}], (1, 1, 4)),  # the least share
+        ([{"CPU": 64.0, "GPU": 1.0}], (device.POOL_CORES, 1, 1)),
+        ([{"GPU": 2.0}], (0, 1, 2)),  # no core is claimed there
+        ([CPUS], (2, 0, 4)),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], (2, 0, 2)),  # no worker is on two machines
+        ([{"CPU": 1.0}], (1, 0, 1)),
+        ([{"CPU": 1.0}] * 3, (1, 0, 3)),
+        ([{}], (1, 0, 0)),
+        ([], (1, 0, 0)),
     ],
 )
-def test_a_pool_has_a_model_for_each_gpu_or_for_every_two_cores(
-    tasks: int, machines: list[dict[str, float]], expected: tuple[int, int, int]
+def test_a_worker_has_a_gpu_with_its_share_of_the_cores_or_two_cores(
+    machines: list[dict[str, float]], expected: tuple[int, int, int]
 ) -> None:
-    assert device.pool_size(tasks, machines) == expected
+    assert device.worker_shape(machines) == expected
+    assert device.worker_shape(machines).cores == max(1, expected[0])
+
+
+@pytest.mark.parametrize(
+    ("machines", "accelerator", "cpus", "expected"),
+    [
+        ([CPUS], "gpu", "auto", (device.UNKNOWN_CORES, 1, 0)),  # the cluster may grow
+        ([CPUS, GPUS], "gpu", "auto", (4, 1, 2)),
+        ([CPUS, GPUS], "cpu", "auto", (2, 0, 8)),
+        ([CPUS], "auto", 3, (3, 0, 2)),
+        ([GPUS], "auto", 6, (6, 1, 1)),  # the cores of the machine are enough for one
+        ([GPUS], "auto", 9, (9, 1, 0)),
+    ],
+)
+def test_accelerator_and_cores_are_those_of_the_config(
+    machines: list[dict[str, float]],
+    accelerator: device.Accelerator,
+    cpus: int | Literal["auto"],
+    expected: tuple[int, int, int],
+) -> None:
+    assert device.worker_shape(machines, accelerator, cpus) == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_torch_cannot_use_is_no_silent_cpu() -> None:
+    assert device.worker_device("auto", "predict") == device.worker_device("cpu", "predict") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"predict\.accelerator is gpu, but torch .* sees no GPU"):
+        device.worker_device("gpu", "predict")
+
+
+def test_threads_are_those_of_before_once_the_block_ends() -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    with device.threads(3):
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (3, 1)
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
 def test_a_worker_uses_the_cores_that_it_has_in_a_process_of_its_own() -> None:
@@ -82,6 +118,6 @@ def test_a_worker_uses_the_cores_that_it_has_in_a_process_of_its_own() -> None:
 
 
 def test_sizing_a_cluster_imports_no_torch() -> None:
-    script = "import sys; from pipelines.runtime import device; device.pool_size(1, []); print('torch' in sys.modules)"
+    script = "import sys; from pipelines.runtime import device; device.worker_shape([]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n", done.stderr
