@@ -1,9 +1,9 @@
-"""What every section of a config is made of: the strict base class, and the kinds of values."""
+"""What sections of a config are made of: the strict base class, kinds of values, and keys that two sections share."""
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mpc_model.errors import UserError
 from pipelines.runtime import uris
@@ -43,3 +43,33 @@ class Section(BaseModel):
     """A part of the config: unknown keys are errors, and values are not silently converted between kinds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class PoolConfig(Section):
+    """Workers of `evaluate` and `predict` that each hold the model. None of these keys changes a result."""
+
+    workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] | Literal["auto"] = "auto"
+    """Workers that each hold the model: a number, or [min, max], between which the pool grows and shrinks with the work
+    and the cluster; 0 works in this very process, without Ray; auto: this process for a few images, else from 1 to as
+    many as there is work for."""
+    cpus_per_worker: Positive | Literal["auto"] = "auto"
+    """CPU cores of each worker; auto: 2 on a CPU, and on a GPU its share of the machine's, 8 at most (2 as long as no
+    machine of the cluster has a GPU)."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where the model runs: auto takes GPUs where the cluster has any now; gpu asks for them, so that a cluster whose
+    GPU machines are not there yet brings them."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "PoolConfig":
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError("workers must be [min, max]")
+        return self
+
+    def worker_range(self, tasks: int) -> tuple[int, int]:
+        """The smallest and the largest number of workers for so many tasks (1 or more)."""
+        least, most = (1, tasks) if self.workers == "auto" else _pair(self.workers)
+        return max(1, min(least, tasks)), max(1, min(most, tasks))
+
+
+def _pair(workers: int | tuple[int, int]) -> tuple[int, int]:
+    return workers if isinstance(workers, tuple) else (workers, workers)

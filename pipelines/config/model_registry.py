@@ -5,8 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from pipelines.config.base import BatchSize, Fraction, Location, Precision, Section, SplitName
-from pipelines.config.pool import PoolConfig
+from pipelines.config.base import BatchSize, Fraction, Location, PoolConfig, Precision, Section, SplitName
 
 
 def _is_no_lock(name: str) -> str:

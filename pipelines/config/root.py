@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from mpc_model.errors import UserError
-from pipelines.config.base import BatchSize, Location, ModelLocation, Precision, Section
+from pipelines.config.base import BatchSize, Location, ModelLocation, PoolConfig, Precision, Section
 from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
-from pipelines.config.pool import PoolConfig
 from pipelines.config.search import TuneConfig
 from pipelines.config.training import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from pipelines.runtime import layout, tracking_uri, uris

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import pyarrow as pa
 
 from mpc_model.errors import MPCError, describe, revive
-from pipelines.config.pool import PoolConfig
+from pipelines.config.base import PoolConfig
 from pipelines.runtime import device
 from pipelines.runtime.device import Accelerator
 

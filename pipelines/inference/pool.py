@@ -19,7 +19,7 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError
-from pipelines.config.pool import PoolConfig
+from pipelines.config.base import PoolConfig
 from pipelines.inference.job import Job, Result, Work, pack, unpack
 from pipelines.runtime import cluster, device
 from pipelines.runtime.device import Accelerator, WorkerShape

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mpc_model.errors import InfrastructureError
-from pipelines.config.pool import PoolConfig
+from pipelines.config.base import PoolConfig
 from pipelines.inference import job
 from pipelines.inference.job import Result, Work
 from pipelines.runtime.device import Accelerator

@@ -12,7 +12,7 @@ import pytest
 import ray.cloudpickle
 
 from mpc_model.errors import DataError, InfrastructureError
-from pipelines.config.pool import PoolConfig
+from pipelines.config.base import PoolConfig
 from pipelines.inference import pool
 from pipelines.inference.job import Result, Work
 from pipelines.runtime.device import Accelerator, WorkerShape
