@@ -33,6 +33,8 @@ Work: TypeAlias = Callable[[pa.Table], Result]
 class Job(Protocol):
     """What is done with tasks. It is pickled and sent to workers."""
 
+    verb: str
+    """The command, for what is said."""
     schema: pa.Schema
     """Of the rows of a result."""
 

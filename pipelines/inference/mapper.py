@@ -57,11 +57,12 @@ class MapJob:
 
     model: Localizer
     settings: PredictConfig
+    verb = "predict"
     schema = row_store.SCHEMA
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:
         """A Mapper on the device of this process."""
-        model = self.model.to(device.worker_device(accelerator, "predict"))
+        model = self.model.to(device.worker_device(accelerator, self.verb))
         return Mapper(model, self.settings, device.use_cores(cores))
 
     def lost(self, row: pa.Table, times: int) -> pa.Table:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError
@@ -146,7 +147,7 @@ def on_cluster(job: Job, tasks: Sequence[pa.Table], settings: PoolConfig, shape:
     accelerator = settings.accelerator if shape.gpus else "cpu"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     begun = ray.remote(num_cpus=0, scheduling_strategy=here)(Begun).remote()
-    done = ray.data.from_arrow(list(tasks)).map_batches(
+    mapped = ray.data.from_arrow(list(tasks)).map_batches(
         Worker,
         fn_constructor_args=(ray.put(job), job.schema, accelerator, shape.cores, begun),
         batch_size=None,  # a whole task
@@ -157,8 +158,10 @@ def on_cluster(job: Job, tasks: Sequence[pa.Table], settings: PoolConfig, shape:
             min_size=least, max_size=most, initial_size=min(max(shape.fitting, least), most)
         ),
     )
+    done = cluster.configured(mapped, job.verb)
+    done.context.execution_options.resource_limits = _limits(shape, most)
     try:
-        for table in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             rows, failure = unpack(table, job.schema)
             yield rows
             if failure:
@@ -170,3 +173,12 @@ def on_cluster(job: Job, tasks: Sequence[pa.Table], settings: PoolConfig, shape:
         raise InfrastructureError(
             f"the workers were lost ({words[:300]}); what is done is stored: run the same command again"
         ) from error
+
+
+def _limits(shape: WorkerShape, most: int) -> ExecutionResources:
+    """How far a cluster may grow for a pool: Ray Data asks for machines of every kind, also for GPUs that nobody uses.
+
+    What the cluster has already is within the limits: beyond them it would not grow at all.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return ExecutionResources.for_limits(gpu=max(gpus, most * shape.gpus))

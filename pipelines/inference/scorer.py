@@ -119,11 +119,12 @@ class ScoreJob:
     scope: Scope
     key: str
     """That of the stored scores."""
+    verb = "evaluate"
     schema = SCHEMA
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:
         """A Scorer on the device of this process."""
-        own_device = device.worker_device(accelerator, "evaluate")
+        own_device = device.worker_device(accelerator, self.verb)
         threads = device.use_cores(cores)
         scorer = Scorer(self.manifest, self.settings, self.seed, self.scope, own_device, threads)
 

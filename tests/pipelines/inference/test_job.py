@@ -16,6 +16,7 @@ SCHEMA = pa.schema([("number", pa.int64()), ("cores", pa.int64())])
 class Counting:
     """Gives each number with the cores that torch has."""
 
+    verb = "predict"
     schema = SCHEMA
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:

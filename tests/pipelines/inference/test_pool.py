@@ -38,6 +38,7 @@ class Doubling:
     fatal: tuple[int, ...] = ()
     once: tuple[int, ...] = ()
     starts_die: bool = False
+    verb = "predict"
     schema = pa.schema([("number", pa.int64()), ("doubled", pa.int64())])
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:
