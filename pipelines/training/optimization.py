@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,10 +62,12 @@ class Optimization:
     def distribute(self) -> None:
         """Average gradients over the ranks from now on, where there are several."""
         if self._context.world_size > 1:
+            for parameter in self._trained:
+                parameter.register_hook(partial(_laid_out, parameter.shape))
             # Running statistics are not exchanged: training does not look at them, and those of rank 0 are stored.
             self.parallel = DistributedDataParallel(
                 self.module,
-                broadcast_buffers=False,
+                forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
                 static_graph=self._config.train.accumulate == 1,
             )
@@ -115,3 +118,12 @@ class Optimization:
     def _unsynchronised(self) -> AbstractContextManager[None]:
         """Inside, gradients stay on their rank: only a step's last backward pass exchanges them."""
         return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+
+
+def _laid_out(shape: torch.Size, gradient: Tensor) -> Tensor:
+    """A gradient with the strides of its parameter, which is contiguous; a copy only where elements change their order.
+
+    Convolutions of channels-last maps give other strides to dimensions of one element, which DDP takes for another
+    order, and warns of.
+    """
+    return gradient.flatten().view(shape)

@@ -79,7 +79,7 @@ class StepRing:
         rows[count] = float(note)
         if self._world_size > 1:
             gathered = rows.new_empty(self._world_size * (count + 1), len(self._names))
-            dist.all_gather_into_tensor(gathered, rows)
+            dist.all_gather_single(gathered, rows)
         else:
             gathered = rows
         ranks = gathered.view(self._world_size, count + 1, -1).tolist()

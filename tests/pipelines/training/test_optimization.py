@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -123,14 +124,18 @@ def test_from_a_bad_step_on_weights_and_optimizer_stay_as_they_were(
 
 
 class Slope(nn.Module):
-    """A weight times a number that the batch holds; of the second rank, the loss has infinity added at step 1."""
+    """A weight times a number that the batch holds; of the second rank, the loss has infinity added at step 1.
+
+    And a depthwise convolution of nothing, whose gradient has other strides than its weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.depthwise = nn.Conv2d(4, 4, 3, groups=4, bias=False)
 
     def forward(self, inputs: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
-        return {"total": (self.weight * inputs[:2]).sum() + inputs[2]}
+        nothing = torch.zeros(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+        return {"total": (self.weight * inputs[:2]).sum() + inputs[2] + self.depthwise(nothing).sum()}
 
 
 class Loaded(NamedTuple):
@@ -149,22 +154,26 @@ def one_rank(rank: int, folder: str) -> None:
     module = Slope()
     stage: Any = SimpleNamespace(verb="finetune", module=module, parameter_groups=[(module.parameters(), 1.0)])
     optimization = Optimization(config, stage, WorkerContext(rank=rank, world_size=2))
-    optimization.distribute()
     ring, weights = StepRing(3, torch.device("cpu"), 2), [module.weight.detach().clone()]
-    for step in range(3):
-        bad = math.inf if (rank, step) == (1, 1) else 0.0
-        batch: Any = Loaded(torch.tensor([3.0, 4.0 * rank, bad]))
-        ring.add(StepFacts(step, 0.1, [], 2, 0.0), optimization.step([batch], step, 0.1))
-        weights.append(module.weight.detach().clone())
-    torch.save((weights, ring.read(note=rank == 1), ring.read()), f"{folder}/{rank}.pt")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        optimization.distribute()
+        for step in range(3):
+            bad = math.inf if (rank, step) == (1, 1) else 0.0
+            batch: Any = Loaded(torch.tensor([3.0, 4.0 * rank, bad]))
+            ring.add(StepFacts(step, 0.1, [], 2, 0.0), optimization.step([batch], step, 0.1))
+            weights.append(module.weight.detach().clone())
+        read = ring.read(note=rank == 1)
+    torch.save((weights, read, ring.read(), [str(one.message) for one in warned]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_a_bad_loss_of_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
     mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    (weights, read, nothing), (others_weights, others_read, _) = (
+    (weights, read, nothing, warned), (others_weights, others_read, _, _) = (
         torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1)
     )
+    assert warned == []
     assert all(torch.equal(one, other) for one, other in zip(weights, others_weights, strict=True))
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[1], weights[2])
