@@ -8,13 +8,14 @@ import json
 import os
 import tempfile
 from contextlib import suppress
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -29,7 +30,7 @@ from pipelines.artifacts import evaluation
 from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.model_registry import gates, lineage, lock, model_card
+from pipelines.model_registry import entry, gates, lineage, lock, model_card
 from pipelines.model_registry.gates import VersionMetrics
 from pipelines.model_registry.model_card import LICENCE
 from pipelines.runtime import console, documents, storage, uris
@@ -100,6 +101,7 @@ def _describe(
     registry, settings = client.client(config), config.register_
     known = registry.get_model_version(settings.name, number).tags
     links, status = lineage.trace(str(settings.model), digest)
+    links = [replace(link, config=_portable(link.config, config)) for link in links]
     tags: dict[str, str] = {}
     if status == lineage.COMPLETE or known.get(lineage.STATUS) != lineage.COMPLETE:
         tags |= lineage.tags(str(settings.model), digest, model, links, status)
@@ -109,17 +111,22 @@ def _describe(
         tags |= gates.to_tag(metrics)
     for key, value in tags.items():
         registry.set_model_version_tag(settings.name, number, key, value)
-    entry = registry.get_model_version(settings.name, number)
-    card = model_card.write(model, entry.tags, list(gates.from_tags(entry.tags).values()))
+    version = registry.get_model_version(settings.name, number)
+    card = model_card.write(model, version.tags, list(gates.from_tags(version.tags).values()))
+    card = entry.portable(card, config.workspace)
     registry.update_model_version(settings.name, number, model_card.description(card))
     files = {model_card.FILE: card.encode()}
     files |= {f"lineage/{link.name}.yaml": link.config for link in links}
-    files |= {f"evaluations/{metrics.file_name}.json": data for metrics, data in evaluations}
+    files |= {f"evaluations/{metrics.file_name}.json": _portable(data, config) for metrics, data in evaluations}
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             storage.write_bytes(uris.join(folder, file), data)
         # The version names its entry by its source alone: models:/m-..., the id of MLflow's "logged model".
-        registry.log_model_artifacts(entry.source.removeprefix("models:/"), folder)
+        registry.log_model_artifacts(version.source.removeprefix("models:/"), folder)
+
+
+def _portable(text: bytes, config: Config) -> bytes:
+    return entry.portable(text.decode(), config.workspace).encode()
 
 
 def _log(config: Config, digest: str) -> str:
@@ -139,11 +146,9 @@ def _log(config: Config, digest: str) -> str:
                 code_paths=[os.path.dirname(mpc_model.__file__)],
                 signature=signature(Localizer.load(local)),
                 input_example=_example(),
-                pip_requirements=[
-                    f"{name}=={version(name).partition('+')[0]}"
-                    for name in ("mlflow", "numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
-                ],
+                pip_requirements=entry.requirements(registry.get_run(run_id).info.artifact_uri),
             )
+            _make_portable(registry, logged.model_id)
             number = _add(config, digest, logged)
     except BaseException:
         with suppress(InfrastructureError), client.translate_errors(config):  # the failure itself must reach the user
@@ -151,6 +156,15 @@ def _log(config: Config, digest: str) -> str:
         raise
     watchdog.leave(run_id)  # MLflow has ended it
     return number
+
+
+def _make_portable(registry: MlflowClient, model_id: str) -> None:
+    """Write MLflow's description of a logged model anew, without paths of this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        location = f"{registry.get_logged_model(model_id).artifact_location}/{entry.MLMODEL}"
+        file = Path(mlflow.artifacts.download_artifacts(location, dst_path=folder))
+        file.write_text(entry.portable_mlmodel(file.read_text()))
+        registry.log_model_artifact(model_id, str(file))
 
 
 def _add(config: Config, digest: str, logged: ModelInfo) -> str:

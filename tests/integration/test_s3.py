@@ -41,6 +41,8 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
     evaluate(config)
     registered = register(config)
     assert registered["uri"] == "models:/mpc-localizer@candidate"
+    (listed,) = (file for file in storage.list_files(f"{swift}/run") if file.endswith("/requirements.txt"))
+    assert b"\nboto3==" in storage.read_bytes(listed)  # the consumer's MLflow reads the entry with it
     assert predict(config)["images"] == 6
     table = pd.read_csv(pd.io.common.BytesIO(storage.read_bytes(f"{swift}/run/predict/scores.csv")))
     for row in table.to_dict("records"):

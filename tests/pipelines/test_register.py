@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+import mpc_model
 from mpc_model.errors import UserError
 from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.imaging import codecs
@@ -154,6 +155,16 @@ def test_the_card_says_what_is_known(config: Config, version: Any, figures: Any,
         "`hrformer_tiny` with head `mlp4`",
     ):
         assert fact in card, fact
+
+
+def test_no_file_of_the_entry_names_a_place_on_the_machine_that_made_it(config: Config, entry: Path) -> None:
+    places = (config.workspace, str(Path.home()), str(Path(mpc_model.__file__).parents[1]), "python_model_artifacts")
+    texts = {file: file.read_bytes().decode(errors="replace") for file in entry.rglob("*") if file.is_file()}
+    assert len(texts) > 20
+    assert [(str(file), place) for file, text in texts.items() for place in places if place in text] == []
+    described = yaml.safe_load((entry / "MLmodel").read_text())
+    assert described["flavors"]["python_function"]["artifacts"]["model"]["uri"] == "artifacts/model"
+    assert "$WORKSPACE" not in (entry / "requirements.txt").read_text()
 
 
 def test_a_long_card_is_cut_at_a_line_and_says_where_the_rest_is() -> None:
