@@ -18,7 +18,7 @@ from pipelines import reuse
 from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config, PredictConfig
-from pipelines.runtime import console, storage, tracking_uri, uris
+from pipelines.runtime import console, storage, telemetry, tracking_uri, uris
 from pipelines.runtime.stamp import Stamp
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def _map_missing(
         made = pool.on_cluster(mapping, blocks, settings, shape)
     for rows in made:
         progress.advance(len(rows))
+        telemetry.count("mpc_predict_images_total", len(rows), output=str(settings.output))
         yield rows
 
 

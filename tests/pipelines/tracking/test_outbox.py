@@ -195,7 +195,10 @@ def test_a_job_that_lost_its_output_sends_nothing_any_more(store: Store, config:
     assert not Path(outbox.unsent(str(config.pretrain.output))).exists()
 
 
-def test_the_end_of_a_run_is_sent_by_the_next_command(store: Store, config: Config, capsys: Any) -> None:
+def test_the_end_of_a_run_is_sent_by_the_next_command(
+    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(outbox, "HURRY_SECONDS", 0.2)
     store.away = True
     outbox.finish(config, "pretrain", "run", "KILLED")
     assert store.others == []

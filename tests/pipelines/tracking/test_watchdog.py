@@ -65,22 +65,16 @@ def wait_for(config: Config, run_id: str, wanted: str) -> None:
         time.sleep(0.2)
 
 
-def test_what_a_killed_process_left_running_is_ended_and_what_it_ended_is_not(tmp_path: Path, start: Start) -> None:
+def test_what_a_killed_process_left_running_is_ended_but_not_what_ended_or_was_taken_up(
+    tmp_path: Path, start: Start
+) -> None:
     config = recipe.load(None, [f"workspace={tmp_path}"])
-    process, (left, ended) = start("leave", "end")
-    assert [status(config, one) for one in (left, ended)] == ["RUNNING", "FINISHED"]
-    os.killpg(process.pid, signal.SIGTERM)  # all of its group
-    wait_for(config, left, "KILLED")
-    assert status(config, ended) == "FINISHED"
-
-
-def test_a_run_that_another_process_took_up_is_left_alone(tmp_path: Path, start: Start) -> None:
-    config = recipe.load(None, [f"workspace={tmp_path}"])
-    first, (taken, own) = start("leave", "leave")
+    first, (taken, left, ended) = start("leave", "leave", "end")
     second, _ = start(taken)
-    first.kill()
-    wait_for(config, own, "KILLED")  # the guard gets to it after the one that was taken up
-    assert status(config, taken) == "RUNNING"
+    assert [status(config, one) for one in (taken, left, ended)] == ["RUNNING", "RUNNING", "FINISHED"]
+    os.killpg(first.pid, signal.SIGTERM)  # all of its group
+    wait_for(config, left, "KILLED")  # the guard gets to it after the one that was taken up
+    assert [status(config, one) for one in (taken, ended)] == ["RUNNING", "FINISHED"]
     second.kill()
     wait_for(config, taken, "KILLED")
 
