@@ -12,7 +12,7 @@ from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.focal import focal_loss
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, DeviceBatch
+from pipelines.dataset.batch import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 from pipelines.training import launch
@@ -50,7 +50,7 @@ class _Focal(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, inputs: DeviceBatch, seed: int) -> dict[str, Tensor]:
+    def forward(self, inputs: DeviceBatch, seed: Tensor) -> dict[str, Tensor]:
         """The focal loss at the masks' size; stochastic depth draws from the global generator, so `seed` is unused."""
         assert self.decoder is not None
         logits = self.decoder(self._features(inputs)).float()

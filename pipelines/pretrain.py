@@ -19,7 +19,7 @@ from mpc_model.losses.contrast import OBJECTIVES, multi_view_contrast
 from mpc_model.losses.sampling import SAMPLERS
 from mpc_model.nn.backbone import Backbone
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, DeviceBatch
+from pipelines.dataset.batch import Batch, DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage
 from pipelines.training import launch
@@ -52,8 +52,8 @@ class _Contrast(nn.Module):
         if self.settings.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
 
-    def forward(self, inputs: DeviceBatch, seed: int) -> dict[str, Tensor]:
-        """Losses of a batch; `seed` draws the pixels."""
+    def forward(self, inputs: DeviceBatch, seed: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch; `seed` decides which pixels are drawn."""
         settings = self.settings
         first: Sequence[Tensor]
         second: Sequence[Tensor]
@@ -73,7 +73,7 @@ class _Contrast(nn.Module):
             second_mask=None if inputs.second_masks is None else _resized_masks(inputs.second_masks, first[0]),
             temperature=temperature,
             anchors_per_class=settings.anchors_per_class,
-            generator=torch.Generator().manual_seed(seed),
+            generator=seed,
             form=settings.objective,
             anchors=settings.anchors,
             sampler=settings.sampler,

@@ -26,7 +26,7 @@ from pipelines.runtime import storage, uris
 if TYPE_CHECKING:
     import ray.data
 
-    from pipelines.dataset.loader import Batch
+    from pipelines.dataset.batch import Batch
 
 Views = Literal["canonical", "all"]
 """`all`: the column `views` as it is stored; `canonical`: the columns `image` and `mask` of view 0 in its place."""

@@ -11,7 +11,8 @@ back from the device, so that an accelerator never waits for the host.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from mpc_model.errors import UserError
 from mpc_model.losses import all_gather
 from mpc_model.losses.logsumexp import Rows, Shared, Sum, summed_logsumexps
 from mpc_model.losses.pixel_sets import AUTHENTIC, CLASSES, FORGED, mask_pyramid, mean_cosines, of_images, pooled_pixels
-from mpc_model.losses.sampling import SAMPLERS, Draws, RandomKeys, Taken
+from mpc_model.losses.sampling import SAMPLERS, Draws, RandomKeys, Taken, seed_from
 from mpc_model.registry import Registry
 
 ANCHORS = {"authentic": (AUTHENTIC,), "both": CLASSES}
@@ -82,7 +83,7 @@ def multi_view_contrast(
     second_mask: Tensor | None = None,
     temperature: Temperature = 0.1,
     anchors_per_class: int = 5000,
-    generator: torch.Generator,
+    generator: torch.Generator | Tensor,
     form: str = "release",
     anchors: str | None = None,
     sampler: str = "uniform",
@@ -112,7 +113,8 @@ def multi_view_contrast(
     must call this, and the backward pass, and `batch_size` must be at least the number of images of each rank, and the
     same on all; None where they have equally many. `gather_gradients` says whether shared pixels get a gradient.
 
-    `generator` lives on the CPU; one number is drawn from it, which decides all draws on whatever device.
+    `generator` lives on the CPU; one number is drawn from it, which decides all draws on whatever device. Compiled code
+    cannot draw from a generator: it is given the number, an int64 scalar (`sampling.seed_from`), in its stead.
 
     The losses are means over the images whose `mask` has both classes; the others add nothing, and if there is none
     every loss is exactly zero. A pairing that lacks anchors or negatives, at the coarser levels or in the second pass,
@@ -150,9 +152,11 @@ def multi_view_contrast(
     objective = OBJECTIVES[form]
     rule = SAMPLERS[sampler]
     width = boundary_width if rule.looks_at_edges else None
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device).to(mask.device, non_blocking=True)
+    seed = seed_from(generator) if isinstance(generator, torch.Generator) else generator
 
     with torch.autocast(mask.device.type, enabled=False):
+        # Before the losses: the backward pass then comes to it last, and adds its zeros to gradients that are there.
+        zero = _zero(*first, second[0], *([temperature] if isinstance(temperature, Tensor) else []))
         has_both = (masks[0] == AUTHENTIC).flatten(1).any(1) & (masks[0] == FORGED).flatten(1).any(1)
         images, world = has_both.sum(), 1
         if negatives == "ranks" and all_gather.world_size() > 1:
@@ -167,7 +171,7 @@ def multi_view_contrast(
         draws = Draws(
             rule,
             sets,
-            RandomKeys(seed),
+            RandomKeys(seed.to(mask.device, non_blocking=True)),
             count=anchors_per_class,
             boundary_width=boundary_width,
             hardness=hardness,
@@ -176,20 +180,16 @@ def multi_view_contrast(
         drawn_to_share = []
         if negatives != "image":
             drawn_to_share = [draws.uniformly(_ALL_IMAGES, label, shared_negatives) for label in CLASSES]
-        gathered = draws.gathered(temperature**-0.5)
+        at = temperature.to(mask.device) if isinstance(temperature, Tensor) else temperature
+        gathered = draws.gathered(at**-0.5)
         shared: list[Shared | None] = [None, None]
         if drawn_to_share:
             shared = [_shared(gathered(taken), world, batch_size, gather_gradients) for taken in drawn_to_share]
+            zero = zero + _zero(*(keys.features for keys in shared if keys is not None))
         values = objective.loss(
             [[_contrasted(pair, gathered, shared) for pair in term] for of_loss in terms for term in of_loss]
         )
 
-        # Tensors that must get a gradient in any case are added to the losses as empty slices: these sum to zero and
-        # give zero gradients even where a map holds infinities; 0 * map would not.
-        always_used = [x[:0] for x in (*first, second[0], *(keys.features for keys in shared if keys is not None))]
-        if isinstance(temperature, Tensor):
-            always_used.append(temperature.to(mask.device).reshape(1)[:0])
-        zero = torch.stack([x.sum(dtype=torch.float32) for x in always_used]).sum()
         share = world / images.clamp_min(1)
         within, scale, modality = (
             zero + part.sum() * share for part in values.split([len(of_loss) for of_loss in terms])
@@ -262,9 +262,9 @@ def mean_positive_nce(terms: Sequence[Sequence[Contrasted]]) -> Tensor:
     negative.
     """
     sums = [
-        Sum(pair.anchors, pair.negatives, weights, mean_similarity_to_others(pair.anchors), pair.shared)
-        for term in terms
-        for pair, weights in zip(term, _weights(term), strict=True)
+        Sum(pair.anchors, pair.negatives, weights, against_others=True, shared=pair.shared)
+        for term, of_term in zip(terms, _weights(terms), strict=True)
+        for pair, weights in zip(term, of_term, strict=True)
     ]
     return _of_terms(summed_logsumexps(sums), terms)
 
@@ -277,8 +277,8 @@ def set_nce(terms: Sequence[Sequence[Contrasted]]) -> Tensor:
     negative.
     """
     negative, positive, logs = [], [], []
-    for term in terms:
-        for pair, weights in zip(term, _weights(term), strict=True):
+    for term, of_term in zip(terms, _weights(terms), strict=True):
+        for pair, weights in zip(term, of_term, strict=True):
             itself = pair.positives is None
             positives = pair.positives or pair.anchors
             negative.append(Sum(pair.anchors, pair.negatives, weights, shared=pair.shared))
@@ -292,37 +292,35 @@ OBJECTIVES.add("release")(Objective(release_pairings, mean_positive_nce, (AUTHEN
 OBJECTIVES.add("paper")(Objective(paper_pairings, set_nce, CLASSES))
 
 
-def mean_similarity_to_others(rows: Rows) -> Tensor:
-    """Mean dot product of each row of an image with its other rows: (B, n), zero for a single row.
-
-    The sum of all rows holds every partner at once, so this costs O(n C), not O(n^2 C). Rows that do not count are
-    zeros.
-    """
-    features, counts = rows.features, rows.counts
-    together = torch.bmm(features, features.sum(1)[:, :, None])[..., 0]
-    return (together - features.square().sum(2)) / (counts[:, None] - 1).clamp_min(1)
-
-
 def _of_terms(values: Tensor, terms: Sequence[Sequence[Contrasted]]) -> Tensor:
     """The sum of each term's values, which are given pairing by pairing."""
+    if len(values) == len(terms):
+        return values
     return torch.stack([part.sum() for part in values.split([len(term) for term in terms])])
 
 
-def _weights(term: Sequence[Contrasted]) -> list[Tensor]:
-    """The weight (B, n) of each anchor of each pairing: one over the number of anchors of its image that count."""
-    contrasts, counted = [], []
-    for anchors, negatives, shared, positives in term:
-        has_positive = anchors.counts > 1 if positives is None else positives.counts > 0
-        has_negative = negatives.counts > 0
-        if shared is not None:
-            has_negative = has_negative | ~shared.unused.all(1)
-        contrasts.append(has_positive & has_negative)
-        counted.append(anchors.counts * contrasts[-1])
-    number = torch.stack(counted).sum(0).clamp_min(1)
-    return [
-        (contrast.to(pair.anchors.features.dtype) / number)[:, None].masked_fill(pair.anchors.empty, 0)
-        for pair, contrast in zip(term, contrasts, strict=True)
-    ]
+def _weights(terms: Sequence[Sequence[Contrasted]]) -> list[list[Tensor]]:
+    """The weight (B, n) of each anchor of each pairing: one over the number of anchors of its image and term that
+    count."""
+    pairs, sizes = [pair for term in terms for pair in term], [len(term) for term in terms]
+    number = torch.stack([pair.anchors.counts for pair in pairs])
+    negatives = torch.stack([_negatives(pair) for pair in pairs])
+    positives = number - 1  # the other anchors, unless they were drawn anew
+    if any(pair.positives for pair in pairs):
+        of_all = zip(positives, pairs, strict=True)
+        positives = torch.stack([pair.positives.counts if pair.positives else others for others, pair in of_all])
+    contrasts = torch.minimum(positives, negatives) > 0
+    of_terms = [counted.sum(0) for counted in (number * contrasts).split(sizes)]
+    totals = torch.stack([total for total, size in zip(of_terms, sizes, strict=True) for _ in range(size)])
+    weights = (contrasts.to(pairs[0].anchors.pixels.dtype) / totals.clamp_min(1)).unbind()
+    of_pairs = (one[:, None].masked_fill(pair.anchors.empty, 0) for one, pair in zip(weights, pairs, strict=True))
+    return [list(islice(of_pairs, size)) for size in sizes]
+
+
+def _negatives(pair: Contrasted) -> Tensor:
+    """How many negatives the anchors of each image have, (B,)."""
+    own = pair.negatives.counts
+    return own if pair.shared is None else own + (~pair.shared.unused).sum(1)
 
 
 def _contrasted(pairing: Pairing, gathered: Callable[[Taken], Rows], shared: Sequence[Shared | None]) -> Contrasted:
@@ -346,6 +344,24 @@ def _shared(rows: Rows, world: int, batch_size: int | None, with_gradient: bool)
     own = own_rank * size + torch.arange(batch, device=empty.device)
     unused = (own[:, None] == source)[:, :, None] | empty
     return Shared(features.flatten(0, 1), unused.flatten(1))
+
+
+def _zero(*used: Tensor) -> Tensor:
+    """A zero, float32, that gives each of the tensors a gradient of zeros, whatever they hold; 0 * x would not."""
+    zero: Tensor = _Zero.apply(*used)
+    return zero
+
+
+class _Zero(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *used: Tensor) -> Tensor:
+        ctx.used = [(x.shape, x.device, x.dtype) for x in used]
+        return used[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        zero = torch.zeros_like(upstream)
+        return tuple(zero.to(device, dtype).expand(shape) for shape, device, dtype in ctx.used)  # it takes no memory
 
 
 def _check_sizes(name: str, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> None:

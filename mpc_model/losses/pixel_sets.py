@@ -38,24 +38,22 @@ def pooled_pixels(
     def pooled(levels: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(levels), dim=1) if len(levels) > 1 else levels[0]
 
-    labels = [level.flatten(1) for level in masks]
-    rows = [
-        unit_rows(level, used[:, None] & (of_level != IGNORED)) for level, of_level in zip(maps, labels, strict=True)
-    ]
-    features, lengths = (pooled(parts) for parts in zip(*rows, strict=True))
+    labels = pooled([level.flatten(1) for level in masks])
+    features, lengths = unit_rows(maps, used[:, None] & (labels != IGNORED))
     distances = None
     if boundary_width is not None:
         distances = pooled([edge_distance(level, boundary_width).flatten(1) for level in masks])
-    return Pixels(features, pooled(labels), distances), lengths
+    return Pixels(features, labels, distances), lengths
 
 
-def unit_rows(features: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) of any floating type -> float32 (B, H * W, C) with unit rows, and their lengths before, (B, H * W).
+def unit_rows(maps: Sequence[Tensor], counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (B, C, H_k, W_k) of one floating type -> float32 (B, N, C), all their pixels as unit rows, and the lengths
+    that these had, (B, N).
 
-    Rows that are not `counted`, bool (B, H * W), are zeros; whatever stood there gets a gradient of zero. A row shorter
+    Rows that are not `counted`, bool (B, N), are zeros; whatever stood there gets a gradient of zero. A row shorter
     than 1e-12 is divided by that, as torch's `normalize` does. Can be differentiated once.
     """
-    rows, lengths = _UnitRows.apply(features, counted)
+    rows, lengths = _UnitRows.apply(counted, *maps)
     return rows, lengths
 
 
@@ -63,26 +61,30 @@ class _UnitRows(torch.autograd.Function):
     """`F.normalize` and a transposition in one: it reads and writes each map once, where autograd's way takes ten."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-        batch, channels = features.shape[:2]
-        rows = torch.empty(batch, counted.shape[1], channels, device=features.device)
-        rows.copy_(features.flatten(2).transpose(1, 2))
+    def forward(ctx: Any, counted: Tensor, *maps: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.empty(*counted.shape, maps[0].shape[1], device=counted.device)
+        for part, level in zip(rows.split([level[0, 0].numel() for level in maps], dim=1), maps, strict=True):
+            part.copy_(level.flatten(2).transpose(1, 2))
         lengths = torch.linalg.vector_norm(rows, dim=2)
         divisors = lengths.clamp_min(1e-12)[..., None]
         absent = ~counted[..., None]
         rows.div_(divisors).masked_fill_(absent, 0)
         ctx.save_for_backward(rows, divisors, absent)
         ctx.mark_non_differentiable(lengths)
-        ctx.shape, ctx.dtype = features.shape, features.dtype
+        ctx.set_materialize_grads(False)
+        ctx.shapes, ctx.dtype = [level.shape for level in maps], maps[0].dtype
         return rows, lengths
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * (1 + len(ctx.shapes))
         rows, divisors, absent = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, rows)[..., None]
         of_rows = torch.addcmul(gradient, rows, along, value=-1).div_(divisors).masked_fill_(absent, 0)
-        return of_rows.to(ctx.dtype).transpose(1, 2).reshape(ctx.shape), None
+        parts = of_rows.to(ctx.dtype).split([shape[2:].numel() for shape in ctx.shapes], dim=1)
+        return None, *(part.transpose(1, 2).reshape(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.losses.logsumexp import Rows
+from mpc_model.losses.logsumexp import Rows, rows_at
 from mpc_model.registry import Registry
 
 FLOOR = 0.01
@@ -98,6 +98,11 @@ _AHEAD = 8
 """Matrices that RandomKeys makes at once."""
 
 
+def seed_from(generator: torch.Generator) -> Tensor:
+    """A seed for RandomKeys, on the generator's device: one number that is drawn from it."""
+    return torch.randint(2**62, (), generator=generator, device=generator.device)
+
+
 def _mixed(bits: Tensor) -> Tensor:
     """A bijection of 64-bit numbers whose values look random: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
     Splittable Pseudorandom Number Generators", OOPSLA 2014, variant 13 of Stafford's mixers).
@@ -121,11 +126,13 @@ def draw(
     scores = keys(*candidates.shape)
     if log_weights is not None:
         scores = log_weights.double() - (-scores.log()).log()
-    best = scores.masked_fill(~candidates, -torch.inf).topk(min(count, candidates.shape[1]), dim=1)
-    empty = best.values == -torch.inf
-    if most is not None:
-        empty = empty | (torch.arange(empty.shape[1], device=empty.device) >= most[:, None])
-    return Drawn(best.indices, empty.logical_not().sum(1), empty)
+    best = torch.where(candidates, scores, -torch.inf).topk(min(count, candidates.shape[1]), dim=1)
+    drawn = best.values > -torch.inf
+    counts = drawn.sum(1)
+    if most is None:
+        return Drawn(best.indices, counts, ~drawn)
+    counts = torch.minimum(counts, most)
+    return Drawn(best.indices, counts, torch.arange(drawn.shape[1], device=drawn.device) >= counts[:, None])
 
 
 class Taken(NamedTuple):
@@ -139,7 +146,7 @@ class Taken(NamedTuple):
 
 
 class Draws:
-    """Draws pixels by a sampler from named sets, and then gathers the features of all draws from a set at once.
+    """Draws pixels by a sampler from named sets.
 
     `sampler` is used by calls of this object, at most `count` pixels an image; the numbers are those of Request.
     """
@@ -157,6 +164,7 @@ class Draws:
         self.sampler, self._sets, self._keys, self._count = sampler, sets, keys, count
         self._request = partial(Request, boundary_width=boundary_width, hardness=hardness)
         self._most: dict[str, Tensor] = {}
+        self._classes: dict[tuple[str, int], Tensor] = {}
         self._drawn: dict[str, list[Drawn]] = {name: [] for name in sets}
         self.taken: list[Taken] = []
         """All draws so far."""
@@ -171,24 +179,30 @@ class Draws:
                 self._most[of] = self.sampler.most(pixels)
             weights = self.sampler.log_weights(request)
             return self._noted(
-                of, label, draw(pixels.labels == label, self._count, self._keys, weights, self._most.get(of))
+                of, label, draw(self._of_class(of, label), self._count, self._keys, weights, self._most.get(of))
             )
 
     def uniformly(self, of: str, label: int, count: int) -> Taken:
         """At most `count` pixels of a class, each as likely as another whatever the sampler."""
-        return self._noted(of, label, draw(self._sets[of].labels == label, count, self._keys))
+        return self._noted(of, label, draw(self._of_class(of, label), count, self._keys))
 
     def gathered(self, scale: float | Tensor = 1.0) -> Callable[[Taken], Rows]:
-        """What gives the features, times `scale`, of each draw so far; places that hold no pixel are zeros."""
-        rows: dict[str, tuple[Tensor, ...]] = {}
-        for name, drawn in self._drawn.items():
-            if drawn:
-                indices = torch.cat([one.indices for one in drawn], dim=1)
-                empty = torch.cat([one.empty for one in drawn], dim=1)
-                factor = torch.as_tensor(scale, device=empty.device).expand(empty.shape).masked_fill(empty, 0)
-                features = _at(self._sets[name].features, indices) * factor[..., None]
-                rows[name] = features.split([one.indices.shape[1] for one in drawn], dim=1)
-        return lambda taken: Rows(rows[taken.of][taken.number], taken.counts, taken.empty)
+        """What gives the features, times `scale`, of each draw; places that hold no pixel are zeros."""
+        made: dict[tuple[str, int], Rows] = {}
+
+        def rows(taken: Taken) -> Rows:
+            name = taken.of, taken.number
+            if name not in made:
+                made[name] = rows_at(self._sets[taken.of].features, *self._drawn[taken.of][taken.number], scale)
+            return made[name]
+
+        return rows
+
+    def _of_class(self, of: str, label: int) -> Tensor:
+        """Which pixels (B, N) of a set are of a class."""
+        if (of, label) not in self._classes:
+            self._classes[of, label] = self._sets[of].labels == label
+        return self._classes[of, label]
 
     def _noted(self, of: str, label: int, drawn: Drawn) -> Taken:
         self._drawn[of].append(drawn)
@@ -197,17 +211,7 @@ class Draws:
 
     def _mean(self, taken: Taken) -> Tensor:
         """The mean (B, C) of each image's draw; zero for an image without any."""
-        drawn = self._drawn[taken.of][taken.number]
-        weights = (1 / drawn.counts.clamp_min(1))[:, None].masked_fill(drawn.empty, 0)
-        return torch.bmm(weights[:, None], _at(self._sets[taken.of].features, drawn.indices))[:, 0]
-
-
-def _at(features: Tensor, indices: Tensor) -> Tensor:
-    """The rows (B, K, C) of (B, N, C) that are at `indices` (B, K)."""
-    batch, places, channels = features.shape
-    first = torch.arange(0, batch * places, places, device=indices.device)[:, None]
-    rows = features.reshape(-1, channels).index_select(0, (indices + first).flatten())
-    return rows.view(batch, -1, channels)
+        return self.gathered()(taken).features.sum(1) / taken.counts.clamp_min(1)[:, None]
 
 
 def alike(request: Request) -> None:

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc_model.losses.contrast import Contrasted, mean_positive_nce, multi_view_contrast
-from mpc_model.losses.logsumexp import Rows
-from mpc_model.losses.sampling import SAMPLERS, Draws, Pixels, RandomKeys, Taken
+from mpc_model.losses.logsumexp import Rows, rows_at
+from mpc_model.losses.sampling import SAMPLERS, Draws, Pixels, RandomKeys, seed_from
 from pipelines.benchmarks import timing
 from pipelines.runtime import host
 from pipelines.runtime.device import is_gpu_here
@@ -66,9 +66,9 @@ def of_pairings(leaves: Sequence[Tensor]) -> Tensor:
     """The same value by the function that training calls."""
 
     def rows(features: Tensor) -> Rows:
-        count, device = len(features), features.device
-        counted = torch.tensor([count], device=device), torch.zeros(1, count, dtype=torch.bool, device=device)
-        return Rows(features[None] * TEMPERATURE**-0.5, *counted)
+        indices = torch.arange(len(features), device=features.device)[None]
+        counts, empty = indices.new_full((1,), len(features)), torch.zeros_like(indices, dtype=torch.bool)
+        return rows_at(features[None], indices, counts, empty, TEMPERATURE**-0.5)
 
     pairs = zip(leaves[::2], leaves[1::2], strict=True)
     return mean_positive_nce([[Contrasted(rows(anchors), rows(negatives))] for anchors, negatives in pairs]).sum()
@@ -131,20 +131,21 @@ def plain_contrast(first: Sequence[Tensor], second: Tensor, mask: Tensor, count:
         "coarse": Pixels(torch.cat(rows[1:4], dim=1), torch.cat(labels[1:], dim=1)),
         "second": Pixels(rows[4], labels[0]),
     }
-    drawn_seed = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)).to(mask.device)
-    draws = Draws(SAMPLERS["uniform"], sets, RandomKeys(drawn_seed), count=count)
+    keys = RandomKeys(seed_from(torch.Generator().manual_seed(seed)).to(mask.device))
+    draws = Draws(SAMPLERS["uniform"], sets, keys, count=count)
     pairs = [("fine", "fine"), ("fine", "coarse"), ("coarse", "fine"), ("fine", "second"), ("second", "fine")]
     drawn = [(draws(anchors, 0), draws(negatives, 1)) for anchors, negatives in pairs]
-    features = draws.gathered()
+    gathered = draws.gathered()
+    features = [[(gathered(taken).features, taken.counts) for taken in pair] for pair in drawn]
 
-    def rows_of(taken: Taken, image: int) -> Tensor:
-        return features(taken).features[image, : int(taken.counts[image])]
+    def rows_of(of_all: tuple[Tensor, Tensor], image: int) -> Tensor:
+        return of_all[0][image, : int(of_all[1][image])]
 
     images = [image for image, of_image in enumerate(labels[0]) if (of_image == 0).any() and (of_image == 1).any()]
     losses = [
         plain_nce(rows_of(anchors, image), rows_of(negatives, image))
         for image in images
-        for anchors, negatives in drawn
+        for anchors, negatives in features
     ]
     return torch.stack(losses).sum() / len(images)
 

@@ -21,7 +21,7 @@ from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.recipe import revised
 from pipelines.config.root import Config
-from pipelines.dataset.loader import DeviceBatch
+from pipelines.dataset.batch import DeviceBatch
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning
 from pipelines.ingest import example_photos
@@ -114,10 +114,11 @@ def _step(config: Config, inputs: DeviceBatch, device: torch.device) -> Callable
     stage = Finetuning(config)
     module = stage.module.to(device).train()
     optimizer = torch.optim.AdamW([parameter for parameter in module.parameters() if parameter.requires_grad], lr=1e-6)
+    seed = torch.zeros((), dtype=torch.int64, device=device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        module(inputs, 0)["total"].backward()
+        module(inputs, seed)["total"].backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

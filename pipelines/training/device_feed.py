@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -21,7 +21,8 @@ from torch import Tensor
 from mpc_model.nn.backbone import STRIDES
 from pipelines.artifacts.model_directory import model_digest
 from pipelines.config.root import Config
-from pipelines.dataset.loader import DeviceBatch, FeatureMaps
+from pipelines.dataset.batch import DeviceBatch
+from pipelines.dataset.loader import FeatureMaps
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
 

@@ -19,7 +19,7 @@ from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, telemetry
 from pipelines.runtime.device import prepare_training

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mpc_model.losses.sampling import seed_from
 from mpc_model.nn.batchnorm import synchronise
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.dataset.order import step_seed
 from pipelines.training.stage import Stage
 from pipelines.training.worker_context import WorkerContext
@@ -90,9 +91,10 @@ class Optimization:
         for index, batch in enumerate(batches):
             seed = step_seed(self._config.seed, step, index, self._context.rank)
             torch.manual_seed(seed)
+            draws = seed_from(torch.Generator().manual_seed(seed)).to(self._context.device, non_blocking=True)
             with self._unsynchronised() if index + 1 < len(batches) else nullcontext():
                 with torch.autocast(self._context.device.type, torch.bfloat16, self._config.train.precision == "bf16"):
-                    losses = self.parallel(batch.to(self._context.device), seed)
+                    losses = self.parallel(batch.to(self._context.device), draws)
                 self._backward(losses["total"], len(batches))
             rows.append(torch.stack([value.detach().float() for value in losses.values()]))
         norm = nn.utils.get_total_norm([parameter.grad for parameter in self._trained if parameter.grad is not None])

@@ -17,7 +17,7 @@ from mpc_model.evaluation.probes import kmeans_probe, stack_levels
 from mpc_model.imaging import codecs, drawing
 from mpc_model.localizer import Localizer, eval_mode, to_probabilities
 from pipelines.config.root import Config
-from pipelines.dataset.loader import scaled
+from pipelines.dataset.batch import scaled
 from pipelines.runtime import console, storage, uris
 from pipelines.training import validation
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.dataset.manifest import Manifest
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
@@ -27,8 +27,10 @@ class Stage(Protocol):
     verb: the name of the command and of the config section with the stage's settings.
     monitor: the metric of `evaluate` that is maximised; the best epoch is the one where it is highest.
     localizer: what is exported as a model directory.
-    module: `module(inputs, seed)` returns float32 scalars by name, the loss under `total`. The tensors that the
-        localizer does not have are stored in checkpoints only.
+    module: `module(inputs, seed)` returns float32 scalars by name, the loss under `total`; `seed`, an int64 scalar on
+        the device, decides what is drawn by counting, and torch's global generator was seeded with another. No value
+        and no generator of the host is used, so that the whole can be compiled. The tensors that the localizer does not
+        have are stored in checkpoints only.
     parameter_groups: what the optimizer trains.
     passes: how often `module` sends a batch through the encoder, all at once.
     feature_cache: the features of a frozen encoder, which the loader reads; None where images are needed.

@@ -9,7 +9,8 @@ import torch
 from mpc_model.localizer import Localizer, eval_mode
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch, PixelLoader
+from pipelines.dataset.batch import Batch
+from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.read_ahead import REMOTE_THREADS
 from pipelines.runtime import uris

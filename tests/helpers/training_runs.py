@@ -10,7 +10,7 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.tracking import outbox, runs
 from pipelines.training import loop
 from pipelines.training.progress import TrainingResult

@@ -9,7 +9,7 @@ from torch import Tensor
 from training_runs import at
 
 from pipelines.config.root import Config
-from pipelines.dataset.loader import DeviceBatch
+from pipelines.dataset.batch import DeviceBatch
 from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
 
@@ -47,7 +47,7 @@ def losses(module: torch.nn.Module, of: torch.nn.Module, change: bool | None) ->
     torch.manual_seed(5)  # of stochastic depth
     handle = of.register_forward_hook(hook)
     try:
-        found: dict[str, Tensor] = module(batch(), 11)
+        found: dict[str, Tensor] = module(batch(), torch.tensor(11))
     finally:
         handle.remove()
     found.pop("feature_norm", None)  # of all pixels: it watches the network, and is no loss

@@ -16,7 +16,7 @@ from mpc_model.errors import InfrastructureError, UserError
 from pipelines.artifacts import checkpoint
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset.loader import DeviceBatch
+from pipelines.dataset.batch import DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.finetune import Finetuning, finetune

@@ -7,54 +7,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.losses.logsumexp import Rows, Shared, Sum, all_images_at_once, summed_logsumexps
+from mpc_model.losses.logsumexp import Rows, Shared, Sum, all_images_at_once, rows_at, summed_logsumexps
 
 ROWS, KEYS = (10, 4, 0), (5, 7, 3)
 """How many count in each of three images."""
 BOTH_FORMS = pytest.mark.parametrize("form", [nullcontext, all_images_at_once])
 
 
-def case() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Rows, keys, shared keys, positives, weights."""
+def case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pixels that rows are gathered from, pixels that keys are gathered from, shared keys, weights."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(3, 10, 4), (3, 7, 4), (6, 4), (3, 10)]
-    rows, keys, shared, positives = (
+    shapes = [(3, 12, 4), (3, 9, 4), (6, 4)]
+    rows, keys, shared = (
         torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
     )
     weights = torch.rand(3, 10, generator=generator, dtype=torch.float64)
     weights = weights * (torch.arange(10) < torch.tensor(ROWS)[:, None])
-    return rows, keys, shared, positives, weights
+    return rows, keys, shared, weights
 
 
 USED = torch.tensor([[True, False, True, True, False, False], [False] * 6, [True] * 6])
 
 
-def of(features: Tensor, numbers: tuple[int, ...]) -> Rows:
+def drawn(pixels: Tensor, numbers: tuple[int, ...]) -> Tensor:
+    """The indices of so many pixels of each image, as many for all as for the largest."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.stack([torch.randperm(pixels.shape[1], generator=generator)[: max(numbers)] for _ in numbers])
+
+
+def of(pixels: Tensor, numbers: tuple[int, ...], scale: float | Tensor = 1.0) -> Rows:
     counts = torch.tensor(numbers)
-    return Rows(features, counts, torch.arange(features.shape[1]) >= counts[:, None])
+    return rows_at(pixels, drawn(pixels, numbers), counts, torch.arange(max(numbers)) >= counts[:, None], scale)
 
 
-def whole(rows, keys, shared, positives, weights, exclude_self, scale=1.0) -> Tensor:
+def whole(rows, keys, shared, weights, against_others, exclude_self, scale=1.0) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
+    row_indices, key_indices = drawn(rows, ROWS), drawn(keys, KEYS)
     for image in range(3):
-        products = scale * rows[image, : ROWS[image]] @ keys[image, : KEYS[image]].T
+        own_rows = scale * rows[image, row_indices[image, : ROWS[image]]]
+        own_keys = scale * keys[image, key_indices[image, : KEYS[image]]]
+        products = own_rows @ own_keys.T
         if exclude_self:
             products = products.masked_fill(torch.eye(*products.shape, dtype=torch.bool), -torch.inf)
         if shared is not None:
-            products = torch.cat([products, scale * rows[image, : ROWS[image]] @ shared[USED[image]].T], dim=1)
+            products = torch.cat([products, own_rows @ shared[USED[image]].T], dim=1)
         losses = products.logsumexp(1)
-        if positives is not None:
-            losses = F.softplus(losses - positives[image, : ROWS[image]])
+        if against_others:
+            similarities = (own_rows @ own_rows.T).fill_diagonal_(0)
+            losses = F.softplus(losses - similarities.sum(1) / max(ROWS[image] - 1, 1))
         total = total + weights[image, : ROWS[image]] @ losses
     return total
 
 
-def sums(rows, keys, shared, positives, weights, exclude_self=False, block_rows=None) -> Tensor:
+def sums(rows, keys, shared, weights, against_others=True, exclude_self=False, block_rows=None, scale=1.0) -> Tensor:
     one = Sum(
-        of(rows, ROWS),
-        of(keys, KEYS),
+        of(rows, ROWS, scale),
+        of(keys, KEYS, scale),
         weights,
-        positives,
+        against_others,
         None if shared is None else Shared(shared, ~USED),
         exclude_self,
     )
@@ -63,17 +73,19 @@ def sums(rows, keys, shared, positives, weights, exclude_self=False, block_rows=
 
 @BOTH_FORMS
 @pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("with_positives", [False, True])
+@pytest.mark.parametrize("against_others", [False, True])
 @pytest.mark.parametrize("with_shared", [False, True])
 @pytest.mark.parametrize("block_rows", [1, 3, 10, 100])
-def test_blocks_change_neither_value_nor_gradient(form, exclude_self, with_positives, with_shared, block_rows):
-    rows, keys, shared, positives, weights = case()
-    chosen = (shared if with_shared else None, positives if with_positives else None)
-    expected = whole(rows, keys, *chosen, weights, exclude_self, scale=10.0)
+def test_blocks_change_neither_value_nor_gradient(form, exclude_self, against_others, with_shared, block_rows):
+    rows, keys, shared, weights = case()
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    chosen = shared if with_shared else None
+    options = {"against_others": against_others, "exclude_self": exclude_self, "scale": scale}
+    expected = whole(rows, keys, chosen, weights, **options)
     with form():
-        found = sums(10 * rows, keys, *chosen, weights, exclude_self=exclude_self, block_rows=block_rows)
+        found = sums(rows, keys, chosen, weights, block_rows=block_rows, **options)
     torch.testing.assert_close(found, expected)
-    inputs = [rows, keys, *(x for x in chosen if x is not None)]
+    inputs = [rows, keys, scale, *([shared] if with_shared else [])]
     # Through a factor, since the gradient is made before it is known what the sum is for.
     for got, wanted in zip(
         torch.autograd.grad(-3 * found, inputs), torch.autograd.grad(-3 * expected, inputs), strict=True
@@ -83,14 +95,14 @@ def test_blocks_change_neither_value_nor_gradient(form, exclude_self, with_posit
 
 @BOTH_FORMS
 def test_several_sums_of_several_shapes_are_what_each_is_alone(form):
-    rows, keys, shared, positives, weights = case()
-    inputs = [rows, keys, shared, positives]
+    rows, keys, shared, weights = case()
+    inputs = [rows, keys, shared]
     of_rows, of_keys = of(rows, ROWS), of(keys, KEYS)
     given = [
-        Sum(of_rows, of_keys, weights, positives),
+        Sum(of_rows, of_keys, weights, against_others=True),
         Sum(of_rows, of_rows, weights, exclude_self=True),
-        Sum(of_rows, of_keys, 2 * weights, -positives),
-        Sum(of_rows, of_keys, weights, positives, Shared(shared, ~USED)),
+        Sum(of_rows, of_keys, 2 * weights),
+        Sum(of_rows, of_keys, weights, against_others=True, shared=Shared(shared, ~USED)),
     ]
     factors = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
     with form():
@@ -104,7 +116,7 @@ def test_several_sums_of_several_shapes_are_what_each_is_alone(form):
 
 
 @BOTH_FORMS
-@pytest.mark.parametrize("wanted", range(4))
+@pytest.mark.parametrize("wanted", range(3))
 def test_an_input_that_wants_no_gradient_does_not_change_the_others(form, wanted):
     *inputs, weights = case()
     with form():
@@ -116,10 +128,10 @@ def test_an_input_that_wants_no_gradient_does_not_change_the_others(form, wanted
 
 @BOTH_FORMS
 def test_a_large_logit_overflows_nothing(form):
-    rows, keys, shared, positives, weights = (x.detach().float() for x in case())
+    rows, keys, shared, weights = (x.detach().float() for x in case())
     with form():
-        found = sums(1000 * rows, keys, shared, positives, weights)
-    expected = whole(1000 * rows, keys, shared, positives, weights, False)
+        found = sums(1000 * rows, keys, shared, weights)
+    expected = whole(1000 * rows, keys, shared, weights, True, False)
     assert found.item() == pytest.approx(expected.item())
 
 
@@ -136,7 +148,7 @@ def test_a_row_without_a_key_adds_nothing_where_it_has_no_weight(form):
 
 @pytest.mark.parametrize(("form", "product"), [(nullcontext, "mm"), (all_images_at_once, "bmm")])
 def test_without_a_wanted_gradient_only_the_similarities_are_computed(form, product, monkeypatch):
-    rows, keys, _, positives, weights = case()
+    rows, keys, _, weights = case()
     products, multiply = [], getattr(torch, product)
 
     def counted(*args, **kwargs):
@@ -146,17 +158,17 @@ def test_without_a_wanted_gradient_only_the_similarities_are_computed(form, prod
     monkeypatch.setattr(torch, product, counted)
     with form():
         with torch.no_grad():
-            value = sums(rows, keys, None, positives, weights, block_rows=5)
+            value = sums(rows, keys, None, weights, against_others=False, block_rows=5)
         assert not value.requires_grad
         similarities = len(products)
         assert similarities == (3 if product == "mm" else 2)  # one a block; the first image alone fills two
         products.clear()
-        assert sums(rows, keys, None, positives, weights, block_rows=5) == value
+        assert sums(rows, keys, None, weights, against_others=False, block_rows=5) == value
         assert len(products) == 2 * similarities
 
 
 @BOTH_FORMS
 def test_a_second_derivative_is_refused(form):
-    rows, keys, shared, positives, weights = case()
+    rows, keys, shared, weights = case()
     with form(), pytest.raises(RuntimeError, match="differentiated once"):
-        torch.autograd.grad(sums(rows, keys, shared, positives, weights), [rows], create_graph=True)
+        torch.autograd.grad(sums(rows, keys, shared, weights), [rows], create_graph=True)

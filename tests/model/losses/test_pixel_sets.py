@@ -62,16 +62,18 @@ def test_mean_cosines_are_sums_over_images_of_means_over_pairs():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unit_rows_are_those_of_normalize_in_value_and_gradient(dtype):
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 5, 3, 4, generator=generator).to(dtype)
-    features[0, :, 0, 0] = 0
-    counted, upstream = torch.rand(2, 12, generator=generator) < 0.7, torch.randn(2, 12, 5, generator=generator)
-    plain, ours = (features.clone().requires_grad_() for _ in range(2))
-    expected = F.normalize(plain.float().flatten(2), dim=1).transpose(1, 2) * counted[..., None]
+    maps = [torch.randn(2, 5, *size, generator=generator).to(dtype) for size in ((3, 4), (2, 1))]
+    maps[0][0, :, 0, 0] = 0
+    counted, upstream = torch.rand(2, 14, generator=generator) < 0.7, torch.randn(2, 14, 5, generator=generator)
+    plain, ours = ([level.clone().requires_grad_() for level in maps] for _ in range(2))
+    pooled = torch.cat([level.float().flatten(2) for level in plain], dim=2)
+    expected = F.normalize(pooled, dim=1).transpose(1, 2) * counted[..., None]
     found, lengths = unit_rows(ours, counted)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(lengths, plain.detach().float().flatten(2).norm(dim=1))
+    torch.testing.assert_close(lengths, pooled.detach().norm(dim=1))
     assert not lengths.requires_grad
     (expected * upstream).sum().backward()
     (found * upstream).sum().backward()
-    assert ours.grad.dtype == dtype
-    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-6)
+    for got, wanted in zip(ours, plain, strict=True):
+        assert got.grad.dtype == dtype
+        torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-6)

@@ -19,7 +19,8 @@ from fault_proxy import FaultProxy
 from mpc_model.errors import DamagedError
 from mpc_model.imaging import codecs
 from pipelines.config.root import Config
-from pipelines.dataset.loader import IGNORE, Batch, PixelLoader, scaled
+from pipelines.dataset.batch import Batch, scaled
+from pipelines.dataset.loader import IGNORE, PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.dataset.read_ahead import REMOTE_THREADS, ReadAhead

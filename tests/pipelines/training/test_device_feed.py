@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.training.device_feed import on_device
 
 CPU = torch.device("cpu")
@@ -32,24 +32,3 @@ def test_a_failure_of_the_loader_comes_in_its_place() -> None:
     assert int(next(fed).images[0, 0, 0, 0]) == 0
     with pytest.raises(OSError, match="storage is away"):
         next(fed)
-
-
-def test_a_batch_moves_with_all_its_tensors() -> None:
-    one = batch(7)
-    paired = Batch(one.images, one.masks, one.ids, 1.0, one.keys, one.images, one.masks)
-    assert len(one.tensors()) == 3
-    assert len(paired.tensors()) == 4
-    for given in (one, paired):
-        moved = given.on(torch.device("meta"))
-        assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
-        assert [tensor.dtype for tensor in moved.tensors()] == [tensor.dtype for tensor in given.tensors()]
-        assert (moved.ids, moved.keys, moved.progress, moved.cached) == (
-            given.ids,
-            given.keys,
-            given.progress,
-            given.cached,
-        )
-        inputs = moved.to(torch.device("meta"))
-        assert inputs.images.shape == (2, 3, 4, 4)
-        assert inputs.images.dtype == torch.float32
-        assert inputs.features == moved.features

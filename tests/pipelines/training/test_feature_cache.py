@@ -15,7 +15,8 @@ from support import tiny
 from torch import Tensor
 
 from mpc_model.errors import MPCError
-from pipelines.dataset.loader import Batch, DeviceBatch, PixelLoader
+from pipelines.dataset.batch import Batch, DeviceBatch
+from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.order import Cursor
 from pipelines.training.feature_cache import FeatureCache
 

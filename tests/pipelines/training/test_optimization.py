@@ -39,7 +39,7 @@ def test_accumulated_gradients_are_the_mean_over_the_forward_passes(trained: Con
     expected: list[torch.Tensor] = []
     for part, batch in enumerate(first):
         other.optimization.module.zero_grad()
-        other.optimization.module(batch.to(torch.device("cpu")), part)["total"].backward()
+        other.optimization.module(batch.to(torch.device("cpu")), torch.tensor(part))["total"].backward()
         found = [one.grad for one in other.optimization.module.parameters() if one.grad is not None]
         expected = [a + b / 2 for a, b in zip(expected or [torch.zeros_like(g) for g in found], found, strict=True)]
     state._step(first)

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 from operators import Counted
+from small_backbone import Pyramid
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from training_runs import at, training
 
 from mpc_model.losses.logsumexp import all_images_at_once
+from mpc_model.nn.backbone import BACKBONES
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
 from pipelines.training import loop
@@ -82,11 +84,13 @@ def test_a_step_waits_for_nothing_and_its_operators_do_not_grow_with_the_batch(c
     assert counted[0] == counted[1]
 
 
-@pytest.mark.parametrize(("verb", "steps"), [("pretrain", 20), ("finetune", 50)])
+@pytest.mark.parametrize("verb", STAGES)
 def test_the_host_waits_as_often_as_metrics_are_reported(
-    trained: Config, tmp_path: Path, verb: str, steps: int
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    state = training(at(trained, tmp_path, "train.pictures_every=null", verb=verb), STAGES[verb])
+    monkeypatch.setitem(BACKBONES._entries, "pyramid", Pyramid)
+    steps, more = 50, ["model.backbone=pyramid", "finetune.start=scratch", "train.pictures_every=null"]
+    state = training(at(trained, tmp_path, *more, verb=verb), STAGES[verb])
     state.progress_bar = loop.console.Progress(verb, None, "samples")
     size = batch(2)
     with all_images_at_once(), Counted() as operators, Reads() as reads:
@@ -124,3 +128,4 @@ def test_a_whole_step_traces_without_values(config: Config, verb: str) -> None:
         metrics = optimization.step([batch(2)], 0, 1e-3)
     assert {value.shape for value in metrics.values()} == {torch.Size([])}
     assert type(metrics["gradient_norm"]).__name__ == "FakeTensor"
+    assert all(parameter.grad is not None for parameter in stage.module.parameters())

@@ -13,7 +13,7 @@ from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.localizer import Localizer
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset.loader import Batch
+from pipelines.dataset.batch import Batch
 from pipelines.finetune import Finetuning
 from pipelines.training import validation
 from pipelines.training.shares import Shares
