@@ -3,7 +3,7 @@
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import NamedTuple
@@ -21,6 +21,10 @@ from pipelines.runtime import storage, uris
 
 _HOLE = 1 << 20
 """Bytes between two columns that are read along with them: another request takes longer than they do."""
+_FOOTER, _FOOTER_OF_GROUP = 16 << 10, 10 << 10
+"""Bytes that a footer has, at most, besides its row groups, and for each: statistics of images and masks. One that has
+more takes a second request."""
+_MAGIC = b"PAR1"
 
 
 def shard_location(uri: str, name: str, suffix: str = "parquet") -> str:
@@ -110,8 +114,9 @@ class ShardReader:
     `stored_bytes` (G,) about how many bytes each has (int64). Raises DataError for a split without samples.
 
     The columns that are asked for are read from a row group by one request, or by several where they lie far apart.
-    The footer of each shard is read once and then kept compressed, since parsed ones take five times as much memory.
-    On object storage a shard stays open, too: to open it is a request of its own.
+    The footer of each shard is read by one request, once, and then kept compressed, since parsed ones take five times
+    as much memory. On object storage a shard stays open, too: to open it is a request of its own. Of threads that need
+    a shard at once, the first one opens it.
     """
 
     def __init__(self, uri: str, manifest: Manifest, split: str) -> None:
@@ -134,7 +139,7 @@ class ShardReader:
         self.repeats = np.array(repeats, np.int64)
         self.stored_bytes = np.array(stored_bytes, np.int64)
         self._footers: dict[str, bytes] = {}
-        self._open_shards: dict[str, pa.NativeFile] = {}
+        self._open_shards: dict[str, Future[pa.NativeFile]] = {}
 
     def read(self, group: int, columns: Sequence[str] = ("id", "kind", "views")) -> list[Row]:
         """The rows of one row group, with these columns only. Raises DamagedError for a shard that is damaged, lost, or
@@ -164,7 +169,7 @@ class ShardReader:
         """Columns of one row group; `views.image` and `views.mask` name fields of the column views."""
         name, index = self._groups[group]
         with _shard_errors(self.uri, name), self._opened(name) as file:
-            footer = self._footer(name, file)
+            footer = pq.read_metadata(pa.BufferReader(zlib.decompress(self._footers[name])))
             chunks = [footer.row_group(index).column(number) for number in range(footer.num_columns)]
             paths = [path for path in (chunk.path_in_schema for chunk in chunks) if _names(columns, path)]
             spans = sorted(_span(chunk) for chunk in chunks if chunk.path_in_schema in paths)
@@ -175,30 +180,43 @@ class ShardReader:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[pa.NativeFile]:
-        """A shard, to read parts of it. It is closed afterwards where it is a file of this machine."""
-        if file := self._open_shards.get(name):
-            yield file
+        """A shard, to read parts of it; its footer was read. It is closed afterwards where it is a file of this
+        machine."""
+        if not uris.is_remote(self.uri):
+            with self._open(name) as file:
+                yield file
             return
+        own = Future[pa.NativeFile]()
+        opened = self._open_shards.setdefault(name, own)
+        if opened is own:
+            try:
+                own.set_result(self._open(name))
+            except BaseException as error:
+                del self._open_shards[name]  # a later read may have more luck
+                own.set_exception(error)
+                raise
+        yield opened.result()
+
+    def _open(self, name: str) -> pa.NativeFile:
         filesystem, path = storage.resolve(shard_location(self.uri, name))
         file = filesystem.open_input_file(path)
-        if uris.is_remote(self.uri):
-            yield self._open_shards.setdefault(name, file)
-            return
-        with file:
-            yield file
+        if name not in self._footers:
+            footer = self._footer(name, file)
+            check_footer(pq.read_metadata(pa.BufferReader(footer)), self._shards[name], self._row_group)
+            self._footers[name] = zlib.compress(footer, 1)
+        return file
 
-    def _footer(self, name: str, file: pa.NativeFile) -> pq.FileMetaData:
-        kept = self._footers.get(name)
-        if kept:
-            return pq.read_metadata(pa.BufferReader(zlib.decompress(kept)))
-        if file.size() != self._shards[name].bytes:
+    def _footer(self, name: str, file: pa.NativeFile) -> bytes:
+        """The footer of a shard as a Parquet file of its own; ValueError where the shard has another size."""
+        shard = self._shards[name]
+        if file.size() != shard.bytes:
             raise ValueError("another size than the manifest says")
-        footer = pq.read_metadata(file)
-        check_footer(footer, self._shards[name], self._row_group)
-        serialized = pa.BufferOutputStream()
-        footer.write_metadata_file(serialized)
-        self._footers[name] = zlib.compress(serialized.getvalue(), 1)
-        return footer
+        groups = -(-shard.rows // self._row_group)
+        tail = _whole(file, max(0, shard.bytes - _FOOTER - groups * _FOOTER_OF_GROUP), shard.bytes)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if len(tail) < length <= shard.bytes:
+            tail = _whole(file, shard.bytes - length, shard.bytes)
+        return _MAGIC + tail[-length:]
 
 
 class _Parts:

@@ -1,5 +1,6 @@
 """The loader: batches of stored views against the rows of the files, one by one, and the same from any cursor."""
 
+import heapq
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from fault_proxy import FaultProxy
 from mpc_model.errors import DamagedError
 from mpc_model.imaging import codecs
 from pipelines.config.root import Config
+from pipelines.dataset import order
 from pipelines.dataset.batch import Batch, scaled
 from pipelines.dataset.loader import IGNORE, PixelLoader
 from pipelines.dataset.manifest import Manifest
@@ -267,11 +269,63 @@ def test_from_object_storage_no_step_waits_longer_than_a_step(far_away: tuple[st
         steps.append(_compute())
     assert len(steps) == 48
     assert max(waits[1:]) <= max(steps)
-    # One request for each row group, and four to open a shard and read its footer: several threads may do that at once.
-    assert asked[-1] <= 48 + 4 * REMOTE_THREADS
+    # One request for each row group, and two for each shard: to open it, and to read its footer.
+    assert asked[-1] == 48 + 2 * 6
     # The second window of 16 row groups is there before the first one ends.
     assert asked[31] == asked[-1]
     assert proxy.busiest >= 8
+
+
+LATENCY = 0.02
+"""Seconds of a request, where they are counted and not measured."""
+
+
+class CountedTime(ReadAhead[Any]):
+    """Reads whose requests take LATENCY each in a time of their own, as far as threads are free: one for a row group,
+    and two before it for the first one of a shard. `now` is when the reads of a step are started."""
+
+    now, groups_of_shard = 0.0, 1
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.free, self.done, self.opened = [0.0] * REMOTE_THREADS, list[float](), dict[int, float]()
+
+    def start(self, needed: int) -> None:
+        super().start(needed)
+        for read in self._reads[len(self.done) : len(self._futures)]:
+            began = max(heapq.heappop(self.free), CountedTime.now)
+            shard = read.group // CountedTime.groups_of_shard
+            opened = self.opened.setdefault(shard, began + 2 * LATENCY)
+            self.done.append(max(began, opened) + LATENCY)
+            heapq.heappush(self.free, self.done[-1])
+
+
+@pytest.mark.parametrize(("shards", "groups"), [(6, 16), (96, 1)])
+def test_with_20_ms_a_request_only_the_first_step_waits_for_three_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int, groups: int
+) -> None:
+    """Three windows of row groups, in shards of many and of one: counted, not measured."""
+    manifest = stored_dataset.write(str(tmp_path), shards=shards, rows=4 * groups, row_group=4)
+    monkeypatch.setattr(CountedTime, "groups_of_shard", groups)
+    made: list[CountedTime] = []
+    monkeypatch.setattr(
+        "pipelines.dataset.loader.ReadAhead", lambda *given: made.append(CountedTime(*given)) or made[-1]
+    )
+    one = loader((str(tmp_path), manifest))
+    needed = one._plan(
+        order.epoch_batches(
+            one._rows, one._groups, fingerprint=manifest.fingerprint, seed=3, cursor=Cursor(), world=1, batch_size=4
+        )[0]
+    )[0]
+    waits = list[float]()
+    monkeypatch.setattr(CountedTime, "now", 0.0)
+    for step, _ in enumerate(one.epoch(Cursor())):
+        there = max(made[0].done[number] for number in needed[step])
+        waits.append(max(0.0, there - CountedTime.now))
+        CountedTime.now += waits[-1] + STEP
+    assert len(waits) == 96
+    assert waits[0] == pytest.approx(3 * LATENCY)
+    assert max(waits[1:]) == 0
 
 
 def _compute() -> float:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import stored_dataset
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DamagedError, DataError
 from pipelines.config.root import Config
 from pipelines.dataset import reader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import SCHEMA, SPLITS
+from pipelines.runtime import storage
 
 
 def files(config: Config, split: str = "*") -> list[Path]:
@@ -138,6 +140,7 @@ def test_only_the_bytes_of_the_columns_are_read(tmp_path: Path, monkeypatch: pyt
     shards = ShardReader(str(tmp_path), manifest, "train")
     shards.read_views(2, [(0, 0)], images=False)
     end = mask.data_page_offset + mask.total_compressed_size
+    assert spans.pop(0)[1] == file.stat().st_size  # the footer
     if hole:
         assert spans == [(first.data_page_offset, end)]
     else:
@@ -159,3 +162,27 @@ def test_a_footer_is_read_once_for_each_shard(tmp_path: Path, monkeypatch: pytes
         ids = [row["id"] for group in range(140) for row in shards.read(group, ("id",))]
         assert ids == [f"{number:064x}" for number in range(140)]
     assert checked == [shard.name for shard in manifest.shards]
+
+
+def test_a_footer_that_is_longer_than_expected_takes_a_second_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = stored_dataset.write(str(tmp_path), shards=1, rows=4, row_group=2)
+    monkeypatch.setattr(reader, "_FOOTER", 100)
+    monkeypatch.setattr(reader, "_FOOTER_OF_GROUP", 0)
+    assert [row["id"] for row in ShardReader(str(tmp_path), manifest, "train").read(1)] == [f"{n:064x}" for n in (2, 3)]
+
+
+def test_threads_that_need_a_lost_shard_at_once_all_say_so_and_a_later_read_finds_it(s3: str) -> None:
+    uri = f"{s3}/lost-shard"
+    manifest = stored_dataset.write(uri, shards=1, rows=4, row_group=1)
+    location = reader.shard_location(uri, manifest.shards[0].name)
+    whole = storage.read_bytes(location)
+    storage.delete(location)
+    shards = ShardReader(uri, manifest, "train")
+    with ThreadPoolExecutor(4) as pool:
+        for read in [pool.submit(shards.read, group) for group in range(4)]:
+            with pytest.raises(DamagedError, match=manifest.shards[0].name):
+                read.result()
+    storage.write_bytes(location, whole)
+    assert [row["id"] for group in range(4) for row in shards.read(group)] == [f"{n:064x}" for n in range(4)]
