@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,7 @@ import ray
 import ray.data
 from ray._raylet import PlacementGroupID
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -38,6 +40,11 @@ from pipelines.runtime.environment import (
 IN_FLIGHT = 2
 """Rows at a worker of Ray Data: one is worked on, the next one waits there and not at the driver, which looks ten
 times a second."""
+_INIT_DEATHS = 2
+"""Workers of a pool that may fail one after another while they are made. Ray's core has restarted each of them
+TASK_RETRIES times where its process died."""
+_LONGEST = 400
+"""Characters that are shown of Ray's message."""
 
 _own_head = ""  # where the head of a Ray answers that this process started
 
@@ -162,14 +169,17 @@ def map_rows(
         max_size=len(rows),
         max_tasks_in_flight_per_actor=in_flight,
     )
-    mapped = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-        worker,
-        fn_constructor_args=(partial(ray.get, ray.put(shared)),),
-        compute=pool,
-        num_cpus=1,
-        memory=memory,
-        ray_remote_args_fn=partial(dict, max_restarts=TASK_RETRIES, max_task_retries=TASK_RETRIES),
-    )
+    with warnings.catch_warnings():  # of options that Ray 2.64 will take in another way; 2.60 has no other
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        mapped = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+            worker,
+            fn_constructor_args=(partial(ray.get, ray.put(shared)),),
+            compute=pool,
+            num_cpus=1,
+            memory=memory,
+            max_restarts=TASK_RETRIES,
+            max_task_retries=TASK_RETRIES,
+        )
     try:
         for table in configured(mapped, verb).iter_batches(
             batch_size=None,
@@ -180,8 +190,8 @@ def map_rows(
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
-        words = " ".join(str(error).split())
-        raise InfrastructureError(f"a piece of work was lost {TASK_RETRIES + 1} times, at last: {words}") from None
+        words = " ".join(str(error).split())[:_LONGEST]
+        raise InfrastructureError(f"a worker was lost {TASK_RETRIES + 1} times, at last: {words}") from None
 
 
 def _room(machines: list[dict[str, float]], memory: int) -> int:
@@ -196,7 +206,7 @@ def configured(dataset: ray.data.Dataset, verb: str) -> ray.data.Dataset:
     context = dataset.context
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = -1
-    context.max_consecutive_actor_init_deaths = TASK_RETRIES
+    context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     context.custom_execution_callback_classes = [partial(_PoolsWatch, verb)]  # it is called
     return dataset
 
