@@ -1,16 +1,12 @@
 """Workers and hosts of a build come and go: nothing is lost or made twice, and a command that cannot go on says why."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import pytest
@@ -18,46 +14,8 @@ from drills import Driver
 from support import tree
 from two_hosts import TwoHosts
 
-from mpc_model.errors import InfrastructureError
-from pipelines.runtime import pieces
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RENDERER = "ray::MapWorker(Map(Renderer))"
-
-
-class Deaths(NamedTuple):
-    """How often workers shall die, and a folder with a file for each death."""
-
-    folder: str
-    times: int
-
-    def die(self) -> None:
-        """End this process unless enough have died."""
-        if len(os.listdir(self.folder)) < self.times:
-            Path(self.folder, uuid.uuid4().hex).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class DiesWhileMade:
-    """Gives each piece back, once enough have died."""
-
-    def __init__(self, load: Callable[[], Deaths]) -> None:
-        load().die()
-
-    def __call__(self, row: pieces.Row) -> pieces.Returned:
-        return pieces.attempt(row["piece"], lambda: bytes([row["piece"]]))
-
-
-class DiesAtWork:
-    """Dies at piece 1, and gives each piece back."""
-
-    def __init__(self, load: Callable[[], Deaths]) -> None:
-        self.deaths = load()
-
-    def __call__(self, row: pieces.Row) -> pieces.Returned:
-        if row["piece"] == 1:
-            self.deaths.die()
-        return pieces.attempt(row["piece"], lambda: bytes([row["piece"]]))
 
 
 @pytest.fixture(scope="module")
@@ -101,24 +59,6 @@ def renderers(pids: list[int]) -> list[psutil.Process]:
             if RENDERER in " ".join(process.cmdline()):
                 found.append(process)
     return found
-
-
-@pytest.mark.parametrize("worker", [DiesWhileMade, DiesAtWork])
-def test_workers_that_die_have_their_pieces_done_again(
-    ray_session: None, tmp_path: Path, worker: type[DiesWhileMade] | type[DiesAtWork]
-) -> None:
-    done = dict(pieces.run("build", worker, Deaths(str(tmp_path), 2), [{"piece": piece} for piece in range(4)]))
-    assert done == {piece: bytes([piece]) for piece in range(4)}
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize("worker", [DiesWhileMade, DiesAtWork])
-def test_a_pool_whose_workers_always_die_ends_with_the_reason(
-    ray_session: None, tmp_path: Path, worker: type[DiesWhileMade] | type[DiesAtWork]
-) -> None:
-    with pytest.raises(InfrastructureError, match="a worker was lost 11 times, at last: The actor died"):
-        list(pieces.run("build", worker, Deaths(str(tmp_path), 1000), [{"piece": piece} for piece in range(4)]))
-    assert 11 <= len(list(tmp_path.iterdir())) < 60
 
 
 def test_a_build_that_loses_all_its_workers_keeps_what_was_finished(

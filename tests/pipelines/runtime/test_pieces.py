@@ -1,12 +1,17 @@
 """Pieces of work: results as they come and failures of ours as they were raised, by Ray Data and in this process."""
 
+import os
+import signal
+import uuid
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import pytest
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, InfrastructureError
 from pipelines.runtime import pieces
 
 
@@ -23,6 +28,41 @@ class Adder:
         if piece == self.shared:
             raise DataError(f"sample {piece} is damaged")
         return bytes([self.shared + piece])
+
+
+class Deaths(NamedTuple):
+    """How often workers shall die, and a folder with a file for each death."""
+
+    folder: str
+    times: int
+
+    def die(self) -> None:
+        """End this process unless enough have died."""
+        if len(os.listdir(self.folder)) < self.times:
+            Path(self.folder, uuid.uuid4().hex).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesWhileMade:
+    """Gives each piece back, once enough have died."""
+
+    def __init__(self, load: Callable[[], Deaths]) -> None:
+        load().die()
+
+    def __call__(self, row: pieces.Row) -> pieces.Returned:
+        return pieces.attempt(row["piece"], lambda: bytes([row["piece"]]))
+
+
+class DiesAtWork:
+    """Dies at piece 1, and gives each piece back."""
+
+    def __init__(self, load: Callable[[], Deaths]) -> None:
+        self.deaths = load()
+
+    def __call__(self, row: pieces.Row) -> pieces.Returned:
+        if row["piece"] == 1:
+            self.deaths.die()
+        return pieces.attempt(row["piece"], lambda: bytes([row["piece"]]))
 
 
 def rows(count: int) -> list[pieces.Row]:
@@ -51,3 +91,25 @@ def test_opencv_has_one_thread_in_a_piece_and_its_own_number_afterwards() -> Non
         assert (returned["result"], cv2.getNumThreads()) == (b"\x01", 3)
     finally:
         cv2.setNumThreads(-1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("worker", [DiesWhileMade, DiesAtWork])
+def test_workers_that_die_have_their_pieces_done_again(
+    ray_session: None, tmp_path: Path, worker: type[DiesWhileMade] | type[DiesAtWork]
+) -> None:
+    done = dict(pieces.run("build", worker, Deaths(str(tmp_path), 2), rows(4)))
+    assert done == {piece: bytes([piece]) for piece in range(4)}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("worker", [DiesWhileMade, DiesAtWork])
+def test_a_pool_whose_workers_always_die_ends_with_the_reason(
+    ray_session: None, tmp_path: Path, worker: type[DiesWhileMade] | type[DiesAtWork]
+) -> None:
+    with pytest.raises(InfrastructureError, match="a worker was lost 11 times, at last: The actor died"):
+        list(pieces.run("build", worker, Deaths(str(tmp_path), 1000), rows(4)))
+    assert 11 <= len(list(tmp_path.iterdir())) < 60
