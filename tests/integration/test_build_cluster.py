@@ -20,8 +20,8 @@ RENDERER = "ray::MapWorker(Map(Renderer))"
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """Some twenty seconds of work for a core: 720 samples in 90 shards."""
-    source = {"name": "photos", "layout": "photos", "location": str(photos), "crop": 96, "samples_per_photo": 120}
+    """Some fifteen seconds of work for a core: 480 samples in 60 shards."""
+    source = {"name": "photos", "layout": "photos", "location": str(photos), "crop": 96, "samples_per_photo": 80}
     split = {"train": 0.5, "validation": 0.25, "test": 0.25}
     build = {"sources": [source], "views": {"policy": "release", "count": 3}, "shard_samples": 8, "split": split}
     file = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
