@@ -154,8 +154,8 @@ def _exit_code(command: Command, parsed: argparse.Namespace, output: LibraryOutp
         try:
             _run(command, parsed)
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            return interruption.report()
+        except KeyboardInterrupt as interrupt:
+            return interruption.report(str(interrupt))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the edge: nothing is hidden, the details are kept
             if isinstance(error, BrokenPipeError) and signals.reader_is_gone():
                 return 141

@@ -27,6 +27,13 @@ NOT_IDENTITY = {
     "compile",
     "cuda_graph",
     "pictures_every",
+    "preemption_grace_s",
+    "relax_collectives_on_preemption",
+    "accelerator_type",
+    "label_selector",
+    "placement_strategy",
+    "collective_timeout_s",
+    "nccl",
 }
 """Keys of `train` that may differ between a run and its continuation: they do not change what is learnt."""
 _THRESHOLD = 0.5

@@ -59,6 +59,20 @@ class TrainConfig(Section):
     """Steps between checkpoints, besides one at the end of each epoch."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker groups that may be lost and restarted from the last checkpoint; preempted ones do not count."""
+    preemption_grace_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that the other workers may go on after a machine was taken away, to end what they write."""
+    relax_collectives_on_preemption: bool = False
+    """Let checkpoints be reported without the workers of a machine that is taken away, unless it has the first one."""
+    accelerator_type: str | None = None
+    """Kind of accelerator that workers need, by Ray's name, such as H100; null takes any."""
+    label_selector: dict[str, str] = Field(default={})
+    """Labels of the machines that workers need, such as {ray.io/market-type: spot}."""
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Where workers go: on few machines or on many; STRICT waits where that is impossible."""
+    collective_timeout_s: Positive = 1800
+    """Seconds after which workers that wait for each other in NCCL or gloo fail, and start again."""
+    nccl: dict[str, str | int] = Field(default={})
+    """Variables of NCCL, gloo and torch.distributed for the workers, such as {NCCL_SOCKET_IFNAME: eth0}."""
     validation_images: Positive = 256
     """Images of the validation split that are scored after each epoch, at most."""
     async_validation: bool = False
@@ -73,6 +87,12 @@ class TrainConfig(Section):
             raise ValueError("workers must be [min, max]")
         if self.async_validation and max_workers == 0:
             raise ValueError("async_validation needs Ray workers; set workers to 1 or more, or turn it off")
+        if max_workers == 0 and (given := [key for key in _OF_WORKERS if getattr(self, key) != _default(key)]):
+            raise ValueError(f"{given[0]} is for Ray workers; set workers to 1 or more, or leave it out")
+        if self.accelerator_type and self.accelerator == "cpu":
+            raise ValueError("accelerator_type names a kind of GPU, but accelerator is cpu; leave one of them out")
+        if other := next((name for name in self.nccl if not name.startswith(_NCCL)), None):
+            raise ValueError(f"nccl: {other} is not one of its variables: {', '.join(f'{name}*' for name in _NCCL)}")
         if self.sync_batchnorm and max_workers < 2:
             raise ValueError("sync_batchnorm needs 2 workers or more; with fewer there is nothing to synchronise")
         return self
@@ -81,6 +101,22 @@ class TrainConfig(Section):
     def worker_range(self) -> tuple[int, int]:
         """The smallest and the largest number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+
+_OF_WORKERS = (
+    "preemption_grace_s",
+    "relax_collectives_on_preemption",
+    "accelerator_type",
+    "label_selector",
+    "placement_strategy",
+    "collective_timeout_s",
+    "nccl",
+)
+_NCCL = ("NCCL_", "GLOO_", "TORCH_NCCL_", "TORCH_GLOO_", "TORCH_DISTRIBUTED_")
+
+
+def _default(key: str) -> Any:
+    return TrainConfig.model_fields[key].default
 
 
 class OptimConfig(Section):

@@ -20,6 +20,7 @@ LIBRARY_DEFAULTS = (
     Default("RAY_USAGE_STATS_ENABLED", "0", "Ray sends no usage statistics."),
     Default("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0", "Ray copies no virtual environment for workers of this machine."),
     Default("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0", "Tasks without a GPU see the machine's devices as they are."),
+    Default("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5", "Ray Train takes one report each time; its 2 are slow."),
     Default("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1", "Trials keep their own records; Ray Tune's loggers write more."),
     Default("RAY_AIR_NEW_OUTPUT", "0", "The newer output of Ray Tune prints whatever the verbosity."),
     Default("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1", "The last report of a trial holds no metric."),

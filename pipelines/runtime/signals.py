@@ -47,11 +47,12 @@ class Interruption:
         signal.set_wakeup_fd(self._before[1])
         os.close(self._writing)
 
-    def report(self) -> int:
-        """Say once that the command was interrupted; the exit code."""
+    def report(self, where: str = "") -> int:
+        """Say once that the command was interrupted, and `where` ("at step 10") if that is known; the exit code."""
         if not self._reported:
             self._reported = True
-            console.fail(f"mpc {self._verb}: interrupted; the same command goes on from here")
+            interrupted = f"interrupted {where}" if where else "interrupted"
+            console.fail(f"mpc {self._verb}: {interrupted}; the same command goes on from here")
         return 130
 
     def _watch(self, read_end: int) -> None:
@@ -89,6 +90,48 @@ def defer_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt
         if pending:
             signal.raise_signal(signal.SIGINT)
+
+
+def first_then(first: Callable[[], None], then: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+    """A handler of SIGINT that calls `first` once, in a thread, and `then` at every later signal, in the main thread.
+
+    A thread, since a handler runs in the middle of whatever the main thread does, printing for example.
+    """
+    pending = [first]
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if pending:
+            threading.Thread(target=pending.pop(), name="interrupted", daemon=True).start()
+        else:
+            then()
+
+    return handle
+
+
+@contextmanager
+def first_interrupt_noted(words: str) -> Iterator[Callable[[], bool]]:
+    """In this block the first Ctrl-C, or SIGTERM in an `Interruption`, is only noted, and `words` are said.
+
+    Gives what tells whether there was one. A second one is raised at once. Outside the main thread, which alone is
+    interrupted, there is never one.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+
+    def note() -> None:
+        noted.set()
+        console.say(words)
+
+    def end() -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, first_then(note, end))
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -17,11 +17,12 @@ class Background:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._pending: deque[Future[None]] = deque()
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None]) -> Future[None]:
         """Do a job after those before it. Waits while another one is waiting, so that no more than two are held."""
         self.poll()
         self._wait(1)
         self._pending.append(self._pool.submit(job))
+        return self._pending[-1]
 
     def poll(self) -> None:
         """Raise what a finished job has raised. Waits for nothing."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ class CheckpointWriter:
         self.sound: int | None = None
         """The step of the checkpoint that was written, or restored, last: one that is known to be sound."""
 
-    def save(self, progress: TrainingProgress, window: StepWindow, final: bool = False) -> None:
-        """Copy what a checkpoint holds, and let the background write it and delete old ones.
+    def save(self, progress: TrainingProgress, window: StepWindow, final: bool = False) -> Future[None]:
+        """Copy what a checkpoint holds, and let the background write it and delete old ones; what comes of that.
 
         Of the step of the last sound checkpoint only what is not tensors is written again: no failure may cost it.
         Waits until the one before is written: so each knows which others could not be, and two copies are never held.
@@ -63,7 +64,7 @@ class CheckpointWriter:
         then.unsaved = [step for step in then.unsaved if step != then.step]
         facts = copy.deepcopy(self._facts(then, window))
         tensors = HostCopy(self._tensors())
-        self._background.submit(lambda: self._write(then, facts, tensors, progress, final))
+        return self._background.submit(lambda: self._write(then, facts, tensors, progress, final))
 
     def _write(
         self, then: TrainingProgress, facts: CheckpointFacts, tensors: HostCopy, progress: TrainingProgress, final: bool

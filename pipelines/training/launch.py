@@ -19,7 +19,7 @@ from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop
 from pipelines.training.progress import TrainingResult
 from pipelines.training.stage import Stage
-from pipelines.training.worker_context import WorkerContext
+from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
 
 class StageResult(TrainingResult):
@@ -122,9 +122,15 @@ def _run_loop(
     config: Config, stage: type[Stage], run_id: str, output: str, held: lease.Lease, on_epoch: OnEpoch
 ) -> TrainingResult:
     if config.train.worker_range[1] == 0:
-        own_device = device.process_device(config.train.accelerator)
-        context = WorkerContext(device=own_device, report=on_epoch, check_lease=held.check)
-        return loop.run(config, stage, run_id, context)
+
+        def report(report: Report) -> None:
+            if report.ends_epoch:
+                on_epoch(report.metrics)
+
+        with signals.first_interrupt_noted(f"{stage.verb}: {INTERRUPTED}") as is_stopping:
+            own_device = device.process_device(config.train.accelerator)
+            context = WorkerContext(device=own_device, report=report, is_stopping=is_stopping, check_lease=held.check)
+            return loop.run(config, stage, run_id, context)
     from pipelines.training import ray_backend
 
     return ray_backend.run(config, stage, run_id, output, on_epoch)

@@ -36,12 +36,22 @@ from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
 from pipelines.training.step_ring import StepFacts, StepRing
 from pipelines.training.step_window import GIB, StepWindow
-from pipelines.training.worker_context import AsyncValidator, WorkerContext
+from pipelines.training.worker_context import AsyncValidator, Report, WorkerContext
 
 LOG_EVERY = 10
 """Steps between reports, and between reads of what the device has computed."""
 PREEMPTION_SECONDS = 5.0
 """How often workers ask whether a machine is about to be taken away: all of them wait for the answer."""
+LOOK_SECONDS = 10.0
+"""Where LOG_EVERY steps take longer, all ranks look that often whether training is to stop or to keep a checkpoint."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Training has ended because it was asked to; a checkpoint of `step` is there, or of an earlier one (None)."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+        super().__init__("" if step is None else f"at step {step}")
 
 
 def run(
@@ -51,7 +61,7 @@ def run(
 
     `stop_after` ends the call after that many steps in all, as an interruption would, without a last checkpoint.
     Raises MPCError where loss or gradient stop being finite, naming the samples of the batch, and where too many
-    checkpoints in a row could not be written: a retry would mend neither.
+    checkpoints in a row could not be written: a retry would mend neither. Raises Stopped where `context.is_stopping`.
     """
     reporting = outbox.opened(config, stage.verb, run_id, context.check_lease) if context.rank == 0 else nullcontext()
     with reporting as reports:
@@ -109,7 +119,9 @@ class TrainingLoop:
         self.ring = StepRing(LOG_EVERY, context.device, context.world_size)
         self.note = ""
         self.asked_at, self.saved_for_preemption = time.monotonic(), False
+        self.look_every = LOG_EVERY
         self._restore()
+        self.looked_at = (time.monotonic(), self.progress.step)
         if accelerate(self.stage, config, context.device):
             self.optimization.keep_gradients()
         self.optimization.distribute()
@@ -129,8 +141,6 @@ class TrainingLoop:
         if self.writer:
             self.writer.sound = document["step"]
         self.window = StepWindow(self.context.device, document["window"])
-        if self.progress.awaits_validation and self.async_validator:
-            self.async_validator.submit(checkpoint.folder(self.output, self.progress.epoch_steps[-1]))
         if self.context.rank == 0:
             epoch = self.progress.cursor.epoch + 1
             console.say(f"{self.verb}: resuming from step {self.progress.step}, epoch {epoch}")
@@ -161,7 +171,7 @@ class TrainingLoop:
             self._add_validation()
             self._save()
         self.background.wait()  # now it is known which checkpoints could be written
-        if self.progress.unsaved[-1:] == [self.progress.step]:
+        if self.shares.first(lambda: self.progress.unsaved[-1:] == [self.progress.step]):  # rank 0 alone knows
             self._save(final=True)
             self.background.wait()  # only then the best epoch may be this one
         return self.progress.result(self.stage.monitor)
@@ -224,11 +234,14 @@ class TrainingLoop:
     def _after_step(self, epoch_progress: float) -> None:
         """Do what is due at this step besides training: progress line, reports, pictures, checkpoints."""
         epoch = self.progress.cursor.epoch
-        preempted = False
-        if self._is_due(LOG_EVERY):
-            preempted = self._read(self._asks_for_preemption()) and self.context.is_preempted()
+        preempted = stopping = False
+        if self._is_due(self.look_every):
+            if self._read(self._asks()):
+                preempted, stopping = self._look()
         elif epoch_progress == 1:
             self._read()
+        if self.context.world_size == 1:  # nobody else need agree
+            stopping = self.context.is_stopping()
         self.background.poll()
         if self.reports:
             done = round((epoch + epoch_progress) * len(self.loader))
@@ -242,10 +255,12 @@ class TrainingLoop:
             if self.context.rank == 0:
                 console.say(f"{self.verb}: a machine is about to be taken away; keeping a checkpoint now")
             save = self.saved_for_preemption = True
-        if save:
+        if save or stopping:
             self._save()
-        if preempted:
+        if preempted or stopping:
             self.background.wait()
+        if stopping:
+            raise Stopped(None if self.progress.step in self.progress.unsaved else self.progress.step)
 
     def _draw(self, reports: outbox.Outbox) -> None:
         """Draw pictures of this step: the network's part now, the rest in the background."""
@@ -261,12 +276,25 @@ class TrainingLoop:
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
 
-    def _asks_for_preemption(self) -> bool:
-        """Whether all ranks are to ask now. The first rank's clock says so, since they must ask equally often."""
+    def _asks(self) -> bool:
+        """Whether all ranks are to look now: the first rank's clock says so, since they must do it equally often."""
+        if self.context.rank != 0:
+            return False
         due = time.monotonic() - self.asked_at >= PREEMPTION_SECONDS
-        if due:
-            self.asked_at = time.monotonic()
-        return due and self.context.rank == 0 and not self.saved_for_preemption
+        return (due and not self.saved_for_preemption) or self.context.is_stopping()
+
+    def _look(self) -> tuple[bool, bool]:
+        """Whether a machine is about to be taken away, and whether training is to stop; the same on all ranks."""
+        preempted = self.context.is_preempted()
+        stopping, self.look_every = self.shares.first(lambda: (self.context.is_stopping(), self._steps_between_looks()))
+        self.asked_at = time.monotonic()
+        return preempted, stopping
+
+    def _steps_between_looks(self) -> int:
+        """As many steps as take LOOK_SECONDS, by how long the last ones took; LOG_EVERY at most."""
+        before, now = self.looked_at, (time.monotonic(), self.progress.step)
+        self.looked_at = now
+        return max(1, min(LOG_EVERY, int(LOOK_SECONDS * (now[1] - before[1]) / max(now[0] - before[0], 1e-9))))
 
     def _log(self) -> None:
         """Report the window that ends at this step."""
@@ -296,16 +324,7 @@ class TrainingLoop:
         self.progress.finish_epoch()
         if not self.config.train.async_validation:
             self._add_validation()
-        self._save()
-        step, history = self.progress.step, self.progress.history
-        if self.async_validator:
-            self.background.wait()
-            if step not in self.progress.unsaved:
-                self.async_validator.submit(checkpoint.folder(self.output, step))
-        metrics = {**history[-1], "epoch": self.progress.cursor.epoch, "step": step}
-        if not self.progress.awaits_validation:
-            metrics["figure"] = self.progress.monitored(self.stage.monitor)[-1]
-        self.context.report(metrics)
+        self._save(ends_epoch=True)
 
     def _add_validation(self) -> None:
         """Add the validation metrics of the last epoch to the history, on all ranks."""
@@ -325,14 +344,27 @@ class TrainingLoop:
     def _collected(self) -> dict[str, float]:
         """What the asynchronous validator has found of the last epoch; nothing where its checkpoint is not there."""
         assert self.async_validator
-        unsaved = self.progress.epoch_steps[-1] in self.progress.unsaved
-        return {} if unsaved else self.async_validator.collect()
+        step = self.progress.epoch_steps[-1]
+        return {} if step in self.progress.unsaved else self.async_validator.collect(step)
 
-    def _save(self, final: bool = False) -> None:
-        """Have a checkpoint written, on rank 0. Before that all ranks look whether the steps so far were good."""
+    def _save(self, ends_epoch: bool = False, final: bool = False) -> None:
+        """Have a checkpoint written, on rank 0, and report it, on all ranks.
+
+        Before that all ranks look whether the steps so far were good.
+        """
         self._read()
-        if self.writer:
-            self.writer.save(self.progress, self.window, final)
+        written = self.writer.save(self.progress, self.window, final) if self.writer else None
+        self.context.report(Report(self.progress.step, self._reported(), ends_epoch, written))
+
+    def _reported(self) -> dict[str, float]:
+        """The metrics of a report."""
+        progress, step = self.progress, self.progress.step
+        if progress.epoch_steps[-1:] != [step]:
+            return {"epoch": progress.cursor.epoch + 1, "step": step}
+        metrics = {**progress.history[-1], "epoch": progress.cursor.epoch, "step": step}
+        if not progress.awaits_validation:
+            metrics["figure"] = progress.monitored(self.stage.monitor)[-1]
+        return metrics
 
 
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -1,15 +1,16 @@
 """The training loop on Ray Train: workers that come and go, preemption notices, and asynchronous validation.
 
-Checkpoints are this project's own (artifacts/checkpoint.py): a lost worker group starts again from the newest one
-whatever Ray remembers, and Ray's own run, with its name, is thrown away.
+Checkpoints are this project's own (artifacts/checkpoint.py), and are reported to Ray Train, which lists them
+(training/ray_history.py): a lost worker group starts again from the newest sound one, whatever Ray remembers.
 """
 
 import os
 import signal
 import socket
 import threading
-import uuid
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,34 +19,34 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, Result, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError, describe, revive
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
-from pipelines.runtime import cluster, console, device, environment, lease, lock, storage, uris
-from pipelines.training import loop, ray_callbacks, validation
+from pipelines.runtime import cluster, console, device, environment, lease, lock, signals
+from pipelines.training import loop, ray_callbacks, ray_control, ray_history, ray_validation, validation
 from pipelines.training.progress import TrainingProgress, TrainingResult
 from pipelines.training.stage import Stage
-from pipelines.training.worker_context import WorkerContext
+from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
-VALIDATOR_START_SECONDS = environment.VALIDATOR_START_SECONDS
-"""How long the asynchronous validator may take to start, before a worker validates instead."""
+STOP_SECONDS = 1.0
+"""How often the first worker asks whether training is to stop."""
 
 
 @dataclass(frozen=True)
 class _WorkerArguments:
-    """What every worker is given. `failures` and `lines` are Ray queues: of failures that no retry can mend, and of
-    lines for the terminal. `lease_holder` is the process that must hold the lease of `output`."""
+    """What every worker is given. `control` is the run's `Control`, `lines` a Ray queue of lines for the terminal.
+    `lease_holder` is the process that must hold the lease of `output`."""
 
     config: Config
     stage: type[Stage]
     run_id: str
     output: str
     lease_holder: lock.HolderId
-    failures: Any
+    control: Any
     lines: Any
 
 
@@ -55,74 +56,155 @@ def run(
     """Train a stage on the cluster's workers, to its end. Raises what stopped it, as the loop raised it.
 
     `on_epoch` is called with the metrics of each epoch, in a thread of its own. Workers write only while this process
-    holds the lease of `output`.
+    holds the lease of `output`. The first Ctrl-C asks them for a checkpoint; after that, or after a second one,
+    KeyboardInterrupt is raised. What Ray Train says of the run is left in the output (`ray_history.result`).
     """
     cluster.connect()
-    min_workers, max_workers = config.train.worker_range
     resources = ray.cluster_resources()
-    per_worker = device.worker_resources(config.train.accelerator, min_workers, config.train.cpus_per_worker, resources)
-    _check_resources(min_workers, per_worker, config.train.async_validation, resources)
-    scratch = uris.join(output, "ray")
-    filesystem, path = storage.resolve(scratch)
-    final = cluster.queue_here()
+    settings = TrainerSettings.of(config, stage, resources)
+    _check_resources(config, settings.per_worker, resources)
+    control = ray_control.start()
     failures = config.train.max_failures
+    trainer: _Trainer | None = None
     try:
         with cluster.message_queue(partial(_on_message, on_epoch)) as lines, _own_interrupts():
-            arguments = _WorkerArguments(config, stage, run_id, output, lock.holder_id(), final, lines)
-            trainer = TorchTrainer(
+            arguments = _WorkerArguments(config, stage, run_id, output, lock.holder_id(), control, lines)
+            gpu = settings.has_spare_gpu
+            validations = ray_validation.validation_config(output, (config, stage, gpu), control, gpu)
+            trainer = _Trainer(
                 partial(_worker, arguments),  # not train_loop_config, which Ray's controller process reads, too
-                scaling_config=ScalingConfig(
-                    num_workers=max_workers if min_workers == max_workers else (min_workers, max_workers),
-                    use_gpu="GPU" in per_worker,
-                    resources_per_worker=per_worker,
+                **settings.trainer_arguments(
+                    [ray_callbacks.LossCallback(stage.verb, lines), ray_callbacks.EpochCallback(lines)]
                 ),
-                torch_config=TorchConfig(backend="nccl" if "GPU" in per_worker else "gloo"),
-                run_config=RunConfig(
-                    name=f"{stage.verb}-{uuid.uuid4().hex[:12]}",
-                    storage_path=path,
-                    storage_filesystem=filesystem,
-                    failure_config=FailureConfig(max_failures=failures),
-                    callbacks=[
-                        ray_callbacks.LossCallback(stage.verb, lines),
-                        ray_callbacks.EpochCallback(lines),
-                    ],
-                ),
+                validation_config=validations if config.train.async_validation else None,
             )
-            _fit(trainer, failures, stage.verb)
-        if not final.empty():
-            raise revive(final.get())
+            trainer.prepare(stage.verb, control)
+            stopped = _fit(trainer, failures, stage.verb, output).return_value
+        if failure := ray.get(control.failure.remote()):
+            raise revive(failure)
+        if stopped:
+            raise KeyboardInterrupt(stopped)
     except SystemExit:  # how Ray Train answers Ctrl-C
         raise KeyboardInterrupt from None
     except TrainingFailedError as error:
-        if not final.empty():
-            raise revive(final.get()) from None
+        if failure := _failure(control):
+            raise revive(failure) from None
+        if trainer and trainer.is_stopping:  # SIGTERM to all processes: Ray was ended with the rest
+            raise KeyboardInterrupt from None
         raise InfrastructureError(
             f"{stage.verb}: workers failed more than {failures} times, at last with: {_last_failure(error)};"
             " run the command again to go on from the last checkpoint"
         ) from error
     except ray.exceptions.RayError as error:
+        if trainer and trainer.is_stopping:
+            raise KeyboardInterrupt from None
         raise InfrastructureError(
             f"{stage.verb}: Ray lost what steers the workers ({type(error).__name__});"
             " run the command again to go on from the last checkpoint"
         ) from error
     finally:
-        with suppress(MPCError):  # a failure of storage was reported before
-            storage.delete(scratch)
-        final.shutdown()
+        with suppress(ray.exceptions.RayError):
+            ray.kill(control)
     newest = checkpoint.latest(output)
     if not newest:
         raise InfrastructureError(f"{stage.verb}: no checkpoint was left at {output}; run the command again")
     return TrainingProgress.from_facts(newest.document, newest.document["step"]).result(stage.monitor)
 
 
-def _fit(trainer: TorchTrainer, failures: int, verb: str) -> None:
+def _failure(control: Any) -> dict[str, str] | None:
+    """The failure that a worker has noted; None where the actor is lost with the rest."""
+    with suppress(ray.exceptions.RayError):
+        failure: dict[str, str] | None = ray.get(control.failure.remote())
+        return failure
+    return None
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What a TorchTrainer is given for a stage. `per_worker` are the resources of each worker, by Ray's names."""
+
+    config: Config
+    stage: type[Stage]
+    per_worker: dict[str, int]
+    has_spare_gpu: bool
+
+    @classmethod
+    def of(cls, config: Config, stage: type[Stage], resources: Mapping[str, float]) -> "TrainerSettings":
+        """The settings on a cluster with these resources."""
+        train = config.train
+        min_workers, max_workers = train.worker_range
+        per_worker = device.worker_resources(train.accelerator, min_workers, train.cpus_per_worker, resources)
+        spare = resources.get("GPU", 0) - max_workers * per_worker.get("GPU", 0)
+        return cls(config, stage, per_worker, spare >= 1)
+
+    def trainer_arguments(self, callbacks: list[Any]) -> dict[str, Any]:
+        """The keyword arguments of TorchTrainer: scaling, process group, run and failures."""
+        train, verb = self.config.train, self.stage.verb
+        output = str(getattr(self.config, verb).output)
+        min_workers, max_workers = train.worker_range
+        filesystem, path = ray_history.filesystem(output)
+        return {
+            "scaling_config": ScalingConfig(
+                num_workers=max_workers if min_workers == max_workers else (min_workers, max_workers),
+                use_gpu="GPU" in self.per_worker,
+                resources_per_worker=self.per_worker,
+                accelerator_type=train.accelerator_type,
+                label_selector=train.label_selector or None,
+                placement_strategy=train.placement_strategy,
+            ),
+            "torch_config": TorchConfig(
+                backend="nccl" if "GPU" in self.per_worker else "gloo", timeout_s=train.collective_timeout_s
+            ),
+            "run_config": ray_history.OutputRunConfig(
+                name=ray_history.run_name(verb, output),
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(
+                    max_failures=train.max_failures,
+                    relax_collectives_on_preemption=train.relax_collectives_on_preemption,
+                    preemption_grace_s=train.preemption_grace_s,
+                ),
+                worker_runtime_env={"env_vars": {name: str(value) for name, value in train.nccl.items()}},
+                callbacks=callbacks,
+            ),
+        }
+
+
+class _Trainer(TorchTrainer):
+    """A TorchTrainer whose first Ctrl-C asks the workers for a checkpoint, and whose second one ends them at once.
+
+    Ray Train would end them at the first. It calls `_register_sigint_handler` in the main thread alone.
+    """
+
+    is_stopping = False
+
+    def prepare(self, verb: str, control: Any) -> None:
+        """Give it what it needs to ask the workers."""
+        self._verb, self._control = verb, control
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        def end() -> None:
+            with suppress(ray.exceptions.RayError):  # it ends the controller that is to answer
+                ray.get(controller.abort.remote())
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, signals.first_then(self._ask_for_checkpoint, end))
+
+    def _ask_for_checkpoint(self) -> None:
+        self.is_stopping = True
+        console.say(f"{self._verb}: {INTERRUPTED}")
+        with suppress(ray.exceptions.RayError):  # it is lost with Ray, and so are the workers
+            ray.get(self._control.stop.remote())
+
+
+def _fit(trainer: _Trainer, failures: int, verb: str, output: str) -> Result:
     """Train to the end. A worker that is lost while its group is being set up counts like one that is lost later."""
     while True:
+        ray_history.tidy(output)
         try:
-            trainer.fit()
-            return
+            return trainer.fit()
         except ControllerError as error:
-            if not failures:
+            if not failures or trainer.is_stopping:
                 raise
             failures -= 1
             console.warn(f"{verb}: the workers could not be set up: {_last_failure(error)}; trying again")
@@ -155,88 +237,109 @@ def _last_failure(error: TrainingFailedError) -> str:
     return lines[-1][:300]
 
 
-def _check_resources(
-    workers: int, per_worker: Mapping[str, int], async_validation: bool, resources: Mapping[str, float]
-) -> None:
+def _check_resources(config: Config, per_worker: Mapping[str, int], resources: Mapping[str, float]) -> None:
     """UserError where a cluster on this machine has too little; another cluster may grow, so a line says it there."""
+    train = config.train
+    workers = train.worker_range[0]
     needed = {name: workers * count for name, count in per_worker.items()}
-    needed["CPU"] += async_validation
+    needed["CPU"] += train.async_validation
     short = [
         f"{count} {name}, there are {resources.get(name, 0):g}"
         for name, count in needed.items()
         if resources.get(name, 0) < count
     ]
+    kind = train.accelerator_type
+    if kind and not resources.get(f"accelerator_type:{kind}"):
+        short.append(f"accelerators of type {kind}, there are none (train.accelerator_type)")
     if not short:
         return
-    need = f"train.workers={workers}{' with async_validation' if async_validation else ''} needs {' and '.join(short)}"
+    validated = " with async_validation" if train.async_validation else ""
+    need = f"train.workers={workers}{validated} needs {' and '.join(short)}"
     if not environment.cluster_address():
         raise UserError(f"{need}; lower train.workers or train.cpus_per_worker, or set RAY_ADDRESS to a larger cluster")
     console.say(f"{need} now; waiting for the cluster to grow")
 
 
-def _worker(arguments: _WorkerArguments) -> None:
-    """What each Ray Train worker runs. A failure that no retry can mend is put in a queue, for the driver to raise."""
-    config, stage = arguments.config, arguments.stage
-    if not arguments.failures.empty():
-        return
+def _worker(arguments: _WorkerArguments) -> str | None:
+    """What each Ray Train worker runs; where training was asked to stop, at which step it did ("at step 10").
+
+    A failure that no retry can mend is given to `control`, for the driver to raise.
+    """
+    config, stage, control = arguments.config, arguments.stage, arguments.control
+    if ray.get(control.failure.remote()):
+        return None
     ray_context = ray.train.get_context()
-    console.relay(arguments.lines.put, ray_context.get_world_rank())
+    rank = ray_context.get_world_rank()
+    console.relay(arguments.lines.put, rank)
     torch.set_num_threads(config.train.cpus_per_worker)
+    validator = ray_validation.RayValidator(stage.verb, control, partial(_validate_here, config, stage))
     context = WorkerContext(
-        rank=ray_context.get_world_rank(),
+        rank=rank,
         world_size=ray_context.get_world_size(),
         device=get_device(),
-        report=lambda metrics: ray.train.report({**metrics, "group": cluster.own_group()}),
+        report=partial(_report, arguments, validator),
         is_preempted=lambda: ray.train.get_preemption_info() is not None,
-        start_async_validator=lambda: _ActorValidator(config, stage),
+        is_stopping=_Stopping(control),
+        start_async_validator=lambda: validator,
         check_lease=lambda: lease.check(arguments.output, arguments.lease_holder),
     )
     where = f"process {os.getpid()} on {socket.gethostname()}"
     console.say(f"{stage.verb}: worker {context.rank} of {context.world_size} is {where}")
     try:
         loop.run(config, stage, arguments.run_id, context)
+    except loop.Stopped as stopped:
+        return str(stopped) or "without a checkpoint of its own"
     except InfrastructureError:
         raise
     except MPCError as error:
-        arguments.failures.put(describe(error))
+        ray.get(control.fail.remote(describe(error)))
         if context.world_size > 1:  # the other ranks wait for this one: let Ray end them
             raise
+    return None
 
 
-class _ActorValidator:
-    """A validator in a Ray actor of its own, on a GPU of its own where one is free when it starts."""
+def _validate_here(config: Config, stage: type[Stage], step: int) -> dict[str, float]:
+    """The metrics of a checkpoint, found in this process."""
+    location = checkpoint.folder(str(getattr(config, stage.verb).output), step)
+    return validation.Validator(config, stage, get_device()).validate_checkpoint(location)
 
-    def __init__(self, config: Config, stage: type[Stage]) -> None:
-        self._config, self._stage = config, stage
-        self._local: validation.Validator | None = None  # in place of the actor, once that was lost
-        gpu = device.use_gpus("auto", 1, ray.available_resources())
-        actor = ray.remote(validation.Validator).options(num_cpus=1, num_gpus=int(gpu), scheduling_strategy="DEFAULT")
-        self._actor = actor.remote(config, stage, device.named_device(gpu))
-        self._ready = self._actor.__ray_ready__.remote()
-        self._submitted: tuple[str, Any] | None = None
 
-    def submit(self, location: str) -> None:
-        """Start the validation of the model in a checkpoint."""
-        self._submitted = (location, None if self._local else self._actor.validate_checkpoint.remote(location))
+class _Stopping:
+    """Whether training is to stop; asked of `control` once in STOP_SECONDS, at most, until it is."""
 
-    def collect(self) -> dict[str, float]:
-        """The metrics of the checkpoint that was submitted last; computed here where the actor was lost."""
-        assert self._submitted
-        location, pending = self._submitted
-        if not self._local:
-            try:
-                ray.get(self._ready, timeout=VALIDATOR_START_SECONDS)
-                metrics: dict[str, float] = ray.get(pending)
-                return metrics
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, MPCError):
-                    raise error.cause from None
-                raise
-            except ray.exceptions.RayError as error:
-                lost = isinstance(error, ray.exceptions.RayActorError)
-                why = "was lost" if lost else f"did not start in {VALIDATOR_START_SECONDS:.0f} s"
-                console.warn(
-                    f"{self._stage.verb}: asynchronous validation {why}; from now on the first worker validates"
-                )
-                self._local = validation.Validator(self._config, self._stage, get_device())
-        return self._local.validate_checkpoint(location)
+    def __init__(self, control: Any) -> None:
+        self._control, self._asked_at, self._stopping = control, -STOP_SECONDS, False
+
+    def __call__(self) -> bool:
+        if not self._stopping and time.monotonic() - self._asked_at >= STOP_SECONDS:
+            self._stopping = ray.get(self._control.is_stopping.remote())
+            self._asked_at = time.monotonic()
+        return self._stopping
+
+
+def _report(arguments: _WorkerArguments, validator: ray_validation.RayValidator, report: Report) -> None:
+    """Report a checkpoint to Ray Train, which waits for its writing in a thread of its own."""
+
+    def written(reported: Checkpoint, name: str) -> Checkpoint:
+        """Ray's upload: our writer is at it already. Where it fails, the loop says so; Ray's list leaves it out."""
+        if report.written:
+            with suppress(CancelledError):
+                report.written.exception()
+        return reported
+
+    location = checkpoint.folder(arguments.output, report.step)
+    folder, name = location.rsplit("/", 2)[1:]
+    storage = ray.train.get_context().get_storage()
+    here = None
+    if report.written:
+        here = Checkpoint(f"{storage.storage_fs_path}/{folder}/{name}", storage.storage_filesystem)
+    asynchronous = arguments.config.train.async_validation and not validator.gave_up
+    ray.train.report(
+        {**report.metrics, "group": cluster.own_group()},
+        checkpoint=here,
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=False,
+        checkpoint_upload_fn=written,
+        validation=asynchronous and report.ends_epoch and here is not None,
+    )

@@ -37,11 +37,15 @@ class EpochCallback(UserCallback):
     """Forwards the metrics that the first worker reports of an epoch."""
 
     def __init__(self, epochs: Any) -> None:
-        self._epochs = epochs
+        self._epochs, self._last = epochs, 0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called by Ray Train when all workers have reported."""
-        self._epochs.put(metrics[0])
+        """Called by Ray Train when all workers have reported, at each checkpoint."""
+        if "train_loss" not in metrics[0]:
+            return  # it is in the middle of an epoch
+        if metrics[0]["epoch"] != self._last:  # the last checkpoint of an epoch may be reported twice
+            self._last = metrics[0]["epoch"]
+            self._epochs.put(metrics[0])
 
 
 def root_cause(failures: dict[int, Exception]) -> str:

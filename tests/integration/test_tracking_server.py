@@ -25,7 +25,7 @@ from pipelines.finetune import Finetuning, finetune
 from pipelines.runtime.retry import Backoff
 from pipelines.tracking import client, outbox, runs
 from pipelines.training import loop
-from pipelines.training.worker_context import WorkerContext
+from pipelines.training.worker_context import Report, WorkerContext
 
 PATIENCE = 120
 
@@ -156,8 +156,10 @@ def test_training_goes_on_while_the_server_is_dead_and_every_report_arrives_once
     run_id = runs.start_run(config, "finetune")
     epochs, died, dead = 0, 0.0, False
 
-    def report(_: dict[str, float]) -> None:
+    def report(of_epoch: Report) -> None:
         nonlocal epochs, died, dead
+        if not of_epoch.ends_epoch:
+            return
         epochs += 1
         if epochs == 1:
             server.kill()

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.train
 import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.localizer import Localizer
+from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.pretrain import pretrain
@@ -45,7 +47,10 @@ def test_one_ray_worker_gives_the_weights_of_this_process(trained: Config, tmp_p
     for name, tensor in weights(here).items():
         assert torch.equal(tensor, of_ray[name]), name
     assert "pretrain: epoch 1/1: kmeans_f1" in capsys.readouterr().err  # a worker's line, on this terminal
-    assert not (tmp_path / "there" / "pretrain" / "ray").exists()
+    listed = ray.train.Result.from_path(str(tmp_path / "there" / "pretrain" / "checkpoints"))
+    assert listed.checkpoint.path == checkpoint.folder(str(there.pretrain.output), results["step"])
+    assert [metrics["step"] for _, metrics in listed.best_checkpoints] == checkpoint.steps(str(there.pretrain.output))
+    assert listed.metrics["linear_probe_f1"] == results["history"][-1]["linear_probe_f1"]
     assert client.client(there).get_run(results["run_id"]).info.status == "FINISHED"
 
 

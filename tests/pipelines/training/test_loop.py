@@ -16,7 +16,7 @@ from pipelines.pretrain import Pretraining
 from pipelines.runtime import lease, lock
 from pipelines.tracking import outbox, runs
 from pipelines.training import loop
-from pipelines.training.worker_context import WorkerContext
+from pipelines.training.worker_context import Report, WorkerContext
 
 
 def test_an_epoch_of_accumulated_steps_sees_every_sample_once(trained: Config, tmp_path: Path) -> None:
@@ -43,15 +43,30 @@ def test_a_last_checkpoint_that_could_be_written_at_the_second_attempt_may_be_th
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(b"")
 
-    def mended(metrics: dict[str, float]) -> None:
-        state.background.wait()
-        place.unlink()
+    def mended(report: Report) -> None:
+        if report.ends_epoch:
+            state.background.wait()
+            place.unlink()
 
     reports = outbox.Outbox(config, "finetune", runs.start_run(config, "finetune"))
     state = loop.TrainingLoop(config, Finetuning, WorkerContext(report=mended), reports)
     found = state.run(None)
     assert "could not be written" in capsys.readouterr().err
     assert found["best"] == [found["step"]] == checkpoint.steps(str(config.finetune.output))
+
+
+def test_training_that_is_asked_to_stop_keeps_a_checkpoint_of_that_step_first(trained: Config, tmp_path: Path) -> None:
+    """What is trained after it is what an undisturbed run would have been."""
+    whole, broken = (at(trained, tmp_path / name, "pretrain.epochs=2") for name in ("whole", "broken"))
+    uninterrupted = run(whole, Pretraining)
+    looks, reported = iter([False, True]), list[Report]()
+    context = WorkerContext(is_stopping=lambda: next(looks), report=reported.append)
+    run_id = runs.start_run(broken, "pretrain")
+    with pytest.raises(loop.Stopped, match=r"^at step 2$"):
+        loop.run(broken, Pretraining, run_id, context)
+    assert checkpoint.steps(str(broken.pretrain.output)) == [2]
+    assert [(one.step, one.ends_epoch) for one in reported] == [(2, False)]
+    assert loop.run(broken, Pretraining, run_id, WorkerContext()) == uninterrupted
 
 
 def test_pictures_do_not_change_what_is_learnt(trained: Config, tmp_path: Path, capsys: Any) -> None:

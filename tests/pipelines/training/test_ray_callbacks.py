@@ -56,6 +56,10 @@ def test_going_back_to_a_checkpoint_is_said_only_where_workers_are_started_again
 
 def test_the_first_worker_speaks_for_an_epoch() -> None:
     epochs: queue.Queue[Any] = queue.Queue()
-    EpochCallback(epochs).after_report(None, [{"f1": 0.5}, {"f1": 0.4}], None)
-    assert epochs.get() == {"f1": 0.5}
+    callback = EpochCallback(epochs)
+    callback.after_report(None, [{"step": 4}, {"step": 4}], None)  # a checkpoint in the middle of an epoch
+    first = {"epoch": 1, "train_loss": 0.5}
+    for metrics in (first, first | {"f1": 0.1}, {"epoch": 2, "train_loss": 0.4}):
+        callback.after_report(None, [metrics, {"epoch": 1, "train_loss": 0.3}], None)
+    assert [epochs.get(), epochs.get()] == [first, {"epoch": 2, "train_loss": 0.4}]
     assert epochs.empty()
