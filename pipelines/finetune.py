@@ -1,6 +1,7 @@
 """`mpc finetune`: stage 2, a small head on the frozen features of stage 1 (or the whole network), by the focal loss."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,25 @@ from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
 from pipelines.training.stage import ParameterGroups
 
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
 
 def finetune(config: Config, on_epoch: launch.OnEpoch = launch.ignore_epoch) -> launch.StageResult:
     """Train the head of `config.model` and leave the localizer at `<finetune.output>/model`."""
     if config.finetune.start != "scratch":
         model_digest(str(config.finetune.encoder))  # raises where there is no encoder, before anything else is checked
     return launch.train(config, Finetuning, on_epoch)
+
+
+def trainer(config: Config) -> "TorchTrainer":
+    """Stage 2 as a `ray.train.torch.TorchTrainer`: its `fit` does what `mpc finetune` does, and returns Ray's Result.
+
+    UserError with `train.workers: 0`, which trains without Ray.
+    """
+    from pipelines.training.trainer import StageTrainer  # here: training in this process needs no Ray
+
+    return StageTrainer(config, Finetuning)
 
 
 class _Focal(nn.Module):

@@ -4,6 +4,7 @@ import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
 from pipelines.training.stage import ParameterGroups
 
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
 MIN_TEMPERATURE = 0.01
 """Lower bound of a learned temperature: below it, the loss of a single pixel outweighs the rest of the batch."""
 
@@ -34,6 +38,16 @@ MIN_TEMPERATURE = 0.01
 def pretrain(config: Config, on_epoch: launch.OnEpoch = launch.ignore_epoch) -> launch.StageResult:
     """Train the encoder of `config.model` and leave its model directory at `<pretrain.output>/model`."""
     return launch.train(config, Pretraining, on_epoch)
+
+
+def trainer(config: Config) -> "TorchTrainer":
+    """Stage 1 as a `ray.train.torch.TorchTrainer`: its `fit` does what `mpc pretrain` does, and returns Ray's Result.
+
+    UserError with `train.workers: 0`, which trains without Ray.
+    """
+    from pipelines.training.trainer import StageTrainer  # here: training in this process needs no Ray
+
+    return StageTrainer(config, Pretraining)
 
 
 class _Contrast(nn.Module):

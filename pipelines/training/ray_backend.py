@@ -34,6 +34,8 @@ from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
 STOP_SECONDS = 1.0
 """How often the first worker asks whether training is to stop."""
+WATCH_SECONDS = 5.0
+"""How often the driver looks whether workers run."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ def run(
     failures = config.train.max_failures
     trainer: _Trainer | None = None
     try:
-        with cluster.message_queue(partial(_on_message, on_epoch)) as lines, _own_interrupts():
+        with (
+            _capacity_watched(config, stage.verb, settings.per_worker) as runs,
+            cluster.message_queue(partial(_on_message, on_epoch, runs)) as lines,
+            _own_interrupts(),
+        ):
             arguments = _WorkerArguments(config, stage, run_id, output, lock.holder_id(), control, lines)
             gpu = settings.has_spare_gpu
             validations = ray_validation.validation_config(output, (config, stage, gpu), control, gpu)
@@ -221,10 +227,34 @@ def _own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _on_message(on_epoch: Callable[[dict[str, float]], None], item: console.Line | dict[str, float]) -> None:
-    """Print a worker's line, or forward the metrics of an epoch."""
+@contextmanager
+def _capacity_watched(config: Config, verb: str, per_worker: Mapping[str, int]) -> Iterator[threading.Event]:
+    """Say every minute what is missing while the event, which says whether workers run, is not set."""
+    runs, ended, workers = threading.Event(), threading.Event(), config.train.worker_range[0]
+    watch = cluster.CapacityWatch(verb)
+
+    def look() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            with suppress(ray.exceptions.RayError):  # whoever waits for Ray gets the error
+                watch.check(runs.is_set(), workers * per_worker["CPU"], gpus=workers * per_worker.get("GPU", 0))
+
+    threading.Thread(target=look, name="capacity", daemon=True).start()
+    try:
+        yield runs
+    finally:
+        ended.set()
+
+
+def _on_message(
+    on_epoch: Callable[[dict[str, float]], None],
+    runs: threading.Event,
+    item: console.Line | dict[str, float] | ray_callbacks.GroupState,
+) -> None:
+    """Print a worker's line, forward the metrics of an epoch, or note whether workers run."""
     if isinstance(item, console.Line):
         console.show(item)
+    elif isinstance(item, ray_callbacks.GroupState):
+        runs.set() if item == ray_callbacks.GroupState.RUNS else runs.clear()
     else:
         on_epoch(item)
 
@@ -285,6 +315,7 @@ def _worker(arguments: _WorkerArguments) -> str | None:
     )
     where = f"process {os.getpid()} on {socket.gethostname()}"
     console.say(f"{stage.verb}: worker {context.rank} of {context.world_size} is {where}")
+    arguments.lines.put(ray_callbacks.GroupState.RUNS)
     try:
         loop.run(config, stage, arguments.run_id, context)
     except loop.Stopped as stopped:

@@ -5,6 +5,7 @@ They are not in ray_backend.py, so that the controller need not import what work
 
 import logging
 import re
+from enum import Enum
 from typing import Any
 
 import ray
@@ -15,6 +16,13 @@ from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.runtime import console
 
 
+class GroupState(Enum):
+    """What the driver is told of the worker group, among the lines for its terminal."""
+
+    RUNS = "runs"
+    LOST = "lost"
+
+
 class LossCallback(UserCallback):
     """Prints on the terminal of the job that a worker group was lost."""
 
@@ -23,6 +31,7 @@ class LossCallback(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train before it starts the workers again, or gives up."""
+        self._lines.put(GroupState.LOST)
         retried = {
             rank: error
             for rank, error in worker_exceptions.items()

@@ -154,11 +154,26 @@ def test_a_second_command_is_told_and_sigterm_ends_the_first_as_an_interrupt(
     first.wait_for_step(20)
     first.process.terminate()
     lines = first.finish(code=130).splitlines()
-    assert lines[-1] == "mpc pretrain: interrupted; the same command goes on from here"
-    assert not [line for line in lines[:-1] if not line.startswith("pretrain: ")]
+    step = re.fullmatch(r"mpc pretrain: interrupted at step (\d+); the same command goes on from here", lines[-1])
+    assert step
+    assert checkpoint.steps(str(tmp_path / "run" / "pretrain"))[-1] == int(step[1])
+    assert not [line for line in lines[:-1] if not line.startswith(("pretrain: ", "ray: the dashboard"))]
     assert statuses(tmp_path / "run") == ["KILLED"]
     start(tmp_path / "run").finish()
     assert outcome(tmp_path / "run") == whole
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, start: Callable[..., Driver]) -> None:
+    """The first one asks for a checkpoint; the workers are held, so that none can be written."""
+    first = start(tmp_path / "run", "train.checkpoint_every=null", "pretrain.epochs=40")
+    first.wait_for_step(10)
+    for rank in (0, 1):
+        os.kill(first.worker(rank), signal.SIGSTOP)
+    first.process.send_signal(signal.SIGINT)
+    first.wait_for_line(r"interrupted; writing a checkpoint first \(Ctrl-C again ends at once\)")
+    first.process.send_signal(signal.SIGINT)
+    assert first.finish(code=130).splitlines()[-1] == "mpc pretrain: interrupted; the same command goes on from here"
+    assert statuses(tmp_path / "run") == ["KILLED"]
 
 
 def test_sigterm_to_every_process_at_once_leaves_no_run_running(
@@ -345,6 +360,15 @@ def test_a_bucket_that_refuses_for_good_stops_training_with_a_word(
 # Validation beside the training.
 
 
+def validating(driver: Driver) -> list[psutil.Process]:
+    """The process that validates a checkpoint at this moment."""
+    found = []
+    for one in driver.family():
+        with contextlib.suppress(psutil.Error):
+            found += [one] if "run_validation_fn" in " ".join(one.cmdline()) else []
+    return found
+
+
 def test_validation_beside_the_training_gives_the_same_figures_whatever_is_killed(
     tmp_path: Path, start: Callable[..., Driver]
 ) -> None:
@@ -361,10 +385,9 @@ def test_validation_beside_the_training_gives_the_same_figures_whatever_is_kille
     first.kill()
     second = start(tmp_path / "run", *beside)
     second.wait_for_step(80)
-    (validator,) = [one for one in second.family() if "ray::Validator" in " ".join(one.cmdline())]
-    validator.kill()
+    second.wait(lambda: validating(second))[0].kill()
     said = second.finish()
-    assert said.count("asynchronous validation was lost; from now on the first worker validates") == 1
+    assert said.count("asynchronous validation was lost; another process has done it again") == 1
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
     kept = checkpoint.steps(str(tmp_path / "run" / "pretrain"))
     record = json.loads((tmp_path / "run" / "pretrain" / "record.json").read_text())

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -58,3 +59,31 @@ def test_output_that_nobody_reads_is_noticed() -> None:
     code += "reading, writing = os.pipe()\nos.dup2(writing, 1)\nos.close(writing)\nos.close(reading)\n"
     code += "assert signals.reader_is_gone()\nprint('into the void')"
     assert run(code).returncode == 0
+
+
+def test_the_first_ctrl_c_is_noted_and_the_second_one_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with signals.first_interrupt_noted("pretrain: interrupted") as is_noted:
+        assert not is_noted()
+        signal.raise_signal(signal.SIGINT)
+        for thread in threading.enumerate():
+            if thread.name == "interrupted":
+                thread.join()
+        assert is_noted()
+        assert capsys.readouterr().err == "pretrain: interrupted\n"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_no_ctrl_c_is_noted() -> None:
+    before, found = signal.getsignal(signal.SIGINT), list[bool]()
+
+    def look() -> None:
+        with signals.first_interrupt_noted("pretrain: interrupted") as is_noted:
+            found.extend([is_noted(), signal.getsignal(signal.SIGINT) is before])
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [False, True]

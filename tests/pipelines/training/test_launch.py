@@ -14,7 +14,7 @@ from mpc_model.localizer import Localizer
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
-from pipelines.pretrain import pretrain
+from pipelines.pretrain import pretrain, trainer
 from pipelines.runtime import cluster
 from pipelines.tracking import client
 
@@ -40,14 +40,16 @@ def test_one_ray_worker_gives_the_weights_of_this_process(trained: Config, tmp_p
         here = on_ray(trained, tmp_path / "here", 0)
         pretrain(here)
         there = on_ray(trained, tmp_path / "there", 1)
-        results = pretrain(there)
+        listed = trainer(there).fit()
+        results = pretrain(there)  # it is finished: its results are there
     finally:
         torch.set_num_threads(threads)
     of_ray = weights(there)
     for name, tensor in weights(here).items():
         assert torch.equal(tensor, of_ray[name]), name
     assert "pretrain: epoch 1/1: kmeans_f1" in capsys.readouterr().err  # a worker's line, on this terminal
-    listed = ray.train.Result.from_path(str(tmp_path / "there" / "pretrain" / "checkpoints"))
+    again = ray.train.Result.from_path(str(tmp_path / "there" / "pretrain" / "checkpoints"))
+    assert again.metrics == listed.metrics
     assert listed.checkpoint.path == checkpoint.folder(str(there.pretrain.output), results["step"])
     assert [metrics["step"] for _, metrics in listed.best_checkpoints] == checkpoint.steps(str(there.pretrain.output))
     assert listed.metrics["linear_probe_f1"] == results["history"][-1]["linear_probe_f1"]

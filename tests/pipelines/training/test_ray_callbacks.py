@@ -8,7 +8,7 @@ import ray
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from pipelines.training.ray_callbacks import EpochCallback, LossCallback, root_cause
+from pipelines.training.ray_callbacks import EpochCallback, GroupState, LossCallback, root_cause
 
 DEAD = ray.exceptions.RayActorError()
 LOST_CONNECTION = RuntimeError("[../gloo/transport/tcp/pair.cc:534]\n Connection closed by peer")
@@ -48,6 +48,7 @@ def test_going_back_to_a_checkpoint_is_said_only_where_workers_are_started_again
 ) -> None:
     lines: queue.Queue[Any] = queue.Queue()
     LossCallback("pretrain", lines).after_exception(None, failures)
+    assert lines.get() == GroupState.LOST
     assert lines.qsize() == said
     if said:
         line = str(lines.get())
