@@ -93,7 +93,7 @@ def defer_interrupts() -> Iterator[None]:
 
 
 def first_then(first: Callable[[], None], then: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
-    """A handler of SIGINT that calls `first` once, in a thread, and `then` at every later signal, in the main thread.
+    """A handler of signals that calls `first` once, in a thread, and `then` at every later one, in the main thread.
 
     A thread, since a handler runs in the middle of whatever the main thread does, printing for example.
     """
@@ -106,6 +106,27 @@ def first_then(first: Callable[[], None], then: Callable[[], None]) -> Callable[
             then()
 
     return handle
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Restore the handlers of Ctrl-C and SIGTERM after the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def handle_interrupts(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Handle Ctrl-C, unless it is ignored, and SIGTERM in an `Interruption`. In the main thread alone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL, None):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -127,11 +148,9 @@ def first_interrupt_noted(words: str) -> Iterator[Callable[[], bool]]:
     def end() -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, first_then(note, end))
-    try:
+    with own_interrupts():
+        handle_interrupts(first_then(note, end))
         yield noted.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,6 @@ Checkpoints are this project's own (artifacts/checkpoint.py), and are reported t
 """
 
 import os
-import signal
 import socket
 import threading
 import time
@@ -72,7 +71,7 @@ def run(
         with (
             _capacity_watched(config, stage.verb, settings.per_worker) as runs,
             cluster.message_queue(partial(_on_message, on_epoch, runs)) as lines,
-            _own_interrupts(),
+            signals.own_interrupts(),  # Ray Train leaves one that calls a controller that has ended
         ):
             arguments = _WorkerArguments(config, stage, run_id, output, lock.holder_id(), control, lines)
             gpu = settings.has_spare_gpu
@@ -194,7 +193,7 @@ class _Trainer(TorchTrainer):
                 ray.get(controller.abort.remote())
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGINT, signals.first_then(self._ask_for_checkpoint, end))
+        signals.handle_interrupts(signals.first_then(self._ask_for_checkpoint, end))
 
     def _ask_for_checkpoint(self) -> None:
         self.is_stopping = True
@@ -214,17 +213,6 @@ def _fit(trainer: _Trainer, failures: int, verb: str, output: str) -> Result:
                 raise
             failures -= 1
             console.warn(f"{verb}: the workers could not be set up: {_last_failure(error)}; trying again")
-
-
-@contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Restore the handler of Ctrl-C afterwards: Ray Train leaves one that calls a controller that has ended."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

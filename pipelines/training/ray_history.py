@@ -19,7 +19,7 @@ from ray.train import Result, RunConfig
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, VALIDATE_STORAGE_MARKER_FILENAME
 from ray.train.v2._internal.execution.storage import StorageContext
 
-from mpc_model.errors import MPCError
+from mpc_model.errors import MPCError, UserError
 from pipelines.artifacts import checkpoint
 from pipelines.runtime import console, storage, uris
 
@@ -34,9 +34,15 @@ def run_name(verb: str, output: str) -> str:
 def result(output: str) -> Result:
     """The Result of Ray Train for an output: its newest checkpoint, and all that are kept, with their metrics.
 
-    Raises RuntimeError, as Ray does, where no checkpoint was reported: training was in one process, without Ray.
+    UserError where no checkpoint was reported.
     """
-    filesystem, path = storage.resolve(uris.join(output, _FOLDER))
+    location = uris.join(output, _FOLDER)
+    if not storage.exists(uris.join(location, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)):
+        raise UserError(
+            f"no list of Ray Train is in {location}: it was trained in one process, or by an earlier version;"
+            f" read {uris.join(output, 'record.json')} instead"
+        )
+    filesystem, path = storage.resolve(location)
     return Result.from_path(path, filesystem)
 
 

@@ -59,7 +59,12 @@ def validation_config(output: str, arguments: tuple[Any, ...], control: Any, gpu
     """One core, and a GPU where there is one to spare. A process that is lost has its work done again elsewhere."""
     return ValidationConfig(
         Validation(output, ray.put(arguments), control),
-        ray_remote_kwargs={"num_cpus": 1, "num_gpus": int(gpu), "max_retries": TASK_RETRIES},
+        ray_remote_kwargs={
+            "num_cpus": 1,
+            "num_gpus": int(gpu),
+            "max_retries": TASK_RETRIES,
+            "scheduling_strategy": "DEFAULT",  # not within what a trial of a search holds
+        },
     )
 
 

@@ -76,6 +76,24 @@ def test_the_first_ctrl_c_is_noted_and_the_second_one_raised(capsys: pytest.Capt
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_sigterm_is_noted_too_and_what_is_ignored_stays_ignored() -> None:
+    """As a shell starts a job in the background: SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.Interruption("pretrain"), signals.first_interrupt_noted("pretrain: interrupted") as is_noted:
+            signal.raise_signal(signal.SIGINT)
+            assert not is_noted()
+            signal.raise_signal(signal.SIGTERM)
+            for thread in threading.enumerate():
+                if thread.name == "interrupted":
+                    thread.join()
+            assert is_noted()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_outside_the_main_thread_no_ctrl_c_is_noted() -> None:
     before, found = signal.getsignal(signal.SIGINT), list[bool]()
 

@@ -9,6 +9,7 @@ import pytest
 import ray
 from ray.train import Checkpoint
 
+from mpc_model.errors import UserError
 from pipelines.training import ray_history
 
 LIST = "checkpoint_manager_snapshot.json"
@@ -76,6 +77,8 @@ def test_the_list_is_not_written_for_a_checkpoint_that_could_not_be_written(tmp_
     file = finish(tmp_path, 4)
     write(tmp_path, listed(2))
     assert not file.exists()
+    with pytest.raises(UserError, match="was trained in one process"):
+        ray_history.result(str(tmp_path))
 
 
 def test_a_list_after_a_kill_or_an_update_of_ray_is_mended_before_ray_reads_it(tmp_path: Path) -> None:
