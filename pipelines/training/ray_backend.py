@@ -169,7 +169,9 @@ class TrainerSettings:
                     relax_collectives_on_preemption=train.relax_collectives_on_preemption,
                     preemption_grace_s=train.preemption_grace_s,
                 ),
-                worker_runtime_env={"env_vars": {name: str(value) for name, value in train.nccl.items()}},
+                worker_runtime_env={"env_vars": {name: str(value) for name, value in train.nccl.items()}}
+                if train.nccl
+                else None,  # an empty one would cost an environment of its own
                 callbacks=callbacks,
             ),
         }
