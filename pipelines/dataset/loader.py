@@ -158,7 +158,7 @@ class PixelLoader:
                 while pending:
                     yield pending.popleft().result()
             finally:
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _plan(self, batches: Sequence[order.Rows]) -> tuple[list[order.Rows], list[Read]]:
         """The reads of an epoch in the order in which they are needed first, and of each batch the numbers of its

@@ -43,7 +43,7 @@ def accelerate(stage: "Stage", config: "Config", device: torch.device) -> bool:
     assert isinstance(encoder, nn.Module)
     how, capture = _compiling(config, device), _capturing(config, device)
     if (how == "off" and not capture) or (stage.verb == "finetune" and config.finetune.cache):
-        return False  # an encoder whose features are cached runs for a part of a batch, and once
+        return False  # an encoder whose features are cached runs once for each view
     stage.module.train()
     side = config.model.input_size
     shape = (config.train.batch_size * stage.passes, 3, side, side)
