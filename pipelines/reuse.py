@@ -20,6 +20,7 @@ NOT_IDENTITY = {
     "dataset",
     "workers",
     "cpus_per_worker",
+    "gpus_per_worker",
     "accelerator",
     "loader_threads",
     "checkpoint_every",
@@ -110,7 +111,8 @@ def search_identity(config: Config) -> dict[str, Any]:
         "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
         "pretrain": config.pretrain.model_dump(mode="json", exclude={"output"}),
         "finetune": config.finetune.model_dump(mode="json", exclude={"output", "encoder"}),
-        "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"}),
+        "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"})
+        | config.tune.model_dump(mode="json", include={"scheduler", "searcher"}, exclude_none=True),
     }
     return renamed.as_stored(identity)
 

@@ -36,6 +36,8 @@ class TrainConfig(Section):
     process, without Ray."""
     cpus_per_worker: Positive = 1
     """CPU cores of each worker."""
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """GPUs of each worker that trains on one. Below 1 several trials of a search, or several jobs, share a GPU."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where workers train: auto takes GPUs where every worker can have one."""
     batch_size: Positive = 4
@@ -85,6 +87,10 @@ class TrainConfig(Section):
         min_workers, max_workers = self.worker_range
         if min_workers > max_workers:
             raise ValueError("workers must be [min, max]")
+        if self.gpus_per_worker < 1 and max_workers > 1:  # NCCL refuses two ranks on one GPU
+            raise ValueError(
+                "gpus_per_worker below 1 is for one worker; set workers to 1 or 0, or gpus_per_worker to 1"
+            )
         if self.async_validation and max_workers == 0:
             raise ValueError("async_validation needs Ray workers; set workers to 1 or more, or turn it off")
         if max_workers == 0 and (given := [key for key in _OF_WORKERS if getattr(self, key) != _default(key)]):

@@ -64,19 +64,26 @@ def prepare_training(device: "torch.device", precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
 
 
-def use_gpus(accelerator: Accelerator, workers: int, resources: Mapping[str, float]) -> bool:
-    """Whether workers of training get a GPU each: where "gpu" asks for it, and with "auto" where there are enough.
+def use_gpus(
+    accelerator: Accelerator, workers: int, resources: Mapping[str, float], gpus_per_worker: float = 1
+) -> bool:
+    """Whether workers of training get a GPU each, or their share of one: where "gpu" asks for it, and with "auto" where
+    there are enough.
 
     `resources` are those of the cluster, as Ray counts them (`CPU`, `GPU`).
     """
-    return accelerator == "gpu" or (accelerator == "auto" and resources.get("GPU", 0) >= workers)
+    return accelerator == "gpu" or (accelerator == "auto" and resources.get("GPU", 0) >= workers * gpus_per_worker)
 
 
 def worker_resources(
-    accelerator: Accelerator, workers: int, cpus_per_worker: int, resources: Mapping[str, float]
-) -> dict[str, int]:
+    accelerator: Accelerator,
+    workers: int,
+    cpus_per_worker: int,
+    resources: Mapping[str, float],
+    gpus_per_worker: float = 1,
+) -> dict[str, float]:
     """What each of so many workers of training takes of a cluster's resources, by Ray's names."""
-    gpu = {"GPU": 1} if use_gpus(accelerator, workers, resources) else {}
+    gpu = {"GPU": gpus_per_worker} if use_gpus(accelerator, workers, resources, gpus_per_worker) else {}
     return {"CPU": cpus_per_worker, **gpu}
 
 

@@ -130,7 +130,7 @@ class TrainerSettings:
 
     config: Config
     stage: type[Stage]
-    per_worker: dict[str, int]
+    per_worker: dict[str, float]
     has_spare_gpu: bool
 
     @classmethod
@@ -138,7 +138,9 @@ class TrainerSettings:
         """The settings on a cluster with these resources."""
         train = config.train
         min_workers, max_workers = train.worker_range
-        per_worker = device.worker_resources(train.accelerator, min_workers, train.cpus_per_worker, resources)
+        per_worker = device.worker_resources(
+            train.accelerator, min_workers, train.cpus_per_worker, resources, train.gpus_per_worker
+        )
         spare = resources.get("GPU", 0) - max_workers * per_worker.get("GPU", 0)
         return cls(config, stage, per_worker, spare >= 1)
 
@@ -218,7 +220,7 @@ def _fit(trainer: _Trainer, failures: int, verb: str, output: str) -> Result:
 
 
 @contextmanager
-def _capacity_watched(config: Config, verb: str, per_worker: Mapping[str, int]) -> Iterator[threading.Event]:
+def _capacity_watched(config: Config, verb: str, per_worker: Mapping[str, float]) -> Iterator[threading.Event]:
     """Say every minute what is missing while the event, which says whether workers run, is not set."""
     runs, ended, workers = threading.Event(), threading.Event(), config.train.worker_range[0]
     watch = cluster.CapacityWatch(verb)
@@ -257,14 +259,14 @@ def _last_failure(error: TrainingFailedError) -> str:
     return lines[-1][:300]
 
 
-def _check_resources(config: Config, per_worker: Mapping[str, int], resources: Mapping[str, float]) -> None:
+def _check_resources(config: Config, per_worker: Mapping[str, float], resources: Mapping[str, float]) -> None:
     """UserError where a cluster on this machine has too little; another cluster may grow, so a line says it there."""
     train = config.train
     workers = train.worker_range[0]
     needed = {name: workers * count for name, count in per_worker.items()}
     needed["CPU"] += train.async_validation
     short = [
-        f"{count} {name}, there are {resources.get(name, 0):g}"
+        f"{count:g} {name}, there are {resources.get(name, 0):g}"
         for name, count in needed.items()
         if resources.get(name, 0) < count
     ]

@@ -17,6 +17,7 @@ from pipelines.config.training import FinetuneConfig, OptimConfig, PretrainConfi
         ("train.preemption_grace_s=30.0", r"preemption_grace_s is for Ray workers"),
         ("train={workers: 1, accelerator: cpu, accelerator_type: H100}", r"accelerator_type names a kind of GPU"),
         ("train={workers: 1, nccl: {PATH: /bin}}", r"nccl: PATH is not one of its variables: NCCL_"),
+        ("train={workers: 2, gpus_per_worker: 0.5}", r"gpus_per_worker below 1 is for one worker"),
         ("finetune.start=scratch", r"set unfreeze to all"),
         ("finetune={cache: features, unfreeze: all}", r"cache keeps frozen features"),
         ("pretrain.floor=1.0", r"floor must not be above learning_rate"),

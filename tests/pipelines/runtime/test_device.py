@@ -51,6 +51,11 @@ def test_workers_get_a_gpu_each_where_there_are_enough(
     assert device.worker_resources(accelerator, workers, 3, resources) == expected
 
 
+def test_workers_that_share_a_gpu_need_their_share_of_it() -> None:
+    assert device.worker_resources("auto", 1, 2, {"CPU": 8.0, "GPU": 0.5}, 0.25) == {"CPU": 2, "GPU": 0.25}
+    assert device.worker_resources("auto", 1, 2, {"CPU": 8.0, "GPU": 0.5}) == {"CPU": 2}
+
+
 @pytest.mark.parametrize(
     ("machines", "expected"),
     [
