@@ -4,13 +4,19 @@
     <tune.output>/datasets/<digest>/      datasets of `build` keys in the space
     <tune.output>/trials.csv, best.yaml   the table, and the config of the best trial
     <tune.output>/*.png                   what pipelines/search/report.py draws
+    <tune.output>/ray/                    Ray Tune's experiment, for ExperimentAnalysis and TensorBoard
+
+`tuner(config)` is the same search as a `ray.tune.Tuner`, whose `fit()` returns a `ResultGrid`.
 
 It may be killed at any moment: the same command goes on with it (pipelines/search/ledger.py).
 """
 
 import itertools
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+
+from ray.tune import ResultGrid, Tuner
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
@@ -25,9 +31,9 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.ingest import listing
 from pipelines.runtime import cluster, console, lease, signals, storage, uris
 from pipelines.runtime.canonical import digest
-from pipelines.search import ray_backend, report, space
+from pipelines.search import algorithms, ray_backend, report, space
 from pipelines.search.driver import Search
-from pipelines.search.trial import StageFunction, config_of
+from pipelines.search.trial import StageFunction, config_of, whole_epochs
 from pipelines.tracking import client, runs
 from pipelines.training.launch import check
 
@@ -43,8 +49,46 @@ def tune(config: Config) -> dict[str, Any]:
     Finished trials are never repeated, unfinished ones go on from their checkpoints; with a larger budget a finished
     search goes on, too. Raises UserError where the space and the config do not go together.
     """
-    output = str(config.tune.output)
+    return _search(tuner(config)).results
+
+
+def tuner(config: Config) -> "SearchTuner":
+    """A search as a `ray.tune.Tuner`. UserError where the space and the config do not go together.
+
+    The config is the whole of it: trainable, search space, TuneConfig and RunConfig follow from it.
+    """
     _check(config)
+    return SearchTuner(config)
+
+
+class SearchTuner(Tuner):
+    """A `ray.tune.Tuner` that does what `mpc tune` does. Nothing is written before `fit`."""
+
+    def __init__(self, config: Config, functions: Mapping[str, StageFunction] = STAGE_FUNCTIONS) -> None:
+        """`functions` train the stages of a trial, by their names."""
+        self.config, self.functions = config, functions
+        self._grid: ResultGrid | None = None
+
+    def fit(self) -> ResultGrid:
+        """Search, or go on with a search that was begun; all trials of the search, those of earlier calls included.
+
+        Raises what `mpc tune` would end with, KeyboardInterrupt where it was interrupted.
+        """
+        _search(self)
+        return self.get_results()
+
+    def get_results(self) -> ResultGrid:
+        """The trials of `fit`; before it, those that Ray Tune has stored in the output, by an earlier call.
+
+        What is stored holds pickles: do not read the output of a search that others may write to.
+        """
+        return self._grid or ray_backend.stored_results(str(self.config.tune.output))
+
+
+def _search(tuner: SearchTuner) -> records.Record:
+    """Run a search to its end, and return its record."""
+    config = tuner.config
+    output = str(config.tune.output)
     with lease.held(output, "tune") as output_lease:
         if not storage.exists(uris.join(output, records.RECORD)):  # check what a search needs before its record is made
             records.check_free(output, "tune")
@@ -54,7 +98,7 @@ def tune(config: Config) -> dict[str, Any]:
         budget = reuse.search_budget(config)
         if record.finished and record.results.get("budget") == budget:
             reuse.say_reused("tune", "search", output)
-            return record.results
+            return record
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
         cluster.connect()
@@ -66,7 +110,7 @@ def tune(config: Config) -> dict[str, Any]:
             with runs.below(run_id):
                 datasets = _datasets(config)
             search = Search(config, run_id, datasets, record, output_lease)
-            ray_backend.run(search, datasets, STAGE_FUNCTIONS)
+            tuner._grid = ray_backend.run(search, datasets, tuner.functions)
             results = report.write(config, search.trials, lambda trial: config_of(config, trial, datasets))
         except BaseException as error:
             with suppress(InfrastructureError):  # the failure itself must reach the user
@@ -74,7 +118,7 @@ def tune(config: Config) -> dict[str, Any]:
             raise
         _report_results(config, run_id, results, len(search.trials))
         record.finish(**results, budget=budget)
-    return record.results
+    return record
 
 
 def _report_results(config: Config, run_id: str, results: report.SearchResults, count: int) -> None:
@@ -101,6 +145,11 @@ def _check(config: Config) -> None:
         )
     for key, values in settings.space.items():
         _check_key(settings, key, values)
+    algorithms.make_scheduler(config, whole_epochs(config))
+    space.check(settings)
+    size = space.grid_size(settings)
+    if size and settings.trials and settings.trials < size:
+        console.warn(f"tune: the grid has {size} points, and tune.trials is {settings.trials}: the rest is left out")
     builds = any(key.startswith("build.") for key in settings.space)
     manifest = None if builds else Manifest.read(str(config.train.dataset))
     if manifest:
@@ -135,8 +184,11 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         raise UserError(f"tune.space: {key} makes a dataset for every value; give a list of values")
     if section == "finetune" and settings.stages == "pretrain":
         raise UserError(f"tune.space: {key} is not used with tune.stages=pretrain; use both")
-    if name == "epochs" and settings.algorithm != "random":
-        raise UserError(f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random")
+    if name == "epochs" and not algorithms.is_fifo(settings):
+        raise UserError(
+            f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random, or"
+            " tune.scheduler=fifo"
+        )
     if name in ("output", "encoder", "dataset"):
         raise UserError(f"tune.space: {key} is set by the search itself")
     if section == "train" and name in reuse.NOT_IDENTITY:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from pipelines.config import renamed
 from pipelines.config.base import Location, Positive, Section
@@ -31,6 +31,27 @@ class Range(Section):
         return isinstance(self.least, int) and isinstance(self.most, int)
 
 
+class Algorithm(Section):
+    """A scheduler or a searcher of Ray Tune, by its name; every other key is one of its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is given besides the name."""
+        return dict(self.model_extra or {})
+
+
+def _named(value: Any) -> Any:
+    """Reads a name alone as an algorithm without arguments; the case of a name does not matter, as in Ray."""
+    given = {"name": value} if isinstance(value, str) else value
+    if isinstance(given, dict) and isinstance(given.get("name"), str):
+        return given | {"name": given["name"].lower()}
+    return given
+
+
 class TuneConfig(Section):
     """A search over config values, each trial a training of its own."""
 
@@ -43,7 +64,12 @@ class TuneConfig(Section):
     """What a trial trains: stage 1, read by its linear probe, or both stages, read by the validation split's F1."""
     algorithm: Literal["asha", "optuna", "random"] = "asha"
     """asha: random points, poor ones stopped early; optuna: points that follow from the earlier ones (TPE), poor ones
-    stopped early; random: random points, all trained to their end."""
+    stopped early; random: random points, all trained to their end. `scheduler` and `searcher` go before it."""
+    scheduler: Annotated[Algorithm | None, BeforeValidator(_named)] = None
+    """Ray Tune's scheduler: fifo, asha, hyperband, median_stopping, or {name, and its arguments}; null: that of
+    `algorithm`."""
+    searcher: Annotated[Algorithm | None, BeforeValidator(_named)] = None
+    """What draws the points: random, grid, optuna, or {name, and its arguments}; null: that of `algorithm`."""
     grace: Positive = 1
     """Epochs (of both stages together) before a trial may be stopped."""
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -58,6 +84,8 @@ class TuneConfig(Section):
     """Trials at a time; null runs as many as the cluster has room for."""
     keep: Positive = 3
     """Of so many best trials the checkpoints are kept."""
+    tensorboard: bool = False
+    """Write files for TensorBoard, below `<output>/ray`."""
 
     @model_validator(mode="after")
     def _ends_and_searches(self) -> "TuneConfig":
@@ -74,3 +102,13 @@ class TuneConfig(Section):
             if isinstance(values, list) and any(value in values[:index] for index, value in enumerate(values)):
                 raise ValueError(f"space.{key} names a value twice")
         return self
+
+    @property
+    def chosen_scheduler(self) -> Algorithm:
+        """`scheduler`, or the one of `algorithm`."""
+        return self.scheduler or Algorithm(name="fifo" if self.algorithm == "random" else "asha")
+
+    @property
+    def chosen_searcher(self) -> Algorithm:
+        """`searcher`, or the one of `algorithm`."""
+        return self.searcher or Algorithm(name="optuna" if self.algorithm == "optuna" else "random")

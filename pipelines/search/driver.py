@@ -67,7 +67,10 @@ class Search:
             return None
         else:
             number = ledger.next_number(self.trials)
-            trial = Trial(number, space.draw(self.settings, self.config.seed, number, self.trials))
+            parameters = space.draw(self.settings, self.config.seed, number, self.trials)
+            if parameters is None:  # the grid is done
+                return None
+            trial = Trial(number, parameters)
             self.trials.append(trial)
         self.runs.begin(trial)
         trial.save(self.output)

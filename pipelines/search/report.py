@@ -23,8 +23,8 @@ from pipelines.search.ledger import Parameters, Trial
 from pipelines.search.plots import metric_name, short
 
 PICTURES = ("parallel.png", "parameters.png", "curves.png")
-_SHOWN = 5
-"""Rows of the table that are printed on the terminal."""
+_SHOWN = 20
+"""Rows of the table that are printed on the terminal, at most."""
 
 
 class BestTrial(TypedDict):
@@ -65,11 +65,8 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     pictures = (plots.parallel(config, order), plots.parameters(config, order), plots.curves(order))
     for name, figure in zip(PICTURES, pictures, strict=True):
         storage.write_bytes(uris.join(output, name), plots.to_png(figure))
-    for rank, trial in enumerate(order[:_SHOWN], 1):
-        values = ", ".join(f"{key} {short(value)}" for key, value in trial.parameters.items())
-        console.say(
-            f"tune: {rank}. trial {trial.number}, {metric_name(trial)} {trial.metric:.4f} ({trial.state}): {values}"
-        )
+    for line in printed_table(order, trials):
+        console.say(f"tune: {line}")
     if shares:
         text = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
         console.say(f"tune: share of the differences after epoch {epoch} that a parameter explains: {text}")
@@ -104,6 +101,23 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
             trial.number,
         ),
     )
+
+
+def printed_table(order: Sequence[Trial], trials: Sequence[Trial]) -> list[str]:
+    """The trials as lines for the terminal: number, state, epochs, metric, parameters; those without a metric last."""
+    rest = [trial for trial in trials if trial not in order]
+    rows = [("trial", "state", "epochs", "metric", "parameters")]
+    for trial in [*order, *rest][:_SHOWN]:
+        reached = f"{metric_name(trial)} {trial.metric:.4f}" if trial in order else "-"
+        values = ", ".join(f"{key} {short(value)}" for key, value in trial.parameters.items())
+        rows.append((str(trial.number), trial.state, str(len(trial.curve)), reached, values))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{number:>{widths[0]}}  {state:<{widths[1]}}  {epochs:>{widths[2]}}  {metric:<{widths[3]}}  {values}"
+        for number, state, epochs, metric, values in rows
+    ]
+    more = len(trials) - _SHOWN
+    return [*lines, f"and {more} more in trials.csv"] if more > 0 else lines
 
 
 def table(config: Config, order: Sequence[Trial], trials: Sequence[Trial]) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """One trial of a search: its config, and what runs in its own process."""
 
+import gc
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,14 +30,23 @@ class StageFunction(NamedTuple):
 
 
 class Request(TypedDict):
-    """What Ray Tune gives to a trial's process: its number. The rest is in the ledger."""
+    """What a trial's process reads of what Ray Tune gives it: the number. The rest is in the ledger."""
 
     number: int
+
+
+class TrialFailedError(Exception):
+    """What a trial raises, for Ray Tune to show: the reason, without secrets."""
 
 
 def stages(config: Config) -> Sequence[str]:
     """The stages of a trial, in order."""
     return ("pretrain",) if config.tune.stages == "pretrain" else ("pretrain", "finetune")
+
+
+def whole_epochs(config: Config) -> int:
+    """The epochs of a trial that is trained to its end, both stages together."""
+    return sum(int(getattr(config, verb).epochs) for verb in stages(config))
 
 
 def config_of(base: Config, trial: Trial, datasets: Mapping[str, str]) -> Config:
@@ -54,18 +65,22 @@ def config_of(base: Config, trial: Trial, datasets: Mapping[str, str]) -> Config
 def train(request: Request, base: Config, datasets: Mapping[str, str], functions: Mapping[str, StageFunction]) -> None:
     """What runs in a trial's own process: its stages, one after the other.
 
-    Ray Tune gets a report for each epoch, and a last one, `{"ended": True}` or `{"failed": reason}`. A failure of ours
-    is reported and not raised: it would come again, so Ray Tune must not try again.
+    Ray Tune gets a report for each epoch, and a last one, which repeats the last epoch with `"ended": True` or
+    `"failed": reason`. TrialFailedError where a failure of ours ends it: it would come again, so Ray Tune must not try
+    again.
     """
     trial = ledger.read(str(base.tune.output), request["number"])
     config = config_of(base, trial, datasets)
+    _forget_earlier_trial()
     torch.set_num_threads(config.train.cpus_per_worker)
-    reported = set[tuple[str, int]]()
+    reported, last = set[tuple[str, int]](), dict[str, Any]()
 
     def report(stage: str, metrics: Mapping[str, Any]) -> None:
         if (stage, metrics["epoch"]) not in reported:
             reported.add((stage, metrics["epoch"]))
-            ray.tune.report({**metrics, "stage": stage})
+            last.clear()
+            last.update(metrics, stage=stage)
+            ray.tune.report(dict(last))
 
     try:
         for point in trial.curve:  # of earlier calls: early stopping counts them
@@ -77,6 +92,16 @@ def train(request: Request, base: Config, datasets: Mapping[str, str], functions
             for epoch, metrics in enumerate(result["history"], 1):
                 report(stage, {**metrics, "epoch": epoch, "figure": metrics.get(function.monitor, -math.inf)})
     except MPCError as error:
-        ray.tune.report({"failed": uris.without_secrets(str(error))})
-        return
-    ray.tune.report({"ended": True})
+        reason = uris.without_secrets(str(error))
+        ray.tune.report({**last, "failed": reason})
+        raise TrialFailedError(reason) from None
+    ray.tune.report({**last, "ended": True})
+
+
+def _forget_earlier_trial() -> None:
+    """Free what an earlier trial in this process has left: its memory on the device, and compiled code."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if "torch._dynamo" in sys.modules:  # a network of another shape would soon reach its limit of recompilations
+        torch.compiler.reset()

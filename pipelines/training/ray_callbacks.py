@@ -43,7 +43,11 @@ class LossCallback(UserCallback):
 
 
 class EpochCallback(UserCallback):
-    """Forwards the metrics that the first worker reports of an epoch."""
+    """Forwards the metrics that the first worker reports of an epoch.
+
+    A trial of a search hands them on to Ray Tune. Ray's own TuneReportCallback would do both, but in Ray 2.60 a trial
+    waits for ever where it ends while its last report is unread: its process puts a second result into a queue of one.
+    """
 
     def __init__(self, epochs: Any) -> None:
         self._epochs, self._last = epochs, 0

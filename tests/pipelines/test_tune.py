@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import pytest
+import ray.tune
+from ray.tune import ResultGrid
 from searches import SPACE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpc_model.errors import MPCError, UserError
 from pipelines import tune as command
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.runtime import lease
+from pipelines.search import ledger, trial
 
 
 @pytest.mark.parametrize(
@@ -87,3 +91,59 @@ def test_two_searches_do_not_share_an_output(tmp_path: Path, built: Config) -> N
     config = recipe.revised(built, f"tune.output={tmp_path / 'tune'}", "tune.space={pretrain.temperature: [0.1, 0.2]}")
     with lease.held(str(config.tune.output), "tune"), pytest.raises(UserError, match=r"another tune\.output"):
         command.tune(config)
+
+
+@pytest.fixture(scope="module")
+def searched(built: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ResultGrid]:
+    """A search of two calls: a trial that finishes and one that fails, in one process, and then nothing more to do."""
+    folder = tmp_path_factory.mktemp("searched")
+    config = recipe.revised(
+        built,
+        "tune={stages: pretrain, searcher: grid, scheduler: fifo, concurrent: 1, trials: 2, tensorboard: true}",
+        "tune.space={pretrain.learning_rate: [1.0e-3, 1.0e+30], pretrain.sampler: [uniform]}",
+        f"tune.output={folder / 'tune'}",
+        f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
+        "pretrain.epochs=2",
+        "pretrain.schedule=constant",
+    )
+    first = command.tuner(config).fit()
+    assert [result.config["number"] for result in first] == [0, 1]
+    assert len({result.metrics["pid"] for result in first}) == 1
+    assert "not finite" in str(first[1].error) or "the loss is" in str(first[1].error)
+    again = recipe.revised(config, "tune.keep=1")
+    return again, command.tuner(again).fit()
+
+
+def test_a_tuner_of_ray_tune_gives_every_trial_of_the_search(searched: tuple[Config, ResultGrid]) -> None:
+    """Those of an earlier call, too."""
+    config, grid = searched
+    assert isinstance(command.tuner(config), ray.tune.Tuner)
+    trials = ledger.read_all(str(config.tune.output))
+    assert [one.state for one in trials] == ["finished", "failed"]
+    assert [result.config for result in grid] == [{"number": one.number, **one.parameters} for one in trials]
+    assert grid.num_errors == 1
+    best = grid.get_best_result()
+    assert best.metrics["figure"] == trials[0].curve[-1]["figure"]
+    assert best.metrics_dataframe["figure"].tolist()[:2] == [point["figure"] for point in trials[0].curve]
+
+
+def test_what_ray_tune_stores_is_read_by_its_users_tools(searched: tuple[Config, ResultGrid]) -> None:
+    config, grid = searched
+    folder = Path(str(config.tune.output), "ray")
+    scores = sorted(result.metrics.get("figure", 0) for result in grid)
+    analysis = ray.tune.ExperimentAnalysis(folder, default_metric="figure", default_mode="max")
+    assert sorted(one.last_result.get("figure", 0) for one in analysis.trials) == scores
+    assert analysis.best_config["pretrain.learning_rate"] == 1e-3
+    assert len(command.tuner(config).get_results()) == 2
+    restored = ray.tune.Tuner.restore(str(folder), trainable=trial.train)
+    assert sorted(result.metrics.get("figure", 0) for result in restored.get_results()) == scores
+    stored = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+    assert b"mlflow.db" not in stored  # nor is any other part of the config, which may hold a password
+
+
+def test_tensorboard_reads_the_metrics_of_a_trial(searched: tuple[Config, ResultGrid]) -> None:
+    config, _ = searched
+    events = EventAccumulator(str(Path(str(config.tune.output), "ray", "0000"))).Reload()
+    curve = ledger.read(str(config.tune.output), 0).curve
+    read = [event.value for event in events.Scalars("ray/tune/figure")]
+    assert read[: len(curve)] == pytest.approx([point["figure"] for point in curve])

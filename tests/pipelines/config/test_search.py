@@ -60,3 +60,14 @@ def test_one_limit_is_enough_and_none_is_refused(limit: dict[str, Any]) -> None:
     TuneConfig(**none | limit)
     with pytest.raises(ValidationError, match="the search would never end"):
         TuneConfig(**none)
+
+
+def test_an_algorithm_is_a_name_or_a_mapping_with_its_arguments() -> None:
+    config = TuneConfig(scheduler="ASHA", searcher={"name": "Grid"}, algorithm="optuna")  # type: ignore[arg-type]
+    assert (config.chosen_scheduler.name, config.chosen_searcher.name) == ("asha", "grid")
+    given = TuneConfig(scheduler={"name": "hyperband", "max_t": 9}).chosen_scheduler  # type: ignore[arg-type]
+    assert (given.name, given.arguments) == ("hyperband", {"max_t": 9})
+    plain = TuneConfig(algorithm="optuna")
+    assert (plain.chosen_scheduler.name, plain.chosen_searcher.name) == ("asha", "optuna")
+    with pytest.raises(ValidationError, match="name"):
+        TuneConfig(scheduler={"max_t": 9})  # type: ignore[arg-type]

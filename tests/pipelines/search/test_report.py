@@ -44,6 +44,18 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
         assert storage.read_bytes(uris.join(str(config.tune.output), name)).startswith(b"\x89PNG")
 
 
+def test_the_table_on_the_terminal_has_each_trial_and_names_how_many_are_left_out() -> None:
+    listed = [Trial(n, {"pretrain.temperature": n / 10}, "finished", curve=curve(0.5, n / 100)) for n in range(21)]
+    listed.append(Trial(21, {"pretrain.temperature": 0.1}, "failed", "the loss is nan"))
+    few = [listed[3], listed[21]]
+    assert report.printed_table(report.ranked(few), few) == [
+        "trial  state     epochs  metric                  parameters",
+        "    3  finished       2  linear-probe F1 0.5000  pretrain.temperature 0.3",
+        "   21  failed         0  -                       pretrain.temperature 0.1",
+    ]
+    assert report.printed_table(report.ranked(listed), listed)[-1] == "and 2 more in trials.csv"
+
+
 def test_when_all_trials_fail_their_reasons_are_in_the_table(tmp_path: Path) -> None:
     config = config_at(tmp_path)
     with pytest.raises(MPCError, match="no trial finished an epoch; the last to fail: the loss is nan"):
