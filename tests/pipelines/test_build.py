@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,12 +12,13 @@ import pytest
 import torch
 from support import tree
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DamagedError, DataError, UserError
 from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.imaging import codecs
 from pipelines.build import build
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.dataset import integrity
 from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest, PixelCounts, SourceCounts
 from pipelines.dataset.order import Cursor
@@ -301,6 +303,20 @@ def test_near_duplicates_across_splits_stop_the_build_or_move_together(
     splits = {row["key"]: row["split"] for row in rows_of(config)}
     assert len({splits[f"mine/images/f{index}"] for index in (1, 3, 4, 5)}) == 1
     assert len(splits) == 8
+
+
+def test_workers_of_ray_data_make_and_verify_the_bytes_that_this_process_makes(
+    built: Config, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["pipelines.build"], "SMALL", 0)
+    monkeypatch.setattr(integrity, "SMALL", 0)
+    config = recipe.load(None, [f"workspace={tmp_path}", *settings])
+    build(config)
+    assert tree(str(config.build.output)) == tree(str(built.build.output))
+    shard = next(Path(str(config.build.output)).glob("shards/*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedError, match=rf"1 of \d+ files of .* are damaged: shards/{shard.name} \(other bytes\)"):
+        inspect(str(config.build.output), verify=True)
 
 
 def test_another_build_into_the_same_place_is_told(tmp_path: Path, pairs: Path, ray_session: None) -> None:
