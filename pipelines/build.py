@@ -29,7 +29,7 @@ from pipelines.dataset.shard_marker import ShardMarker
 from pipelines.ingest import listing, mask_rules, plan, screening, survey, writer
 from pipelines.ingest.plan import Plan
 from pipelines.ingest.writer import WrittenShard
-from pipelines.runtime import console, lease, pieces, storage, uris
+from pipelines.runtime import console, lease, pieces, storage, telemetry, uris
 
 _CLOCK_DIFFERENCE = 300 * 10**9
 """Nanoseconds by which the clocks of two stores may differ."""
@@ -126,6 +126,7 @@ def _build(
     """Make the dataset from the good items, and return its manifest."""
     settings, listed = config.build, request.samples.total()
     rejects.write(rejected, uri)
+    _count_rejects(rejected, uri)
     screening.check(settings, rejected, listed)
     render_plan, near = plan.make(settings, config.seed, good)
     try:
@@ -238,6 +239,9 @@ def _render(
         for index, data in made:
             held.check()
             written = WrittenShard.model_validate_json(data)
+            if not written.reused:
+                telemetry.count("mpc_build_shards_total", output=str(settings.output))
+            _count_rejects(written.marker.rejects, str(settings.output))
             statistics.merge(Statistics.from_json(written.marker.statistics))
             reused += written.reused
             markers[index] = written.marker.model_copy(update={"statistics": no_statistics})
@@ -245,6 +249,12 @@ def _render(
     if reused:
         console.say(f"build: {reused} of {len(digests)} shards were already finished")
     return [markers[index] for index in sorted(digests)], statistics
+
+
+def _count_rejects(rejected: list[Reject], uri: str) -> None:
+    """Add to the metric of samples that were left out."""
+    for reason, samples in Counter(reject["reason"] for reject in rejected).items():
+        telemetry.count("mpc_build_rejects_total", samples, output=uri, reason=reason)
 
 
 def _delete_strays(render_plan: Plan, uri: str) -> None:

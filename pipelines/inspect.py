@@ -68,16 +68,16 @@ def _statistics(uri: str, manifest: Manifest) -> Statistics:
 
 def _verify(uri: str, manifest: Manifest) -> None:
     """Read the whole dataset. Raises DamagedError that names the files that are not what the manifest says."""
-    shards = {f"shards/{shard.name}.parquet": shard.bytes for shard in manifest.shards}
-    progress = console.Progress("verify", sum(shards.values()) >> 20, "MiB")
-    problems, bytes_read = dict[str, str](), 0
+    names = dict.fromkeys(f"shards/{shard.name}.parquet" for shard in manifest.shards)
+    progress = console.Progress("verify", len(names), "shards")
+    problems = dict[str, str]()
     with closing(integrity.verify(uri, manifest)) as verified:
         for name, problem in verified:
             problems[name] = problem
-            before, bytes_read = bytes_read >> 20, bytes_read + shards.get(name, 0)
-            progress.advance((bytes_read >> 20) - before)
-    ordered = [name for name in (*shards, *problems) if problems[name]]
-    damaged = [f"{name} ({problems[name]})" for name in dict.fromkeys(ordered)]
+            if name in names:
+                progress.advance()
+    ordered = dict.fromkeys((*names, *problems))
+    damaged = [f"{name} ({problems[name]})" for name in ordered if problems[name]]
     if damaged:
         raise DamagedError(
             f"{len(damaged)} of {len(problems)} files of {uri} are damaged: {', '.join(damaged[:10])};"
