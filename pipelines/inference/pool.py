@@ -9,9 +9,8 @@ worker BLOCK_LOSSES times is done row by row, so that the row that ends workers 
 costs no other.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -21,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError
 from pipelines.config.base import PoolConfig
+from pipelines.inference.begun import Begun, Losses
 from pipelines.inference.job import Job, Result, Work, pack, unpack
 from pipelines.runtime import cluster, device
 from pipelines.runtime.device import Accelerator, WorkerShape
@@ -29,32 +29,6 @@ BLOCK_LOSSES, ROW_LOSSES, START_LOSSES = 2, 2, 3
 """Workers that a task, one row of it alone, and loading the model may end before it is not tried again that way."""
 LOSSES_IN_A_ROW = 20
 """Workers that single rows may end while none is done: then it is not the rows."""
-
-
-class Losses(NamedTuple):
-    """How many workers were lost that had begun this, and how many since anything was done."""
-
-    own: int
-    in_a_row: int
-
-
-class Begun:
-    """Counts what workers have begun and not done. An actor on the driver's machine: those of workers may be lost."""
-
-    def __init__(self) -> None:
-        self._begun, self._in_a_row = Counter[str](), 0
-
-    def begin(self, name: str, alone: bool = False) -> Losses:
-        """Say that a worker begins something. `alone`: nothing else could end the worker."""
-        own = self._begun[name]
-        self._begun[name] += 1
-        self._in_a_row += bool(alone and own)
-        return Losses(own, self._in_a_row)
-
-    def end(self, name: str) -> None:
-        """Say that it is done."""
-        del self._begun[name]
-        self._in_a_row = 0
 
 
 class Worker:

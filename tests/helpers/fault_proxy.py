@@ -8,7 +8,9 @@ else passes unchanged, the Host header too, because signatures cover it.
 """
 
 import asyncio
+import os
 import random
+import signal
 import socket
 import struct
 import threading
@@ -17,6 +19,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Self
 from urllib.parse import urlparse
+
+import psutil
 
 FAULTS = {
     "unavailable": "503 SlowDown; the request is not done",
@@ -29,6 +33,8 @@ FAULTS = {
 }
 REFUSED = "refused"
 """403 AccessDenied: not what storage under load does, so it comes only where it is asked for."""
+KILLED = "killed"
+"""The process that sent the request is killed: what an image does whose decoder crashes. Only where it is asked for."""
 _ANSWERS = {
     "unavailable": (
         b"503 Slow Down",
@@ -145,6 +151,9 @@ class FaultProxy:
         self.counts[fault or "passed"] += 1
         if headers.get("expect", "").lower() == "100-continue":
             to_client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if fault == KILLED:
+            _kill_owner(to_client.get_extra_info("peername")[1])
+            return False
         sent = _length(headers)
         if fault in (*_ANSWERS, "reset"):
             async for _ in _body(client, headers):
@@ -290,3 +299,10 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def _kill_owner(port: int) -> None:
+    """Kill the process whose end of a connection has this port."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.pid:
+            os.kill(connection.pid, signal.SIGKILL)

@@ -130,12 +130,12 @@ def test_from_a_version_one_walks_back_to_runs_checkpoints_data_and_configs(
 def test_figures_are_tags_by_dataset_and_split(config: Config, version: Any, figures: Any, entry: Path) -> None:
     fingerprint = Manifest.read(str(config.build.output)).fingerprint
     found = gates.from_tags(version.tags)
-    assert set(found) == {(fingerprint, "test"), (fingerprint, "validation")}
-    one = found[fingerprint, "test"]
+    assert set(found) == {(fingerprint, "test", "fp32"), (fingerprint, "validation", "fp32")}
+    one = found[fingerprint, "test", "fp32"]
     assert (one.f1, one.iou) == (figures["test"]["model"]["f1"], figures["test"]["model"]["iou"])
     assert one.robustness == {name: figures["test"]["robustness"][name]["f1"] for name in DEGRADED}
     assert one.model == version.tags["mpc.model_sha256"]
-    assert "chosen by split 'validation'" in found[fingerprint, "validation"].warnings[0]
+    assert "chosen by split 'validation'" in found[fingerprint, "validation", "fp32"].warnings[0]
     kept = json.loads((entry / "evaluations" / f"{fingerprint[:12]}.test.json").read_text())
     assert kept["model"] == figures["test"]["model"]
 

@@ -94,14 +94,3 @@ def test_a_row_that_ends_its_workers_costs_no_other(tmp_path: Path) -> None:
 def test_a_pool_that_cannot_load_the_model_ends_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="3 workers ended one after the other while they loaded the model"):
         done(Doubling(tmp_path, starts_die=True), [1])
-
-
-def test_what_was_begun_and_not_done_is_counted() -> None:
-    begun = pool.Begun()
-    assert begun.begin("a") == (0, 0)
-    assert begun.begin("b", alone=True) == (0, 0)
-    assert begun.begin("a") == (1, 0)
-    assert begun.begin("b", alone=True) == (1, 1)
-    assert begun.begin("b", alone=True) == (2, 2)
-    begun.end("b")
-    assert begun.begin("b", alone=True) == (0, 0)
