@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 _BLOCK, _GPU_BLOCK = 64, 512
 """Images of one task of Ray Data, without and with GPUs, at most: its rows come back when all of them are mapped, and
 the stages of a worker run empty at its end."""
+_TASKS = 2048
+"""Tasks, at most, whatever their size: Ray Data keeps some 60 kB of this process for each until the end."""
 _LEAST_BLOCK, _LEAST_GPU_BLOCK = 4, 64
-"""At least, where images are few for the workers that there are: a GPU takes up to 64 at once."""
+"""Images of a task, at least, where they are few for the workers that there are: a GPU takes up to 64 at once."""
 FEW_IMAGES, FEW_PIXELS = 16, 2**26
 """Images, and pixels of all of them, that are mapped in this process, at most: to start Ray takes ten seconds of a
 processor. One image alone is always mapped here."""
@@ -163,6 +165,7 @@ def _map_missing(
         shape = pool.worker_shape(settings)
         least, most = (_LEAST_GPU_BLOCK, _GPU_BLOCK) if shape.gpus else (_LEAST_BLOCK, _BLOCK)
         block = min(max(len(missing) // (2 * max(1, shape.fitting)), least), most)  # two for each worker there is
+        block = max(block, -(-len(missing) // _TASKS))
         blocks = [missing.slice(start, block) for start in range(0, len(missing), block)]
         made = pool.on_cluster(mapping, blocks, settings, shape)
     for rows in made:
