@@ -361,11 +361,12 @@ def test_a_bucket_that_refuses_for_good_stops_training_with_a_word(
 
 
 def validating(driver: Driver) -> list[psutil.Process]:
-    """The process that validates a checkpoint at this moment."""
+    """The process that validates a checkpoint at this moment: it has begun, and loaded what decodes images."""
     found = []
     for one in driver.family():
         with contextlib.suppress(psutil.Error):
-            found += [one] if "run_validation_fn" in " ".join(one.cmdline()) else []
+            if "run_validation_fn" in " ".join(one.cmdline()) and any("cv2" in at.path for at in one.memory_maps()):
+                found.append(one)
     return found
 
 
