@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?=
 GROUP  ?= build
+EXTRAS := pipelines server demo docs dev
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install s3 demo test test-all bench docs lint format lock clean
@@ -41,7 +42,7 @@ format: install
 
 # Pin anew. The local part of a version (+cpu) is dropped: it names one machine's build, not the release.
 lock: install
-	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-header \
+	$(BIN)/pip-compile --quiet --upgrade $(EXTRAS:%=--extra %) --strip-extras --allow-unsafe --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 	sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements.lock
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from mpc_model.errors import UserError
 from mpc_model.imaging.forge_settings import ForgeSettings
-from pipelines.config.base import Fraction, Location, Positive, Quality, Section, SplitName
+from pipelines.config.base import Fraction, Location, OutputLocation, Positive, Quality, Section, SplitName
 
 
 def _forge_setting(name: str) -> Any:
@@ -132,7 +132,7 @@ class BuildConfig(Section):
 
     sources: list[SourceConfig] = Field(default=[])
     """Where samples come from; a build needs at least one."""
-    output: Location | None = None
+    output: OutputLocation | None = None
     """Folder or s3:// prefix of the dataset; left out, `<workspace>/dataset`."""
     split: SplitConfig = SplitConfig()
     """Shares of the scenes that go to each split."""

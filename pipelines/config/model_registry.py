@@ -5,7 +5,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from pipelines.config.base import BatchSize, Fraction, Location, PoolConfig, Precision, Section, SplitName
+from pipelines.config.base import (
+    BatchSize,
+    Fraction,
+    Location,
+    OutputLocation,
+    PoolConfig,
+    Precision,
+    Section,
+    SplitName,
+)
 
 
 def _is_no_lock(name: str) -> str:
@@ -49,7 +58,7 @@ class EvaluateConfig(PoolConfig):
     a CPU."""
     precision: Precision = "fp32"
     """bf16 runs the network under autocast; its difference from fp32 is measured on a few images and said."""
-    output: Location | None = None
+    output: OutputLocation | None = None
     """Where metrics, scores and pictures go; left out, `<workspace>/evaluate`."""
     pictures: Annotated[int, Field(ge=0, le=100)] = 6
     """Images drawn beside their masks and maps."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from mpc_model.errors import UserError
-from pipelines.config.base import BatchSize, Location, ModelLocation, PoolConfig, Precision, Section
+from pipelines.config.base import BatchSize, Location, ModelLocation, OutputLocation, PoolConfig, Precision, Section
 from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import TuneConfig
@@ -27,7 +27,7 @@ class PredictConfig(PoolConfig):
     """One image, or a folder or s3:// prefix of images; it must be given."""
     model: ModelLocation | None = None
     """A model directory, or a registered model such as models:/mpc-localizer@candidate."""
-    output: Location | None = None
+    output: OutputLocation | None = None
     """Where maps, overlays and scores go; left out, `<workspace>/predict`."""
     overlays: bool = True
     """Also draw each map over its image."""
@@ -63,7 +63,7 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """What every draw follows from: splits, forgeries, initial weights, order of samples, search."""
-    workspace: Location = "runs/mpc"
+    workspace: OutputLocation = "runs/mpc"
     """Folder or s3:// prefix. Every location that is left out becomes a folder in it."""
     build: BuildConfig = BuildConfig()
     model: ModelConfig = ModelConfig()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from pipelines.config import renamed
-from pipelines.config.base import Location, Positive, Section
+from pipelines.config.base import OutputLocation, Positive, Section
 
 
 class Range(Section):
@@ -55,7 +55,7 @@ def _named(value: Any) -> Any:
 class TuneConfig(Section):
     """A search over config values, each trial a training of its own."""
 
-    output: Location | None = None
+    output: OutputLocation | None = None
     """Folder or s3:// prefix of the search; left out, `<workspace>/tune`."""
     space: dict[str, Range | list[Any]] = Field(default={})
     """Dotted config keys to what they may be: a list of values, or {least, most, log}. Keys of `build` make datasets,

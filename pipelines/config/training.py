@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.config.base import Location, Positive, Section
+from pipelines.config.base import Location, OutputLocation, Positive, Section
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -173,7 +173,7 @@ class PretrainConfig(OptimConfig):
         "release": {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.01, "schedule": "plateau"},
     }
 
-    output: Location | None = None
+    output: OutputLocation | None = None
     """Folder or s3:// prefix of the run; left out, `<workspace>/pretrain`."""
     initial: Location | None = None
     """A published checkpoint (ImageNet or MPC) to start from."""
@@ -219,7 +219,7 @@ class FinetuneConfig(OptimConfig):
         "release": {"optimizer": "adamw", "learning_rate": 1e-6, "weight_decay": 0.01, "schedule": "cosine20"},
     }
 
-    output: Location | None = None
+    output: OutputLocation | None = None
     """Folder or s3:// prefix of the run; left out, `<workspace>/finetune`."""
     encoder: Location | None = None
     """Model directory to start from: stage 1's, or a localizer's."""
@@ -229,7 +229,7 @@ class FinetuneConfig(OptimConfig):
     """What is trained: the head on frozen features, or the whole network."""
     backbone_rate: Annotated[float, Field(gt=0)] = 0.1
     """With `unfreeze: all`, the backbone's learning rate over the head's."""
-    cache: Location | None = None
+    cache: OutputLocation | None = None
     """Folder in which the frozen features of each stored view are stored when they are first computed."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Weight of forged pixels in the focal loss; authentic ones have 1 - alpha."""

@@ -1,362 +1,256 @@
-"""The S3 half of `storage`: one client, one rule for trying again, and the requests behind each verb.
+"""The S3 half of `storage`: what s3fs and Arrow are given, and what is done otherwise than s3fs does it.
 
-Whole objects go through boto3, which leaves trying again to us; parts of Parquet files go through Arrow's own client.
-Each function takes an `s3://bucket/key` location and raises FileNotFoundError when nothing is there.
+Whole objects go through s3fs, which leaves trying again to `Objects.attempt`; parts of Parquet files go through Arrow's
+own client. Each function takes an `s3://bucket/key` location and raises FileNotFoundError when nothing is there.
 """
 
 import functools
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import boto3
-import botocore.session
-import urllib3.exceptions
-from botocore.config import Config as BotoConfig
+from aiobotocore.session import AioSession
 from botocore.exceptions import (
     BotoCoreError,
-    ClientError,
     ConnectionError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     ParamValidationError,
 )
-from botocore.parsers import ResponseParserError
+from botocore.handlers import add_expect_header
+from fsspec.asyn import sync_wrapper
 from pyarrow import fs as pafs
+from s3fs import S3FileSystem
 
-from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
-from pipelines.runtime import console, environment
-from pipelines.runtime.retry import Backoff, retry
+from mpc_model.errors import UserError
+from pipelines.runtime import environment
+from pipelines.runtime.objects import BACKOFF, BLOCK, Objects, Operation, answer, modified
+from pipelines.runtime.retry import Backoff
+from pipelines.runtime.s3_settings import Settings, settings
 from pipelines.runtime.stamp import Stamp
 
-T = TypeVar("T")
-_BACKOFF = Backoff(
-    first=environment.S3_FIRST_PAUSE_SECONDS,
-    longest=environment.S3_LONGEST_PAUSE_SECONDS,
-    attempts=environment.S3_ATTEMPTS,
-    jitter=0.5,
-)
-_BLOCK = 8 << 20  # bytes of one request of `Blocks`
+_BACKOFF = BACKOFF
+_BLOCK = BLOCK
 _KEYS = 1000  # that one listing or deletion can name
-
-
-class _Settings(NamedTuple):
-    """What the variables and the SDK's files say now; clients are kept for each, so that a change takes effect at once.
-
-    Both clients get the same: boto3 reads the files itself, Arrow's reads only credentials there.
-    """
-
-    endpoint: str | None
-    region: str | None
-    timeout: float  # seconds
-    style: str  # of addresses: path, virtual or auto
-    certificates: str | None  # a file
-    identity: tuple[tuple[str, str], ...]  # every AWS variable
-
-
-class _Profile(NamedTuple):
-    """What the SDK's files say of the profile that is chosen, and what variables say that go before them."""
-
-    endpoint: str | None
-    region: str | None
-    style: str | None
-    certificates: str | None
-
-
-def _settings() -> _Settings:
-    variable = os.environ.get
-    try:
-        timeout = float(variable("MPC_S3_TIMEOUT") or 30)
-    except ValueError:
-        raise UserError(f"MPC_S3_TIMEOUT is a number of seconds, not {variable('MPC_S3_TIMEOUT')!r}") from None
-    identity = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    profile = _profile(identity)
-    region = variable("AWS_REGION") or profile.region or ("us-east-1" if profile.endpoint else None)
-    style = profile.style or ("path" if profile.endpoint else "auto")
-    return _Settings(profile.endpoint, region, timeout, style, profile.certificates, identity)
-
-
-@functools.lru_cache(maxsize=16)
-def _profile(identity: tuple[tuple[str, str], ...]) -> _Profile:
-    try:
-        session = botocore.session.Session()
-        scoped = session.get_scoped_config()
-        services = session.full_config.get("services", {}).get(scoped.get("services"), {})
-        endpoint = (
-            os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL")
-            or _below(services, "s3").get("endpoint_url")
-            or scoped.get("endpoint_url")
-        )
-        if session.get_config_variable("ignore_configured_endpoint_urls"):
-            endpoint = None
-        certificates = session.get_config_variable("ca_bundle")
-        region = session.get_config_variable("region")
-    except BotoCoreError as error:
-        raise UserError(f"S3 cannot be used: {error}; check the AWS variables") from None
-    if certificates and not os.path.isfile(certificates):
-        raise UserError(f"S3 cannot be used: there is no file of certificates {certificates}; check AWS_CA_BUNDLE")
-    style = _below(scoped, "s3").get("addressing_style")
-    return _Profile(endpoint or None, region or None, style, certificates or None)
-
-
-def _below(section: dict[str, Any], key: str) -> dict[str, str]:
-    """The lines that are indented below a key of the SDK's files."""
-    lines = section.get(key)
-    return lines if isinstance(lines, dict) else {}
+_PIECE, _PART = 1 << 20, 128 << 20
+"""Bytes that are taken from an answer at a time; of the parts of an upload, from two parts on."""
+_PASSING = (ConnectionError, FlexibleChecksumError, HTTPClientError, IncompleteReadError)
+"""Failures of botocore's that may pass; the others are of settings and credentials."""
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 
 
 @functools.cache
-def _arrow(settings: _Settings) -> pafs.S3FileSystem:
+def _arrow(given: Settings) -> pafs.S3FileSystem:
     return pafs.S3FileSystem(
-        endpoint_override=settings.endpoint,
-        region=settings.region,
-        connect_timeout=min(environment.S3_CONNECT_SECONDS, settings.timeout),
-        request_timeout=settings.timeout,
+        endpoint_override=given.endpoint,
+        region=given.region,
+        connect_timeout=min(environment.S3_CONNECT_SECONDS, given.timeout),
+        request_timeout=given.timeout,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_BACKOFF.attempts),
-        force_virtual_addressing=settings.style == "virtual",
-        tls_ca_file_path=settings.certificates,
+        force_virtual_addressing=given.style == "virtual",
+        tls_ca_file_path=given.certificates,
     )
+
+
+class _Body(io.BytesIO):
+    """Bytes to be sent. aiohttp takes the whole buffer only to learn its length: it is given one without a copy."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._data = data
+
+    def getbuffer(self) -> memoryview:
+        return memoryview(self._data)
+
+
+class _Filesystem(S3FileSystem):
+    """s3fs with one try a request, one request a look, and keys as they are typed."""
+
+    retries = 1
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        """Bucket and key; s3fs itself takes `?versionId=` for no part of a key."""
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        return bucket, key, None
+
+    async def _call_s3(self, method: str, *more: dict[str, Any], **arguments: Any) -> Any:
+        if isinstance(body := arguments.get("Body"), bytes):
+            arguments["Body"] = _Body(body)
+        return await super()._call_s3(method, *more, **arguments)
+
+    async def _info(self, path: str, *_: object, **_more: object) -> dict[str, Any]:
+        """The headers of an object; s3fs itself asks for a folder of that name, too."""
+        bucket, key, _version = self.split_path(path)
+        headers = await self._call_s3("head_object", Bucket=bucket, Key=key)
+        if not headers.keys() >= {"ContentLength", "ETag", "LastModified"}:
+            raise OSError("the headers are not whole")
+        return {"name": path, "type": "file", "size": headers["ContentLength"], **headers}
+
+    async def _whole(self, path: str) -> bytes:
+        """All bytes of an object, by one request whose length is checked; s3fs itself holds them twice meanwhile."""
+        bucket, key, _version = self.split_path(path)
+        answer = await self._call_s3("get_object", Bucket=bucket, Key=key)
+        data = io.BytesIO()
+        async with answer["Body"] as body:
+            while piece := await body.read(_PIECE):
+                data.write(piece)
+        if data.tell() != answer.get("ContentLength"):
+            raise OSError(f"{data.tell()} of {answer.get('ContentLength')} bytes arrived")
+        return data.getvalue()
+
+    whole = sync_wrapper(_whole)
 
 
 @functools.cache
-def _client(settings: _Settings) -> Any:
-    config = BotoConfig(
-        connect_timeout=min(environment.S3_CONNECT_SECONDS, settings.timeout),
-        read_timeout=settings.timeout,
-        retries={"total_max_attempts": 1},  # `_with_retries` tries again, by one rule, and says so
-        max_pool_connections=32,
-        s3={"addressing_style": settings.style},
+def _filesystem(given: Settings, process: int) -> _Filesystem:
+    """The filesystem of a process: the loop in whose thread its requests run does not survive a fork."""
+    patience = int(1000 * given.timeout)
+
+    def connection(address: Any) -> socket.socket:
+        """A socket that fails, too, where the server takes no bytes: aiohttp has a timeout for reading alone."""
+        made = socket.socket(*address[:3])
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+        return made
+
+    session = AioSession()
+    # aiohttp waits for the server to say that it may go on, which a proxy may never do, and has no timeout there
+    session.unregister("before-call.s3", add_expect_header)
+    return _Filesystem(
+        session=session,
+        endpoint_url=given.endpoint,
+        client_kwargs={"region_name": given.region, "verify": given.certificates},
+        config_kwargs={
+            "connect_timeout": min(environment.S3_CONNECT_SECONDS, given.timeout),
+            "read_timeout": given.timeout,
+            "retries": {"total_max_attempts": 1},  # `Objects.attempt` tries again, by one rule, and says so
+            "max_pool_connections": 32,
+            "s3": {"addressing_style": given.style},
+            "connector_args": {"socket_factory": connection},
+        },
+        use_listings_cache=False,
+        skip_instance_cache=True,
     )
-    return boto3.session.Session().client(
-        "s3", endpoint_url=settings.endpoint, region_name=settings.region, verify=settings.certificates, config=config
-    )
 
 
-def arrow() -> pafs.S3FileSystem:
-    """Arrow's filesystem; its requests are tried again by the SDK."""
-    return _arrow(_settings())
+class _S3(Objects):
+    """Objects of S3: s3fs, and the requests that it makes otherwise, or has errors of that it does not say."""
 
+    def filesystem(self, uri: str) -> S3FileSystem:
+        """The filesystem for what the variables say now."""
+        return _filesystem(settings(), os.getpid())
 
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
-    return bucket, key
+    def arrow(self, uri: str) -> tuple[pafs.FileSystem, str]:
+        """Arrow's own filesystem; its requests are tried again by the SDK."""
+        return _arrow(settings()), uri.removeprefix("s3://").rstrip("/")
 
+    def backoff(self) -> Backoff:
+        """The pauses between attempts."""
+        return _BACKOFF
 
-class _BrokenAnswerError(Exception):
-    """An answer that says it is done and is not whole."""
-
-
-_PASSING = (
-    ConnectionError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    ResponseParserError,
-    _BrokenAnswerError,
-    urllib3.exceptions.HTTPError,  # what botocore lets through while it reads the body of an error
-)
-
-
-_OF_ONE_OBJECT = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState")
-"""Refusals (403) that are about the object, not about the credentials; the last: it is in an archive."""
-
-
-class _PassingError(Exception):
-    """A failure that may pass, in words for the user."""
-
-
-def _with_retries(uri: str, request: Callable[[Any, str, str], T]) -> T:
-    """The result of `request(client, bucket, key)`, tried again while it fails for a passing reason.
-
-    Raises FileNotFoundError when nothing is there; UserError for credentials and buckets; InfrastructureError after the
-    last attempt, or at once for a refusal that will not change.
-    """
-    bucket, key = _split(uri)
-
-    def attempt() -> T:
-        try:
-            return request(_client(_settings()), bucket, key)
-        except ClientError as error:
-            raise _PassingError(_passing_reason(uri, error)) from error
-        except ParamValidationError as error:
+    def passing_reason(self, uri: str, operation: Operation, error: Exception) -> str:
+        """As of all objects; credentials that have expired are read anew for the next attempt."""
+        if isinstance(error, ParamValidationError):
             raise UserError(f"cannot use {uri}: {' '.join(str(error).split())}") from None
-        except _PASSING as error:
-            raise _PassingError(" ".join(str(error).split())) from error
-        except BotoCoreError as error:  # the rest of them: no credentials, no such profile
+        of_settings = isinstance(error, BotoCoreError | ValueError) and not isinstance(error, (*_PASSING, UnicodeError))
+        if of_settings:  # no credentials, no such profile, an endpoint that is no address
             raise UserError(f"S3 cannot be used for {uri}: {error}; check the AWS variables") from None
+        if (code := answer(error)[1]) in _EXPIRED:
+            _filesystem.cache_clear()
+            return f"the credentials have expired ({code})"
+        return super().passing_reason(uri, operation, error)
 
-    def before_pause(error: Exception, failures: int, pause: float) -> None:
-        if failures >= 3:
-            console.warn(f"storage: {uri} does not answer as it should ({error}), trying again in {pause:.1f} s")
+    def get(self, uri: str) -> bytes:
+        """The whole object."""
+        return self.attempt(uri, "read", lambda s3, path: s3.whole(path))
 
-    try:
-        return retry(attempt, _PassingError, _BACKOFF, before_pause)
-    except _PassingError as error:
-        raise InfrastructureError(f"storage failed at {uri} {_BACKOFF.attempts} times, at last with: {error}") from None
+    def put(self, uri: str, data: bytes) -> None:
+        """Write the whole object: a large one in parts that travel at the same time."""
+        body = bytes(data)
+        self.attempt(uri, "write", lambda s3, path: s3.pipe_file(path, body, _PART))
 
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write an object unless it exists; returns whether this call wrote it.
 
-def _passing_reason(uri: str, error: ClientError) -> str:
-    """What S3 answered, when asking again may help; raises what it means otherwise."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code == "NoSuchBucket":
-        raise UserError(f"the bucket of {uri} does not exist; create it first") from None
-    if status == 404:
-        raise FileNotFoundError(uri) from None
-    if status == 403 and error.operation_name == "GetObject" and code in _OF_ONE_OBJECT:
-        raise UnreadableFileError(
-            f"S3 refused access to {uri} ({code}); allow it for this identity, or leave the object out"
-        ) from None
-    if status in (401, 403):
-        raise UserError(
-            f"S3 refused the credentials for {uri} ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from None
-    lasting = status == 501 or (status < 500 and status not in (408, 409, 429))
-    if lasting and code not in ("RequestTimeout", "SlowDown"):
-        raise InfrastructureError(f"storage failed at {uri}: {' '.join(str(error).split())}") from error
-    return f"{status} {code}"
-
-
-def get(uri: str) -> bytes:
-    """The whole object."""
-    return _with_retries(uri, _get)
-
-
-def put(uri: str, data: bytes) -> None:
-    """Write the whole object."""
-    body = bytes(data)  # no copy, but of the Arrow buffers that callers may pass as well
-    _with_retries(uri, lambda client, bucket, key: client.put_object(Bucket=bucket, Key=key, Body=body))
-
-
-def _get(client: Any, bucket: str, key: str, **conditions: str) -> bytes:
-    answer = client.get_object(Bucket=bucket, Key=key, **conditions)
-    data = bytes(answer["Body"].read())
-    if len(data) != answer.get("ContentLength"):  # also when the connection closed within the headers
-        raise _BrokenAnswerError(f"{len(data)} of {answer.get('ContentLength')} bytes arrived")
-    return data
-
-
-class Blocks(io.RawIOBase):
-    """An object on S3 read forward in blocks, each a request of its own, all of the same version of the object."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri, self._block, self._at = uri, memoryview(b""), 0
-        headers = head(uri)
-        if headers is None:
-            raise FileNotFoundError(uri)
-        self._size, self._version = int(headers["ContentLength"]), str(headers["ETag"])
-
-    def readable(self) -> bool:
+        A put may succeed and its answer be lost; the next attempt then finds our own object, known by its mark.
+        """
+        body, mark = bytes(data), {"created-by": secrets.token_hex(8)}
+        try:
+            self.attempt(
+                uri, "create", lambda s3, path: s3.pipe_file(path, body, mode="create", chunksize=_PART, Metadata=mark)
+            )
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                return bool(self.attempt(uri, "look", lambda s3, path: s3.info(path)["Metadata"] == mark))
+            return False
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        if not self._block and self._at < self._size:
-            part = f"bytes={self._at}-{min(self._at + _BLOCK, self._size) - 1}"
-            read = functools.partial(_get, Range=part, IfMatch=self._version)
-            self._block = memoryview(_with_retries(self._uri, read))
-            self._at += len(self._block)
-        count = min(len(buffer), len(self._block))
-        buffer[:count], self._block = self._block[:count], self._block[count:]
-        return count
+    def stream(self, uri: str, block: int | None = None) -> io.BufferedReader:
+        return super().stream(uri, block or _BLOCK)
 
+    def files(self, uri: str) -> Iterator[tuple[str, Stamp]]:
+        return objects(uri)
 
-def create(uri: str, data: bytes) -> bool:
-    """Write an object unless it exists; returns whether this call wrote it.
-
-    A put may succeed and its answer be lost; the next try then finds our own object, which it knows by its mark.
-    """
-    mark = {"created-by": secrets.token_hex(8)}
-
-    def put_new(client: Any, bucket: str, key: str) -> None:
+    def folder_exists(self, uri: str) -> bool:
         try:
-            client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-                raise FileExistsError(uri) from None
-            raise
+            next(objects(uri, limit=1, markers=True), None)
+        except FileNotFoundError:
+            return False
+        return True
 
-    try:
-        _with_retries(uri, put_new)
-    except FileExistsError:
-        headers = head(uri)
-        return headers is not None and headers["Metadata"] == mark
-    return True
+    def delete(self, uri: str) -> None:
+        """As of all objects, a thousand with one request; s3fs does not say which of them are left."""
+        if self.stamp(uri):
+            with suppress(FileNotFoundError):  # of a second try, after a lost answer: some servers say that
+                self.attempt(uri, "look", lambda s3, path: s3.rm_file(path))
+            return
+        locations: list[str] = []
+        with suppress(FileNotFoundError):
+            locations.extend(location for location, _ in objects(uri, markers=True))
+        for start in range(0, len(locations), _KEYS):
+            self.attempt(uri, "look", functools.partial(_delete, locations=locations[start : start + _KEYS]))
 
 
-def objects(uri: str, limit: int = _KEYS, markers: bool = False) -> Iterator[tuple[str, Stamp]]:
-    """Objects below a prefix; with `markers` also the empty ones that mark folders. A request lists `limit` objects."""
+def objects(uri: str, limit: int | None = None, markers: bool = False) -> Iterator[tuple[str, Stamp]]:
+    """Objects below a prefix, page by page, `limit` with each request; with `markers` also the empty ones that mark
+    folders. A page that fails is asked for again, not the whole listing."""
     more: dict[str, str] = {}
     empty = True
 
-    def page(client: Any, bucket: str, key: str) -> dict[str, Any]:
+    def page(s3: S3FileSystem, path: str) -> dict[str, Any]:
+        bucket, _, key = path.partition("/")
         prefix = f"{key}/" if key else ""
-        answer: dict[str, Any] = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=limit, **more)
+        answer: dict[str, Any] = s3.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=limit or _KEYS, **more
+        )
         if "IsTruncated" not in answer:  # otherwise an empty body would look like an empty folder
-            raise _BrokenAnswerError("the listing has no end")
+            raise OSError("the listing has no end")
         return answer
 
-    bucket, prefix = _split(uri)
+    bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
     while True:
-        answer = _with_retries(uri, page)
-        for item in answer.get("Contents", ()):
+        listed = STORE.attempt(uri, "look", page)
+        for item in listed.get("Contents", ()):
             empty = False
             if markers or not item["Key"].endswith("/"):
-                yield f"s3://{bucket}/{item['Key']}", _stamp(item["Size"], item["LastModified"])
-        if not answer["IsTruncated"]:
+                yield f"s3://{bucket}/{item['Key']}", Stamp(item["Size"], modified(item))
+        if not listed["IsTruncated"]:
             break
-        more["ContinuationToken"] = answer["NextContinuationToken"]
+        more["ContinuationToken"] = listed["NextContinuationToken"]
     if empty and prefix:
         raise FileNotFoundError(uri)
 
 
-def head(uri: str) -> dict[str, Any] | None:
-    """The object's headers; None when it is not there."""
-
-    def request(client: Any, bucket: str, key: str) -> dict[str, Any]:
-        answer: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
-        if not answer.keys() >= {"ContentLength", "ETag", "LastModified"}:
-            raise _BrokenAnswerError("the headers are not whole")
-        return answer
-
-    try:
-        return _with_retries(uri, request)
-    except FileNotFoundError:
-        return None
-
-
-def stamp(uri: str) -> Stamp | None:
-    """The stamp of one object; None when it is not there."""
-    headers = head(uri)
-    return None if headers is None else _stamp(headers["ContentLength"], headers["LastModified"])
-
-
-def _stamp(size: int, modified: datetime) -> Stamp:
-    # Listings may give fractions of a second, headers never do. Whole seconds give the same stamp from both.
-    return Stamp(size, int(modified.timestamp()) * 10**9)
-
-
-def delete(uri: str) -> None:
-    """Delete an object, or all objects below a prefix; does nothing when there is neither."""
-    if head(uri) is not None:
-        with suppress(FileNotFoundError):  # a second try after a lost answer; some servers report the missing object
-            _with_retries(uri, lambda client, bucket, key: client.delete_object(Bucket=bucket, Key=key))
-        return
-    try:
-        locations = [location for location, _ in objects(uri, markers=True)]
-    except FileNotFoundError:
-        return
-    for start in range(0, len(locations), _KEYS):
-        _with_retries(uri, functools.partial(_delete, locations=locations[start : start + _KEYS]))
-
-
-def _delete(client: Any, bucket: str, _key: str, locations: list[str]) -> None:
+def _delete(s3: S3FileSystem, path: str, locations: list[str]) -> None:
+    bucket = path.partition("/")[0]
     keys = [{"Key": location.removeprefix(f"s3://{bucket}/")} for location in locations]
-    answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+    answer = s3.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
     if failed := answer.get("Errors"):
-        raise _BrokenAnswerError(f"{len(failed)} objects are left: {failed[0].get('Code')} {failed[0].get('Key')}")
+        raise OSError(f"{len(failed)} objects are left: {failed[0].get('Code')} {failed[0].get('Key')}")
+
+
+STORE = _S3()

@@ -1,10 +1,12 @@
-"""Every read and write of the project goes through here: a local path, `file://` or `s3://`, one function a verb.
+"""Every read and write of the project goes through here, one function a verb: a local path, `file://`, `s3://`, or any
+other scheme whose fsspec package is installed.
 
 S3 settings come from the standard variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL)
-and the SDK's usual chain. A write is never half seen: locally it is a rename, on S3 a put.
+and the SDK's usual chain; those of other schemes from what their packages read. A write is never half seen: locally it
+is a rename, in object storage a put.
 
-Requests to S3 that fail for a passing reason (503, a reset, a stall, a body that ends early) are tried again with
-growing pauses. One that moves no byte for MPC_S3_TIMEOUT seconds (30) counts as failed. Refused credentials and buckets
+Requests that fail for a passing reason (503, a reset, a stall, a body that ends early) are tried again with growing
+pauses. One to S3 that moves no byte for MPC_S3_TIMEOUT seconds (30) counts as failed. Refused credentials and buckets
 that do not exist are never tried again.
 """
 
@@ -21,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from mpc_model.errors import InfrastructureError, UnreadableFileError, UserError
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import fs as pafs
 
+    from pipelines.runtime.objects import Objects
+
 T = TypeVar("T")
 R = TypeVar("R")
 _NAME_BYTES = 255
@@ -42,10 +45,12 @@ _PREFETCH = 4
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId", "SignatureDoesNot")
 
 
-def _s3() -> ModuleType:
-    """The S3 half. It and Arrow are imported when they are needed: a command that only says that its output is finished
-    should not wait for them."""
-    return importlib.import_module("pipelines.runtime.s3")
+def _store(uri: str) -> "Objects":
+    """What reaches a remote location. It and Arrow are imported when they are needed: a command that only says that its
+    output is finished should not wait for them."""
+    module = "s3" if uri.startswith("s3://") else "objects"
+    store: Objects = importlib.import_module(f"pipelines.runtime.{module}").STORE
+    return store
 
 
 def resolve(uri: str) -> "tuple[pafs.FileSystem, str]":
@@ -54,7 +59,7 @@ def resolve(uri: str) -> "tuple[pafs.FileSystem, str]":
     Its S3 requests are tried again by the SDK; `explained` turns what it raises in the end into our failures.
     """
     if is_remote(uri):
-        return _s3().arrow(), uri.removeprefix("s3://").rstrip("/")
+        return _store(uri).arrow(uri)
     from pyarrow import fs as pafs
 
     return pafs.LocalFileSystem(), absolute(uri)
@@ -109,7 +114,7 @@ def exists(uri: str) -> bool:
     """Whether a file (not a folder) is there."""
     with explained(uri):
         if is_remote(uri):
-            return any(_s3().head(name) is not None for name in _names(uri))
+            return any(_store(uri).stamp(name) for name in _names(uri))
         return any(os.path.isfile(path) for path in _names(absolute(uri)))
 
 
@@ -130,7 +135,7 @@ def read_if_there(uri: str) -> bytes | None:
 
 def _whole_file(uri: str) -> bytes:
     if is_remote(uri):
-        return _first_found(_s3().get, uri)
+        return _first_found(_store(uri).get, uri)
     return _first_found(local_files.read, absolute(uri))
 
 
@@ -168,7 +173,7 @@ def open_input(uri: str) -> Iterator[io.BufferedReader]:
             with _first_found(local_files.open_file, absolute(uri)) as file:
                 yield file
             return
-        with io.BufferedReader(_first_found(_s3().Blocks, uri)) as stream:
+        with _first_found(_store(uri).stream, uri) as stream:
             yield stream
 
 
@@ -176,7 +181,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file at once: readers see the old one, or the new one, never a part."""
     with explained(uri, writing=True):
         if is_remote(uri):
-            _s3().put(uri, data)
+            _store(uri).put(uris.writable(uri), data)
         else:
             with _beside(absolute(uri), data) as temporary:
                 os.replace(temporary, absolute(uri))
@@ -185,11 +190,11 @@ def write_bytes(uri: str, data: bytes) -> None:
 def create(uri: str, data: bytes) -> bool:
     """Write a whole file unless there is one: of all who try at the same time, one gets True, the others False.
 
-    On S3 this is a conditional put (If-None-Match), which the server must know.
+    In object storage this is a conditional put (on S3 If-None-Match), which the server must know.
     """
     with explained(uri, writing=True):
         if is_remote(uri):
-            return _s3().create(uri, data)
+            return _store(uri).create(uris.writable(uri), data)
         with _beside(absolute(uri), data) as temporary:
             try:
                 os.link(temporary, absolute(uri))
@@ -265,7 +270,7 @@ def listing(uri: str) -> list[tuple[str, Stamp | str]]:
     listed. Raises UserError when there is no such folder.
     """
     with explained(uri):
-        found = _one_of_each(_s3().objects(uri)) if is_remote(uri) else local_files.files(absolute(uri))
+        found = _one_of_each(_store(uri).files(uri)) if is_remote(uri) else local_files.files(absolute(uri))
         below = len(uri.rstrip("/") if is_remote(uri) else absolute(uri))
         return sorted(
             (uris.written(location), stamp)
@@ -287,7 +292,7 @@ def stamp(uri: str) -> Stamp:
     """The stamp of one file; zeros when it is not there."""
     with explained(uri):
         if is_remote(uri):
-            return next(filter(None, map(_s3().stamp, _names(uri))), local_files.NOTHING)
+            return next(filter(None, map(_store(uri).stamp, _names(uri))), local_files.NOTHING)
         try:
             facts = _first_found(os.stat, absolute(uri))
         except (FileNotFoundError, NotADirectoryError):
@@ -305,7 +310,7 @@ def delete(uri: str) -> None:
     """Remove a file or a folder and all below it; nothing happens when it is not there."""
     with explained(uri):
         if is_remote(uri):
-            _s3().delete(uri)
+            _store(uri).delete(uris.writable(uri))
             return
         path = absolute(uri)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -335,10 +340,4 @@ def download_folder(uri: str, folder: str | Path) -> Path:
 def folder_exists(uri: str) -> bool:
     """Whether anything is there as a folder or prefix."""
     with explained(uri):
-        if not is_remote(uri):
-            return os.path.isdir(absolute(uri))
-        try:
-            next(_s3().objects(uri, limit=1, markers=True), None)
-        except FileNotFoundError:
-            return False
-        return True
+        return _store(uri).folder_exists(uri) if is_remote(uri) else os.path.isdir(absolute(uri))

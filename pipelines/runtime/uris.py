@@ -1,12 +1,15 @@
-"""Locations as text: a local path, `file://` or `s3://`. Nothing here reads or writes a file.
+"""Locations as text: a local path, `file://`, `s3://`, or another scheme of fsspec's. No file is read or written here.
 
 A location is text that every table, log and terminal can hold. The names of files are bytes: where one has control
 characters, or bytes that are not UTF-8, a listing gives it in writing, as `Icon\\x0d` or `caf\\udce9.png`.
 
-A path and the key of an S3 object are taken as they are typed: `#`, `?`, `%20` and spaces are characters of names. In a
+A path and the key of an object are taken as they are typed: `#`, `?`, `%20` and spaces are characters of names. In a
 `file://` location, as in every URI, `%20` is a space. What could be read as two places is refused.
 """
 
+import difflib
+import functools
+import importlib.util
 import os
 import posixpath
 import re
@@ -21,29 +24,78 @@ _LONGEST_NAME, _LONGEST_PATH, _LONGEST_KEY = 255, 4095, 1024
 """Bytes: of a file's name and of a path on Linux, and of a key of S3."""
 
 
+_EXCLUSIVE = ("s3", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""Schemes whose package creates an object only where there is none (pipe_file with mode="create"), all who try at the
+same time included: outputs are locked by that. One is added here when it passes test_storage_contract.py."""
+_NO_STORE = (
+    *("async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "data", "dir", "filecache", "generic"),
+    *("git", "libarchive", "local", "pyscript", "reference", "s3a", "simplecache", "tar", "zip"),
+)
+"""Names of fsspec's that are no store of their own: they wrap another filesystem, or are other names."""
+_AT = ("github", "abfs", "abfss")
+"""Schemes that write something else than credentials before an `@`: organization and repository; a container."""
+
+
 def is_remote(uri: str) -> bool:
-    """Whether a location is in object storage; raises UserError for a scheme we do not speak, and for a bucket that
-    cannot be."""
-    if not (found := _URI.match(uri)):
+    """Whether a location is not on a disk of this machine; raises UserError for a scheme that cannot be used, and for a
+    bucket that cannot be."""
+    if not (found := _URI.match(uri)) or uri.startswith("file:/"):
         return False
-    if uri.startswith("file:/"):
-        return False
-    if not uri.startswith("s3://"):
-        name = found[1] or found[2]
-        raise UserError(
-            f"{_shown(uri)}: this scheme is not supported; use a local path, file:// or s3:// (lower case), and for a"
-            f" folder named {name + ':'!r} write ./ in front of it"
-        )
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    if "@" in bucket:
-        raise UserError(
-            f"{without_secrets(uri)}: credentials do not belong in a location; set AWS_ACCESS_KEY_ID and so on"
-        )
+    name = found[1] or found[2]
+    if problem := _problem(name) if uri.startswith(f"{name}://") else _unsupported(name):
+        raise UserError(f"{_shown(uri)}: {problem}")
+    bucket = uri.removeprefix(f"{name}://").partition("/")[0]
+    if "@" in bucket and name not in _AT:
+        chain = "AWS_ACCESS_KEY_ID and so on" if name == "s3" else "what its package reads them from"
+        raise UserError(f"{without_secrets(uri)}: credentials do not belong in a location; set {chain}")
     if not bucket:
         raise UserError(f"{_shown(uri)} names no bucket; is a variable in it empty?")
-    if not _BUCKET.fullmatch(bucket):
+    if name == "s3" and not _BUCKET.fullmatch(bucket):
         raise UserError(f"{_shown(uri)}: no bucket is named {bucket!r}: its name is letters, digits, ., _ and -")
     return True
+
+
+def scheme(uri: str) -> str:
+    """`s3` of `s3://bucket/key`."""
+    return uri.partition("://")[0]
+
+
+def writable(uri: str) -> str:
+    """The location, where outputs can be there; UserError otherwise."""
+    if is_remote(uri) and scheme(uri) not in _EXCLUSIVE:
+        raise UserError(
+            f"{_shown(uri)}: no output can be there: {scheme(uri)}:// does not create files exclusively, by which jobs"
+            f" are kept from writing over each other; it can be read. Outputs go to a local path, s3://, gs:// or az://"
+        )
+    return uri
+
+
+@functools.cache
+def _problem(name: str) -> str:
+    """Why a scheme cannot be used, in words; empty where it can."""
+    if name == "s3":
+        return ""
+    from fsspec.registry import known_implementations as known  # not where S3 and local paths are all that is used
+    from fsspec.registry import registry
+
+    if name in registry and name not in _NO_STORE:
+        return ""
+    if name not in known or name in _NO_STORE:
+        return _unsupported(name)
+    if importlib.util.find_spec(known[name]["class"].partition(".")[0]) is None:
+        return f"{name}:// needs a package that is not installed: {known[name]['err']}"
+    return ""
+
+
+def _unsupported(name: str) -> str:
+    from fsspec.registry import known_implementations
+
+    near = difflib.get_close_matches(name.lower(), {*known_implementations} - {*_NO_STORE}, n=1)
+    hint = f" (did you mean {near[0]}://?)" if near else ""
+    return (
+        f"this scheme is not supported{hint}; use a local path, file://, s3://, gs:// or az:// (lower case), and for a"
+        f" folder named {name + ':'!r} write ./ in front of it"
+    )
 
 
 def local_path(uri: str) -> str:
@@ -94,7 +146,11 @@ def resolved(uri: str) -> str:
     if not uri:
         raise UserError("a location is empty; is a variable in it empty?")
     found = absolute(uri)
-    text = found.removeprefix("s3://").partition("/")[2] if is_remote(found) else found
+    if scheme(found) == "memory":
+        raise UserError(
+            f"{_shown(uri)}: memory:// is seen by one process alone, and a job has several; use a local path or s3://"
+        )
+    text = found.partition("://")[2].partition("/")[2] if is_remote(found) else found
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise UserError(f"{_shown(uri)}: a location holds no line breaks or other control characters, and is UTF-8")
     longest = _LONGEST_KEY if is_remote(found) else _LONGEST_PATH
@@ -119,21 +175,24 @@ def from_folder(folder: str, location: str) -> str:
         return resolved(location)
     if not is_remote(folder):
         return resolved(join(local_path(folder), location))
-    bucket, _, prefix = folder.removeprefix("s3://").partition("/")
+    bucket, _, prefix = folder.partition("://")[2].partition("/")
     key = posixpath.normpath(posixpath.join(prefix, location))
     if key == ".." or key.startswith("../"):
         raise UserError(f"{_shown(location)}, seen from {folder}, leads out of the bucket")
-    return resolved(f"s3://{bucket}/{'' if key == '.' else key}")
+    return resolved(f"{scheme(folder)}://{bucket}/{'' if key == '.' else key}")
 
 
 def is_plain_key(key: str) -> bool:
-    """Whether a key of S3 is the same to all programs: no part of it is empty, `.` or `..`."""
+    """Whether the key of an object is the same to all programs: no part of it is empty, `.` or `..`."""
     return not {"", ".", ".."} & set(key.split("/"))
 
 
 def without_secrets(text: str) -> str:
     """The text with the user part of every URI in it struck out: what may be printed, saved or tracked."""
-    return re.sub(r"""://[^/\s"']+@""", "://***@", text)
+    return _USER.sub("://***@", text)
+
+
+_USER = re.compile("".join(f"(?<!{name})" for name in _AT) + r"""://[^/\s"']+@""")
 
 
 def join(uri: str, *parts: str) -> str:

@@ -31,8 +31,8 @@ FAULTS = {
     "trickle": "the answer comes in small pieces, over `slow` seconds",
     "stall": "the answer stops in the middle of its body, or before it, and the connection stays open",
 }
-REFUSED = "refused"
-"""403 AccessDenied: not what storage under load does, so it comes only where it is asked for."""
+REFUSED, EXPIRED = "refused", "expired"
+"""403 AccessDenied, 400 ExpiredToken: not what storage under load does, so they come only where they are asked for."""
 KILLED = "killed"
 """The process that sent the request is killed: what an image does whose decoder crashes. Only where it is asked for."""
 _ANSWERS = {
@@ -40,6 +40,7 @@ _ANSWERS = {
         b"503 Slow Down",
         b"<Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>",
     ),
+    EXPIRED: (b"400 Bad Request", b"<Error><Code>ExpiredToken</Code><Message>Expired.</Message></Error>"),
     REFUSED: (b"403 Forbidden", b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"),
 }
 _HEAD_LIMIT, _BLOCK = 1 << 20, 1 << 16
@@ -52,7 +53,8 @@ class FaultProxy:
     `share` of the requests are spoilt, each kind in `faults` alike; the methods named in `methods` only, those whose
     path holds `path`, and `limit` of them at most; all of which may be changed meanwhile. A stalled connection is held
     until the client gives up. Every request, spoilt or not, waits `latency` seconds first, as on the way to a distant
-    server; `busiest` is the largest number of requests that were under way at a time.
+    server; `busiest` is the largest number of requests that were under way at a time, `access_keys` says who signed
+    each of them.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class FaultProxy:
         self.share, self.faults, self.methods, self.slow = share, tuple(faults), tuple(methods), slow
         self.limit, self.path, self.counts = limit, path, Counter[str]()
         self.latency, self.busiest, self._under_way = latency, 0, 0
+        self.access_keys: list[str] = []
         self._target = (str(address.hostname), int(address.port or 80))
         self._seed, self._requests = seed, 0
         self._loop = asyncio.new_event_loop()
@@ -147,6 +150,7 @@ class FaultProxy:
         to_server: asyncio.StreamWriter,
     ) -> bool:
         (method, path), headers = head.decode("latin-1").split(" ", 2)[:2], _headers(head)
+        self.access_keys.append(headers.get("authorization", "").partition("Credential=")[2].partition("/")[0])
         fault = self._draw(method, path)
         self.counts[fault or "passed"] += 1
         if headers.get("expect", "").lower() == "100-continue":

@@ -55,7 +55,8 @@ def swift(swift_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     bucket = f"mpc-{next(_buckets)}"
-    client = boto3.client("s3", endpoint_url=swift_server["AWS_ENDPOINT_URL"], region_name=swift_server["AWS_REGION"])
+    session = boto3.session.Session()  # the default one has the credentials of its first use
+    client = session.client("s3", endpoint_url=swift_server["AWS_ENDPOINT_URL"], region_name=swift_server["AWS_REGION"])
     client.create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
 

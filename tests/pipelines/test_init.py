@@ -44,7 +44,7 @@ def test_a_recipe_that_no_command_would_accept_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["init", "--data", "gs://bucket/photos"]) == 2
+    assert cli.main(["init", "--data", "gx://bucket/photos"]) == 2
     assert "this scheme is not supported" in capsys.readouterr().err
     assert not Path("mpc.yaml").exists()
     assert cli.main(["init", "--data", "photos"]) == 0

@@ -23,7 +23,8 @@ SCRIPT = """
 import sys
 from pipelines import cli
 code = cli.main(sys.argv[1:])
-print(code, *(name for name in ("torch", "ray", "mlflow", "boto3", "matplotlib", "cv2") if name in sys.modules))
+names = "torch", "ray", "mlflow", "boto3", "s3fs", "aiobotocore", "matplotlib", "cv2"
+print(code, *(name for name in names if name in sys.modules))
 """
 
 

@@ -50,7 +50,7 @@ NAMES = [
     "a;b,c|d>e",
 ]
 NO_PLACES = {
-    "gs://bucket/x": "scheme is not supported",
+    "gx://bucket/x": "scheme is not supported",
     "s3:/bucket/x": "scheme is not supported",
     "S3://bucket/x": "scheme is not supported",
     "s3:///x": "names no bucket",

@@ -8,7 +8,17 @@ from pydantic import ValidationError
 
 from mpc_model.errors import UserError
 from pipelines.config import recipe
-from pipelines.config.base import Fraction, Location, ModelLocation, PoolConfig, Positive, Quality, Section, SplitName
+from pipelines.config.base import (
+    Fraction,
+    Location,
+    ModelLocation,
+    OutputLocation,
+    PoolConfig,
+    Positive,
+    Quality,
+    Section,
+    SplitName,
+)
 
 
 class Example(Section):
@@ -17,6 +27,7 @@ class Example(Section):
     share: Fraction = 0.5
     count: Positive = 1
     folder: Location = "/folder"
+    output: OutputLocation = "/output"
     model: ModelLocation = "/model"
     split: SplitName = "test"
     quality: Quality = 90
@@ -66,8 +77,10 @@ def test_locations_are_absolute_but_for_those_that_name_a_store(tmp_path: Path, 
     [
         ("folder", "models:/m@champion", "is a registered model, not a location"),
         ("folder", "runs:/1/model", "this scheme is not supported"),
-        ("folder", "gs://b/k", "this scheme is not supported"),
+        ("folder", "gx://b/k", "this scheme is not supported"),
         ("folder", "a\nb", "control characters"),
+        ("output", "http://host/x", "no output can be there: http:// does not create files exclusively"),
+        ("output", "memory://x", "seen by one process alone"),
         ("model", "models:/m?x@champion", "names no registered model"),
         ("model", "models:/m/1#2", "names no registered model"),
         ("model", "models:/", "names no registered model"),

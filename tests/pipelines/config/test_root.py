@@ -30,7 +30,7 @@ def test_every_recipe_that_ships_is_valid(recipe: str) -> None:
         ("register.evaluation=[a, 1]", ("config key register.evaluation.1: give text, not 1",)),
         ("seed.deep=1", ("below a int",)),
         ("pretrain.schedule=cosin", ("pretrain.schedule", "'cosine'")),
-        ("workspace=gs://bucket/x", ("gs://", "s3://")),
+        ("workspace=gx://bucket/x", ("gx://", "s3://")),
         ("build.sources=[{name: a, layout: pairs, location: x, repet: 2}]", ("repet", "'repeat'")),
         ("build.sources=[{name: a, layout: pairs}]", ("location", "required")),
         ("build.sources.3.name=x", ("'3'", "list of 1")),

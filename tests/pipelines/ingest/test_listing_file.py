@@ -167,7 +167,7 @@ def packed() -> bytes:
         ("image,mask\n,b\n", "line 2, column image: the row names no image"),
         ("image,split\na,val\n", "line 2, column split: split 'val' is none of train, validation, test"),
         ("image,mask_rule\na,brigt\n", "line 2, column mask_rule: .*did you mean 'bright'"),
-        ("image,mask\na,b\nc,gs://x/y\n", "line 3, column mask: 'gs://x/y': this scheme is not supported"),
+        ("image,mask\na,b\nc,gx://x/y\n", "line 3, column mask: 'gx://x/y': this scheme is not supported"),
         ("image,mask,Mask\na,b,c\n", "has the column mask twice"),
         ("image\nC:\\x\\a.jpg\n", "line 2, column image: .* is an absolute path of Windows"),
         ("image,mask\na,D:/x/a.png\n", "line 2, column mask: .* is an absolute path of Windows"),

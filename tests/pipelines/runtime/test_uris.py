@@ -1,8 +1,10 @@
 """Locations as text."""
 
+import importlib.util
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from mpc_model.errors import UserError
@@ -10,16 +12,23 @@ from pipelines.runtime import uris
 
 
 @pytest.mark.parametrize(
-    ("uri", "remote"), [("s3://b/k", True), ("s3://b", True), ("/a/b", False), ("a", False), ("file:///a", False)]
+    ("uri", "remote"),
+    [
+        *[("s3://b/k", True), ("s3://b", True), ("/a/b", False), ("a", False), ("file:///a", False)],
+        *[("memory://b/k", True), ("http://host:80/k?x=1", True), ("github://org:repository@main/k", True)],
+    ],
 )
-def test_only_s3_is_remote(uri: str, remote: bool) -> None:
+def test_what_is_not_on_a_disk_is_remote(uri: str, remote: bool) -> None:
     assert uris.is_remote(uri) is remote
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("gs://b/k", "this scheme is not supported"),
+        ("gx://b/k", "this scheme is not supported"),
+        ("mempry://b/k", r"this scheme is not supported \(did you mean memory://\?\)"),
+        ("zip://b/k", "this scheme is not supported"),
+        ("local:///b/k", "this scheme is not supported"),
         ("S3://b/k", "lower case"),
         ("s3:///k", "names no bucket"),
         ("s3://key:secret@b/k", "credentials do not belong in a location"),
@@ -28,7 +37,7 @@ def test_only_s3_is_remote(uri: str, remote: bool) -> None:
         ("s3:b/k", "this scheme is not supported"),
         ("models:/m@champion", "this scheme is not supported"),
         ("C:/photos", r"for a folder named 'C:' write \./ in front of it"),
-        ("http://me:secret@host/x", "this scheme is not supported"),
+        ("http://me:secret@host/x", "credentials do not belong in a location"),
         ("file:photos", "this scheme is not supported"),
         ("s3://b?x/k", r"no bucket is named 'b\?x'"),
         ("s3://b#x/k", "no bucket is named"),
@@ -40,6 +49,29 @@ def test_a_location_that_cannot_be_is_refused_without_its_secrets(uri: str, word
         with pytest.raises(UserError, match=words) as refused:
             function(uri)
         assert "secret" not in str(refused.value)
+
+
+def test_a_scheme_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("nowhere", "no_such_package.Store", errtxt="Install no-such-package to use it")
+    schemes = {"nowhere": "no-such-package", "gs": "gcsfs", "az": "adlfs", "oss": "ossfs"}
+    for scheme, package in schemes.items():
+        if importlib.util.find_spec(package) is None:
+            with pytest.raises(UserError, match=f"{scheme}:// needs a package that is not installed: .*{package}"):
+                uris.resolved(f"{scheme}://b/k")
+
+
+def test_where_files_are_not_created_exclusively_no_output_can_be() -> None:
+    for uri in ("a", "/a", "file:///a", "s3://b/k", "memory://b/k"):
+        assert uris.writable(uri) == uri
+    for uri in ("http://host/x", "ftp://host/x", "github://org:repository@main/k"):
+        with pytest.raises(UserError, match=r"no output can be there: .* does not create files exclusively"):
+            uris.writable(uri)
+
+
+def test_memory_is_refused_where_somebody_types_it() -> None:
+    with pytest.raises(UserError, match="memory:// is seen by one process alone, and a job has several"):
+        uris.resolved("memory://b/k")
+    assert uris.absolute("memory://b/k/") == "memory://b/k"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +164,7 @@ def test_dots_behind_a_link_lead_where_the_system_goes(tmp_path: Path) -> None:
         ("s3://b", "a//0.png", "s3://b/a/0.png"),
         ("s3://b/lists", "..", "s3://b"),
         ("s3://b/lists", "/x/0.png", "/x/0.png"),
+        ("http://host/lists", "../0 #1.png", "http://host/0 #1.png"),
     ],
 )
 def test_dots_of_a_listing_are_resolved_on_a_disk_and_on_s3(folder: str, location: str, place: str) -> None:
@@ -153,8 +186,9 @@ def test_locations_are_absolute_and_joined(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_secrets_are_struck_out_of_every_uri_of_a_text() -> None:
-    text = "see postgresql://u:p@h/d and http://t@h:5000, not a@b"
-    assert uris.without_secrets(text) == "see postgresql://***@h/d and http://***@h:5000, not a@b"
+    text = "see postgresql://u:p@h/d and http://t@h:5000, not a@b, github://o:r@main or abfs://c@account/x"
+    struck = "see postgresql://***@h/d and http://***@h:5000, not a@b, github://o:r@main or abfs://c@account/x"
+    assert uris.without_secrets(text) == struck
 
 
 def test_a_name_in_writing_is_text_and_stands_for_the_name() -> None:
