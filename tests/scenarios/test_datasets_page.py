@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import ray.data
 
-from pipelines import cli, read
+from pipelines import read
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
@@ -86,10 +85,3 @@ def test_the_recipe_is_valid(tmp_path: Path) -> None:
     config = recipe.load(str(tmp_path / "page.yaml"), [])
     assert config.build.output == URI
     assert [source.name for source in config.build.sources] == ["casia2", "mine", "coco", "casia1"]
-
-
-def test_the_commands_are_those_of_the_command_line() -> None:
-    commands = re.findall(r"^(?:    |\$ )(mpc \w.*?)(?: +#.*)?$", PAGE, re.MULTILINE)
-    assert len(commands) > 3
-    for command in commands:
-        assert cli.parser().parse_args(shlex.split(command)[1:]).verb == command.split()[1]

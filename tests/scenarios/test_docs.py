@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mpc_model.imaging.codecs import MASK_RULES
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.imaging.forging import ForgeSettings
 from mpc_model.losses.sampling import SAMPLERS
+from pipelines import cli
 from pipelines.config.build import ForgeConfig, SourceConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import Range, TuneConfig
@@ -73,3 +75,16 @@ def test_the_forging_table_states_the_real_defaults_and_bounds() -> None:
 def test_every_setting_of_a_search_is_documented() -> None:
     documented = set(re.findall(r"`(\w+)`", SEARCH)) | {"least", "most", "log"}
     assert [name for name in (*TuneConfig.model_fields, *Range.model_fields) if name not in documented] == []
+
+
+def test_every_command_of_a_page_is_one_of_the_command_line() -> None:
+    root, commands = DOCS.parent, list[str]()
+    for page in (*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("infra/**/*.md")):
+        text = page.read_text().replace("\\\n", " ")
+        blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```|^( {4}\S.*?)$", text, re.MULTILINE | re.DOTALL)
+        for line in "\n".join(map("".join, blocks)).splitlines():
+            commands += re.findall(r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:\.venv/bin/)?mpc (\w+(?!:)\b.*?)(?: > .*)?$", line)
+    assert len(commands) > 30
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        assert cli.parser().parse_args(words).verb == words[0], command
