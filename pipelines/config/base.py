@@ -22,10 +22,10 @@ def absolute(uri: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _output(uri: str) -> str:
-    """A location made absolute, where something is written. ValueError where that cannot be."""
+def _output(location: str) -> str:
+    """The absolute location, where something is written. ValueError where that cannot be."""
     try:
-        return uris.writable(absolute(uri))
+        return uris.writable(location)
     except UserError as error:
         raise ValueError(str(error)) from None
 
@@ -40,7 +40,7 @@ def _model(uri: str) -> str:
 
 _REGISTERED = re.compile(r"models:(//)?/[^/@?#\x00-\x1f\x7f\ud800-\udfff]+([/@][^/@?#\x00-\x1f\x7f\ud800-\udfff]+)?")
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
-OutputLocation = Annotated[str, Field(min_length=1), AfterValidator(_output)]
+OutputLocation = Annotated[Location, AfterValidator(_output)]
 ModelLocation = Annotated[str, Field(min_length=1), AfterValidator(_model)]
 BatchSize = Positive | Literal["auto"]
 Precision = Literal["fp32", "bf16"]

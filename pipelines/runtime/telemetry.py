@@ -109,7 +109,9 @@ class CheckpointAge:
 
 
 def _without_secrets(tags: dict[str, str]) -> dict[str, str]:
-    return {name: uris.without_secrets(value) for name, value in tags.items()}
+    """Tags as Ray takes them: in ASCII, so that the name of an output may have any letters."""
+    struck = {name: uris.without_secrets(value) for name, value in tags.items()}
+    return {name: value.encode("ascii", "backslashreplace").decode() for name, value in struck.items()}
 
 
 def _has_ray() -> bool:
