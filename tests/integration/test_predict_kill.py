@@ -103,7 +103,7 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_metrics(trained: Confi
 
 
 def test_a_host_that_joins_is_used_and_may_be_lost(hosts: TwoHosts, photos: Path, tmp_path: Path) -> None:
-    write_images(tmp_path / "in", photos / "coffee.png", 500)
+    write_images(tmp_path / "in", photos / "coffee.png", 2000)
     tiny(None).save(tmp_path / "model")
     settings = [f"predict.model={tmp_path}/model", f"predict.input={tmp_path}/in", "predict.overlays=false"]
     driver = Driver(RECIPE, tmp_path, *settings, "predict.workers=[1, 4]", hosts=hosts, verb="predict")
@@ -114,4 +114,4 @@ def test_a_host_that_joins_is_used_and_may_be_lost(hosts: TwoHosts, photos: Path
     driver.wait(lambda: stored(tmp_path / "predict")() > before)
     hosts.lose()
     driver.finish()
-    assert table(tmp_path)["error"].isna().tolist() == [True] * 500
+    assert table(tmp_path)["error"].isna().tolist() == [True] * 2000
