@@ -14,6 +14,8 @@ def test_both_sides_are_measured_and_agree() -> None:
         assert metrics["value_difference"] <= contrast.TOLERANCE
         assert metrics["ratio"] == pytest.approx(metrics["plain_seconds"] / metrics["ours_seconds"])
         assert metrics["memory_ratio"] == pytest.approx(metrics["ours_extra_mib"] / metrics["plain_extra_mib"])
+    pairings = results["pairings"]
+    assert pairings["ratio_of_products"] == pytest.approx(pairings["ratio"] / pairings["of_floor"])
     assert torch.cuda.is_available() or results["gpu"] == "not measured"
 
 
