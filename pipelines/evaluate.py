@@ -59,11 +59,12 @@ def evaluate(config: Config) -> EvaluationResult:
     warnings = leakage.warnings(localizer.card, dataset, manifest, settings.split)
     for warning in warnings:
         console.warn(f"evaluate: {warning}")
-    claimed = record.claim(output, "evaluate", reuse.evaluation_identity(config, manifest), config.dump())
+    identity = reuse.evaluation_identity(config, manifest)
+    claimed = record.claim(output, "evaluate", identity, config.dump())
     if claimed.finished:
         reuse.say_reused("evaluate", "evaluation", output)
         return cast(EvaluationResult, claimed.results)
-    images = _score_all(config, localizer.spec, manifest, len(reader.sizes), claimed.resumed)
+    images = _score_all(config, identity, localizer.spec, manifest, len(reader.sizes), claimed.resumed)
     metrics = _metrics(images, config, localizer.spec.threshold, manifest.fingerprint, warnings)
     listed = json.dumps([_image_entry(image) for image in images], indent=1)
     storage.write_bytes(uris.join(output, "images.json"), listed.encode())
@@ -101,14 +102,16 @@ def against_line(precision: str, compared: AgainstFp32) -> str:
     )
 
 
-def _score_all(config: Config, spec: ModelSpec, manifest: Manifest, groups: int, resumed: bool) -> list[ScoredImage]:
+def _score_all(
+    config: Config, identity: dict[str, Any], spec: ModelSpec, manifest: Manifest, groups: int, resumed: bool
+) -> list[ScoredImage]:
     """Score every sample of the split by all METHODS, by the untrained network only where that is not remembered."""
     settings = config.evaluate
     origin = untrained.made_from(spec, config.seed, manifest.fingerprint, settings.split, settings.precision)
     remembered = untrained.read(config.workspace, origin, manifest.splits[settings.split].samples)
     compared = np.linspace(0, groups - 1, min(groups, _COMPARED)).round() if settings.precision != "fp32" else ()
     scope = Scope(remembered is None, frozenset(int(group) for group in compared))
-    key = canonical.digest([origin, scope.untrained])
+    key = canonical.digest([identity, origin, scope.untrained])
     images = _score(ScoreJob(manifest, settings, config.seed, scope, key), groups, resumed)
     if remembered:
         console.say("evaluate: the scores of the untrained network are those of an earlier evaluation")
@@ -156,7 +159,7 @@ def _score_missing(job: ScoreJob, missing: list[int], samples: int, resumed: boo
         return
     from pipelines.inference import pool
 
-    shape = pool.worker_shape(settings)
+    shape = pool.worker_shape(settings, job.verb)
     yield from pool.on_cluster(job, tasks(_GPU_GROUPS if shape.gpus else 1), settings, shape)
 
 

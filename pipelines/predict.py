@@ -162,7 +162,7 @@ def _map_missing(
     else:
         from pipelines.inference import pool
 
-        shape = pool.worker_shape(settings)
+        shape = pool.worker_shape(settings, mapping.verb)
         least, most = (_LEAST_GPU_BLOCK, _GPU_BLOCK) if shape.gpus else (_LEAST_BLOCK, _BLOCK)
         block = min(max(len(missing) // (2 * max(1, shape.fitting)), least), most)  # two for each worker there is
         block = max(block, -(-len(missing) // _TASKS))
@@ -170,7 +170,8 @@ def _map_missing(
         made = pool.on_cluster(mapping, blocks, settings, shape)
     for rows in made:
         progress.advance(len(rows))
-        telemetry.count("mpc_predict_images_total", len(rows), output=str(settings.output))
+        if len(rows):  # a failure may end a task before its first image
+            telemetry.count("mpc_predict_images_total", len(rows), output=str(settings.output))
         yield rows
 
 

@@ -18,11 +18,11 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mpc_model.errors import InfrastructureError, MPCError
+from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.config.base import PoolConfig
 from pipelines.inference.begun import Begun, Losses
 from pipelines.inference.job import Job, Result, Work, pack, unpack
-from pipelines.runtime import cluster, device
+from pipelines.runtime import cluster, device, environment
 from pipelines.runtime.device import Accelerator, WorkerShape
 
 BLOCK_LOSSES, ROW_LOSSES, START_LOSSES = 2, 2, 3
@@ -104,11 +104,25 @@ def _name(task: pa.Table) -> str:
     return str(task.column(0)[0])
 
 
-def worker_shape(settings: PoolConfig) -> WorkerShape:
-    """What each worker of a pool claims of the cluster, which is joined or started."""
+def worker_shape(settings: PoolConfig, verb: str) -> WorkerShape:
+    """What each worker of a pool claims of the cluster, which is joined or started; `verb` is that of the config.
+
+    UserError where a Ray of the command's own has no room for one: it does not grow, as others may.
+    """
     cluster.connect()
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-    return device.worker_shape(machines, settings.accelerator, settings.cpus_per_worker)
+    shape = device.worker_shape(machines, settings.accelerator, settings.cpus_per_worker)
+    if not shape.fitting and not environment.cluster_address():
+        needed, existing = {"CPU": shape.cpus, "GPU": shape.gpus}, ray.cluster_resources()
+        wanted, there = (
+            " and ".join(f"{amounts.get(name, 0):g} {name}" for name in needed if needed[name])
+            for amounts in (needed, existing)
+        )
+        raise UserError(
+            f"a worker needs {wanted}, this machine has {there}; lower {verb}.cpus_per_worker, set"
+            f" {verb}.accelerator=cpu, or set RAY_ADDRESS to a larger cluster"
+        )
+    return shape
 
 
 def on_cluster(job: Job, tasks: Sequence[pa.Table], settings: PoolConfig, shape: WorkerShape) -> Iterator[pa.Table]:

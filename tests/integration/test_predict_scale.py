@@ -56,7 +56,7 @@ torch.manual_seed(0)
 Localizer(ModelSpec("small", "mlp4", 32)).save(folder + "/model")
 config = recipe.load(None, [f"workspace={folder}", f"predict.model={folder}/model", f"predict.input={folder}/in",
                             "predict.overlays=false", "predict.batch_size=32"])
-pool.worker_shape(config.predict)
+pool.worker_shape(config.predict, "predict")
 before = peak()
 done = predict(config)
 print(json.dumps({"images": done["images"], "failed": done["failed"], "before": before, "peak": peak()}))

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import tiny
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
+from pipelines import reuse
 from pipelines.artifacts import record, untrained
 from pipelines.build import build
 from pipelines.commands import COMMANDS
@@ -19,7 +21,7 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.evaluate import _metrics, _result, evaluate, summary_line
+from pipelines.evaluate import _metrics, _result, _score_all, evaluate, summary_line
 from pipelines.inference.scorer import METHODS, ScoredImage
 
 
@@ -191,3 +193,19 @@ def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path,
         assert entry["model"] == {"f1": None, "iou": None}
     assert summary["false_alarm_rate"] == pytest.approx(np.mean([entry["called_fraction"] for entry in entries]))
     assert codecs.decode_image(Path(found["pictures"][0]).read_bytes(), "sheet").std() > 20
+
+
+def test_scores_of_another_model_are_not_taken_up(trained: Config, tmp_path: Path) -> None:
+    """Left by a command that was killed, where somebody deleted its record and began with another model."""
+    manifest = Manifest.read(str(trained.build.output))
+    groups, spec = len(ShardReader(str(trained.build.output), manifest, "test").sizes), tiny().spec
+    found = []
+    for seed in (0, 1):
+        tiny(seed=seed).save(tmp_path / f"{seed}")
+        update = {"model": str(tmp_path / f"{seed}"), "output": str(tmp_path / "out"), "workers": 0, "robustness": []}
+        settings = trained.evaluate.model_copy(update=update)
+        config = trained.model_copy(update={"evaluate": settings, "workspace": str(tmp_path / f"workspace-{seed}")})
+        identity = reuse.evaluation_identity(config, manifest)
+        found.append(_score_all(config, identity, spec, manifest, groups, resumed=True))
+    assert [image.id for image in found[0]] == [image.id for image in found[1]]
+    assert [image.image_score for image in found[0]] != [image.image_score for image in found[1]]

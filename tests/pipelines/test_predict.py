@@ -5,15 +5,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from support import tiny
 
-from mpc_model.errors import DataError, UserError
+from mpc_model.errors import DataError, MPCError, UserError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import record
-from pipelines.config.root import Config
-from pipelines.predict import predict
+from pipelines.config.root import Config, PredictConfig
+from pipelines.predict import _map_missing, predict
 
 
 def with_predict(config: Config, folder: Path, **settings: object) -> Config:
@@ -116,3 +118,12 @@ def test_predict_refuses_what_is_not_there(
     with pytest.raises(UserError, match=words):
         predict(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_before_the_first_row_is_raised_as_it_was(ray_session: None, photos: Path, tmp_path: Path) -> None:
+    """Nothing is counted then: counters of Ray refuse 0."""
+    (tmp_path / "rows").touch()  # where the folder of rows should be
+    missing = pa.table({"image": [str(photos / "coffee.png")], "name": ["coffee.png"], "key": ["k"]})
+    settings = PredictConfig(output=str(tmp_path), workers=0, overlays=False)
+    with pytest.raises(MPCError, match=f"{tmp_path}/rows"):
+        list(_map_missing(tiny(), missing, 0, settings, resumed=False))

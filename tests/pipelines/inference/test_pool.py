@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
-from mpc_model.errors import DataError, InfrastructureError
+from mpc_model.errors import DataError, InfrastructureError, UserError
 from pipelines.config.base import PoolConfig
 from pipelines.inference import pool
 from pipelines.inference.job import Result, Work
@@ -94,3 +94,20 @@ def test_a_row_that_ends_its_workers_costs_no_other(tmp_path: Path) -> None:
 def test_a_pool_that_cannot_load_the_model_ends_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="3 workers ended one after the other while they loaded the model"):
         done(Doubling(tmp_path, starts_die=True), [1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            PoolConfig(cpus_per_worker=1000),
+            "a worker needs 1000 CPU, this machine has .* CPU; lower predict.cpus_per_worker",
+        ),
+        (PoolConfig(accelerator="gpu"), "a worker needs 2 CPU and 1 GPU, .* and 0 GPU; .*set predict.accelerator=cpu"),
+    ],
+)
+def test_what_a_ray_of_its_own_can_never_give_is_refused(settings: PoolConfig, words: str) -> None:
+    if settings.accelerator == "gpu" and ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=words):
+        pool.worker_shape(settings, "predict")
