@@ -108,6 +108,17 @@ class TrainConfig(Section):
         """The smallest and the largest number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
+    @property
+    def machines(self) -> str:
+        """Which machines workers need, in words (" with train.accelerator_type H100"); empty where any will do."""
+        conditions = [f"train.accelerator_type {self.accelerator_type}"] if self.accelerator_type else []
+        if self.label_selector:
+            labels = ", ".join(f"{name}: {value}" for name, value in self.label_selector.items())
+            conditions.append(f"train.label_selector {{{labels}}}")
+        if self.placement_strategy.startswith("STRICT"):
+            conditions.append(f"train.placement_strategy {self.placement_strategy}")
+        return f" with {' and '.join(conditions)}" if conditions else ""
+
 
 _OF_WORKERS = (
     "preemption_grace_s",

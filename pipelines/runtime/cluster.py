@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,12 @@ import ray.data
 from ray._raylet import PlacementGroupID
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -43,6 +48,8 @@ times a second."""
 _INIT_DEATHS = 2
 """Workers of a pool that may fail one after another while they are made. Ray's core has restarted each of them
 TASK_RETRIES times where its process died."""
+WATCH_SECONDS = 5.0
+"""How often a job looks whether its workers run (`capacity_watched`)."""
 _LONGEST = 400
 """Characters that are shown of Ray's message."""
 
@@ -219,26 +226,58 @@ class CapacityWatch:
 
     def __init__(self, verb: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._verb, self._clock = verb, clock
-        self._since = self._said = clock()
+        self._since = self._warned = clock()
 
-    def check(self, runs: bool, cpus: float, memory: float = 0, gpus: float = 0) -> None:
-        """`cpus`, `memory` (bytes) and `gpus` are what one worker, or the smallest group of them, needs."""
+    def check(self, runs: bool, cpus: float, memory: float = 0, gpus: float = 0, where: str = "") -> None:
+        """`cpus`, `memory` (bytes) and `gpus` are what one worker, or the smallest group of them, needs; `where` says
+        on which machines, if not on any."""
         now = self._clock()
         if runs:
-            self._since = self._said = now
-        elif now - self._said >= CAPACITY_SECONDS:
-            self._said = now
+            self._since = self._warned = now
+        elif now - self._warned >= CAPACITY_SECONDS:
+            self._warned = now
             waited = console.duration(now - self._since)
-            console.warn(f"{self._verb}: waiting for a worker for {waited}: {_shortage(cpus, memory, gpus)}")
+            console.warn(f"{self._verb}: waiting for a worker for {waited}: {_shortage(cpus, memory, gpus, where)}")
 
 
-def _shortage(cpus: float, memory: float, gpus: float) -> str:
+@contextmanager
+def capacity_watched(
+    verb: str, runs: Callable[[], bool | None], resources: Mapping[str, float], where: str = ""
+) -> Iterator[None]:
+    """Say every minute what a job waits for (`CapacityWatch`) while the block runs: a thread asks whether anything of
+    it `runs`; None where that is not known at the moment. `resources` are what it needs, by Ray's names."""
+    watch, ended = CapacityWatch(verb), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            with suppress(ray.exceptions.RayError):  # whoever waits for Ray gets the error
+                if (state := runs()) is not None:
+                    watch.check(state, resources.get("CPU", 0), gpus=resources.get("GPU", 0), where=where)
+
+    threading.Thread(target=look, name="capacity", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def group_runs(worker: Mapping[str, float]) -> bool | None:
+    """Whether a placement group of workers that each need so much has its resources; None where there is no such."""
+    groups = placement_group_table().values()
+    states = {
+        group["state"] for group in groups if all(worker.items() <= one.items() for one in group["bundles"].values())
+    }
+    return "CREATED" in states or (False if states & {"PENDING", "RESCHEDULING"} else None)
+
+
+def _shortage(cpus: float, memory: float, gpus: float, where: str) -> str:
     """What is needed, and what the cluster has and has free, in words."""
     needed = {"CPU": cpus, "GPU": gpus, "memory": memory}
     names = [name for name, amount in needed.items() if amount]
     total, free = ray.cluster_resources(), ray.available_resources()
     has, has_free = (_amounts({name: of.get(name, 0) for name in names}) for of in (total, free))
-    return f"it needs {_amounts({name: needed[name] for name in names})}; the cluster has {has}, free are {has_free}"
+    wanted = _amounts({name: needed[name] for name in names})
+    return f"it needs {wanted}{where}; the cluster has {has}, free are {has_free}"
 
 
 def _amounts(resources: dict[str, float]) -> str:

@@ -37,10 +37,11 @@ RETRIES = 1
 
 
 class Capacity(NamedTuple):
-    """How many trials a cluster runs at a time, and what each needs of CPU and GPU."""
+    """How many trials a cluster runs at a time, and what each, and each of its workers, needs of CPU and GPU."""
 
     trials: int
     resources: dict[str, float]
+    worker: dict[str, float]
 
 
 def trial_capacity(config: Config) -> Capacity:
@@ -64,7 +65,7 @@ def trial_capacity(config: Config) -> Capacity:
             f"a trial needs {wanted}, there are {existing}; lower train.workers or train.cpus_per_worker, or set"
             " RAY_ADDRESS to a larger cluster"
         )
-    return Capacity(max(1, capacity), needed)
+    return Capacity(max(1, capacity), needed, per_worker)
 
 
 def _fitting(available: float, needed: float) -> int:
@@ -84,12 +85,12 @@ def run(search: Search, datasets: Mapping[str, str], functions: Mapping[str, Sta
     """
     capacity = trial_capacity(search.config)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists trials that failed, which the search says
+    trainable = ray.tune.with_parameters(train, base=search.config, datasets=datasets, functions=functions)
     try:
-        grid = _tuner(
-            search,
-            capacity,
-            ray.tune.with_parameters(train, base=search.config, datasets=datasets, functions=functions),
-        ).fit()
+        with cluster.capacity_watched(
+            "tune", lambda: cluster.group_runs(capacity.worker), capacity.resources, search.config.train.machines
+        ):
+            grid = _tuner(search, capacity, trainable).fit()
     finally:
         search.settle()
     if not search.is_over:

@@ -8,11 +8,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import ray
@@ -33,8 +34,8 @@ from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
 STOP_SECONDS = 1.0
 """How often the first worker asks whether training is to stop."""
-WATCH_SECONDS = 5.0
-"""How often the driver looks whether workers run."""
+ABORT_SECONDS = 10.0
+"""How long an interrupt waits for Ray Train to end: its controller answers nobody while it waits for machines."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ def run(
     control = ray_control.start()
     failures = config.train.max_failures
     trainer: _Trainer | None = None
+    runs, smallest = threading.Event(), config.train.worker_range[0]
+    needed = {name: smallest * count for name, count in settings.per_worker.items()}
     try:
         with (
-            _capacity_watched(config, stage.verb, settings.per_worker) as runs,
+            cluster.capacity_watched(stage.verb, runs.is_set, needed, config.train.machines),
             cluster.message_queue(partial(_on_message, on_epoch, runs)) as lines,
             signals.own_interrupts(),  # Ray Train leaves one that calls a controller that has ended
         ):
@@ -83,7 +86,7 @@ def run(
                 ),
                 validation_config=validations if config.train.async_validation else None,
             )
-            trainer.prepare(stage.verb, control)
+            trainer.prepare(stage.verb, control, runs)
             stopped = _fit(trainer, failures, stage.verb, output).return_value
         if failure := ray.get(control.failure.remote()):
             raise revive(failure)
@@ -182,22 +185,35 @@ class TrainerSettings:
 class _Trainer(TorchTrainer):
     """A TorchTrainer whose first Ctrl-C asks the workers for a checkpoint, and whose second one ends them at once.
 
-    Ray Train would end them at the first. It calls `_register_sigint_handler` in the main thread alone.
+    Ray Train would end them at the first; so does this one while no worker runs, which could write a checkpoint. It
+    calls `_register_sigint_handler` in the main thread alone.
     """
 
     is_stopping = False
 
-    def prepare(self, verb: str, control: Any) -> None:
-        """Give it what it needs to ask the workers."""
-        self._verb, self._control = verb, control
+    def prepare(self, verb: str, control: Any, runs: threading.Event) -> None:
+        """Give it what it needs to ask the workers; `runs` says whether there are any."""
+        self._verb, self._control, self._runs = verb, control, runs
 
     def _register_sigint_handler(self, controller: Any) -> None:
         def end() -> None:
-            with suppress(ray.exceptions.RayError):  # it ends the controller that is to answer
-                ray.get(controller.abort.remote())
+            try:
+                ray.get(controller.abort.remote(), timeout=ABORT_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                ray.kill(controller)
+            except ray.exceptions.RayError:  # it ends the controller that is to answer
+                pass
             raise KeyboardInterrupt
 
-        signals.handle_interrupts(signals.first_then(self._ask_for_checkpoint, end))
+        handler = signals.first_then(self._ask_for_checkpoint, end)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.is_stopping or self._runs.is_set():
+                handler(number, frame)
+            else:
+                end()
+
+        signals.handle_interrupts(handle)
 
     def _ask_for_checkpoint(self) -> None:
         self.is_stopping = True
@@ -217,24 +233,6 @@ def _fit(trainer: _Trainer, failures: int, verb: str, output: str) -> Result:
                 raise
             failures -= 1
             console.warn(f"{verb}: the workers could not be set up: {_last_failure(error)}; trying again")
-
-
-@contextmanager
-def _capacity_watched(config: Config, verb: str, per_worker: Mapping[str, float]) -> Iterator[threading.Event]:
-    """Say every minute what is missing while the event, which says whether workers run, is not set."""
-    runs, ended, workers = threading.Event(), threading.Event(), config.train.worker_range[0]
-    watch = cluster.CapacityWatch(verb)
-
-    def look() -> None:
-        while not ended.wait(WATCH_SECONDS):
-            with suppress(ray.exceptions.RayError):  # whoever waits for Ray gets the error
-                watch.check(runs.is_set(), workers * per_worker["CPU"], gpus=workers * per_worker.get("GPU", 0))
-
-    threading.Thread(target=look, name="capacity", daemon=True).start()
-    try:
-        yield runs
-    finally:
-        ended.set()
 
 
 def _on_message(

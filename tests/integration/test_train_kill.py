@@ -176,6 +176,23 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, start: Callable[..., Drive
     assert statuses(tmp_path / "run") == ["KILLED"]
 
 
+def test_ctrl_c_while_no_machine_is_there_ends_with_what_is_missing(
+    tmp_path: Path, start: Callable[..., Driver]
+) -> None:
+    """No worker could write a checkpoint, and the controller of Ray Train waits a minute for its machines."""
+    first = start(tmp_path / "run", "train.workers=1", "train.label_selector={zone: nowhere}")
+    first.wait_for_line(
+        r"pretrain: warning: waiting for a worker for 1m\d\ds: it needs 1 CPU with train\.label_selector"
+        r" \{zone: nowhere\}; the cluster has"
+    )
+    first.process.send_signal(signal.SIGINT)
+    first.process.wait(timeout=45)
+    said = first.finish(code=130)
+    assert said.splitlines()[-1] == "mpc pretrain: interrupted; the same command goes on from here"
+    assert "writing a checkpoint first" not in said
+    assert statuses(tmp_path / "run") == ["KILLED"]
+
+
 def test_sigterm_to_every_process_at_once_leaves_no_run_running(
     tmp_path: Path, whole: Outcome, start: Callable[..., Driver]
 ) -> None:

@@ -112,6 +112,16 @@ def test_a_search_over_two_hosts_outlives_one_of_them(
     assert {status for (status,) in rows(folder, "select status from runs")} == {"FINISHED"}
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_search_says_what_its_trials_wait_for(
+    tmp_path: Path, start: Callable[..., Driver], hosts: TwoHosts, workers: int
+) -> None:
+    """Trials that wait for a machine that does not come, or whose workers do."""
+    more = ["tune.space={pretrain.temperature: [0.1, 0.2]}", "tune.trials=1", "train.cpus_per_worker=2"]
+    driver = start(tmp_path / "run", *more, f"train.workers={workers}", hosts=hosts)
+    driver.wait_for_line(r"tune: warning: waiting for a worker for 1m\d\ds: it needs 2 CPU; the cluster has 1 CPU")
+
+
 def test_a_trial_that_fails_is_told_and_does_not_end_the_search(tmp_path: Path, start: Callable[..., Driver]) -> None:
     folder = tmp_path / "run"
     space = "tune.space={pretrain.learning_rate: [1.0e-3, 1.0e+30]}"

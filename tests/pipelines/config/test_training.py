@@ -37,6 +37,15 @@ def test_a_number_of_workers_is_a_range_of_one(workers: int | tuple[int, int], b
     assert TrainConfig(workers=workers).worker_range == bounds
 
 
+def test_which_machines_workers_need_is_said_in_words() -> None:
+    assert TrainConfig().machines == ""
+    given = TrainConfig(accelerator_type="H100", label_selector={"zone": "a"}, placement_strategy="STRICT_SPREAD")
+    assert given.machines == (
+        " with train.accelerator_type H100 and train.label_selector {zone: a}"
+        " and train.placement_strategy STRICT_SPREAD"
+    )
+
+
 @pytest.mark.parametrize("section", [PretrainConfig, FinetuneConfig])
 def test_a_protocol_sets_what_is_not_given(section: type[OptimConfig]) -> None:
     paper = section(protocol="paper", learning_rate=3e-4)

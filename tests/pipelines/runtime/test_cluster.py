@@ -71,3 +71,17 @@ def test_what_is_waited_for_is_said_every_minute_until_a_worker_runs(
     assert "for 2m00s" in lines_after(1)[0]
     assert lines_after(60, runs=True) == lines_after(59) == []  # the minute counts from the last worker that ran
     assert "for 1m00s" in lines_after(1)[0]
+
+
+def test_a_placement_group_without_its_resources_does_not_run(ray_session: None) -> None:
+    from ray.util.placement_group import placement_group
+
+    needs = {"CPU": 0.125, "memory": 2.0**20}  # no other group has these
+    assert cluster.group_runs(needs) is None
+    waiting = placement_group([needs | {"no_such_resource": 1}])
+    assert cluster.group_runs(needs) is False
+    placed = placement_group([needs])
+    assert placed.wait(30)
+    assert cluster.group_runs(needs) is True
+    for group in (waiting, placed):
+        cluster.free_group(group.id.hex())
