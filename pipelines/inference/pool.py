@@ -16,7 +16,6 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.config.base import PoolConfig
@@ -133,8 +132,7 @@ def on_cluster(job: Job, tasks: Sequence[pa.Table], settings: PoolConfig, shape:
     """
     least, most = settings.worker_range(len(tasks))
     accelerator = settings.accelerator if shape.gpus else "cpu"
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    begun = ray.remote(num_cpus=0, scheduling_strategy=here)(Begun).remote()
+    begun = ray.remote(Begun).options(**cluster.on_this_machine()).remote()
     mapped = ray.data.from_arrow(list(tasks)).map_batches(
         Worker,
         fn_constructor_args=(ray.put(job), job.schema, accelerator, shape.cores, begun),

@@ -76,8 +76,8 @@ def stored(wanted: pa.Table, output: str, overlays: bool) -> pa.Table:
 
 
 def _are_there(output: str, folder: str, locate: Callable[[str, str], str], wanted: pa.Table) -> pa.Array:
-    place = uris.join(output, folder)
-    there = set(storage.list_files(place)) if storage.folder_exists(place) else set[str]()
+    location = uris.join(output, folder)
+    there = set(storage.list_files(location)) if storage.folder_exists(location) else set[str]()
     names = (name for batch in wanted.to_batches(_OBJECTS) for name in batch["name"].to_pylist())
     return pa.array((locate(output, name) in there for name in names), pa.bool_(), size=len(wanted))
 

@@ -257,11 +257,11 @@ def untrained_network(spec: ModelSpec, seed: int) -> Localizer:
 
 def _logits(network: Network, images: list[tuple[codecs.Image, _Decoded]]) -> list[Tensor]:
     """The logits of images. Raises what the first one without any has instead."""
-    found = network.logits([image for image, _ in images], [each.source.row["key"] for _, each in images])
-    for each in found:
+    answers = network.logits([image for image, _ in images], [each.source.row["key"] for _, each in images])
+    for each in answers:
         if isinstance(each, Exception):
             raise each
-    return [each for each in found if isinstance(each, Tensor)]
+    return [each for each in answers if isinstance(each, Tensor)]
 
 
 def _pixels(row: Row) -> int:

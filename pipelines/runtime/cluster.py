@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 import ray.data
@@ -313,10 +313,22 @@ def free_group(group: str) -> None:
     remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
 
 
+class ActorOptions(TypedDict):
+    """Options of Ray for an actor."""
+
+    num_cpus: int
+    scheduling_strategy: NodeAffinitySchedulingStrategy
+
+
+def on_this_machine() -> ActorOptions:
+    """The options of an actor that lives on this machine, which a job cannot lose anyway, and claims nothing of it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ActorOptions(num_cpus=0, scheduling_strategy=here)
+
+
 def queue_here() -> Queue:
     """A queue that any worker can reach and that lives on this machine: others may be lost."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    return Queue(actor_options=on_this_machine())
 
 
 @contextmanager

@@ -114,13 +114,13 @@ class Objects:
         """The objects below a prefix, each with its location."""
 
         def find(filesystem: AbstractFileSystem, path: str) -> list[tuple[str, Stamp]]:
-            found = filesystem.find(path, detail=True).items()
-            return [(f"{uri.rstrip('/')}{name[len(path) :]}", _stamp(info)) for name, info in found if name != path]
+            listed = filesystem.find(path, detail=True).items()
+            return [(f"{uri.rstrip('/')}{name[len(path) :]}", _stamp(info)) for name, info in listed if name != path]
 
-        found = self.attempt(uri, "look", find)
-        if not found and not self.folder_exists(uri):
+        listed = self.attempt(uri, "look", find)
+        if not listed and not self.folder_exists(uri):
             raise FileNotFoundError(uri)
-        yield from found
+        yield from listed
 
     def folder_exists(self, uri: str) -> bool:
         """Whether anything is below a prefix."""

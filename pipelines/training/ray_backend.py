@@ -27,8 +27,9 @@ from mpc_model.errors import InfrastructureError, MPCError, UserError, describe,
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
 from pipelines.runtime import cluster, console, device, environment, lease, lock, signals
-from pipelines.training import loop, ray_callbacks, ray_control, ray_history, ray_validation, validation
+from pipelines.training import loop, ray_callbacks, ray_history, ray_validation, validation
 from pipelines.training.progress import TrainingProgress, TrainingResult
+from pipelines.training.ray_control import Control
 from pipelines.training.stage import Stage
 from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
@@ -65,7 +66,7 @@ def run(
     resources = ray.cluster_resources()
     settings = TrainerSettings.of(config, stage, resources)
     _check_resources(config, settings.per_worker, resources)
-    control = ray_control.start()
+    control = ray.remote(Control).options(**cluster.on_this_machine()).remote()
     failures = config.train.max_failures
     trainer: _Trainer | None = None
     runs, smallest = threading.Event(), config.train.worker_range[0]

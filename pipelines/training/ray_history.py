@@ -80,14 +80,14 @@ def _without(listed: Mapping[str, Any], finished: set[str]) -> dict[str, Any]:
     pending = dict(zip(map(_name, listed["pending_training_results"]), listed["pending_training_results"], strict=True))
     specs = dict(zip(map(_name, listed["pending_training_results"]), listed["pending_validation_specs"], strict=True))
     latest = listed["latest_checkpoint_result"]
-    kept = [results[at] for at in stay]
+    remaining = [results[at] for at in stay]
     if latest and _name(latest) not in finished:
-        latest = max(kept, key=_name, default=None)
+        latest = max(remaining, key=_name, default=None)
     names = {key: [one for one in value if one in finished] for key, value in listed.items() if key.endswith("_names")}
     return {
         **listed,
         **names,
-        "checkpoint_results": kept,
+        "checkpoint_results": remaining,
         "checkpoint_report_indices": [indices[at] for at in stay],
         "latest_checkpoint_result": latest,
         "pending_training_results": [one for name, one in pending.items() if name in finished],

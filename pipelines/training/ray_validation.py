@@ -82,15 +82,15 @@ class RayValidator:
     def collect(self, step: int) -> dict[str, float]:
         """The metrics of the checkpoint of a step. Raises the failure of ours that the validation had."""
         if not self.gave_up:
-            found = self._found(step)
-            if _FAILURE in found:
-                raise revive(found[_FAILURE])
-            if _METRICS in found:
-                metrics: dict[str, float] = found[_METRICS]
+            outcome = self._outcome(step)
+            if _FAILURE in outcome:
+                raise revive(outcome[_FAILURE])
+            if _METRICS in outcome:
+                metrics: dict[str, float] = outcome[_METRICS]
                 return metrics
         return self._validate_here(step)
 
-    def _found(self, step: int) -> dict[str, Any]:
+    def _outcome(self, step: int) -> dict[str, Any]:
         """What the validation of a step returned; nothing where Ray Train knows of none, as after a kill."""
         ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)  # waits until it is written
         since = time.monotonic()
