@@ -14,7 +14,7 @@ from pipelines.finetune import finetune
 from pipelines.predict import predict
 from pipelines.pretrain import pretrain
 from pipelines.register import register
-from pipelines.runtime import storage
+from pipelines.runtime import cluster, storage
 
 
 def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
@@ -32,6 +32,7 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
     )
     import ray
 
+    had_ray = ray.is_initialized()
     ray.shutdown()  # workers take the AWS variables from the driver at the start
     dataset = build(config)
     assert Manifest.read(f"{swift}/run/dataset") == dataset
@@ -54,3 +55,5 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
     build(config), pretrain(config), finetune(config), predict(config)
     assert storage.list_files(f"{swift}/run") == before
     ray.shutdown()
+    if had_ray:  # other tests of this process go on with `ray_session`
+        cluster.connect()
