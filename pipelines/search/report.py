@@ -113,7 +113,7 @@ def printed_table(order: Sequence[Trial], trials: Sequence[Trial]) -> list[str]:
         rows.append((str(trial.number), trial.state, str(len(trial.curve)), reached, values))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
-        f"{number:>{widths[0]}}  {state:<{widths[1]}}  {epochs:>{widths[2]}}  {metric:<{widths[3]}}  {values}"
+        f"{number:<{widths[0]}}  {state:<{widths[1]}}  {epochs:>{widths[2]}}  {metric:<{widths[3]}}  {values}"
         for number, state, epochs, metric, values in rows
     ]
     more = len(trials) - _SHOWN

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
-import ray
 from image_files import FOREIGN, PHOTO, PICTURE, SEVERAL, SOUND, UNSUPPORTED, saved
 from support import tiny
 
@@ -34,8 +33,8 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def mapper(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Mapper:
-    return Mapper(ray.put(tiny()), PredictConfig(output=str(tmp_path_factory.mktemp("maps")), overlays=False))
+def mapper(tmp_path_factory: pytest.TempPathFactory) -> Mapper:
+    return Mapper(tiny(), PredictConfig(output=str(tmp_path_factory.mktemp("maps")), overlays=False))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def predicted(mapper: Mapper, files: dict[str, Path]) -> dict[str, dict[str, object]]:
     """The row of each kind of file."""
     names = [path.name for path in files.values()]
-    rows = mapper(pd.DataFrame({"image": [str(path) for path in files.values()], "name": names, "key": names}))
-    return dict(zip(files, rows.to_dict("records"), strict=True))
+    made = mapper(pa.table({"image": [str(path) for path in files.values()], "name": names, "key": names}))
+    assert made.failure is None
+    return dict(zip(files, made.rows.to_pylist(), strict=True))
 
 
 def surveyed(path: Path) -> survey.SurveyRow:
@@ -97,7 +97,7 @@ def test_every_way_in_decides_alike(kind: str, files: dict[str, Path], predicted
         return
     assert served is not None
     assert built["reason"] is None
-    assert pd.isna(mapped["error"])
+    assert mapped["error"] is None
     assert (mapped["height"], mapped["width"]) == served.shape[:2]
     assert built["photo_hash"] == codecs.difference_hash(served)
     rendered, _ = validation.read_pair(data, [], name=name, mask_names=[], mask_rule="bright")
