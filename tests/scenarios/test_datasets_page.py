@@ -33,6 +33,7 @@ URI = "s3://datasets/large"
 def names(built: Config, s3: str) -> Iterator[dict[str, Any]]:
     """The names that the examples share, with a dataset where the page has it."""
     ray.shutdown()  # workers take the AWS variables from the driver at the start
+    cluster.connect()
     boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="datasets")
     folder = Path(str(built.build.output))
     for file in [folder / "manifest.json", *folder.glob("shards/*")]:
