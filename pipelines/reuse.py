@@ -12,6 +12,7 @@ from pipelines.artifacts.model_directory import is_model_directory, model_digest
 from pipelines.artifacts.record import Record, finished
 from pipelines.config import renamed
 from pipelines.config.root import Config, PredictConfig
+from pipelines.config.training import WORKER_KEYS
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import canonical, console, layout, selection, storage, uris
 from pipelines.runtime.stamp import Stamp
@@ -28,13 +29,7 @@ NOT_IDENTITY = {
     "compile",
     "cuda_graph",
     "pictures_every",
-    "preemption_grace_s",
-    "relax_collectives_on_preemption",
-    "accelerator_type",
-    "label_selector",
-    "placement_strategy",
-    "collective_timeout_s",
-    "nccl",
+    *WORKER_KEYS,
 }
 """Keys of `train` that may differ between a run and its continuation: they do not change what is learnt."""
 _THRESHOLD = 0.5

@@ -93,7 +93,7 @@ class TrainConfig(Section):
             )
         if self.async_validation and max_workers == 0:
             raise ValueError("async_validation needs Ray workers; set workers to 1 or more, or turn it off")
-        if max_workers == 0 and (given := [key for key in _OF_WORKERS if getattr(self, key) != _default(key)]):
+        if max_workers == 0 and (given := [key for key in WORKER_KEYS if getattr(self, key) != _default(key)]):
             raise ValueError(f"{given[0]} is for Ray workers; set workers to 1 or more, or leave it out")
         if self.accelerator_type and self.accelerator == "cpu":
             raise ValueError("accelerator_type names a kind of GPU, but accelerator is cpu; leave one of them out")
@@ -120,7 +120,7 @@ class TrainConfig(Section):
         return f" with {' and '.join(conditions)}" if conditions else ""
 
 
-_OF_WORKERS = (
+WORKER_KEYS = (
     "preemption_grace_s",
     "relax_collectives_on_preemption",
     "accelerator_type",
@@ -129,6 +129,7 @@ _OF_WORKERS = (
     "collective_timeout_s",
     "nccl",
 )
+"""Keys that only Ray's workers have a use for; they do not change what is learnt."""
 _NCCL = ("NCCL_", "GLOO_", "TORCH_NCCL_", "TORCH_GLOO_", "TORCH_DISTRIBUTED_")
 
 

@@ -144,21 +144,16 @@ def on_cluster(job: Job, tasks: Sequence[pa.Table], settings: PoolConfig, shape:
             min_size=least, max_size=most, initial_size=min(max(shape.fitting, least), most)
         ),
     )
-    done = cluster.configured(mapped, job.verb)
-    done.context.execution_options.resource_limits = _limits(shape, most)
-    try:
-        for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            rows, failure = unpack(table, job.schema)
-            yield rows
-            if failure:
-                raise failure
-    except ray.exceptions.RayTaskError:
-        raise
-    except ray.exceptions.RayError as error:
-        words = " ".join(str(error).split())
-        raise InfrastructureError(
-            f"the workers were lost ({words[:300]}); what is done is stored: run the same command again"
-        ) from error
+    mapped.context.execution_options.resource_limits = _limits(shape, most)
+    for table in cluster.tables(mapped, job.verb, _lost):
+        rows, failure = unpack(table, job.schema)
+        yield rows
+        if failure:
+            raise failure
+
+
+def _lost(words: str) -> str:
+    return f"the workers were lost ({words}); what is done is stored: run the same command again"
 
 
 def _limits(shape: WorkerShape, most: int) -> ExecutionResources:

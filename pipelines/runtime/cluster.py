@@ -187,18 +187,22 @@ def map_rows(
             max_restarts=TASK_RETRIES,
             max_task_retries=TASK_RETRIES,
         )
+    for table in tables(mapped, verb, lambda words: f"a worker was lost {TASK_RETRIES + 1} times, at last: {words}"):
+        yield from table.to_pylist()
+
+
+def tables(dataset: ray.data.Dataset, verb: str, lost: Callable[[str], str]) -> Iterator[Any]:
+    """The Arrow table of each task of a Ray dataset, at once when it is done. `configured` is done here.
+
+    Where the workers were lost: InfrastructureError with `lost(words)`, of Ray's words. What a task raised itself is
+    raised as it is.
+    """
     try:
-        for table in configured(mapped, verb).iter_batches(
-            batch_size=None,
-            batch_format="pyarrow",
-            prefetch_batches=0,  # each row at once
-        ):
-            yield from table.to_pylist()
+        yield from configured(dataset, verb).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
-        words = " ".join(str(error).split())[:_LONGEST]
-        raise InfrastructureError(f"a worker was lost {TASK_RETRIES + 1} times, at last: {words}") from None
+        raise InfrastructureError(lost(" ".join(str(error).split())[:_LONGEST])) from error
 
 
 def _room(machines: list[dict[str, float]], memory: int) -> int:
