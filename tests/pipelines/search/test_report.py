@@ -50,8 +50,8 @@ def test_the_table_on_the_terminal_has_each_trial_and_names_how_many_are_left_ou
     few = [listed[3], listed[21]]
     assert report.printed_table(report.ranked(few), few) == [
         "trial  state     epochs  metric                  parameters",
-        "    3  finished       2  linear-probe F1 0.5000  pretrain.temperature 0.3",
-        "   21  failed         0  -                       pretrain.temperature 0.1",
+        "3      finished       2  linear-probe F1 0.5000  pretrain.temperature 0.3",
+        "21     failed         0  -                       pretrain.temperature 0.1",
     ]
     assert report.printed_table(report.ranked(listed), listed)[-1] == "and 2 more in trials.csv"
 
