@@ -42,7 +42,7 @@ LAYERS = (
     ("mpc_model", "mpc_model.contrast"),
     ("mpc_model.localizer", "mpc_model.evaluation"),
     ("mpc_model.nn", "mpc_model.losses", "mpc_model.imaging", "mpc_model.published", "mpc_model.model_files"),
-    ("mpc_model.registry", "mpc_model.card", "mpc_model.formats"),
+    ("mpc_model.registry", "mpc_model.card", "mpc_model.classes", "mpc_model.formats"),
     ("mpc_model.errors", "mpc_model.moved"),
 )
 """Rooms from the top layer to the lowest. A module may import its own room and the layers below, nothing else."""

@@ -1,4 +1,6 @@
-"""The localizer: image in, forgery probability of every pixel out; and the model directory that stores it.
+"""The localizer: image in, the probability of forgery of every pixel out; and the model directory that stores it.
+
+With two classes or more (`ModelSpec.classes`) the probabilities of all classes come out.
 
 A model directory holds `model.safetensors` (the tensors, `encoder.*` and `decoder.*`) and `model.json`:
 
@@ -8,6 +10,8 @@ A model directory holds `model.safetensors` (the tensors, `encoder.*` and `decod
      "input": "...",        how pixels become network input, for the reader
      "sha256": "...",       of model.safetensors
      "card": {...}}         where the weights come from (mpc_model/card.py)
+
+With several classes `format` is 2, and the spec has `classes` and `class_names`, too.
 
 model.json is written last, so a directory that has it is whole. Nothing in it is pickled.
 """
@@ -32,14 +36,14 @@ from torch import Tensor, nn
 from mpc_model import model_files, published
 from mpc_model.card import DOCUMENT, TENSORS, Card
 from mpc_model.errors import DataError, UserError
-from mpc_model.model_files import ARCHITECTURE, FORMAT
+from mpc_model.model_files import ARCHITECTURE, CLASSES_FORMAT, FORMAT
 from mpc_model.model_files import ModelSpec as ModelSpec
 from mpc_model.nn import (
     hrformer,  # noqa: F401  registers its backbones; the file of a new backbone is imported here, too
     tiling,
 )
 from mpc_model.nn.backbone import BACKBONES, Backbone
-from mpc_model.nn.heads import HEADS
+from mpc_model.nn.heads import HEADS, HeadParts, has_parts, parts_of, takes_tiles
 from mpc_model.nn.tile_frame import Frame
 
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
@@ -58,31 +62,53 @@ class Localizer(nn.Module):
         self.spec = spec
         self.card: Card = card or {}
         self.encoder: Backbone = BACKBONES[spec.backbone]()
-        self.decoder = None if spec.head is None else HEADS[spec.head](self.encoder.projection_width)
+        self.decoder = None if spec.head is None else HEADS[spec.head](self.encoder.projection_width, spec.classes)
 
     def features(self, images: Tensor, frame: Frame | None = None) -> list[Tensor]:
         """(B, 3, H, W) float in [0, 1] -> four maps at strides 4, 8, 16, 32, before L2 normalisation (see Backbone)."""
         return self.encoder(images, frame)
 
     def forward(self, images: Tensor, frame: Frame | None = None) -> Tensor:
-        """(B, 3, H, W) float in [0, 1] -> logits (B, 1, ceil(H/4), ceil(W/4)), positive = forged.
+        """(B, 3, H, W) float in [0, 1] -> logits (B, classes, ceil(H/4), ceil(W/4)); of one class, positive = forged.
 
         A tile of a larger image comes with its frame there. UserError where there is no head.
         """
+        return self._head()(self.features(images, frame), frame)
+
+    def parts(self, images: Tensor) -> HeadParts:
+        """All that the head makes of (B, 3, H, W) float in [0, 1]: the logits of `forward`, and what else it has."""
+        head = self._head()
+        return parts_of(head, self.features(images)) if has_parts(head) else HeadParts(self(images))
+
+    def _head(self) -> nn.Module:
         if self.decoder is None:
             raise UserError(
                 "this localizer has no head (a stage-1 encoder): fine-tune it first, or load stage-2 weights"
             )
-        return self.decoder(self.features(images, frame), frame)
+        return self.decoder
 
     def probabilities(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, 3, H, W) float in [0, 1] -> probability of forgery (B, *size) float32. See `to_probabilities`."""
+        """(B, 3, H, W) float in [0, 1] -> float32 probabilities at `size`. See `to_probabilities`."""
         return to_probabilities(self(images), size)
 
     @property
     def default_tile(self) -> int:
-        """The tile of `predict` where none is given: TILE for images of their own size, 0 for resized ones."""
-        return tiling.TILE if self.spec.input_size is None else 0
+        """The tile of `predict` where none is given: TILE for images of their own size, 0 for resized ones, and for a
+        head that looks at an image as a whole."""
+        return tiling.TILE if self.spec.input_size is None and self._takes_tiles else 0
+
+    @property
+    def _takes_tiles(self) -> bool:
+        return self.decoder is None or takes_tiles(self.decoder)
+
+    def check_tile(self, tile: int) -> None:
+        """UserError unless `tile` can be the tile of `predict`."""
+        tiling.check_tile(tile)
+        if tile and not self._takes_tiles:
+            raise UserError(
+                f"tile is {tile}, but the head {self.spec.head} looks at an image as a whole, which cannot be mapped in"
+                " tiles; leave the tile out, or give 0"
+            )
 
     def work(self, size: tuple[int, int], tile: int) -> tuple[int, int]:
         """Pixels that an image (H, W) sends through the network, as `predict` with this tile: in all, and at once."""
@@ -100,6 +126,8 @@ class Localizer(nn.Module):
         precision: Precision = "fp32",
     ) -> list[npt.NDArray[np.float32]]:
         """Probability of forgery of each pixel: uint8 RGB (H, W, 3), any sizes -> float32 (H, W) in [0, 1], same sizes.
+        With K >= 2 classes their probabilities, float32 (K, H, W), which add up to 1: a pixel is of the class of the
+        highest one, and the spec's threshold has no meaning.
 
         Input rule of the published weights: plain bilinear resize to the spec's square, values / 255, no mean or
         standard deviation. With a `tile`, images are not resized, and those of more than tile + 768 pixels a side go
@@ -108,7 +136,7 @@ class Localizer(nn.Module):
         Runs in eval mode and leaves every module in the mode it was in. Several threads may call it at once for a model
         that is in eval mode, as a loaded one is. Images of the same network size share a batch, of BATCH_PIXELS at
         most; what else is in the batch does not matter. `names` are what errors call the images, `image <index>` where
-        left out. UserError for anything but uint8 RGB arrays, and for a tile that is too small (nn/tiling.py);
+        left out. UserError for anything but uint8 RGB arrays, and for a tile that cannot be (`check_tile`);
         DataError where the network's answer is not finite.
         """
         logits = self.logits(images, batch_size, tile, names, precision)
@@ -127,8 +155,25 @@ class Localizer(nn.Module):
         precision: Precision = "fp32",
         batch_pixels: int = BATCH_PIXELS,
     ) -> list[Tensor]:
-        """What `predict` makes its maps of by `to_probabilities`: of each image (1, 1, h, w) float32, finite.
+        """What `predict` makes its maps of by `to_probabilities`: of each image (1, classes, h, w) float32, finite.
 
+        See `answers` for the rest.
+        """
+        return [answer.mask for answer in self.answers(images, batch_size, tile, names, precision, batch_pixels)]
+
+    @torch.inference_mode()
+    def answers(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        batch_size: int = 8,
+        tile: int | None = None,
+        names: Sequence[str] | None = None,
+        precision: Precision = "fp32",
+        batch_pixels: int = BATCH_PIXELS,
+    ) -> list[HeadParts]:
+        """Of each image the logits of `logits`, and of a head that has them those of the whole image, (1, 2) float32.
+
+        `image_probability` makes a score of the latter; an image that went through the network in tiles has none.
         They are on the model's device, those of tiled images on the CPU. The arguments and what is raised are those of
         `predict`; a batch has `batch_pixels` pixels at most, or one image. Of tiled images of the same size, tiles at
         the same place share a batch.
@@ -141,14 +186,14 @@ class Localizer(nn.Module):
         if precision not in PRECISIONS:
             raise UserError(f"precision is {precision!r:.40}: give one of {', '.join(PRECISIONS)}")
         tile = self.default_tile if tile is None else tile
-        tiling.check_tile(tile)
+        self.check_tile(tile)
         side = None if tile else self.spec.input_size
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault((image.shape[0], image.shape[1]) if side is None else (side, side), []).append(index)
 
         device = next(self.parameters()).device
-        found: dict[int, Tensor] = {}
+        answers: dict[int, HeadParts] = {}
         with eval_mode(self), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             for size, members in groups.items():
                 in_tiles = bool(tile) and not tiling.fits(size, tile)
@@ -157,13 +202,12 @@ class Localizer(nn.Module):
                 for start in range(0, len(members), step):
                     batch = members[start : start + step]
                     if in_tiles:
-                        logits = tiling.tiled_logits(self, [images[i] for i in batch], tile)
+                        parts = HeadParts(tiling.tiled_logits(self, [images[i] for i in batch], tile))
                     else:
                         pixels = np.stack([cv2.resize(images[i], size[::-1]) for i in batch])  # INTER_LINEAR
-                        logits = self(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255).float()
-                    _check_finite(logits, [names[i] for i in batch])
-                    found |= zip(batch, logits.split(1), strict=True)
-        return [found[index] for index in range(len(images))]
+                        parts = self.parts(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255)
+                    answers |= zip(batch, _of_each(parts, [names[i] for i in batch]), strict=True)
+        return [answers[index] for index in range(len(images))]
 
     def packed(self, card: Card | None = None, state: Mapping[str, Tensor] | None = None) -> dict[str, bytes]:
         """The files of the model directory by name; model.json, which makes a folder one, comes last.
@@ -174,9 +218,9 @@ class Localizer(nn.Module):
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         blob = safetensors.torch.save(tensors)
         document = {
-            "format": FORMAT,
+            "format": FORMAT if self.spec.classes == 1 else CLASSES_FORMAT,
             "architecture": ARCHITECTURE,
-            "spec": asdict(self.spec),
+            "spec": self.spec.to_json(),
             "sizes": asdict(self.encoder.spec),
             "input": f"RGB / 255, {_size_rule(self.spec.input_size)}, no mean or standard deviation",
             "sha256": hashlib.sha256(blob).hexdigest(),
@@ -229,8 +273,19 @@ class Localizer(nn.Module):
         return model.to(device).eval()
 
 
+def _of_each(parts: HeadParts, names: Sequence[str]) -> list[HeadParts]:
+    """The logits of a batch (B, ...) by image, (1, ...) float32 each. DataError unless they are finite."""
+    logits = parts.mask.float()
+    scores = [None] * len(names) if parts.image is None else list(parts.image.float().split(1))
+    _check_finite(logits, names)
+    for score, name in zip(scores, names, strict=True):
+        if score is not None:
+            _check_finite(score, [name])
+    return [HeadParts(mask, None, score) for mask, score in zip(logits.split(1), scores, strict=True)]
+
+
 def _check_finite(logits: Tensor, names: Sequence[str]) -> None:
-    """DataError unless the logits (B, 1, h, w) are finite: minus infinity would say "authentic"."""
+    """DataError unless the logits (B, ...) are finite: minus infinity would say "authentic"."""
     finite = logits.flatten(1).isfinite().all(1).tolist()
     for name, is_finite in zip(names, finite, strict=True):
         if not is_finite:
@@ -238,12 +293,19 @@ def _check_finite(logits: Tensor, names: Sequence[str]) -> None:
 
 
 def to_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, 1, h, w) -> float32 probabilities (B, *size): bilinear upsampling of the logits, then the sigmoid.
+    """Logits (B, C, h, w) -> float32 probabilities at `size`: bilinear upsampling of the logits, then the sigmoid of
+    the one logit, (B, *size), or the softmax of several, (B, C, *size).
 
     Corners are not aligned: a stride-4 logit stands for the centre of its 4x4 pixels, as a resized image's pixel does;
     aligning corners would shift the map by up to half a logit towards the borders.
     """
-    return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+    upsampled = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+    return upsampled[:, 0].sigmoid() if logits.shape[1] == 1 else upsampled.softmax(1)
+
+
+def image_probability(logits: Tensor) -> float:
+    """The probability that an image was forged, of the logits (1, 2) of a head for the whole image."""
+    return float(logits.float().softmax(1)[0, 1])
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

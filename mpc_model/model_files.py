@@ -12,7 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mpc_model.card import DOCUMENT, Card, check_card
+from mpc_model.classes import check_classes, class_labels
 from mpc_model.errors import UserError
 
-FORMAT = 1
+FORMAT, CLASSES_FORMAT = 1, 2
+"""Of a model.json of one class, and of one of several, whose spec has two keys more."""
 ARCHITECTURE = "mpc-localizer"
 KEYS = ("format", "architecture", "spec", "sizes", "input", "sha256", "card")
 """Of model.json; `sizes` and `input` are for the reader, and may be missing."""
@@ -37,6 +39,7 @@ _HEADER_BYTES, _NAME_BYTES, _ELEMENT_BYTES = 2**16, 512, 8
 """A header has so many bytes at most, and so many more for each tensor; an element has so many."""
 SHOWN = 5
 """How many tensor names an error lists."""
+_DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,18 @@ class ModelSpec:
 
     backbone, head: names in BACKBONES and HEADS; head None is a stage-1 encoder, which gives features only.
     input_size: images are resized to this square, in pixels, plainly (aspect ignored); None keeps their own size.
-    threshold: probability above which a pixel counts as forged.
+    threshold: probability above which a pixel counts as forged. With several classes a pixel is of the class of the
+        highest probability, so there is no threshold, and the value stays 0.5.
+    classes: 1 is one logit a pixel, of forgery; from 2 on there are so many, and their softmax is the probabilities.
+    class_names: of several classes, in the order of their labels; empty, they are called by their numbers.
     """
 
     backbone: str
     head: str | None
     input_size: int | None
-    threshold: float = 0.5
+    threshold: float = _DEFAULT_THRESHOLD
+    classes: int = 1
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size, threshold = self.input_size, self.threshold
@@ -63,6 +71,24 @@ class ModelSpec:
             )
         if type(threshold) not in (int, float) or not 0 < threshold < 1:
             raise UserError(f"threshold is {threshold!r:.40}: give a probability above 0 and below 1")
+        check_classes(self.classes, self.class_names)
+        if self.classes > 1 and threshold != _DEFAULT_THRESHOLD:
+            raise UserError(
+                f"threshold is {threshold!r:.40}: a localizer of {self.classes} classes has none, a pixel is of the"
+                f" class of the highest probability; leave it at {_DEFAULT_THRESHOLD}"
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the values of a mask are called, from 0 on: authentic and forged where there is one class."""
+        return class_labels(self.classes, self.class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as model.json has it: that of one class has no key of several."""
+        values = asdict(self) | {"class_names": list(self.class_names)}
+        if self.classes == 1:
+            del values["classes"], values["class_names"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -84,9 +110,11 @@ def read_document(path: Path) -> ModelDocument:
         raise UserError(f"{path}: not JSON ({str(error)[:200]})") from error
     if not isinstance(document, dict) or document.get("architecture") != ARCHITECTURE:
         raise UserError(f"{path}: not the model.json of an {ARCHITECTURE} model")
-    if type(document.get("format")) is not int or document["format"] != FORMAT:
-        found = repr(document.get("format"))[:40]
-        raise UserError(f"{path}: format {found}, this version reads {FORMAT}: upgrade mpc-localizer")
+    if type(document.get("format")) is not int or document["format"] not in (FORMAT, CLASSES_FORMAT):
+        stated = repr(document.get("format"))[:40]
+        raise UserError(
+            f"{path}: format {stated}, this version reads {FORMAT} and {CLASSES_FORMAT}: upgrade mpc-localizer"
+        )
     try:
         return _document(document)
     except (TypeError, ValueError) as error:
@@ -106,7 +134,21 @@ def _document(document: dict[str, Any]) -> ModelDocument:
         raise ValueError("sha256 is not 64 hexadecimal digits")
     if not isinstance(document.get("sizes", {}), dict) or not isinstance(document.get("input", ""), str):
         raise ValueError("sizes is no object, or input no text")
-    return ModelDocument(ModelSpec(**spec), sha256, check_card(card))
+    return ModelDocument(_spec(spec, document["format"]), sha256, check_card(card))
+
+
+def _spec(values: dict[str, Any], stated: int) -> ModelSpec:
+    """The spec in a document of a format. Raises TypeError or ValueError for other keys, UserError for a value."""
+    of_classes = {"classes", "class_names"}
+    if stated == FORMAT:
+        if extra := values.keys() & of_classes:
+            raise ValueError(f"spec.{min(extra)} in a document of format {FORMAT}")
+        return ModelSpec(**values)
+    if missing := of_classes - values.keys():
+        raise ValueError(f"spec lacks {min(missing)}")
+    if values["classes"] == 1 or not isinstance(values["class_names"], list):
+        raise ValueError("spec.classes is 1, or class_names no list")
+    return ModelSpec(**values | {"class_names": tuple(values["class_names"])})
 
 
 def _parsed(data: bytes) -> Any:

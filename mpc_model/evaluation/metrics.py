@@ -41,6 +41,13 @@ class Scores:
     called_fraction: float
     pixels: int
 
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Its pixels by true (rows) and called (columns) class, (2, 2), authentic first; the scores hold them all."""
+        forged, called = (round(share * self.pixels) for share in (self.forged_fraction, self.called_fraction))
+        hits = round(self.f1 * (forged + called) / 2)
+        return np.array([[self.pixels - forged - called + hits, called - hits], [forged - hits, hits]])
+
 
 def pixel_scores(
     probability: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8], *, threshold: float = 0.5

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import BACKGROUND
 from mpc_model.imaging.codecs import IGNORED, Image, Mask
 
 OUTLINE = (255, 40, 120)
@@ -62,3 +63,38 @@ def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequ
 def write(canvas: Image, text: str, left: int, baseline: int) -> None:
     """Draw a line of text on a picture, in place; (left, baseline) in pixels."""
     cv2.putText(canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 50), 1, cv2.LINE_AA)
+
+
+def class_colours(names: Sequence[str]) -> Image:
+    """A colour for each class of these names, uint8 RGB (K, 3): black for the background, the others far apart."""
+    hues = [int(180 * ((0.618034 * label + 0.08) % 1)) for label in range(len(names))]
+    hsv = [(hue, 150 if label % 3 == 2 else 220, 235 - 60 * (label % 2)) for label, hue in enumerate(hues)]
+    colours: Image = cv2.cvtColor(np.array([hsv], np.uint8), cv2.COLOR_HSV2RGB)[0]
+    colours[[name == BACKGROUND for name in names]] = 0
+    return colours
+
+
+def class_picture(labels: Mask, names: Sequence[str]) -> Image:
+    """A map of classes (H, W) in their colours; ignored pixels are grey."""
+    table = np.full((256, 3), IGNORED_GREY, np.uint8)
+    table[: len(names)] = class_colours(names)
+    return table[labels]
+
+
+def class_overlay(image: Image, labels: Mask, names: Sequence[str]) -> Image:
+    """The image and the colours of its classes (H, W), blended half and half; the background stays as it is."""
+    blended: Image = cv2.addWeighted(image, 0.5, class_picture(labels, names), 0.5, 0)
+    background = np.isin(labels, [label for label, name in enumerate(names) if name == BACKGROUND])
+    return np.where(background[..., None], image, blended)
+
+
+def class_legend(names: Sequence[str], width: int) -> Image:
+    """The names of the classes with their colours, in as many lines as a picture of this width in pixels needs."""
+    line, step = 22, 170
+    columns = max(1, width // step)
+    canvas = np.full((line * -(-len(names) // columns) + 8, width, 3), 255, np.uint8)
+    for label, (name, colour) in enumerate(zip(names, class_colours(names), strict=True)):
+        left, top = step * (label % columns) + 8, line * (label // columns)
+        canvas[top + 4 : top + 16, left : left + 12] = colour
+        write(canvas, name[:20], left + 18, top + 15)
+    return canvas

@@ -1,10 +1,11 @@
-"""The heads (decoders): four projected maps in, one forgery logit per stride-4 pixel out.
+"""The heads (decoders): four projected maps in, the logits of each stride-4 pixel out, one of forgery or one a class.
 
 Source: Lou et al., MPC, IEEE TIFS 2025: all maps at stride 4, concatenated, then pointwise steps of BN, ReLU, 1x1 conv.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,47 @@ from mpc_model.nn.tile_frame import Frame, resized
 from mpc_model.registry import Registry
 
 
-class PixelMLP(nn.Module):
-    """Maps, four of (B, width, H_k, W_k) with the finest first -> logits (B, 1, H_1, W_1), positive = forged.
+class HeadParts(NamedTuple):
+    """All that a head makes of an image.
 
-    `hidden` are the widths between the concatenated 4 * width channels and the one logit. Coarser maps are brought to
+    mask: logits (B, classes, H_1, W_1), what its `forward` returns.
+    coarse: logits (B, C, h, w) of a coarser map that is trained, too; C is 1 (forged) or the number of classes, where
+        authentic and forged are two. None: there is none.
+    image: logits (B, 2) of the whole image, authentic and forged. None: there are none.
+    """
+
+    mask: Tensor
+    coarse: Tensor | None = None
+    image: Tensor | None = None
+
+
+def has_parts(head: nn.Module) -> bool:
+    """Whether a head gives more than its mask: it has a method `parts(maps) -> HeadParts`."""
+    return hasattr(head, "parts")
+
+
+def parts_of(head: nn.Module, maps: Sequence[Tensor]) -> HeadParts:
+    """What a head makes of the maps of whole images; of one without `parts` the mask alone."""
+    parts: HeadParts = head.parts(maps) if has_parts(head) else HeadParts(head(maps))  # type: ignore[operator]
+    return parts
+
+
+def takes_tiles(head: nn.Module) -> bool:
+    """Whether the map of a tile can be made of the tile and its surroundings: unless the head says `tiles = False`."""
+    return bool(getattr(head, "tiles", True))
+
+
+class PixelMLP(nn.Module):
+    """Maps, four of (B, width, H_k, W_k) with the finest first -> logits (B, classes, H_1, W_1); of one class, positive
+    = forged.
+
+    `hidden` are the widths between the concatenated 4 * width channels and the logits. Coarser maps are brought to
     the finest one's size bilinearly with aligned corners, as in the published weights. A tile comes with its frame.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int]) -> None:
+    def __init__(self, width: int, hidden: Sequence[int], classes: int = 1) -> None:
         super().__init__()
-        widths = [4 * width, *hidden, 1]
+        widths = [4 * width, *hidden, classes]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, outputs, 1)]
@@ -40,16 +72,17 @@ class PixelMLP(nn.Module):
         return self.classifier(torch.cat([maps[0], *raised], dim=1))
 
 
-HEADS: Registry[Callable[[int], nn.Module]] = Registry("head")
+HEADS: Registry[Callable[[int, int], nn.Module]] = Registry("head")
+"""A head by its name, made by (width of the backbone's maps, number of logits of a pixel)."""
 
 
 @HEADS.add("mlp4")
-def mlp4(width: int) -> PixelMLP:
-    """Four steps for a projection width w: 4w -> 2w -> w -> w/2 -> 1 (1024, 512, 256, 128, 1 as published)."""
-    return PixelMLP(width, [2 * width, width, width // 2])
+def mlp4(width: int, classes: int) -> PixelMLP:
+    """Four steps for a projection width w: 4w -> 2w -> w -> w/2 -> classes (1024, 512, 256, 128, 1 as published)."""
+    return PixelMLP(width, [2 * width, width, width // 2], classes)
 
 
 @HEADS.add("mlp5")
-def mlp5(width: int) -> PixelMLP:
-    """One step more, w/2 -> w/4 -> 1: the head of the weights published for training on CASIA v2 alone."""
-    return PixelMLP(width, [2 * width, width, width // 2, width // 4])
+def mlp5(width: int, classes: int) -> PixelMLP:
+    """One step more, w/2 -> w/4 -> classes: the head of the weights published for training on CASIA v2 alone."""
+    return PixelMLP(width, [2 * width, width, width // 2, width // 4], classes)

@@ -56,17 +56,19 @@ def work(size: tuple[int, int], tile: int) -> tuple[int, int]:
 
 
 def tiled_logits(model: nn.Module, images: Sequence[npt.NDArray[np.uint8]], tile: int, halo: int = HALO) -> Tensor:
-    """Logits (B, 1, ceil(H/4), ceil(W/4)) float32 of uint8 RGB images (H, W, 3) of one size, at that size, on the CPU.
+    """Logits (B, classes, ceil(H/4), ceil(W/4)) float32, on the CPU, of uint8 RGB images (H, W, 3) of one size.
 
     The network sees one tile of each at a time, with `halo` pixels around its core, of at most `tile` pixels a side
     (rounded up to a multiple of 32). The model must be in eval mode.
     """
     device = next(model.parameters()).device
     height, width = images[0].shape[:2]
-    logits = torch.empty(len(images), 1, -(-height // STRIDE), -(-width // STRIDE))
+    logits = torch.empty(0)
     for (top, y0, y1, bottom), (left, x0, x1, right) in product(_spans(height, tile, halo), _spans(width, tile, halo)):
         pixels = torch.from_numpy(np.stack([image[top:bottom, left:right] for image in images])).to(device)
         tile_logits = model(pixels.permute(0, 3, 1, 2).float() / 255, Frame(top, left, height, width))
+        if not logits.numel():  # now it is known of how many classes they are
+            logits = torch.empty(*tile_logits.shape[:2], -(-height // STRIDE), -(-width // STRIDE))
         rows, columns = (slice(a // STRIDE, -(-b // STRIDE)) for a, b in ((y0 - top, y1 - top), (x0 - left, x1 - left)))
         logits[..., y0 // STRIDE : -(-y1 // STRIDE), x0 // STRIDE : -(-x1 // STRIDE)] = tile_logits[..., rows, columns]
     return logits

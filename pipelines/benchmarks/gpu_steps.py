@@ -190,7 +190,7 @@ def stage_2(setting: Setting, backbone: str, pixels: int, images: int, trains: T
     """Stage 2, of which `trains` says what is trained."""
     encoder, plain = pair(backbone, setting.device)
     with setting.device:
-        head = HEADS["mlp4"](encoder.spec.projection)
+        head = HEADS["mlp4"](encoder.spec.projection, 1)
     cells = images * (pixels // 4) ** 2
 
     def work(bits: int) -> Work:

@@ -36,11 +36,18 @@ def tree(folder: str | Path) -> dict[str, str]:
 
 
 def tiny(
-    input_size: int | None = 64, head: str | None = "mlp4", seed: int = 0, backbone: str = "hrformer_tiny"
+    input_size: int | None = 64,
+    head: str | None = "mlp4",
+    seed: int = 0,
+    backbone: str = "hrformer_tiny",
+    names: tuple[str, ...] = (),
 ) -> Localizer:
-    """An untrained localizer in eval mode, its norms set by one batch so that its maps are not flat."""
+    """An untrained localizer in eval mode, its norms set by one batch so that its maps are not flat.
+
+    With `names` it is one of these classes.
+    """
     torch.manual_seed(seed)
-    model = Localizer(ModelSpec(backbone, head, input_size))
+    model = Localizer(ModelSpec(backbone, head, input_size, classes=len(names) or 1, class_names=names))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain average over batches: here, over one

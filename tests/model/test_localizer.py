@@ -309,7 +309,7 @@ def flip_last_byte(folder: Path) -> None:
         (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe\xfa"), "not JSON"),
         (lambda folder: (folder / "model.json").write_text("[]"), "not the model.json of an mpc-localizer"),
         (edit_json(architecture="resnet"), "not the model.json of an mpc-localizer"),
-        (edit_json(format=2), "format 2, this version reads 1"),
+        (edit_json(format=3), "format 3, this version reads 1"),
         (edit_json(spec={"backbone": "hrformer_tiny"}), "incomplete or altered"),
         (edit_json(spec=None), "incomplete or altered"),
         (

@@ -60,6 +60,11 @@ def spec(**changes: object) -> Callable[[str], str]:
     return lambda text: json.dumps({**json.loads(text), "spec": json.loads(text)["spec"] | changes})
 
 
+def of_classes(**changes: object) -> Callable[[str], str]:
+    """A document of two classes."""
+    return lambda text: spec(**{"classes": 2, "class_names": []} | changes)(edited(format=2)(text))
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -90,6 +95,16 @@ def spec(**changes: object) -> Callable[[str], str]:
         (spec(threshold=True), "threshold is True"),
         (spec(threshold=float("nan")), "threshold is nan"),
         (lambda text: text.replace("0.5", "1e999"), "threshold is inf"),
+        (spec(classes=1), r"spec\.classes in a document of format 1"),
+        (spec(class_names=[]), r"spec\.class_names in a document of format 1"),
+        (edited(format=2), "spec lacks class_names"),
+        (edited(format=3), "format 3, this version reads 1 and 2"),
+        (of_classes(classes=1, class_names=[]), r"spec\.classes is 1"),
+        (of_classes(classes=2.0), r"classes is 2\.0"),
+        (of_classes(class_names="ab"), "class_names no list"),
+        (of_classes(class_names=["a"]), "class_names are 1, but classes is 2"),
+        (of_classes(class_names=["a", 3]), "a class is named 3"),
+        (of_classes(threshold=0.4), r"threshold is 0\.4: a localizer of 2 classes has none"),
     ],
 )
 def test_a_document_is_read_strictly(

@@ -32,7 +32,7 @@ def encoder_tensors(seed: int = 0) -> Tensors:
 
 def stage_2(head: str) -> Tensors:
     tensors = {f"encoder.{name}": tensor for name, tensor in encoder_tensors().items()}
-    return tensors | {f"decoder.{name}": tensor for name, tensor in HEADS[head](64).state_dict().items()}
+    return tensors | {f"decoder.{name}": tensor for name, tensor in HEADS[head](64, 1).state_dict().items()}
 
 
 def imagenet() -> Tensors:

@@ -1,6 +1,5 @@
 """What is finished is found without torch and Ray, by the rule by which the commands themselves find it."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +110,7 @@ def test_the_identity_of_a_training_names_the_model_as_its_record_does(trained: 
     identity = reuse.training_identity(trained, verb, manifest)
     model = trained.model
     head = None if verb == "pretrain" else model.head
-    assert identity["model"] == dataclasses.asdict(ModelSpec(model.backbone, head, model.input_size))
+    assert identity["model"] == ModelSpec(model.backbone, head, model.input_size).to_json()
     assert record.finished(str(getattr(trained, verb).output), verb, lambda: identity)
 
 

@@ -61,3 +61,20 @@ def test_a_sheet_holds_every_picture_with_its_shape_below_its_title() -> None:
         assert sizes == {(96, 48) if colour[0] else (32, 96)}
     assert (sheet[:18, :104] < 128).any()  # a title
     assert (sheet[-26:] < 128).any()  # a caption
+
+
+def test_classes_have_colours_of_their_own_and_the_background_is_black() -> None:
+    names = ["background", *map(str, range(11))]
+    colours = drawing.class_colours(names).astype(int)
+    apart = np.abs(colours[:, None] - colours[None]).sum(2)
+    assert apart[~np.eye(len(names), dtype=bool)].min() > 40
+    assert colours[0].tolist() == [0, 0, 0]
+    labels = np.array([[0, 2], [255, 11]], np.uint8)
+    picture = drawing.class_picture(labels, names)
+    assert picture[0, 1].tolist() == colours[2].tolist()
+    assert picture[1, 0].tolist() == [110] * 3
+    image = np.full((2, 2, 3), 90, np.uint8)
+    overlay = drawing.class_overlay(image, labels, names)
+    assert overlay[0, 0].tolist() == [90] * 3  # the background stays as it is
+    np.testing.assert_allclose(overlay[1, 1], (90 + colours[11]) / 2, atol=1)
+    assert drawing.class_legend(names, 400).shape == (22 * 6 + 8, 400, 3)

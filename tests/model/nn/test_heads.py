@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from mpc_model.nn.heads import HEADS
+from mpc_model.nn.heads import HEADS, has_parts, parts_of, takes_tiles
 
 
 @pytest.mark.parametrize(
     ("name", "widths"), [("mlp4", [1024, 512, 256, 128, 1]), ("mlp5", [1024, 512, 256, 128, 64, 1])]
 )
 def test_heads_have_the_published_widths(name: str, widths: list[int]) -> None:
-    weights = [t for n, t in HEADS[name](256).state_dict().items() if t.ndim == 4]
+    weights = [t for n, t in HEADS[name](256, 1).state_dict().items() if t.ndim == 4]
     assert [(w.shape[1], w.shape[0]) for w in weights] == list(pairwise(widths))
 
 
 @pytest.mark.parametrize("name", ["mlp4", "mlp5"])
 def test_a_head_is_pointwise_steps_over_the_concatenated_maps(name: str) -> None:
     g = torch.Generator().manual_seed(1)
-    head = HEADS[name](8).eval()
+    head = HEADS[name](8, 1).eval()
     for tensor in head.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand(tensor.shape, generator=g) - (0.5 if tensor.ndim == 4 else 0.0))
@@ -44,3 +44,19 @@ def test_a_head_is_pointwise_steps_over_the_concatenated_maps(name: str) -> None
         x = (x * t[f"{norm}.weight"] + t[f"{norm}.bias"]).clamp(min=0)
         x = x @ t[f"{linear}.weight"][:, :, 0, 0].T + t[f"{linear}.bias"]
     torch.testing.assert_close(logits[0, 0], x[..., 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp4", "mlp5"])
+def test_a_head_of_several_classes_has_so_many_logits(name: str) -> None:
+    maps = [torch.rand(2, 8, size, size) for size in (8, 4, 2, 1)]
+    assert HEADS[name](8, 5)(maps).shape == (2, 5, 8, 8)
+
+
+def test_a_head_without_parts_has_its_mask_alone() -> None:
+    head = HEADS["mlp4"](8, 3).eval()
+    maps = [torch.rand(1, 8, size, size) for size in (8, 4, 2, 1)]
+    mask, coarse, image = parts_of(head, maps)
+    assert torch.equal(mask, head(maps))
+    assert (coarse, image) == (None, None)
+    assert not has_parts(head)
+    assert takes_tiles(head)

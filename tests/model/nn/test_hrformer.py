@@ -92,7 +92,7 @@ def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
 
 def test_base_and_mlp4_have_the_published_names_and_shapes() -> None:
     with torch.device("meta"):
-        encoder, decoder = BACKBONES["hrformer_base"](), HEADS["mlp4"](256)
+        encoder, decoder = BACKBONES["hrformer_base"](), HEADS["mlp4"](256, 1)
     assert shapes(encoder) == dict(base_layout())
     assert shapes(decoder) == dict(head_layout())
 

@@ -44,7 +44,7 @@ def padded_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("padded_heads")
 @pytest.mark.parametrize("head", ["mlp4", "mlp5"])
 def test_under_autocast_no_product_is_left_in_float32(head: str) -> None:
-    encoder, decoder = HRFormer(SPEC), HEADS[head](SPEC.projection)
+    encoder, decoder = HRFormer(SPEC), HEADS[head](SPEC.projection, 1)
     with Products() as products:
         with torch.autocast("cpu", torch.bfloat16):
             logits = decoder(encoder(torch.rand(2, 3, 64, 64)))

@@ -62,7 +62,7 @@ def test_each_lever_is_beside_the_step_without_it() -> None:
 def test_what_is_not_trained_is_not_counted() -> None:
     work = {t: gpu_steps.stage_2(SETTING, "hrformer_tiny", 64, 1, t).work(16) for t in ("all", "head", "cached")}
     assert work["all"].flop > work["head"].flop > work["cached"].flop
-    head = sum(parameter.numel() for parameter in HEADS["mlp4"](64).parameters())
+    head = sum(parameter.numel() for parameter in HEADS["mlp4"](64, 1).parameters())
     assert work["cached"].moved > 7 * 4 * head
 
 
