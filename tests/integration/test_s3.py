@@ -3,18 +3,20 @@
 from pathlib import Path
 
 import pandas as pd
+from restarted_ray import restarted_ray
 
 from mpc_model.imaging import codecs
 from pipelines.artifacts import checkpoint
 from pipelines.build import build
 from pipelines.config import recipe
+from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.predict import predict
 from pipelines.pretrain import pretrain
 from pipelines.register import register
-from pipelines.runtime import cluster, storage
+from pipelines.runtime import storage
 
 
 def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[str], tmp_path: Path) -> None:
@@ -30,10 +32,11 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
             f"predict.input={swift}/photos",
         ],
     )
-    import ray
+    with restarted_ray():
+        _runs_in_the_bucket(config, swift)
 
-    had_ray = ray.is_initialized()
-    ray.shutdown()  # workers take the AWS variables from the driver at the start
+
+def _runs_in_the_bucket(config: Config, swift: str) -> None:
     dataset = build(config)
     assert Manifest.read(f"{swift}/run/dataset") == dataset
     trained = pretrain(config)
@@ -54,6 +57,3 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
     before = storage.list_files(f"{swift}/run")
     build(config), pretrain(config), finetune(config), predict(config)
     assert storage.list_files(f"{swift}/run") == before
-    ray.shutdown()
-    if had_ray:  # other tests of this process go on with `ray_session`
-        cluster.connect()

@@ -10,8 +10,8 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-import ray
 import ray.data
+from restarted_ray import restarted_ray
 
 from pipelines import read
 from pipelines.config import recipe
@@ -19,7 +19,7 @@ from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader, decode_view
 from pipelines.dataset.schema import SCHEMA
-from pipelines.runtime import cluster, storage
+from pipelines.runtime import storage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -32,16 +32,13 @@ URI = "s3://datasets/large"
 @pytest.fixture(scope="module")
 def names(built: Config, s3: str) -> Iterator[dict[str, Any]]:
     """The names that the examples share, with a dataset where the page has it."""
-    ray.shutdown()  # workers take the AWS variables from the driver at the start
-    cluster.connect()
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="datasets")
-    folder = Path(str(built.build.output))
-    for file in [folder / "manifest.json", *folder.glob("shards/*")]:
-        storage.write_bytes(f"{URI}/{file.relative_to(folder)}", file.read_bytes())
-    yield {}
-    storage.delete(URI)
-    ray.shutdown()
-    cluster.connect()  # other tests of this process go on with `ray_session`
+    with restarted_ray():
+        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="datasets")
+        folder = Path(str(built.build.output))
+        for file in [folder / "manifest.json", *folder.glob("shards/*")]:
+            storage.write_bytes(f"{URI}/{file.relative_to(folder)}", file.read_bytes())
+        yield {}
+        storage.delete(URI)
 
 
 def test_the_examples_run(names: dict[str, Any], built: Config) -> None:
