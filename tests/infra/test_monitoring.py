@@ -1,15 +1,20 @@
 """The dashboard and the alert rules: they are what Grafana and Prometheus read, and name metrics that jobs export."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from support import tiny
 
+from pipelines.config import recipe
 from pipelines.runtime import telemetry
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +97,69 @@ def test_the_pod_monitor_selects_ray_nodes_in_the_namespace_of_the_jobs() -> Non
     kustomization = yaml.safe_load((ROOT / "infra" / "kuberay" / "kustomization.yaml").read_text())
     assert (monitor["kind"], monitor["metadata"]["namespace"]) == ("PodMonitor", kustomization["namespace"])
     assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+
+
+JOBS = """
+import json, sys, threading, urllib.request
+import ray
+from pipelines.build import build
+from pipelines.config import recipe
+from pipelines.predict import predict
+from pipelines.pretrain import pretrain
+from pipelines.runtime import cluster, telemetry
+
+config, found, ended = recipe.load(sys.argv[1], []), {}, threading.Event()
+cluster.connect()
+(node,) = ray.nodes()
+address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+telemetry.set_gauge("mpc_gpu_memory_bytes", 1.0, verb="pretrain", output="none", rank="0")  # there may be no GPU here
+
+def scrape():
+    with urllib.request.urlopen(address, timeout=10) as page:
+        for line in page.read().decode().splitlines():
+            name, value = line.partition("{")[0], line.rpartition(" ")[2]
+            if name.startswith("ray_mpc_"):
+                found[name] = max(found.get(name, 0.0), float(value))
+
+def watch():
+    while not ended.wait(1):
+        scrape()
+
+watching = threading.Thread(target=watch, daemon=True)
+watching.start()
+build(config)
+pretrain(config)
+predict(config)
+ended.wait(15)  # Ray's nodes export every second here
+ended.set()
+watching.join()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_jobs_export_every_metric_under_its_name(settings: list[str], photos: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(photos, tmp_path / "photos")
+    (source / "empty.png").touch()
+    model, file = tmp_path / "model", tmp_path / "recipe.yaml"
+    tiny().save(str(model))
+    more = [f"workspace={tmp_path}/run", f"predict.input={photos}", f"predict.model={model}", "predict.workers=1"]
+    more += ["train.workers=1", "train.checkpoint_every=5", "pretrain.epochs=4"]
+    more += [f"build.sources.0.location={source}", "build.sources.0.samples_per_photo=25"]
+    file.write_text(yaml.safe_dump(recipe.load(None, [*settings, *more]).dump()))
+    done = subprocess.run(
+        [sys.executable, "-c", JOBS, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env={**os.environ, "RAY_metrics_report_interval_ms": "1000"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.keys() == EXPORTED.keys()
+    dataset = tmp_path / "run" / "dataset"
+    assert found["ray_mpc_build_shards_total"] == len([*dataset.glob("shards/*.parquet")])
+    assert found["ray_mpc_build_rejects_total"] == pq.read_metadata(dataset / "rejects.parquet").num_rows
+    assert found["ray_mpc_predict_images_total"] == len([*photos.iterdir()])
+    assert 0 < found["ray_mpc_train_data_wait_share"] <= 1
+    assert found["ray_mpc_checkpoint_interval_seconds"] < 600
