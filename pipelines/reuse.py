@@ -48,9 +48,8 @@ def training_identity(config: Config, verb: str, manifest: Manifest) -> dict[str
             "input_size": model.input_size,
             "threshold": _THRESHOLD,
         },
-        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
-        verb: settings.model_dump(mode="json", exclude={"output", "encoder", "cache"})
-        | {"cached": bool(getattr(settings, "cache", None))},
+        "train": config.train.identity(NOT_IDENTITY),
+        verb: settings.identity({"output", "encoder", "cache"}) | {"cached": bool(getattr(settings, "cache", None))},
     }
     if verb == "finetune" and config.finetune.start != "scratch":
         identity["encoder"] = model_digest(str(config.finetune.encoder))
@@ -95,17 +94,17 @@ def images(source: str) -> selection.Selection:
 def search_identity(config: Config) -> dict[str, Any]:
     """What tells one search from another."""
     dataset: Any = (
-        config.build.model_dump(mode="json", exclude={"output"})
+        config.build.identity({"output"})
         if any(key.startswith("build.") for key in config.tune.space)
         else Manifest.read(str(config.train.dataset)).fingerprint
     )
     identity = {
         "seed": config.seed,
         "dataset": dataset,
-        "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=NOT_IDENTITY),
-        "pretrain": config.pretrain.model_dump(mode="json", exclude={"output"}),
-        "finetune": config.finetune.model_dump(mode="json", exclude={"output", "encoder"}),
+        "model": config.model.identity(),
+        "train": config.train.identity(NOT_IDENTITY),
+        "pretrain": config.pretrain.identity({"output"}),
+        "finetune": config.finetune.identity({"output", "encoder"}),
         "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"})
         | config.tune.model_dump(mode="json", include={"scheduler", "searcher"}, exclude_none=True),
     }

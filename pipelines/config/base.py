@@ -1,7 +1,8 @@
 """What sections of a config are made of: the strict base class, kinds of values, and keys that two sections share."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -48,10 +49,28 @@ SplitName = Literal["train", "validation", "test"]
 Quality = Annotated[int, Field(ge=1, le=100)]
 
 
+ADDED = "added after outputs of an earlier version were made"
+"""Metadata of a key, `key: Annotated[int, ADDED] = 1`: see `Section.identity`."""
+
+
 class Section(BaseModel):
     """A part of the config: unknown keys are errors, and values are not silently converted between kinds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+    def identity(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """The values that tell one output from another, as JSON: without `exclude`, and without ADDED keys that have
+        their default, so that an output from before there was a key is that of a config that does not give it."""
+        values = self.model_dump(mode="json", exclude=set(exclude))
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if ADDED in field.metadata and value == field.get_default(call_default_factory=True):
+                values.pop(name, None)
+            elif name in values and isinstance(value, Section):
+                values[name] = value.identity()
+            elif name in values and isinstance(value, list) and all(isinstance(one, Section) for one in value):
+                values[name] = [one.identity() for one in value]
+        return values
 
 
 class PoolConfig(Section):

@@ -1,14 +1,15 @@
 """Sections are strict and frozen, and their locations absolute."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mpc_model.errors import UserError
 from pipelines.config import recipe
 from pipelines.config.base import (
+    ADDED,
     Fraction,
     Location,
     ModelLocation,
@@ -98,6 +99,28 @@ def test_defaults_are_checked_as_given_values_are(tmp_path: Path, monkeypatch: A
 
     monkeypatch.chdir(tmp_path)
     assert Relative().folder == str(tmp_path / "data")
+
+
+class Below(Section):
+    name: str
+    later: Annotated[int, ADDED] = 1
+
+
+class Above(Section):
+    first: int = 0
+    output: Location = "/output"
+    later: Annotated[Positive, ADDED] = 2
+    below: Below = Below(name="a")
+    several: list[Below] = Field(default=[])
+
+
+def test_a_key_that_was_added_tells_outputs_apart_once_it_is_not_the_default() -> None:
+    plain = Above(several=[Below(name="b")])
+    assert plain.identity({"output"}) == {"first": 0, "below": {"name": "a"}, "several": [{"name": "b"}]}
+    other = Above(later=3, below=Below(name="a", later=3), several=[Below(name="b", later=3)])
+    assert other.identity() == other.model_dump(mode="json")
+    with pytest.raises(ValidationError):
+        Above(later=0)
 
 
 def test_a_section_cannot_be_changed() -> None:
