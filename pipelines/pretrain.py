@@ -26,7 +26,7 @@ from pipelines.runtime import storage
 from pipelines.training import launch
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
-from pipelines.training.stage import ParameterGroups
+from pipelines.training.stage import ParameterGroups, Steps
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -66,8 +66,8 @@ class _Contrast(nn.Module):
         if self.settings.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
 
-    def forward(self, inputs: DeviceBatch, seed: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch; `seed` decides which pixels are drawn."""
+    def forward(self, inputs: DeviceBatch, seed: Tensor, steps: Steps) -> dict[str, Tensor]:
+        """Losses of a batch; `seed` decides which pixels are drawn, no weight changes with `steps`."""
         settings = self.settings
         first: Sequence[Tensor]
         second: Sequence[Tensor]
@@ -115,6 +115,7 @@ class Pretraining:
 
     verb = "pretrain"
     monitor = "linear_probe_f1"
+    calls = 1
     feature_cache: FeatureCache | None = None
 
     def __init__(self, config: Config) -> None:

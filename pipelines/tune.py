@@ -210,6 +210,8 @@ def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) 
             listing.list_all(config.build, config.seed)
             checked.add(sources)
     pretrain.Pretraining.check(config, manifest)
+    if config.tune.stages == "both":
+        finetune.Finetuning.check(config, manifest)
     network = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
     if network not in checked:
         pretrain.Pretraining(config)

@@ -1,4 +1,5 @@
-"""Rows of all ranks side by side, differentiably: what a loss needs whose negatives come from the other ranks.
+"""Rows of all ranks side by side: differentiably, as a loss needs them whose negatives come from the other ranks, or
+not, as buffers need them that all ranks must agree on.
 
 Every rank must call these functions equally often and in the same order, in the backward pass too: where a gradient is
 wanted, each rank's loss must depend on what it gathered, if only by an empty slice of it. Works on gloo and NCCL.
@@ -31,10 +32,26 @@ def gather(mine: Tensor) -> Tensor:
     return gathered
 
 
+def gathered(mine: Tensor, size: int) -> Tensor:
+    """The rows of all ranks in the order of ranks, without a gradient: (N, ...) of each -> (ranks * size, ...).
+
+    For buffers of a module that depend on the batch: computed from these rows, they are the same on all ranks, and
+    those of one process that has the rows of all. N may differ between ranks, as batches may by an image, and is at
+    most `size`: after its own rows each rank has rows of zeros. `gathered` of N times True says which rows are real.
+    """
+    rows = torch.cat([mine.detach(), mine.new_zeros(size - len(mine), *mine.shape[1:])])
+    if world_size() == 1:
+        return rows
+    ranks = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(ranks, rows)
+    return torch.cat(ranks)
+
+
 def summed(mine: Tensor) -> Tensor:
-    """The sum of the tensors of all ranks, without a gradient."""
+    """The sum of the tensors of all ranks, without a gradient; the same bits on all."""
     total = mine.detach().clone()
-    dist.all_reduce(total)
+    if world_size() > 1:
+        dist.all_reduce(total)
     return total
 
 

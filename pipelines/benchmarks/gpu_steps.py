@@ -246,7 +246,7 @@ def accelerated(module: nn.Module, images: Tensor, levers: Levers) -> tuple[bool
     from pipelines.training.compile import accelerate
 
     stage: Any = SimpleNamespace(
-        verb="pretrain", localizer=SimpleNamespace(encoder=module.encoder), module=module, passes=2
+        verb="pretrain", localizer=SimpleNamespace(encoder=module.encoder), module=module, passes=2, calls=1
     )
     train = SimpleNamespace(
         compile="blocks" if levers.blocks else "off",

@@ -29,6 +29,7 @@ from pipelines.pretrain import Pretraining, pretrain
 from pipelines.runtime.device import process_device
 from pipelines.tracking import client, runs
 from pipelines.training import loop, validation
+from pipelines.training.stage import Steps
 from pipelines.training.worker_context import WorkerContext
 
 
@@ -114,11 +115,11 @@ def _step(config: Config, inputs: DeviceBatch, device: torch.device) -> Callable
     stage = Finetuning(config)
     module = stage.module.to(device).train()
     optimizer = torch.optim.AdamW([parameter for parameter in module.parameters() if parameter.requires_grad], lr=1e-6)
-    seed = torch.zeros((), dtype=torch.int64, device=device)
+    seed, steps = torch.zeros((), dtype=torch.int64, device=device), Steps.at(0, 1, device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        module(inputs, seed)["total"].backward()
+        module(inputs, seed, steps)["total"].backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

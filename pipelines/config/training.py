@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.config.base import Location, OutputLocation, Positive, Section
+from pipelines.config.base import ADDED, Location, OutputLocation, Positive, Section
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -147,18 +147,22 @@ class OptimConfig(Section):
     """Optimizer, learning rate, weight decay, schedule and floor as published; keys that are given win."""
     epochs: Positive = 20
     """Passes over the training split."""
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    """adam couples weight decay to the gradient, adamw does not."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """adam and sgd couple weight decay to the gradient, adamw does not."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Largest learning rate of the schedule."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay of the optimizer."""
-    schedule: Literal["constant", "cosine", "cosine20", "plateau"] = "cosine"
+    momentum: Annotated[float, Field(ge=0, lt=1), ADDED] = 0.9
+    """Of optimizer sgd: the share of the last step's direction that the next one keeps."""
+    schedule: Literal["constant", "cosine", "cosine20", "plateau", "poly"] = "cosine"
     """pipelines/training/schedules.py says what each does."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly to what the schedule says."""
     floor: Annotated[float, Field(ge=0)] = 1e-8
     """Smallest learning rate of the falling schedules."""
+    power: Annotated[float, Field(gt=0), ADDED] = 0.9
+    """Of schedule poly: the exponent; 1 falls along a line."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest gradient norm."""
     patience: Positive | None = None
@@ -241,6 +245,8 @@ class FinetuneConfig(OptimConfig):
     """What is trained: the head on frozen features, or the whole network."""
     backbone_rate: Annotated[float, Field(gt=0)] = 0.1
     """With `unfreeze: all`, the backbone's learning rate over the head's."""
+    supervision: Annotated[str, ADDED] = "mask"
+    """What is learnt from: mask (the whole mask of each image) or another registered supervision."""
     cache: OutputLocation | None = None
     """Folder in which the frozen features of each stored view are stored when they are first computed."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -90,9 +90,7 @@ def epoch_batches(
     A pure function of its arguments. With the world and batch size of the cursor's last segment, the result is the rest
     of what an uninterrupted run would have had. `rows` and `groups` are those of `entries`.
     """
-    segments = cursor.segments
-    if not segments or (segments[-1].world, segments[-1].batch_size) != (world, batch_size):
-        segments = (*segments, Segment(world, batch_size, 0))
+    segments = _with_current(cursor.segments, world, batch_size)
 
     def generator(segment_index: int) -> np.random.Generator:
         return np.random.default_rng([int(fingerprint[:16], 16), seed, cursor.epoch, segment_index])
@@ -105,6 +103,26 @@ def epoch_batches(
         remaining = np.setdiff1d(remaining, np.concatenate(done)) if done else remaining
     rank_batches = _assign_to_ranks(remaining, groups, current, generator(len(finished)))
     return [batches[current.steps :] for batches in rank_batches]
+
+
+def steps_left(rows: int, cursor: Cursor, world: int, batch_size: int) -> int:
+    """How many batches each rank still has of the cursor's epoch of so many rows: as many as `epoch_batches` gives,
+    but nothing is drawn, so that it may be asked at every step."""
+    left = rows
+    *finished, current = _with_current(cursor.segments, world, batch_size)
+    for segment in finished:
+        steps = math.ceil(left / (segment.world * segment.batch_size))
+        shares = [left // segment.world + (rank < left % segment.world) for rank in range(segment.world)]
+        # Of a rank's rows, `np.array_split` gives the first batches one more.
+        left -= sum(segment.steps * (share // steps) + min(segment.steps, share % steps) for share in shares if steps)
+    return math.ceil(left / (world * batch_size)) - current.steps
+
+
+def _with_current(segments: tuple[Segment, ...], world: int, batch_size: int) -> tuple[Segment, ...]:
+    """The segments, of which the last has this world and batch size: a new one without steps where it has not."""
+    if segments and (segments[-1].world, segments[-1].batch_size) == (world, batch_size):
+        return segments
+    return (*segments, Segment(world, batch_size, 0))
 
 
 def _assign_to_ranks(

@@ -41,7 +41,7 @@ def accelerate(stage: "Stage", config: "Config", device: torch.device) -> bool:
     """
     encoder = stage.localizer.encoder
     assert isinstance(encoder, nn.Module)
-    how, capture = _compiling(config, device), _capturing(config, device)
+    how, capture = _compiling(config, device), _capturing(stage, config, device)
     if (how == "off" and not capture) or (stage.verb == "finetune" and config.finetune.cache):
         return False  # an encoder whose features are cached runs once for each view
     stage.module.train()
@@ -66,12 +66,14 @@ def _compiling(config: "Config", device: torch.device) -> str:
     return how
 
 
-def _capturing(config: "Config", device: torch.device) -> bool:
+def _capturing(stage: "Stage", config: "Config", device: torch.device) -> bool:
     how, reason = config.train.cuda_graph, ""
     if device.type != "cuda":
         reason = f"the device is {device.type}"
     elif config.train.sync_batchnorm:
         reason = "train.sync_batchnorm exchanges statistics inside the network, which a graph cannot"
+    elif stage.calls > 1 and any(weight.requires_grad for weight in stage.localizer.parameters()):
+        reason = f"a step calls the network {stage.calls} times, and each replay would overwrite what the last one left"
     if how == "on" and reason:
         console.warn(f"cuda_graph: {reason}; training goes on without it")
     return how != "off" and not reason

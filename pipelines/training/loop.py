@@ -24,13 +24,13 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, telemetry
 from pipelines.runtime.device import prepare_training
 from pipelines.tracking import outbox
-from pipelines.training import not_finite, pictures, validation
+from pipelines.training import buffers, not_finite, pictures, validation
 from pipelines.training.background import Background
 from pipelines.training.checkpoint_writer import CheckpointWriter
 from pipelines.training.compile import accelerate
 from pipelines.training.device_feed import on_device
 from pipelines.training.optimization import Optimization
-from pipelines.training.progress import TrainingProgress, TrainingResult, is_stale
+from pipelines.training.progress import Pace, TrainingProgress, TrainingResult, is_stale
 from pipelines.training.schedules import learning_rate
 from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
@@ -96,6 +96,7 @@ class TrainingLoop:
         if context.rank == 0:
             threads = validation.loader_threads(config, self.stage.feature_cache is not None)
             console.say(f"{self.verb}: {threads} threads decode ahead (train.loader_threads)")
+        self.pace = Pace(len(self.loader), context.world_size, config.train.batch_size, config.train.accumulate)
         self.shares = Shares(context.rank, context.world_size)
         self.validator = validation.Validator(config, stage, context.device, self.shares)
         self.async_validator: AsyncValidator | None = None
@@ -135,7 +136,11 @@ class TrainingLoop:
         if document["fingerprint"] != self.fingerprint:
             raise UserError(f"{location} was trained on another dataset; name another {self.verb}.output")
         self.stage.localizer.load_state_dict(weights)
-        self.optimization.module.load_state_dict(state["module"], strict=False)
+        missing = self.optimization.module.load_state_dict(state["module"], strict=False).missing_keys
+        if lacking := [name for name in missing if name not in weights]:
+            raise UserError(
+                f"{location} is of another version: it holds no {lacking[0]}; name another {self.verb}.output"
+            )
         self.optimization.restore(state["optimizer"])
         self.progress = TrainingProgress.from_facts(document, document["step"])
         if self.writer:
@@ -204,15 +209,17 @@ class TrainingLoop:
     def _step(self, batches: list[Batch], waited: float = 0.0) -> None:
         """One step of the optimizer. Its metrics stay on the device until `_read`."""
         step, epoch = self.progress.step, self.progress.cursor.epoch
+        total = self.progress.total_steps(self.settings.epochs, self.pace)
         rate = learning_rate(
             self.settings,
             step=step,
+            total=total,
             epoch=epoch,
             progress=(epoch + batches[-1].progress) / self.settings.epochs,
             metrics=self.progress.monitored(self.stage.monitor),
         )
         ids = [name for batch in batches for name in batch.ids]
-        values = self.optimization.step(batches, step, rate)
+        values = self.optimization.step(batches, step, total, rate)
         self.ring.add(StepFacts(step, rate, ids, len(ids) * self.context.world_size, waited), values)
 
     def _read(self, note: bool = False) -> bool:
@@ -350,9 +357,10 @@ class TrainingLoop:
     def _save(self, ends_epoch: bool = False, final: bool = False) -> None:
         """Have a checkpoint written, on rank 0, and report it, on all ranks.
 
-        Before that all ranks look whether the steps so far were good.
+        Before that all ranks look whether the steps so far were good, and whether rank 0 has the buffers of all.
         """
         self._read()
+        buffers.check_same(self.optimization.module, self.stage.localizer, self.context.world_size)
         written = self.writer.save(self.progress, self.window, final) if self.writer else None
         self.context.report(Report(self.progress.step, self._reported(), ends_epoch, written))
 

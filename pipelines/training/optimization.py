@@ -15,7 +15,7 @@ from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
 from pipelines.dataset.batch import Batch
 from pipelines.dataset.order import step_seed
-from pipelines.training.stage import Stage
+from pipelines.training.stage import Stage, Steps
 from pipelines.training.worker_context import WorkerContext
 
 
@@ -35,13 +35,12 @@ class Optimization:
             {"params": [parameter for parameter in parameters if parameter.requires_grad], "scale": scale}
             for parameters, scale in stage.parameter_groups
         ]
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._settings.optimizer]
-        rate, decay = self._settings.learning_rate, self._settings.weight_decay
-        self.optimizer: torch.optim.Optimizer = optimizer(groups, lr=rate, weight_decay=decay, fused=True)
+        self.optimizer = _optimizer(self._settings, groups)
         self._trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self._smallest = min(self._trained, key=lambda parameter: parameter.numel())
         # The fused optimizers look at this number on the device, and change nothing where it is 1.
-        self._stopped = self.optimizer.found_inf = torch.zeros((), device=context.device)
+        self._stopped = torch.zeros((), device=context.device)
+        self.optimizer.found_inf = self._stopped  # type: ignore[attr-defined]
         self.parallel: nn.Module = self.module
         self._drops_gradients = True
 
@@ -74,11 +73,11 @@ class Optimization:
             )
         self.parallel.train()
 
-    def step(self, batches: Sequence[Batch], step: int, learning_rate: float) -> dict[str, Tensor]:
+    def step(self, batches: Sequence[Batch], done: int, total: int, learning_rate: float) -> dict[str, Tensor]:
         """Average the gradients of the batches and apply them. Returns the metrics of this rank, 0-d on the device.
 
         These are what the module returns, as means over the batches, and `gradient_norm` (before clipping), which all
-        ranks share. `step` is the number of steps before this one.
+        ranks share. `done` is the number of steps before this one, `total` that of the whole training.
 
         Nothing here makes the host wait for the device. From the first step on where the loss of a rank or the
         gradient is not finite, weights and optimizer are left as they are, on all ranks: who reads the metrics finds
@@ -88,13 +87,14 @@ class Optimization:
             group["lr"] = learning_rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=self._drops_gradients)
         rows: list[Tensor] = []
+        steps = Steps.at(done, total, self._context.device)
         for index, batch in enumerate(batches):
-            seed = step_seed(self._config.seed, step, index, self._context.rank)
+            seed = step_seed(self._config.seed, done, index, self._context.rank)
             torch.manual_seed(seed)
             draws = seed_from(torch.Generator().manual_seed(seed)).to(self._context.device, non_blocking=True)
             with self._unsynchronised() if index + 1 < len(batches) else nullcontext():
                 with torch.autocast(self._context.device.type, torch.bfloat16, self._config.train.precision == "bf16"):
-                    losses = self.parallel(batch.to(self._context.device), draws)
+                    losses = self.parallel(batch.to(self._context.device), draws, steps)
                 self._backward(losses["total"], len(batches))
             rows.append(torch.stack([value.detach().float() for value in losses.values()]))
         norm = nn.utils.get_total_norm([parameter.grad for parameter in self._trained if parameter.grad is not None])
@@ -120,6 +120,15 @@ class Optimization:
     def _unsynchronised(self) -> AbstractContextManager[None]:
         """Inside, gradients stay on their rank: only a step's last backward pass exchanges them."""
         return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+
+
+def _optimizer(settings: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of the settings, fused: one that leaves everything as it is where `found_inf` is 1."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return adam(groups, lr=rate, weight_decay=decay, fused=True)
 
 
 def _laid_out(shape: torch.Size, gradient: Tensor) -> Tensor:

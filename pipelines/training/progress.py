@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from pipelines.artifacts.checkpoint import ProgressFacts
-from pipelines.dataset.order import Cursor
+from pipelines.dataset.order import Cursor, steps_left
 
 
 class TrainingResult(TypedDict):
@@ -17,6 +17,20 @@ class TrainingResult(TypedDict):
     best: list[int]
     losses: list[float]
     history: list[dict[str, float]]
+
+
+class Pace(NamedTuple):
+    """What a step and an epoch consist of: samples of an epoch, workers, and of each worker the samples of a forward
+    pass and the forward passes of a step."""
+
+    samples: int
+    workers: int
+    batch_size: int
+    accumulate: int
+
+    def steps_left(self, cursor: Cursor) -> int:
+        """Steps that are left of the cursor's epoch."""
+        return math.ceil(steps_left(self.samples, cursor, self.workers, self.batch_size) / self.accumulate)
 
 
 @dataclass
@@ -65,6 +79,14 @@ class TrainingProgress:
         """Count one step of the optimizer, over so many batches on each rank. Its loss is added once it is known."""
         self.step += 1
         self.cursor = self.cursor.advanced(world_size, batch_size, batches)
+
+    def total_steps(self, epochs: int, pace: Pace) -> int:
+        """The steps of the whole training of so many epochs: those done, and those left at this pace.
+
+        It follows from what a checkpoint stores and from the pace, and changes only where the number of workers does.
+        """
+        of_epoch = pace.steps_left(Cursor())
+        return self.step + pace.steps_left(self.cursor) + (epochs - self.cursor.epoch - 1) * of_epoch
 
     def add_loss(self, loss: float) -> None:
         """Add the loss of a step of the current epoch."""

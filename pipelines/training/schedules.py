@@ -9,11 +9,14 @@ PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 3
 COSINE_EPOCHS = 20
 
 
-def learning_rate(settings: OptimConfig, *, step: int, epoch: int, progress: float, metrics: Sequence[float]) -> float:
+def learning_rate(
+    settings: OptimConfig, *, step: int, total: int, epoch: int, progress: float, metrics: Sequence[float]
+) -> float:
     """The learning rate of a step.
 
-    `step` and `epoch` count the finished ones, `progress` in [0, 1] is the finished share of the whole training, and
-    `metrics` holds the monitored metric of each validated epoch (-inf where there is none).
+    `step` and `epoch` count the finished ones, `total` are the steps of the whole training, `progress` in [0, 1] is the
+    share of it that is finished after this step, and `metrics` holds the monitored metric of each validated epoch (-inf
+    where there is none).
 
     constant: `learning_rate`.
     cosine: from `learning_rate` to `floor` over the whole training. Stage 2 of the paper (Lou et al., IEEE TIFS 2025,
@@ -22,15 +25,19 @@ def learning_rate(settings: OptimConfig, *, step: int, epoch: int, progress: flo
         release, whose period is fixed.
     plateau: multiplied by PLATEAU_FACTOR when the best metric is more than PLATEAU_PATIENCE epochs old, counted anew
         after each reduction. Stage 1 of the paper and of the release, with the release's factor and patience.
+    poly: from `learning_rate` to `floor` by (1 - step/total) to the power of `power`, step by step. MSCCNet (floor: a
+        hundredth of the rate) and PCLMix (floor 0).
 
     Over the first `warmup_steps` steps the rate rises linearly to what the schedule says.
     """
     warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    return warmup * _scheduled(settings, epoch, progress, metrics)
+    return warmup * _scheduled(settings, step / total, epoch, progress, metrics)
 
 
-def _scheduled(settings: OptimConfig, epoch: int, progress: float, metrics: Sequence[float]) -> float:
+def _scheduled(settings: OptimConfig, share: float, epoch: int, progress: float, metrics: Sequence[float]) -> float:
     rate, floor = settings.learning_rate, settings.floor
+    if settings.schedule == "poly":
+        return (rate - floor) * (1 - share) ** settings.power + floor
     if settings.schedule == "cosine":
         return _cosine(rate, floor, min(progress, 1.0))
     if settings.schedule == "cosine20":

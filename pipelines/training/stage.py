@@ -5,10 +5,10 @@ pipelines/pretrain.py and pipelines/finetune.py.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
@@ -21,18 +21,44 @@ ParameterGroups = list[tuple[Iterable[nn.Parameter], float]]
 """What the optimizer trains: groups of parameters, each with a factor of the learning rate."""
 
 
+class Steps(NamedTuple):
+    """How far training is, for schedules: two int64 scalars on the device, whose values the host need not know.
+
+    done: optimizer steps before this one. The forward passes of one step (`train.accumulate`) have the same.
+    total: steps of the whole training: those done, and those left with the workers that there are now
+        (`TrainingProgress.total_steps`). `patience` may end training before.
+    """
+
+    done: Tensor
+    total: Tensor
+
+    @classmethod
+    def at(cls, done: int, total: int, device: torch.device | str = "cpu") -> "Steps":
+        """The tensors of two numbers; on a GPU no copy from the host is made."""
+        return cls(*(torch.full((), number, dtype=torch.int64, device=device) for number in (done, total)))
+
+    @property
+    def share(self) -> Tensor:
+        """The share of the training that is done, in [0, 1): a float64 scalar."""
+        return self.done.double() / self.total
+
+
 class Stage(Protocol):
     """One stage of training: a module that turns a batch into losses, and an evaluation of the localizer in it.
 
     verb: the name of the command and of the config section with the stage's settings.
     monitor: the metric of `evaluate` that is maximised; the best epoch is the one where it is highest.
     localizer: what is exported as a model directory.
-    module: `module(inputs, seed)` returns float32 scalars by name, the loss under `total`; `seed`, an int64 scalar on
-        the device, decides what is drawn by counting, and torch's global generator was seeded with another. No value
-        and no generator of the host is used, so that the whole can be compiled. The tensors that the localizer does not
-        have are stored in checkpoints only.
+    module: `module(inputs, seed, steps)` returns float32 scalars by name, the loss under `total`; `seed`, an int64
+        scalar on the device, decides what is drawn by counting, and torch's global generator was seeded with another.
+        `steps` says how far training is. No value and no generator of the host is used, so that the whole can be
+        compiled. Parameters and buffers that the localizer does not have are stored in checkpoints and not exported. A
+        buffer that depends on the batch is computed from the values of all ranks (mpc_model/losses/all_gather.py), so
+        that all ranks have the same: a checkpoint stores that of rank 0.
     parameter_groups: what the optimizer trains.
-    passes: how often `module` sends a batch through the encoder, all at once.
+    passes: how many batches `module` sends through the encoder at once.
+    calls: how often it does so before gradients are computed. Above 1 the encoder is not captured as a CUDA graph: each
+        replay would overwrite what the gradient of the one before needs.
     feature_cache: the features of a frozen encoder, which the loader reads; None where images are needed.
     """
 
@@ -42,6 +68,7 @@ class Stage(Protocol):
     module: nn.Module
     parameter_groups: ParameterGroups
     passes: int
+    calls: int
     feature_cache: FeatureCache | None
 
     def __init__(self, config: Config) -> None: ...

@@ -1,14 +1,21 @@
 """A backbone of few operators: for tests of what is around one."""
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: int = 8
 
 
 class Pyramid(nn.Module):
     """Four convolutions, each map from the one before."""
 
     projection_width = 8
+    spec = Sizes()
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def test_a_frozen_backbone_has_no_graph_and_no_new_statistics(trained: Config, t
     batch = next(state.loader.epoch(Cursor()))
     state.optimization.parallel.train()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
-        maps = state.optimization.module._features(batch.to(torch.device("cpu")))
+        maps = state.optimization.module.features(batch.to(torch.device("cpu")))
     assert saved == []
     assert not any(level.requires_grad for level in maps)
     state._step([batch])

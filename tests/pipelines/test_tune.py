@@ -14,6 +14,7 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.runtime import lease
 from pipelines.search import ledger, trial
+from pipelines.training.supervision import SUPERVISIONS
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,8 @@ from pipelines.search import ledger, trial
         ("tune.space={train.cpus_per_worker: [1, 64]}", "train.cpus_per_worker changes nothing that is learnt"),
         ("tune.space={train.dataset: [a, b]}", "train.dataset is set by the search itself"),
         ("tune.space={pretrain.temperature=0.1 x: [0.1]}", "'pretrain.temperature=0.1 x' is no config key"),
+        ("tune.space={finetune.supervision: [mask, masks]}", "tune.space: unknown supervision 'masks'"),
+        ("tune.space={finetune.momentum: {least: 0.5, most: 1.0}}", r"finetune\.momentum: .*less than 1"),
         ("tune.space={pretrain.initial: [null, /gone.pth]}", "tune.space: .*/gone.pth"),
         ("pretrain.initial=/gone.pth", "/gone.pth"),
         ("tune.space={model.backbone: [hrformer_tiny, hrformer_huge]}", "tune.space: .*hrformer_huge"),
@@ -55,6 +58,13 @@ def test_a_space_that_cannot_be_searched_is_refused(built: Config, tmp_path: Pat
     with pytest.raises(UserError, match=words):
         command.tune(recipe.revised(built, f"tune.output={tmp_path / 'tune'}", SPACE, *_split(override)))
     assert not (tmp_path / "tune").exists()
+
+
+def test_optimizers_schedules_and_supervisions_can_be_searched(built: Config) -> None:
+    optimizers = "pretrain.optimizer: [adamw, sgd], pretrain.momentum: {least: 0.5, most: 0.99}"
+    schedules = "finetune.schedule: [cosine, poly], finetune.power: {least: 0.5, most: 2.0}"
+    supervisions = f"finetune.supervision: {sorted(SUPERVISIONS)}"
+    command._check(recipe.revised(built, f"tune.space={{{optimizers}, {schedules}, {supervisions}}}"))
 
 
 def _split(override: str) -> list[str]:

@@ -53,6 +53,22 @@ CHECKS = {
         assert chosen.counts.tolist() == [10, 10]
         assert all(row in features[0, 1::2].tolist() for row in chosen.features[0].tolist())
         """,
+    "A supervision": """
+        import torch
+        from pipelines.config import recipe
+        from pipelines.dataset.batch import DeviceBatch
+        from pipelines.finetune import Finetuning
+        from pipelines.training.stage import Steps
+        model = "model={backbone: hrformer_tiny, input_size: 64}"
+        settings = "finetune={start: scratch, unfreeze: all, supervision: share}"
+        module = Finetuning(recipe.load(None, [model, settings])).module.train()
+        masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+        masks[0, :32] = 1
+        losses = module(DeviceBatch(torch.rand(2, 3, 64, 64), masks), torch.tensor(0), Steps.at(1, 4))
+        losses["total"].backward()
+        assert losses["weight"] == 0.25
+        assert all(one.grad is not None for one in module.decoder.parameters())
+        """,
     "A forgery kind": """
         import numpy as np
         from mpc_model.imaging.forging import ForgeSettings, forge

@@ -12,6 +12,7 @@ from pipelines.config.root import Config
 from pipelines.dataset.batch import DeviceBatch
 from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
+from pipelines.training.stage import Steps
 
 SIDE = 64
 
@@ -47,7 +48,7 @@ def losses(module: torch.nn.Module, of: torch.nn.Module, change: bool | None) ->
     torch.manual_seed(5)  # of stochastic depth
     handle = of.register_forward_hook(hook)
     try:
-        found: dict[str, Tensor] = module(batch(), torch.tensor(11))
+        found: dict[str, Tensor] = module(batch(), torch.tensor(11), Steps.at(0, 1))
     finally:
         handle.remove()
     found.pop("feature_norm", None)  # of all pixels: it watches the network, and is no loss

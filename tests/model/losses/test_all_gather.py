@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mpc_model.losses.all_gather import gather, summed
+from mpc_model.losses.all_gather import gather, gathered, summed
 from mpc_model.losses.contrast import multi_view_contrast
 
 FORMS = ("release", "paper")
@@ -48,7 +48,14 @@ def exchanged(rank: int, ranks: int) -> dict:
     found = gather(rows)
     loss = (rank + 1) * (found.flatten(0, 1).sum(1) @ torch.arange(1.0, 5))
     loss.backward()
-    return {"found": found.detach(), "gradient": rows.grad, "sum": summed(torch.tensor([rank, 5]))}
+    some = rows[: rank + 1]  # ranks may have batches of different sizes
+    return {
+        "found": found.detach(),
+        "gradient": rows.grad,
+        "sum": summed(torch.tensor([rank, 5])),
+        "padded": gathered(some, 3),
+        "real": gathered(torch.ones(len(some), dtype=torch.bool), 3),
+    }
 
 
 def batch() -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -113,6 +120,16 @@ def test_tensors_of_all_ranks_arrive_and_their_gradients_return(two_ranks):
         places = torch.arange(1.0, 5).split(2)[rank]
         assert torch.equal(result["gradient"], 3 * places[:, None].expand(-1, 3))
         assert result["sum"].tolist() == [1, 10]
+        assert torch.equal(result["padded"][result["real"]], torch.cat([own_rows(0)[:1], own_rows(1)]))
+        assert result["real"].tolist() == [True, False, False, True, True, False]
+        assert not result["padded"].requires_grad
+        assert not result["padded"][~result["real"]].any()
+
+
+def test_one_process_gathers_and_sums_what_it_has():
+    rows = own_rows(0).requires_grad_()
+    assert torch.equal(gathered(rows, 3), torch.cat([own_rows(0), torch.zeros(1, 3)]))
+    assert torch.equal(summed(rows), own_rows(0))
 
 
 def test_ranks_give_on_average_what_one_process_gives_the_whole_batch(two_ranks):

@@ -12,6 +12,7 @@ from pipelines.config import recipe
 from pipelines.dataset.batch import DeviceBatch
 from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
+from pipelines.training.stage import Steps
 
 SETTING = Setting(torch.device("cpu"), True, Peaks({"fp32": 1e12}, 1e12))
 OVERRIDES = ["model={backbone: hrformer_tiny, input_size: 64}", "pretrain.anchors_per_class=50", "train.batch_size=2"]
@@ -22,7 +23,7 @@ def test_stage_1_has_the_loss_of_training() -> None:
     images, masks = gpu_steps.batch_of(SETTING, 2, 64)
     seed = seed_from(torch.Generator().manual_seed(gpu_steps.SEED))
     torch.manual_seed(gpu_steps.SEED)
-    expected = stage.module.train()(DeviceBatch(images, masks), seed)["total"]
+    expected = stage.module.train()(DeviceBatch(images, masks), seed, Steps.at(0, 1))["total"]
     torch.manual_seed(gpu_steps.SEED)
     loss = Stage1(stage.localizer.encoder, 50).train()(images, masks)  # type: ignore[arg-type]
     torch.testing.assert_close(loss, expected)
@@ -37,7 +38,7 @@ def test_stage_2_has_the_loss_of_training_whatever_is_trained() -> None:
         if not trained:
             stage.localizer.encoder.eval()  # type: ignore[attr-defined]
         torch.manual_seed(gpu_steps.SEED)
-        expected = stage.module(DeviceBatch(images, masks), torch.tensor(0))["total"]
+        expected = stage.module(DeviceBatch(images, masks), torch.tensor(0), Steps.at(0, 1))["total"]
         step = Stage2(stage.localizer.encoder, stage.localizer.decoder, trains)  # type: ignore[arg-type]
         for _ in range(2):  # the second time, cached features are read
             torch.manual_seed(gpu_steps.SEED)

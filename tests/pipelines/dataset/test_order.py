@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.dataset.order import Cursor, Segment, entries, epoch_batches
+from pipelines.dataset.order import Cursor, Segment, entries, epoch_batches, steps_left
 
 FINGERPRINT = "ab12cd34ef56ab78" * 4
 
@@ -42,6 +42,7 @@ def test_resuming_with_the_same_world_gives_the_rest_of_the_same_batches(count, 
     whole = batches_left(count, Cursor(2), world, batch_size)
     steps = data.draw(st.integers(0, len(whole[0])))
     rest = batches_left(count, Cursor(2).advanced(world, batch_size, steps), world, batch_size)
+    assert steps_left(count, Cursor(2).advanced(world, batch_size, steps), world, batch_size) == len(rest[0])
     for full, remaining in zip(whole, rest, strict=True):
         assert [batch.tolist() for batch in full[steps:]] == [batch.tolist() for batch in remaining]
 
@@ -54,6 +55,7 @@ def test_changes_of_world_still_give_every_row_once(count, worlds, data) -> None
     cursor, seen = Cursor(1), []
     for index, (world, batch_size) in enumerate(worlds):
         rank_batches = batches_left(count, cursor, world, batch_size)
+        assert steps_left(count, cursor, world, batch_size) == len(rank_batches[0])
         last = index == len(worlds) - 1
         steps = len(rank_batches[0]) if last else data.draw(st.integers(0, len(rank_batches[0])))
         seen += flat([batches[:steps] for batches in rank_batches])

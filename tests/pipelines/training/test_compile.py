@@ -119,6 +119,17 @@ def test_on_a_cpu_auto_leaves_the_encoder_as_it_is_and_on_says_why_not(capsys: A
     assert "forward" not in vars(stage.localizer.encoder)
 
 
+def test_an_encoder_that_a_step_calls_twice_is_not_captured_unless_it_is_frozen(capsys: Any) -> None:
+    config, cuda = toy("train.cuda_graph=on"), torch.device("cuda")
+    stage = Pretraining(config)
+    assert compile._capturing(stage, config, cuda)
+    stage.calls = 2
+    assert not compile._capturing(stage, config, cuda)
+    assert "calls the network 2 times" in " ".join(capsys.readouterr().err.split())
+    stage.localizer.requires_grad_(False)
+    assert compile._capturing(stage, config, cuda)
+
+
 def test_compiled_code_is_kept_where_only_its_user_may_enter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = Path(compile.cache_folder())
     assert folder == tmp_path / "cache" / "mpc" / "compiled"
@@ -203,7 +214,7 @@ def test_gradients_of_several_replays_are_added(
     replayed.optimization.keep_gradients()
     for step in range(2):
         for state in (plain, replayed):
-            state.optimization.step(batches, step, 1e-3)
+            state.optimization.step(batches, step, 9, 1e-3)
     for name, tensor in plain.optimization.module.state_dict().items():
         torch.testing.assert_close(replayed.optimization.module.state_dict()[name], tensor, msg=name)
 
@@ -218,7 +229,7 @@ def test_a_run_compiled_by_inductor_gives_nearly_the_same_losses(how: str, train
     batch = next(plain.loader.epoch(Cursor()))
     for name, tensor in plain.optimization.module.state_dict().items():
         assert torch.equal(tensor, fast.optimization.module.state_dict()[name]), name  # trying it out left no trace
-    losses = [state.optimization.step([batch], 0, 1e-3)["total"].item() for state in (fast, plain)]
+    losses = [state.optimization.step([batch], 0, 9, 1e-3)["total"].item() for state in (fast, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     gradients = dict(plain.optimization.module.named_parameters())
     total = sum(one.grad.square().sum() for one in gradients.values()).sqrt()

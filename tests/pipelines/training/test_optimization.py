@@ -25,6 +25,7 @@ from pipelines.pretrain import Pretraining
 from pipelines.tracking import runs
 from pipelines.training import loop, validation
 from pipelines.training.optimization import Optimization
+from pipelines.training.stage import Steps
 from pipelines.training.step_ring import StepFacts, StepRing
 from pipelines.training.worker_context import WorkerContext
 
@@ -39,7 +40,7 @@ def test_accumulated_gradients_are_the_mean_over_the_forward_passes(trained: Con
     expected: list[torch.Tensor] = []
     for part, batch in enumerate(first):
         other.optimization.module.zero_grad()
-        other.optimization.module(batch.to(torch.device("cpu")), torch.tensor(part))["total"].backward()
+        other.optimization.module(batch.to(torch.device("cpu")), torch.tensor(part), Steps.at(0, 1))["total"].backward()
         found = [one.grad for one in other.optimization.module.parameters() if one.grad is not None]
         expected = [a + b / 2 for a, b in zip(expected or [torch.zeros_like(g) for g in found], found, strict=True)]
     state._step(first)
@@ -100,7 +101,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(trained: Co
     assert checkpoint.latest(str(config.pretrain.output)) is None
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_from_a_bad_step_on_weights_and_optimizer_stay_as_they_were(
     trained: Config, tmp_path: Path, optimizer: str
 ) -> None:
@@ -133,7 +134,7 @@ class Slope(nn.Module):
         self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4, bias=False)
 
-    def forward(self, inputs: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+    def forward(self, inputs: torch.Tensor, seed: torch.Tensor, steps: Steps) -> dict[str, torch.Tensor]:
         nothing = torch.zeros(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
         return {"total": (self.weight * inputs[:2]).sum() + inputs[2] + self.depthwise(nothing).sum()}
 
@@ -161,7 +162,7 @@ def one_rank(rank: int, folder: str) -> None:
         for step in range(3):
             bad = math.inf if (rank, step) == (1, 1) else 0.0
             batch: Any = Loaded(torch.tensor([3.0, 4.0 * rank, bad]))
-            ring.add(StepFacts(step, 0.1, [], 2, 0.0), optimization.step([batch], step, 0.1))
+            ring.add(StepFacts(step, 0.1, [], 2, 0.0), optimization.step([batch], step, 3, 0.1))
             weights.append(module.weight.detach().clone())
         read = ring.read(note=rank == 1)
     torch.save((weights, read, ring.read(), [str(one.message) for one in warned]), f"{folder}/{rank}.pt")
@@ -188,15 +189,17 @@ def test_a_bad_loss_of_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> No
     assert records[0].metrics["total"] == pytest.approx((3 + 3 + 8) / 2)
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw"])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
 def test_the_optimizer_s_steps_are_those_of_the_plain_formula_and_older_checkpoints_load(
     trained: Config, tmp_path: Path, kind: str
 ) -> None:
-    config = at(trained, tmp_path, f"finetune.optimizer={kind}", "finetune.weight_decay=0.1", verb="finetune")
+    settings = [f"finetune.optimizer={kind}", "finetune.momentum=0.8", "finetune.weight_decay=0.1"]
+    config = at(trained, tmp_path, *settings, verb="finetune")
     state = training(config, Finetuning)
     own, fused = state.optimization.module, state.optimization.optimizer
     twin = copy.deepcopy(own)
-    plain = type(fused)([one for one in twin.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.1)
+    more = {"momentum": 0.8} if kind == "sgd" else {}
+    plain = type(fused)([one for one in twin.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.1, **more)
 
     def step(with_gradients: bool) -> None:
         for one, other in zip(trained_parameters(state), plain.param_groups[0]["params"], strict=True):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from operators import Counted
 from small_backbone import Pyramid
+from small_supervision import Everything
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -24,10 +25,11 @@ from pipelines.finetune import Finetuning
 from pipelines.pretrain import Pretraining
 from pipelines.training import loop
 from pipelines.training.optimization import Optimization
+from pipelines.training.supervision import SUPERVISIONS
 from pipelines.training.worker_context import WorkerContext
 
 STAGES: dict[str, Any] = {"pretrain": Pretraining, "finetune": Finetuning}
-ALLOWED = {"pretrain": 3000, "finetune": 1900}
+ALLOWED = {"pretrain": 3000, "finetune": 1900, "everything": 4200}
 """Operators of a step of the whole of hrformer_tiny that launch something. Optimizer and norm are a handful."""
 READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__contains__", "equal")
 """Functions of a tensor that the host waits for."""
@@ -67,19 +69,29 @@ def batch(size: int) -> Batch:
     return Batch(images, masks, ["a"] * size, 0.5, ["0-0"] * size)
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_a_step_waits_for_nothing_and_its_operators_do_not_grow_with_the_batch(config: Config, verb: str) -> None:
+@pytest.fixture(params=["pretrain", "finetune", "everything"])
+def case(request: pytest.FixtureRequest, config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, Config]:
+    """A name, a verb and a config: both stages, and stage 2 with all that a supervision may have, by SGD."""
+    if request.param != "everything":
+        return request.param, request.param, config
+    monkeypatch.setitem(SUPERVISIONS._entries, "everything", Everything)
+    more = ["finetune.supervision=everything", "finetune.optimizer=sgd", "train.batch_size=5"]
+    return request.param, "finetune", recipe.revised(config, *more)
+
+
+def test_a_step_waits_for_nothing_and_its_operators_do_not_grow_with_the_batch(case: tuple[str, str, Config]) -> None:
+    name, verb, config = case
     optimization = Optimization(config, STAGES[verb](config), WorkerContext())
     optimization.distribute()
     counted = []
     with all_images_at_once():
-        optimization.step([batch(3)], 0, 1e-3)  # makes the optimizer's state
+        optimization.step([batch(3)], 0, 9, 1e-3)  # makes the optimizer's state
         for size in (2, 5):
             with Counted() as operators, Reads() as reads:
-                optimization.step([batch(size)], 1, 1e-3)
+                optimization.step([batch(size)], 1, 9, 1e-3)
             assert not operators.waits
             assert not reads.names
-            assert operators.kernels <= ALLOWED[verb], operators.names.most_common(12)
+            assert operators.kernels <= ALLOWED[name], operators.names.most_common(12)
             counted.append(operators.names)
     assert counted[0] == counted[1]
 
@@ -119,13 +131,13 @@ def faked(module: nn.Module) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_a_whole_step_traces_without_values(config: Config, verb: str) -> None:
+def test_a_whole_step_traces_without_values(case: tuple[str, str, Config]) -> None:
+    _, verb, config = case
     stage = STAGES[verb](config)
     with faked(stage.module):
         optimization = Optimization(config, stage, WorkerContext())
         optimization.distribute()
-        metrics = optimization.step([batch(2)], 0, 1e-3)
+        metrics = optimization.step([batch(2)], 0, 9, 1e-3)
     assert {value.shape for value in metrics.values()} == {torch.Size([])}
     assert type(metrics["gradient_norm"]).__name__ == "FakeTensor"
-    assert all(parameter.grad is not None for parameter in stage.module.parameters())
+    assert all(one.grad is not None for one in stage.module.parameters() if one.requires_grad)

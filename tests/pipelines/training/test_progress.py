@@ -4,9 +4,11 @@ import json
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipelines.dataset.order import Cursor
-from pipelines.training.progress import TrainingProgress, is_stale
+from pipelines.dataset.order import Cursor, steps_left
+from pipelines.training.progress import Pace, TrainingProgress, is_stale
 
 
 def after(epochs: int, **values: object) -> TrainingProgress:
@@ -30,6 +32,31 @@ def test_steps_and_epochs_are_counted() -> None:
     assert progress.history == [{"train_loss": 1.0}, {"train_loss": 2.0}]
     assert progress.cursor == Cursor(1 + 1).advanced(2, 4, 3)
     assert (progress.loss_sum, progress.loss_steps) == (0.5, 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 3), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.data())
+def test_the_steps_in_all_are_those_that_training_takes_and_change_with_the_workers_alone(
+    samples: int, accumulate: int, worlds: list[int], data: st.DataObject
+) -> None:
+    """Three epochs, each on as many workers as are there; the number may change in the middle of an epoch. What a
+    checkpoint stores is enough to know the rest."""
+    progress, epochs, said = TrainingProgress(), 3, 0
+    for number, world in enumerate(worlds):
+        pace = Pace(samples, world, 2, accumulate)
+        progress = TrainingProgress.from_facts(json.loads(json.dumps(progress.to_facts())), progress.step)
+        until = math.inf if number == len(worlds) - 1 else progress.step + data.draw(st.integers(0, 20))
+        said = progress.total_steps(epochs, pace)
+        while progress.cursor.epoch < epochs and progress.step < until:
+            assert progress.total_steps(epochs, pace) == said
+            left = steps_left(samples, progress.cursor, world, 2)
+            progress.advance(world, 2, min(accumulate, left))
+            progress.add_loss(0.0)
+            if left <= accumulate:
+                progress.finish_epoch()
+        if progress.cursor.epoch == epochs:
+            break
+    assert progress.step == said
 
 
 def test_it_goes_through_json_unchanged() -> None:

@@ -8,7 +8,7 @@ from pipelines.training.schedules import learning_rate
 
 
 def rate(settings: OptimConfig, progress: float = 0.0, metrics: list[float] | None = None, **more: int) -> float:
-    where = {"step": 10_000, "epoch": 0, **more}
+    where = {"step": 10_000, "total": 20_000, "epoch": 0, **more}
     return learning_rate(settings, progress=progress, metrics=metrics or [], **where)
 
 
@@ -43,6 +43,21 @@ def test_a_plateau_halves_the_rate_as_torch_does() -> None:
     for epoch, figure in enumerate(metrics):
         theirs.step(figure)
         assert rate(plateau, 0.5, metrics[: epoch + 1]) == pytest.approx(sgd.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("start", "floor", "total", "expected"),
+    [
+        (0.009, 0.009 / 100, 1000, {0: 0.009, 500: 0.0048647508, 999: 0.0001077778}),  # MSCCNet
+        (0.03, 0.0, 60_000, {0: 0.03, 30_000: 0.0160766019}),  # PCLMix
+    ],
+)
+def test_poly_falls_step_by_step(start: float, floor: float, total: int, expected: dict[int, float]) -> None:
+    poly = OptimConfig(schedule="poly", learning_rate=start, floor=floor)
+    for step, value in expected.items():
+        assert rate(poly, step=step, total=total) == pytest.approx(value, abs=5e-11)
+    line = OptimConfig(schedule="poly", learning_rate=start, floor=floor, power=1.0)
+    assert rate(line, step=total // 4, total=total) == pytest.approx(floor + (start - floor) * 3 / 4)
 
 
 def test_a_warm_up_rises_to_the_schedule() -> None:
