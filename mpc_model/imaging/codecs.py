@@ -1,6 +1,7 @@
 """Masks, encoding, and facts about a file. Decoding is in decoding.py.
 
-Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0, forged = 1 and ignored = 255.
+Arrays are RGB uint8 (H, W, 3); masks are uint8 (H, W) with authentic = 0, forged = 1 and ignored = 255. Index masks and
+scribbles hold the numbers of named classes, 0 to 254, and 255 where nobody says.
 """
 
 import re
@@ -25,7 +26,7 @@ IGNORED = 255
 """In a mask: the pixel is left out of losses, samples and metrics."""
 
 _QUANTIZATION = 0xDB
-_GREY_OF_8_BITS = b"\x08\0"
+_GREY_OF_8_BITS, _GREY_OF_1_BIT = b"\x08\0", b"\x01\0"
 """Bit depth and colour type in the header of a PNG file, at byte 24."""
 # ITU-T T.81 Annex K, table K.1 (luminance), in the zigzag order in which files store it.
 # fmt: off
@@ -49,6 +50,23 @@ def decode_mask(data: bytes, name: str, max_pixels: int = MAX_PIXELS, rule: str 
     if written_here and np.isin(levels[..., 0], (0, 1, IGNORED)).all():
         return np.ascontiguousarray(levels[..., 0])
     return mask_rule(rule or "bright")(levels)
+
+
+def decode_labels(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Mask:
+    """The index mask or scribble in `data`, uint8 (H, W), as `encode_labels` wrote it: a grey PNG file of 1 or 8 bits.
+
+    Raises as `decode_image` does, and DataError, unreadable, for another file.
+    """
+    if not data.startswith(PNG_MAGIC) or data[24:26] not in (_GREY_OF_8_BITS, _GREY_OF_1_BIT):
+        raise DataError(f"{name}: not a grey PNG file of 1 or 8 bits, as class numbers are stored in", "unreadable")
+    levels = np.ascontiguousarray(decode_image(data, name, max_pixels)[..., 0])
+    return levels if data[24:26] == _GREY_OF_8_BITS else levels // IGNORED
+
+
+def class_pixels(labels: Mask, classes: int) -> list[int]:
+    """The pixels of an index mask (H, W) of each class, 0 to `classes` - 1."""
+    counts: list[int] = np.bincount(labels.ravel(), minlength=classes)[:classes].tolist()
+    return counts
 
 
 MaskRule = Callable[[Image], Mask]
@@ -164,7 +182,12 @@ def encode_mask(mask: Mask) -> bytes:
         raise DataError(
             f"a mask to store has values 0, 1 and 255 (ignored) only, this one reaches {largest}; threshold it first"
         )
-    return _encode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1] if largest <= 1 else [])
+    return encode_labels(mask)
+
+
+def encode_labels(labels: Mask) -> bytes:
+    """`labels`, uint8 (H, W) of class numbers and 255, as a PNG file: of 1 bit where none is above 1, else of 8."""
+    return _encode(".png", labels, [cv2.IMWRITE_PNG_BILEVEL, 1] if labels.max(initial=0) <= 1 else [])
 
 
 def jpeg_quality(data: bytes) -> int | None:

@@ -27,6 +27,20 @@ def mask_picture(mask: Mask) -> Image:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
+def with_scribble(image: Image, scribble: Mask, names: Sequence[str]) -> Image:
+    """The image with a scribble, uint8 (H, W) of class numbers and 255, drawn over it, wider than it is.
+
+    The background, black in maps of classes, is white here.
+    """
+    side = 1 + 2 * round(max(image.shape) / 256)
+    wider = cv2.erode(scribble, np.ones((side, side), np.uint8))  # 255, not scribbled, is the largest value
+    table = np.full((256, 3), 255, np.uint8)
+    colours = class_colours(names)
+    colours[~colours.any(axis=1)] = 255
+    table[: len(names)] = colours
+    return np.where((wider == IGNORED)[..., None], image, table[wider])
+
+
 def heat(probability: npt.NDArray[np.float32]) -> Image:
     """A map of probabilities (H, W) as RGB: from black (0) through purple and orange to pale yellow (1)."""
     levels = np.rint(probability * 255).astype(np.uint8)

@@ -17,11 +17,13 @@ def dihedral(image: Image, mask: Mask, k: int) -> tuple[Image, Mask]:
     diagonal. Height and width are exchanged where k is odd.
     """
 
-    def transform(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        array = array if k % 4 == 0 else cv2.rotate(array, _ROTATIONS[k % 4])
-        return cv2.flip(array, 1) if k >= 4 else array
+    return element(image, k), element(mask, k)
 
-    return transform(image), transform(mask)
+
+def element(array: Image, k: int) -> Image:
+    """Element k of the symmetry group of the square, applied to one array, (H, W) or (H, W, 3): see `dihedral`."""
+    array = array if k % 4 == 0 else cv2.rotate(array, _ROTATIONS[k % 4])
+    return cv2.flip(array, 1) if k >= 4 else array
 
 
 def upright(image: Image, orientation: int) -> Image:

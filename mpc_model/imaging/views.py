@@ -6,14 +6,16 @@ the last operation was a JPEG compression, PNG otherwise. One more lossy compres
 model learns.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.imaging.codecs import Image, Mask, decode_image, encode_jpeg, encode_mask, encode_png
+from mpc_model.errors import DataError
+from mpc_model.imaging.codecs import Image, Mask, decode_image, encode_jpeg, encode_labels, encode_mask, encode_png
 from mpc_model.imaging.symmetries import dihedral as dihedral
 from mpc_model.registry import Registry
 
@@ -29,6 +31,8 @@ class View:
     image_bytes: bytes
     mask_bytes: bytes
     ops: list[Params]
+    scribble_bytes: bytes | None = None
+    """A PNG file of the scribble, of the same size, where the sample has one."""
 
 
 ViewPolicy = Callable[[Image, Mask, np.random.Generator], View]
@@ -36,21 +40,47 @@ VIEW_POLICIES: Registry[ViewPolicy] = Registry("view policy")
 
 
 def render_views(
-    encoded: bytes, image: Image, mask: Mask, policy: str, count: int, rng: np.random.Generator
+    encoded: bytes,
+    image: Image,
+    mask: Mask,
+    policy: str,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    indexed: bool = False,
+    scribble: Mask | None = None,
 ) -> list[View]:
     """`count` views of a sample: the canonical one (view 0), then those that the policy draws.
 
     Args: `encoded` is the file of the canonical view, and `image`, uint8 RGB (H, W, 3), the pixels that decoding it
-    gives: whoever made the file has them already. `mask` is uint8 (H, W) of 0, 1 and 255 = ignored.
+    gives: whoever made the file has them already. `mask` is uint8 (H, W) of 0, 1 and 255 = ignored, or, with `indexed`,
+    of class numbers and 255. `scribble`, uint8 (H, W) of class numbers and 255, goes through the same operations.
     View 0, and every view that the policy leaves unchanged, stores `encoded` itself. The first views do not depend on
-    `count`. Raises UserError for an unknown policy, ValueError for an image and a mask of different sizes.
+    `count`. Raises UserError for an unknown policy, ValueError for an image and masks of different sizes, DataError for
+    a mask of other values, and for a policy whose draws depend on what the mask holds, where there is a scribble.
     """
     render = VIEW_POLICIES[policy]
-    if mask.shape != image.shape[:2]:
-        raise ValueError(f"the image is {image.shape[:2]}, its mask {mask.shape} (height, width); they must agree")
-    canonical = View(encoded, encode_mask(mask), [])
-    drawn = [render(image, mask, rng) for _ in range(count - 1)]
-    return [canonical, *(view if view.ops else canonical for view in drawn)]
+    for labels in (mask, scribble):
+        if labels is not None and labels.shape != image.shape[:2]:
+            raise ValueError(
+                f"the image is {image.shape[:2]}, its mask {labels.shape} (height, width); they must agree"
+            )
+    encode = encode_labels if indexed else encode_mask
+    canonical = View(encoded, encode(mask), [], None if scribble is None else encode_labels(scribble))
+    views = [canonical]
+    for _ in range(count - 1):
+        before = None if scribble is None else copy.deepcopy(rng)
+        view = render(image, mask, rng)
+        if view.ops and scribble is not None and before is not None:
+            # The same draws once more, with the scribble in the place of the mask: a policy need not know of scribbles.
+            again = render(image, scribble, before)
+            if (again.image_bytes, again.ops) != (view.image_bytes, view.ops):
+                raise DataError(
+                    f"view policy {policy} looks at the mask, so that scribbles cannot follow it; use another"
+                )
+            view = replace(view, scribble_bytes=again.mask_bytes)
+        views.append(view if view.ops else canonical)
+    return views
 
 
 @dataclass
@@ -76,7 +106,7 @@ class _Draft:
         self._record("jpeg", {"quality": quality})
 
     def view(self) -> View:
-        return View(self.jpeg or encode_png(self.image), encode_mask(self.mask), self.ops)
+        return View(self.jpeg or encode_png(self.image), encode_labels(self.mask), self.ops)
 
     def _pixels(self) -> Image:
         """The pixels after all operations so far. A JPEG file is decoded only here: often no operation follows it."""

@@ -15,10 +15,13 @@ from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import (
     MASK_RULES,
     check_binary,
+    class_pixels,
     decode_image,
+    decode_labels,
     decode_mask,
     difference_hash,
     encode_jpeg,
+    encode_labels,
     encode_mask,
     encode_png,
     fine_hash,
@@ -282,6 +285,27 @@ def test_ignored_pixels_are_stored_and_come_back(values):
     assert (data[24], data[25]) == (8, 0)
     assert np.array_equal(decode_mask(data, "mask"), mask)
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), mask)  # for any reader
+
+
+@pytest.mark.parametrize(("values", "depth"), [([0, 1], 1), ([0], 1), ([0, 3, 255], 8), ([255], 8), ([0, 253], 8)])
+def test_class_numbers_are_stored_and_come_back(values, depth):
+    labels = np.random.default_rng(0).choice(np.array(values, np.uint8), (31, 17))
+    data = encode_labels(labels)
+    assert (data[24], data[25]) == (depth, 0)
+    assert np.array_equal(decode_labels(data, "labels"), labels)
+    assert class_pixels(labels, 254) == [int((labels == number).sum()) for number in range(254)]
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0], [0, 1, 255], [255]])
+def test_class_numbers_of_two_classes_are_stored_as_masks_are(values):
+    mask = np.random.default_rng(0).choice(np.array(values, np.uint8), (31, 17))
+    assert encode_labels(mask) == encode_mask(mask)
+
+
+@pytest.mark.parametrize("data", [encode_png(PHOTO), encode_jpeg(PHOTO, 90), png(3, 1, 4, 0, [b"\x12\x30"])])
+def test_class_numbers_are_in_grey_png_files_of_1_or_8_bits(data):
+    with pytest.raises(DataError, match=r"^it: not a grey PNG file of 1 or 8 bits"):
+        decode_labels(data, "it")
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2], [0, 254, 255], [128]])

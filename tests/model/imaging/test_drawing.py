@@ -78,3 +78,18 @@ def test_classes_have_colours_of_their_own_and_the_background_is_black() -> None
     assert overlay[0, 0].tolist() == [90] * 3  # the background stays as it is
     np.testing.assert_allclose(overlay[1, 1], (90 + colours[11]) / 2, atol=1)
     assert drawing.class_legend(names, 400).shape == (22 * 6 + 8, 400, 3)
+
+
+NAMES = ("background", "right", "wall", "left")
+
+
+def test_a_scribble_is_drawn_wide_enough_to_be_seen() -> None:
+    scribble = np.full((40, 40), 255, np.uint8)
+    scribble[20, 5:30] = 3
+    drawn = drawing.with_scribble(np.zeros((40, 40, 3), np.uint8), scribble, NAMES)
+    assert (drawn[20, 5:30] == drawing.class_colours(NAMES)[3]).all()
+    assert not drawn[24:].any()
+    on_background = np.where(scribble == 3, 0, scribble).astype(np.uint8)
+    assert (drawing.with_scribble(np.zeros((40, 40, 3), np.uint8), on_background, NAMES)[20, 5:30] == 255).all()
+    large = drawing.with_scribble(np.zeros((400, 400, 3), np.uint8), np.pad(scribble, 180, constant_values=255), NAMES)
+    assert (large[199:202, 186:209] == drawing.class_colours(NAMES)[3]).all()

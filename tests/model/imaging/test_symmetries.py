@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpc_model.imaging.symmetries import dihedral, upright
+from mpc_model.imaging.symmetries import dihedral, element, upright
 
 
 def test_dihedral_elements_are_what_they_are_called():
@@ -54,3 +54,9 @@ def test_each_orientation_of_exif_is_undone(orientation, expected):
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert upright(stored, orientation).tolist() == expected
     assert upright(np.dstack([stored] * 3), orientation)[..., 2].tolist() == expected
+
+
+def test_an_element_moves_one_array_as_it_moves_two():
+    a = np.arange(2 * 3).reshape(2, 3).astype(np.uint8)
+    for k in range(8):
+        assert np.array_equal(element(a, k), dihedral(a, a, k)[1])

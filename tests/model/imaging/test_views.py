@@ -10,10 +10,19 @@ import pytest
 import skimage.data
 from sklearn.datasets import load_sample_images
 
-from mpc_model.errors import UserError
+from mpc_model.errors import DataError, UserError
 from mpc_model.imaging import views
-from mpc_model.imaging.codecs import decode_image, decode_mask, encode_jpeg, encode_mask, encode_png, jpeg_quality
-from mpc_model.imaging.views import VIEW_POLICIES, dihedral, render_views
+from mpc_model.imaging.codecs import (
+    decode_image,
+    decode_labels,
+    decode_mask,
+    encode_jpeg,
+    encode_labels,
+    encode_mask,
+    encode_png,
+    jpeg_quality,
+)
+from mpc_model.imaging.views import VIEW_POLICIES, View, dihedral, render_views
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG"
 MAGENTA = (255, 0, 255)  # no photograph below has it
@@ -314,3 +323,51 @@ def test_ignored_pixels_stay_ignored_in_every_view(policy):
         assert np.unique(shown).tolist() == [0, 1, 255]
         painted_share = float((magenta(decode_image(view.image_bytes, "view")) == 1).mean())
         assert abs(float((shown != 0).mean()) - painted_share) < 0.02
+
+
+def numbered():
+    """The painted image with an index mask of four classes and unlabelled pixels, and a scribble of some of them."""
+    image, mask = (np.ascontiguousarray(a[40:104, 100:180]) for a in painted())
+    labels = 2 * mask + (np.arange(64)[:, None] > 30).astype(np.uint8)
+    labels[:6, :9] = 255
+    scribble = np.where(np.random.default_rng(5).random(labels.shape) < 0.1, labels, 255).astype(np.uint8)
+    return image, labels, scribble
+
+
+@pytest.mark.parametrize("policy", ["light", "release"])
+def test_a_scribble_goes_through_the_operations_of_its_index_mask_and_changes_none(policy):
+    image, labels, scribble = numbered()
+    made = {}
+    for name, given in (("with", scribble), ("without", None)):
+        rng = np.random.default_rng(3)
+        made[name] = render_views(encode_png(image), image, labels, policy, 20, rng, indexed=True, scribble=given)
+    assert [(v.image_bytes, v.mask_bytes, v.ops) for v in made["with"]] == [
+        (v.image_bytes, v.mask_bytes, v.ops) for v in made["without"]
+    ]
+    assert {view.scribble_bytes for view in made["without"]} == {None}
+    for view in made["with"]:
+        moved, moved_scribble = decode_labels(view.mask_bytes, "view"), decode_labels(view.scribble_bytes, "view")
+        known = moved_scribble != 255
+        assert known.any()
+        assert np.array_equal(moved[known], moved_scribble[known])
+        assert set(np.unique(moved)) <= {0, 1, 2, 3, 255}
+    assert np.array_equal(decode_labels(made["with"][0].scribble_bytes, "canonical"), scribble)
+
+
+def test_a_policy_that_looks_at_the_mask_cannot_take_a_scribble_along(monkeypatch):
+    image, labels, scribble = numbered()
+
+    def masked(image, mask, rng):
+        return View(encode_png(image * (mask[..., None] < 2)), encode_labels(mask), [{"op": "masked"}])
+
+    monkeypatch.setitem(VIEW_POLICIES._entries, "masked", masked)
+    given = encode_png(image), image, labels, "masked", 2, np.random.default_rng(0)
+    assert len(render_views(*given, indexed=True)) == 2
+    with pytest.raises(DataError, match="view policy masked looks at the mask"):
+        render_views(*given, indexed=True, scribble=scribble)
+
+
+def test_a_mask_of_forged_pixels_has_no_other_values():
+    image, labels, _ = numbered()
+    with pytest.raises(DataError, match="0, 1 and 255"):
+        render_views(encode_png(image), image, labels, "light", 1, np.random.default_rng(0))
