@@ -22,11 +22,19 @@ from pipelines.config.root import Config
 from pipelines.dataset import integrity, reader, rejects, report
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.duplicates import NearDuplicates
-from pipelines.dataset.manifest import FILE_NAME, Manifest, MaskReading, PixelCounts, SourceCounts, SplitCounts
+from pipelines.dataset.manifest import (
+    FILE_NAME,
+    Manifest,
+    MaskReading,
+    PixelCounts,
+    SourceCounts,
+    SplitCounts,
+    version_of,
+)
 from pipelines.dataset.rejects import Reject
 from pipelines.dataset.schema import SPLITS
 from pipelines.dataset.shard_marker import ShardMarker
-from pipelines.ingest import listing, mask_rules, plan, screening, survey, writer
+from pipelines.ingest import label_values, listing, mask_rules, plan, screening, survey, writer
 from pipelines.ingest.plan import Plan
 from pipelines.ingest.writer import WrittenShard
 from pipelines.runtime import console, lease, pieces, storage, telemetry, uris
@@ -69,6 +77,7 @@ def build(config: Config) -> Manifest:
                 if lost:
                     console.warn(f"build: {integrity.summary(uri, lost)}; making them again")
                 surveyed = survey.survey(settings, listed, uri, request.is_small)
+                label_values.check(settings, listed, surveyed)
                 decided = mask_rules.decide(listed, surveyed)
                 good, rejected = screening.screen(settings, decided.listed, decided.survey)
                 readings = decided.readings
@@ -142,7 +151,9 @@ def _build(
     held.check()
     rejects_digest = rejects.write(rejected, uri)
     screening.check(settings, rejected, listed)
-    manifest = _manifest(config, request, markers, rejected, statistics, near, rejects_digest, readings)
+    manifest = _manifest(
+        config, request, markers, rejected, statistics, near, rejects_digest, readings, render_plan.scribbles
+    )
     _delete_strays(render_plan, uri)
     page = report.dataset_page(manifest, statistics, rejected, reader.sample_rows(uri, manifest), near)
     storage.write_bytes(uris.join(uri, integrity.REPORT), page.encode())
@@ -275,18 +286,18 @@ def _manifest(
     near: NearDuplicates,
     rejects_digest: str,
     readings: dict[str, list[MaskReading]],
+    scribbles: bool,
 ) -> Manifest:
     settings = config.build
     written, rejected_counts = Counter[str](), Counter(reject["source"] for reject in rejected)
-    splits: dict[str, Counter[str]] = defaultdict(Counter)
+    of_splits: dict[str, list[ShardMarker]] = defaultdict(list)
     for marker in markers:
         written[marker.source] += marker.rows
-        splits[marker.split].update(samples=marker.rows, forged=marker.forged)
-        splits[marker.split].update(
-            {"authentic pixels": marker.pixels.authentic, "forged pixels": marker.pixels.forged}
-        )
+        of_splits[marker.split].append(marker)
+    splits = {name: _split_counts(of_split, len(settings.classes)) for name, of_split in of_splits.items()}
     return Manifest(
-        config=settings.model_dump(mode="json", exclude={"output"}),
+        schema_version=version_of(settings.classes, scribbles, splits.values()),
+        config=settings.identity({"output"}),
         request=request.digest,
         seed=config.seed,
         row_group=settings.row_group,
@@ -300,19 +311,28 @@ def _manifest(
             )
             for source in settings.sources
         },
-        splits={
-            name: SplitCounts(
-                samples=counts["samples"],
-                forged=counts["forged"],
-                pixels=PixelCounts(authentic=counts["authentic pixels"], forged=counts["forged pixels"]),
-            )
-            for name, counts in splits.items()
-        },
+        splits=splits,
         shards=[marker.entry() for marker in markers],
         statistics=statistics.to_json(),
         near_duplicates=near,
         rejects=rejects_digest,
         masks=readings,
+        classes=settings.classes,
+        scribbles=scribbles,
+    )
+
+
+def _split_counts(markers: list[ShardMarker], classes: int) -> SplitCounts:
+    """The counts of the shards of one split."""
+    return SplitCounts(
+        samples=sum(marker.rows for marker in markers),
+        forged=sum(marker.forged for marker in markers),
+        unlabelled=sum(marker.unlabelled for marker in markers),
+        pixels=PixelCounts(
+            authentic=sum(marker.pixels.authentic for marker in markers),
+            forged=sum(marker.pixels.forged for marker in markers),
+        ),
+        class_pixels=[sum(marker.class_pixels[number] for marker in markers) for number in range(classes)],
     )
 
 

@@ -71,7 +71,9 @@ def _build_metrics(manifest: Any) -> dict[str, float]:
     """`manifest` is a pipelines.dataset.manifest.Manifest, which this table does not import."""
     metrics = dict[str, float]()
     for name, split in manifest.splits.items():
-        metrics |= {f"{name}_samples": split.samples, f"{name}_forged": split.forged}
+        counts = {"samples": split.samples, "unlabelled": split.unlabelled or None}
+        counts["forged"] = None if manifest.indexed else split.forged
+        metrics |= {f"{name}_{what}": count for what, count in counts.items() if count is not None}
     return metrics
 
 

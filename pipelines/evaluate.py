@@ -53,6 +53,7 @@ def evaluate(config: Config) -> EvaluationResult:
         DEGRADATIONS.require(name)
     manifest = Manifest.read(dataset)
     reader = ShardReader(dataset, manifest, settings.split)
+    manifest.require_labels(dataset, [settings.split], "evaluate")
     integrity.check(dataset, manifest, [settings.split])
     localizer = load_model(model)
     require_head(localizer, model)

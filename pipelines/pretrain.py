@@ -145,6 +145,11 @@ class Pretraining:
     def check(config: Config, manifest: Manifest | None) -> None:
         """UserError for names that do not exist and for options that have nothing to work on."""
         settings = config.pretrain
+        if manifest and manifest.indexed:
+            raise UserError(
+                f"stage 1 contrasts authentic with forged pixels, and {config.train.dataset} has the classes"
+                f" {', '.join(manifest.classes)}; leave it out: mpc finetune with finetune.start=scratch"
+            )
         OBJECTIVES.require(settings.objective)
         SAMPLERS.require(settings.sampler)
         views = manifest.views if manifest else config.build.views.count + 1

@@ -20,7 +20,6 @@ from mpc_model.errors import DataError, UserError
 from mpc_model.imaging import codecs
 from pipelines.dataset import integrity, reader
 from pipelines.dataset.manifest import Manifest, SplitCounts
-from pipelines.dataset.schema import SCHEMA
 from pipelines.runtime import storage, uris
 
 if TYPE_CHECKING:
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
     from pipelines.dataset.batch import Batch
 
 Views = Literal["canonical", "all"]
-"""`all`: the column `views` as it is stored; `canonical`: the columns `image` and `mask` of view 0 in its place."""
-_DECODERS = {"image": codecs.decode_image, "mask": codecs.decode_mask}
+"""`all`: the column `views` as it is stored; `canonical`: the files of view 0 in its place, `image` and `mask`, and
+`scribble` where the dataset has scribbles."""
+_FILES = ("image", "mask", "scribble")
 
 
 def open(uri: str, split: str, *, verify: bool = False) -> "PixelDataset":
@@ -65,11 +65,16 @@ class PixelDataset:
     @property
     def schema(self) -> pa.Schema:
         """The columns of the files; docs/formats.md says what is in them."""
-        return SCHEMA
+        return self.manifest.columns
+
+    @property
+    def classes(self) -> list[str]:
+        """What the numbers in the masks stand for, from 0 on: authentic and forged, or the classes of index masks."""
+        return self.manifest.class_names
 
     @property
     def counts(self) -> SplitCounts:
-        """Samples of the split, how many of them are forged, and the pixels of each class."""
+        """Samples of the split, how many of them are forged, and the pixels of each class (`by_class`)."""
         return self.manifest.splits[self.split]
 
     @property
@@ -87,19 +92,20 @@ class PixelDataset:
     ) -> "ray.data.Dataset":
         """The split as a Ray dataset, a row a sample, once each. All columns where none are named.
 
-        With `decode` images are uint8 RGB (H, W, 3) and masks uint8 (H, W) of 0, 1 and 255 = ignore, otherwise both are
-        files in bytes. UserError for an unknown column. Ray starts, or joins a cluster, by its own rules.
+        With `decode` images are uint8 RGB (H, W, 3), masks and scribbles uint8 (H, W) of `classes` and 255 = ignore,
+        otherwise all are files in bytes. UserError for an unknown column. Ray starts, or joins a cluster, by its own
+        rules.
         """
         import ray.data
 
-        stored, names = _columns(columns, views)
+        stored, names = self._columns(columns, views)
         paths = [storage.resolve(file) for file in self.files()]
         # without partitioning, a folder named run=3 above the dataset is no column
         rows = ray.data.read_parquet([path for _, path in paths], filesystem=paths[0][0], partitioning=None)
         rows = rows.select_columns(stored)
         if stored != names:
             rows = rows.map_batches(partial(_canonical, names=names), batch_format="pyarrow", zero_copy_batch=True)
-        return rows.map(partial(_decoded, uri=self.uri)) if decode else rows
+        return rows.map(partial(_decoded, uri=self.uri, indexed=self.manifest.indexed)) if decode else rows
 
     def to_torch(
         self,
@@ -110,12 +116,14 @@ class PixelDataset:
         world: int = 1,
         batch_size: int = 16,
         threads: int = 2,
+        scribbles: bool = False,
     ) -> "Iterator[Batch]":
         """The batches of one rank in one epoch, as training sees them: samples, views and symmetries in the order that
         follows from seed, epoch, world and batch size. Every rank has as many; `threads` decode them ahead.
 
-        A batch has `images` uint8 (B, H, W, 3) and `masks` uint8 (B, H, W); `batch.to(device)` has the images as
-        float32 (B, 3, H, W) in [0, 1]. UserError for numbers that cannot be.
+        A batch has `images` uint8 (B, H, W, 3), `masks` uint8 (B, H, W), and with `scribbles` these, as masks, where
+        the dataset has any; `forged` bool (B,) says which samples are of a kind of forgery. `batch.to(device)` has the
+        images as float32 (B, 3, H, W) in [0, 1]. UserError for numbers that cannot be.
         """
         from pipelines.dataset.loader import PixelLoader
         from pipelines.dataset.order import Cursor
@@ -135,6 +143,7 @@ class PixelDataset:
             rank=rank,
             world=world,
             threads=threads,
+            scribbles=scribbles,
         )
         return loader.epoch(Cursor(epoch))
 
@@ -143,36 +152,42 @@ class PixelDataset:
 
         Raises UserError for an unknown column, DamagedError for rows that are not what the manifest says.
         """
-        stored, names = _columns(columns, views)
+        stored, names = self._columns(columns, views)
         table = reader.columns(self.uri, self.manifest, stored, self.split)
         return table if stored == names else _canonical(table, names)
 
-
-def _columns(columns: Sequence[str] | None, views: str) -> tuple[list[str], list[str]]:
-    """The columns to read, and those to give. UserError for one that does not exist."""
-    if views not in get_args(Views):
-        raise UserError(f"views is {views!r}; it must be one of: {', '.join(get_args(Views))}")
-    of_views = ["views"] if views == "all" else list(_DECODERS)
-    known = [*(name for name in SCHEMA.names if name != "views"), *of_views]
-    names = known if columns is None else list(dict.fromkeys(columns))
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"unknown column {name!r}{hint}; with views={views!r} the columns are: {', '.join(known)}")
-    return list(dict.fromkeys("views" if name in of_views else name for name in names)), names
+    def _columns(self, columns: Sequence[str] | None, views: str) -> tuple[list[str], list[str]]:
+        """The columns to read, and those to give. UserError for one that does not exist."""
+        if views not in get_args(Views):
+            raise UserError(f"views is {views!r}; it must be one of: {', '.join(get_args(Views))}")
+        of_views = ["views"] if views == "all" else list(_FILES[: 2 + self.manifest.scribbles])
+        known = [*(name for name in self.schema.names if name != "views"), *of_views]
+        names = known if columns is None else list(dict.fromkeys(columns))
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise UserError(
+                    f"unknown column {name!r}{hint}; with views={views!r} the columns are: {', '.join(known)}"
+                )
+        return list(dict.fromkeys("views" if name in of_views else name for name in names)), names
 
 
 def _canonical(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The columns `names` of a table; image and mask are those of view 0."""
+    """The columns `names` of a table; image, mask and scribble are those of view 0."""
     first = pc.list_element(table["views"], 0)
-    columns = {name: pc.struct_field(first, name) if name in _DECODERS else table[name] for name in names}
+    columns = {name: pc.struct_field(first, name) if name in _FILES else table[name] for name in names}
     return pa.table(columns)
 
 
-def _decoded(row: dict[str, Any], uri: str) -> dict[str, Any]:
+def _decoded(row: dict[str, Any], uri: str, indexed: bool) -> dict[str, Any]:
     """A row with arrays in place of files. DataError, which names the sample, for one that does not decode."""
+    decoders = {
+        "image": codecs.decode_image,
+        "mask": codecs.decode_labels if indexed else codecs.decode_mask,
+        "scribble": codecs.decode_labels,
+    }
     for files in (row, *row.get("views", ())):
-        for name in files.keys() & _DECODERS.keys():
-            files[name] = _DECODERS[name](files[name], f"sample {row.get('id', '')} of {uri}")
+        for name in files.keys() & decoders.keys():
+            files[name] = decoders[name](files[name], f"sample {row.get('id', '')} of {uri}")
     return row

@@ -212,7 +212,8 @@ def bare(render_plan: Plan, config: Config, indices: range) -> tuple[float, int]
             hashed = hashlib.sha256()
             for sample in render_plan.samples(render_plan.shards[index]):
                 try:
-                    row, _ = render.render(sample, render.read_files(sample), source, config.build.views, config.seed)
+                    files = render.read_files(sample)
+                    row = render.render(sample, files, source, config.build.views, config.seed).row
                 except DataError as error:
                     if error.reason != render.NOT_FORGED:
                         raise

@@ -178,6 +178,7 @@ def _write_synthetic_survey(path: Path, count: int) -> None:
                     row.tobytes() if is_good else None for row, is_good in zip(words, good, strict=True)
                 ],
                 "mask": pa.nulls(size, survey.SCHEMA.field("mask").type),  # rules are decided before screening
+                "label_values": pa.nulls(size, pa.binary()),
                 "reason": [None if is_good else "unreadable" for is_good in good],
                 "message": [None if is_good else "this file is not an image that can be read" for is_good in good],
             }

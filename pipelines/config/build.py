@@ -1,13 +1,15 @@
 """The config sections of `mpc build`: sources, forging, splits, views and the dataset itself."""
 
 import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from mpc_model.classes import MAX_CLASSES
 from mpc_model.errors import UserError
 from mpc_model.imaging.forge_settings import ForgeSettings
-from pipelines.config.base import Fraction, Location, OutputLocation, Positive, Quality, Section, SplitName
+from pipelines.config.base import ADDED, Fraction, Location, OutputLocation, Positive, Quality, Section, SplitName
 
 
 def _forge_setting(name: str) -> Any:
@@ -90,13 +92,33 @@ class SplitConfig(Section):
         return self
 
 
+def _pattern(pattern: str) -> str:
+    """ValueError for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+def _with_numbers(values: Any) -> Any:
+    """Keys as whole numbers, which JSON has as text."""
+    if not isinstance(values, dict):
+        return values
+    return {int(key) if isinstance(key, str) and key.isdigit() else key: value for key, value in values.items()}
+
+
+Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
 class SourceConfig(Section):
     """Where samples come from. `layout` names how files become samples (ingest/layouts.py, public_sets.py)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=200)]
     """Of the source in keys of samples, counts and reports; lower-case letters, digits, _ and -."""
     layout: str
-    """How files become samples: photos, coco, pairs, or a public set by its name."""
+    """How files become samples: photos, coco, pairs, indexed, unlabelled, or a public set by its name."""
     location: Location | list[Location]
     """A folder, an s3:// prefix or a list file, or several."""
     annotations: Location | None = None
@@ -116,6 +138,40 @@ class SourceConfig(Section):
     mask_rule: str = "auto"
     """How masks are read, where a listing does not say it: bright, dark, labels, nonzero, red, green, above_N, below_N,
     or auto: as the levels of all its masks tell."""
+    class_names: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=MAX_CLASSES), ADDED
+    ] = Field(default=[])
+    """Classes of the labels (layout indexed), in the order of their numbers: the first one is 0."""
+    values: Annotated[dict[Level, Level], BeforeValidator(_with_numbers), ADDED] = Field(default={})
+    """Numbers in the files of labels and scribbles that stand for another class, or for 255, unlabelled: {11: 255}."""
+    scribbles: Annotated[Literal["drawn"] | None, ADDED] = None
+    """drawn: a scribble of each sample is drawn from its mask; left out, those in scribbles/ are used (layout
+    indexed)."""
+    only: Annotated[Pattern | None, ADDED] = None
+    """A regular expression: items are taken whose name, the path below the location, has a match."""
+    group: Annotated[Pattern | None, ADDED] = None
+    """A regular expression: items of which it finds the same text in their names, such as a patient, share a split.
+    With parentheses, the text in them counts."""
+
+    @model_validator(mode="after")
+    def _has_classes_where_it_needs_them(self) -> "SourceConfig":
+        indexed = self.layout == "indexed"
+        if indexed and (len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names)):
+            raise ValueError(
+                "layout indexed needs class_names: two or more different names in the order of their numbers, such as"
+                " [background, ventricle]"
+            )
+        if not indexed and (key := next((key for key in ("class_names", "values") if getattr(self, key)), None)):
+            raise ValueError(f"{key} is for layout indexed, and layout is {self.layout}; leave it out")
+        if indexed and self.mask_rule != "auto":
+            raise ValueError("mask_rule is for masks of forged pixels; for the labels of layout indexed set values")
+        for value, number in self.values.items():
+            if number != 255 and number >= len(self.class_names):
+                raise ValueError(
+                    f"values maps {value} to {number}, but class_names has {len(self.class_names)} names; name a class"
+                    f" from 0 to {len(self.class_names) - 1}, or 255, unlabelled"
+                )
+        return self
 
 
 class ViewsConfig(Section):
@@ -158,4 +214,14 @@ class BuildConfig(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"two sources share a name: {', '.join(names)}")
+        indexed = [source for source in self.sources if source.class_names]
+        if other := next((source for source in indexed if source.class_names != indexed[0].class_names), None):
+            raise ValueError(
+                f"sources {indexed[0].name} and {other.name} have different class_names; a dataset has one list of them"
+            )
         return self
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes of the index masks of its sources; none where masks say what is forged."""
+        return next((source.class_names for source in self.sources if source.class_names), [])

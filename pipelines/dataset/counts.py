@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import FORGERY
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines.dataset.manifest import StatisticsDocument
-from pipelines.dataset.schema import SPLITS, Row
+from pipelines.dataset.schema import LABELLED, SPLITS, UNLABELLED, Row
 
-CLASSES = ("authentic", "forged")
+CLASSES = FORGERY
 AREA_BINS = 20
 """Bins of the forged share of an image, 5% each."""
 GRID = 32
@@ -33,6 +34,9 @@ KEYS = {
     "views": (),
     "bytes": (),
     "ignored": ("split", "source"),
+    "classes": ("split", "source", "label"),
+    "holding": ("split", "source", "label"),
+    "scribbled": ("split", "source", "label"),
     "encoding": _FEATURE,
     "quality": _FEATURE,
     "size": _FEATURE,
@@ -43,13 +47,17 @@ KEYS = {
     area        forged images by the bin of AREA_BINS that their forged share falls in
     views       stored views
     bytes       of the stored images and masks
-    ignored     pixels of canonical masks that count as neither class
+    ignored     pixels of canonical masks that count as no class
+    classes     pixels of canonical index masks, by class
+    holding     samples whose canonical index mask has pixels of the class
+    scribbled   pixels of canonical scribbles, by class
     encoding    of the canonical view, which is trained on: "png", "jpeg 75", ...
     quality     JPEG quality of the source file: "75", ..., "not JPEG"
     size        height x width, rounded down to seven leading bits: "480x640"
 
-`class` is one of CLASSES. `half` is "0" or "1", a hash of the photograph: what is learned on one half can be tested on
-photographs that were not seen.
+`class` is one of CLASSES, "labelled" for a sample with an index mask, whose pixels have classes and which has none
+itself, or "unlabelled". `label` is the number of a class. `half` is "0" or "1", a hash of the photograph: what is
+learned on one half can be tested on photographs that were not seen.
 """
 
 _VALUES = defaultdict(
@@ -57,7 +65,8 @@ _VALUES = defaultdict(
     split=re.compile("|".join(SPLITS)),
     half=re.compile("[01]"),
     bin=re.compile("[0-9]|1[0-9]"),
-    **{"class": re.compile("|".join(CLASSES))},
+    label=re.compile("0|[1-9][0-9]{0,2}"),
+    **{"class": re.compile("|".join((*CLASSES, LABELLED, UNLABELLED)))},
 )
 """What the columns hold."""
 _SIZE = re.compile("[1-9][0-9]{0,8}x[1-9][0-9]{0,8}")
@@ -77,30 +86,39 @@ class Statistics:
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
     mask_sums: SumGrid = field(default_factory=lambda: np.zeros((2, GRID, GRID), np.int64))
 
-    def add(self, row: Row, mask: codecs.Mask) -> None:
+    def add(self, row: Row, mask: codecs.Mask, scribble: codecs.Mask | None = None) -> None:
         """Count one row with its views.
 
-        `mask` (H, W), uint8 of 0, 1 and 255 = ignored, is the mask of the canonical view, `views[0]`, so that nothing
-        is decoded here.
+        `mask` (H, W), uint8 of class numbers and 255 = ignored, is the mask of the canonical view, `views[0]`, and
+        `scribble` its scribble where it has one, so that nothing is decoded here.
         """
         split, source, kind, views = row["split"], row["source"], row["kind"], row["views"]
         forged_pixels, pixels = row["forged_pixels"], row["height"] * row["width"]
         half = _half(row["key"])
         self.counts["samples", split, source, kind] += 1
         self.counts["views",] += len(views)
-        self.counts["bytes",] += sum(len(view["image"]) + len(view["mask"]) for view in views)
+        self.counts["bytes",] += sum(len(v["image"]) + len(v["mask"]) + len(v.get("scribble", b"")) for v in views)
         features = {
             "encoding": _encoding(views[0]["image"]),
             "quality": "not JPEG" if row["jpeg_quality"] is None else str(row["jpeg_quality"]),
             "size": f"{_leading_bits(row['height'])}x{_leading_bits(row['width'])}",
         }
         for feature, value in features.items():
-            self.counts[feature, split, source, str(half), CLASSES[forged_pixels > 0], value] += 1
+            label = kind if kind in (LABELLED, UNLABELLED) else CLASSES[forged_pixels > 0]
+            self.counts[feature, split, source, str(half), label, value] += 1
         if forged_pixels:
             self.counts["area", kind, str(min(AREA_BINS * forged_pixels // pixels, AREA_BINS - 1))] += 1
             self.mask_sums[half] += cv2.resize((mask == 1) * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)
         if ignored := int((mask == codecs.IGNORED).sum()):
             self.counts["ignored", split, source] += ignored
+        for number, count in enumerate(row.get("class_pixels", ())):
+            if count:
+                self.counts["classes", split, source, str(number)] += count
+                self.counts["holding", split, source, str(number)] += 1
+        if scribble is not None:
+            for number, count in enumerate(codecs.class_pixels(scribble, codecs.IGNORED)):
+                if count:
+                    self.counts["scribbled", split, source, str(number)] += count
 
     def merge(self, other: "Statistics") -> None:
         """Add another's counts to these."""
@@ -158,10 +176,13 @@ def _is_key(key: tuple[str, ...]) -> bool:
 
 
 def of_rows(rows: Iterable[Row]) -> Statistics:
-    """The statistics of stored rows, whose masks are decoded."""
+    """The statistics of stored rows, whose masks and scribbles are decoded."""
     statistics = Statistics()
     for row in rows:
-        statistics.add(row, codecs.decode_mask(row["views"][0]["mask"], row["key"]))
+        canonical = row["views"][0]
+        decode = codecs.decode_labels if "class_pixels" in row else codecs.decode_mask
+        scribble = codecs.decode_labels(canonical["scribble"], row["key"]) if "scribble" in canonical else None
+        statistics.add(row, decode(canonical["mask"], row["key"]), scribble)
     return statistics
 
 

@@ -80,7 +80,10 @@ def bars(
             parts.append(_text(_LEFT + (index + 0.5) * step, HEIGHT - _BOTTOM + 14, label, "middle"))
     parts.append(_text(_LEFT + plot_width / 2, HEIGHT - 6, x, "middle"))
     parts.append(_text(2, 12, y, "start"))
-    return f"{_legend(list(series))}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
+    names = list(series)
+    colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
+    key = legend(names, colours) if len(names) > 1 else ""
+    return f"{key}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> str:
@@ -144,11 +147,10 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _legend(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return ""
+def legend(names: Sequence[str], colours: Sequence[str]) -> str:
+    """Names, each with its colour (#rrggbb)."""
     keys = (
-        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{escape(name)}</span>'
-        for number, name in enumerate(names)
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in zip(names, colours, strict=True)
     )
     return f"<div class=legend>{''.join(keys)}</div>"

@@ -18,7 +18,7 @@ from mpc_model.errors import DamagedError, UserError
 from pipelines.dataset import reader, rejects
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import FILE_NAME, Manifest, ShardEntry
-from pipelines.dataset.schema import SCHEMA, SPLITS
+from pipelines.dataset.schema import SPLITS, UNLABELLED
 from pipelines.runtime import pieces, storage, uris
 
 REPORT = "report.html"
@@ -27,7 +27,8 @@ _NAMED = 3
 """Files that are named; of more, the number is said."""
 SMALL = 2**28
 """Bytes of shards that one core reads and counts before Ray has started."""
-_COUNTED = ["kind", "height", "width", "forged_pixels"]
+_COUNTED = ["kind", "height", "width", "forged_pixels", "class_pixels"]
+"""Columns whose values are compared with the manifest, as far as the dataset has them."""
 
 
 def lost(uri: str, manifest: Manifest, splits: Collection[str] = SPLITS) -> dict[str, str]:
@@ -149,20 +150,25 @@ def _examine(uri: str, manifest: Manifest, shard: ShardEntry) -> tuple[str, Coun
 def _count(file: bytes, manifest: Manifest, shard: ShardEntry) -> Counter[tuple[str, ...]]:
     """The counts of the rows of a shard, read a row group at a time. ValueError for rows that it cannot have."""
     parquet = pq.ParquetFile(pa.BufferReader(file), pre_buffer=False)
-    reader.check_footer(parquet.metadata, shard, manifest.row_group)
+    columns = manifest.columns
+    reader.check_footer(parquet.metadata, shard, manifest.row_group, columns)
+    files = [field.name for field in columns.field("views").type.value_type if field.name != "done"]
     counts = Counter[tuple[str, ...]]()
     for group in range(parquet.num_row_groups):
-        table = parquet.read_row_group(group, columns=SCHEMA.names, use_threads=False)
+        table = parquet.read_row_group(group, columns=columns.names, use_threads=False)
         reader.check_rows(table, shard, manifest.views)
         stored = table["views"].combine_chunks().flatten()
         counts["statistics", "views"] += len(stored)
-        for name in ("image", "mask"):
+        for name in files:
             counts["statistics", "bytes"] += pc.sum(pc.binary_length(stored.field(name))).as_py() or 0
-        for row in table.select(_COUNTED).to_pylist():
+        for row in table.select([name for name in _COUNTED if name in columns.names]).to_pylist():
             split, forged = shard.split, row["forged_pixels"]
             counts["statistics", "samples", split, shard.source, row["kind"]] += 1
             counts["splits", split, "samples"] += 1
             counts["splits", split, "forged"] += forged > 0
+            counts["splits", split, "unlabelled"] += row["kind"] == UNLABELLED
+            for number, pixels in enumerate(row.get("class_pixels", ())):
+                counts["splits", split, "class_pixels", str(number)] += pixels
             counts["splits", split, "pixels", "forged"] += forged
             counts["splits", split, "pixels", "all"] += row["height"] * row["width"]
     return counts
@@ -179,8 +185,11 @@ def _stated(manifest: Manifest) -> Counter[tuple[str, ...]]:
             stated["statistics", *key] = count
     for name, split in manifest.splits.items():
         stated["splits", name, "samples"], stated["splits", name, "forged"] = split.samples, split.forged
+        stated["splits", name, "unlabelled"] = split.unlabelled
+        for number, pixels in enumerate(split.class_pixels):
+            stated["splits", name, "class_pixels", str(number)] = pixels
         stated["splits", name, "pixels", "forged"] = split.pixels.forged
-        stated["splits", name, "pixels", "all"] = split.pixels.authentic + split.pixels.forged + ignored[(name,)]
+        stated["splits", name, "pixels", "all"] = sum(split.by_class) + ignored[(name,)]
     return stated
 
 

@@ -24,6 +24,7 @@ from pipelines.dataset.batch import Batch
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.read_ahead import LIMIT, LOCAL_THREADS, REMOTE_THREADS, Read, ReadAhead
 from pipelines.dataset.reader import DrawnView, ShardReader, decode_view
+from pipelines.dataset.schema import NOT_FORGED
 from pipelines.runtime import storage, uris
 
 IGNORE = codecs.IGNORED
@@ -67,7 +68,9 @@ class _DecodedView(NamedTuple):
 
     image: codecs.Image | None
     mask: codecs.Mask
+    scribble: codecs.Mask | None
     id: str
+    forged: bool
     key: str
     features: FeatureMaps | None = None
 
@@ -78,7 +81,8 @@ class PixelLoader:
     Each sample comes in a stored view and in one of the eight symmetries of the square, both drawn from (seed, epoch,
     position). With `symmetries` off, views come as they are stored. With `pairs`, a second view of each sample is drawn
     too: always another stored view than the first, in a symmetry of its own. With `features`, views whose features are
-    stored come as these and a mask; it goes without symmetries and pairs. `pinned`: batches lie in pinned memory.
+    stored come as these and a mask; it goes without symmetries and pairs. With `scribbles`, each sample comes with its
+    scribble, too, where the dataset has scribbles. `pinned`: batches lie in pinned memory.
     """
 
     def __init__(
@@ -97,10 +101,12 @@ class PixelLoader:
         pairs: bool = False,
         features: FeatureSource | None = None,
         pinned: bool = False,
+        scribbles: bool = False,
     ) -> None:
         self._reader = ShardReader(uri, manifest, split)
-        self._fingerprint, self._views = manifest.fingerprint, manifest.views
-        self._authentic = manifest.splits[split].samples - manifest.splits[split].forged
+        self._fingerprint, self._views, self._indexed = manifest.fingerprint, manifest.views, manifest.indexed
+        self._scribbles = scribbles and manifest.scribbles
+        self._counts = manifest.splits[split]
         self._uri = uri
         self._input_size, self._seed, self._threads = input_size, seed, threads
         self._symmetries, self._pairs = symmetries, pairs
@@ -111,7 +117,7 @@ class PixelLoader:
         self._starts = np.concatenate([[0], np.cumsum(self._reader.sizes)])
         self._readers = REMOTE_THREADS if uris.is_remote(uri) else LOCAL_THREADS
         pixels = input_size**2
-        of_sample = max(3 * pixels, features.size if features else 0) + pixels
+        of_sample = max(3 * pixels, features.size if features else 0) + pixels * (1 + self._scribbles)
         self._batch_bytes = batch_size * of_sample * (1 + pairs)
         # Besides them there is the one that is asked for, and one of which a copy is made.
         self._batches_ahead = max(1, min(2 * threads, LIMIT // 2 // self._batch_bytes - 2))
@@ -183,7 +189,7 @@ class PixelLoader:
         start = int(self._starts[read.group])
         drawn = [(row - start, view) for row, shown in samples.values() for view, _ in shown]
         images = not all(f"{row}-{view}" in stored for row, shown in samples.values() for view, _ in shown)
-        views = iter(self._reader.read_views(read.group, drawn, images))
+        views = iter(self._reader.read_views(read.group, drawn, images, self._scribbles))
         return {
             position: _Sample(
                 [next(views) for _ in shown], [f"{row}-{view}" for view, _ in shown], [turn for _, turn in shown]
@@ -204,15 +210,19 @@ class PixelLoader:
     def fixed(self, count: int) -> list[Batch]:
         """Canonical views of about `count` samples, half of them forged where there are as many: always the same ones.
 
-        Row groups are searched in a fixed shuffled order until there are enough. The batches are those of a world of
-        one; this rank reads and returns every `world`-th of them, from the one with its own number on.
+        In a split without forged samples, such as that of a dataset with index masks, they are any samples. Row groups
+        are searched in a fixed shuffled order until there are enough. The batches are those of a world of one; this
+        rank reads and returns every `world`-th of them, from the one with its own number on.
         """
-        wanted = {True: max(1, count // 2), False: min(count - count // 2, self._authentic)}
+        others = self._counts.samples - self._counts.forged
+        wanted = {True: max(1, count // 2), False: min(count - count // 2, others)}
+        if not self._counts.forged:
+            wanted = {True: 0, False: min(count, others)}
         chosen: list[int] = []
         order_of_groups = np.random.default_rng(0).permutation(len(self._reader.sizes)).tolist()
         for group, rows in storage.prefetch(lambda group: self._reader.read(group, ("kind",)), order_of_groups):
             for offset, row in enumerate(rows):
-                forged = row["kind"] != "authentic"
+                forged = row["kind"] not in NOT_FORGED
                 if wanted[forged]:
                     wanted[forged] -= 1
                     chosen.append(int(self._starts[group]) + offset)
@@ -231,7 +241,8 @@ class PixelLoader:
     def _canonical(self, rows: Sequence[int]) -> list[_DecodedView]:
         """The canonical views of rows of one row group."""
         group = self._group(rows[0])
-        views = self._reader.read_views(group, [(row - int(self._starts[group]), 0) for row in rows])
+        drawn = [(row - int(self._starts[group]), 0) for row in rows]
+        views = self._reader.read_views(group, drawn, scribbles=self._scribbles)
         return [self._decode(view, f"{row}-0", 0) for row, view in zip(rows, views, strict=True)]
 
     def _sample(self, ahead: ReadAhead[_Sample], number: int, position: int, stored: Set[str]) -> list[_DecodedView]:
@@ -246,7 +257,8 @@ class PixelLoader:
         if not samples:
             # A rank without a sample in an epoch's last step still takes the step, with a sample that is ignored.
             (canonical,) = self._canonical([0])
-            ignored = canonical._replace(mask=np.full_like(canonical.mask, IGNORE))
+            nothing = np.full_like(canonical.mask, IGNORE)
+            ignored = canonical._replace(mask=nothing, scribble=nothing if self._scribbles else None)
             return self._collate([ignored], progress, [ignored] if self._pairs else [])
         shown = [sample.result() for sample in samples]
         with self._collating:
@@ -262,18 +274,31 @@ class PixelLoader:
         assert self._features
         maps = self._features.load(key)
         if maps:
-            mask = codecs.decode_mask(view.files["mask"], f"sample {view.id} of {self._uri}")
-            return _DecodedView(None, self._sized(mask, cv2.INTER_NEAREST), view.id, key, maps)
+            decode = codecs.decode_labels if self._indexed else codecs.decode_mask
+            mask = self._sized(decode(view.files["mask"], self._name(view)), cv2.INTER_NEAREST)
+            return _DecodedView(None, mask, self._scribble(view, 0), view.id, view.is_forged, key, maps)
         if not view.files["image"]:
             row, number = map(int, key.split("-"))
             group = self._group(row)
-            (view,) = self._reader.read_views(group, [(row - int(self._starts[group]), number)])
+            drawn = [(row - int(self._starts[group]), number)]
+            (view,) = self._reader.read_views(group, drawn, scribbles=self._scribbles)
         return self._decode(view, key, 0)
 
     def _decode(self, view: DrawnView, key: str, symmetry: int) -> _DecodedView:
-        image, mask = decode_view(view.files, f"sample {view.id} of {self._uri}")
+        image, mask = decode_view(view.files, self._name(view), self._indexed)
         image, mask = self._sized(image, cv2.INTER_LINEAR), self._sized(mask, cv2.INTER_NEAREST)
-        return _DecodedView(*symmetries.dihedral(image, mask, symmetry), view.id, key)
+        image, mask = symmetries.dihedral(image, mask, symmetry)
+        return _DecodedView(image, mask, self._scribble(view, symmetry), view.id, view.is_forged, key)
+
+    def _scribble(self, view: DrawnView, symmetry: int) -> codecs.Mask | None:
+        """The scribble of a view at the input size; None where none was read."""
+        if "scribble" not in view.files:
+            return None
+        scribble = codecs.decode_labels(view.files["scribble"], self._name(view))
+        return symmetries.element(self._sized(scribble, cv2.INTER_NEAREST), symmetry)
+
+    def _name(self, view: DrawnView) -> str:
+        return f"sample {view.id} of {self._uri}"
 
     def _sized(self, pixels: codecs.Image, interpolation: int) -> codecs.Image:
         """Pixels (H, W) or (H, W, 3) at the input size."""
@@ -293,6 +318,10 @@ class PixelLoader:
             second_masks=self._stacked([sample.mask for sample in second]) if second else None,
             features=[self._stacked(level) for level in levels],
             cached=cached,
+            forged=torch.tensor([sample.forged for sample in samples], pin_memory=self._pinned),
+            scribbles=self._stacked([sample.scribble for sample in samples if sample.scribble is not None])
+            if self._scribbles
+            else None,
         )
 
     def _images(self, samples: Sequence[_DecodedView]) -> torch.Tensor:

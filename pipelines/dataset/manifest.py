@@ -1,32 +1,42 @@
 """The manifest: the JSON, written last, that makes shards a pixel dataset.
 
-    {"schema_version": 2, "config": {...}, "config_digest": sha256, "asked": sha256 of config and listing, "seed": 0,
+    {"schema_version": 2 or 3, "config": {...}, "config_digest": sha256, "asked": sha256 of config and listing,
+     "seed": 0,
      "sources": {name: {"repeat": 1, "listed": n, "samples": n, "rejected": n}},    listed = samples + rejected
      "splits": {name: {"samples": n, "forged": n, "pixels": {"authentic": n, "forged": n}}},
      "shards": [{"name", "split", "source", "rows", "bytes", "sha256"}], "row_group": 16, "views": 4,
      "statistics": {...} (pipelines/dataset/counts.py), "near_duplicates": {...} (pipelines/dataset/duplicates.py),
      "masks": {source: [how its masks were read]}, not there where no source has any,
+     "classes": [names of the classes of index masks], "scribbles": true, not there where there are none,
      "rejects": sha256 of rejects.parquet, "fingerprint": sha256, "seal": sha256 of the canonical JSON of all of this}
 
-It holds nothing that differs between two builds of the same inputs: no times, no hosts.
+It holds nothing that differs between two builds of the same inputs: no times, no hosts. A dataset of two classes,
+authentic and forged, without scribbles or unlabelled samples, is of schema 2, as those of earlier versions; any other
+one is of schema 3, which these do not read.
 """
 
 import json
+import operator
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from typing_extensions import TypedDict
 
-from mpc_model.errors import DataError
+from mpc_model.classes import FORGERY, MAX_CLASSES
+from mpc_model.errors import DataError, UserError
+from pipelines.dataset import schema
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.schema import SplitName
 from pipelines.runtime import documents, storage, uris
 from pipelines.runtime.canonical import digest
 from pipelines.runtime.documents import Count, Sha256
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION, INDEXED_VERSION = 2, 3
+"""Of a dataset of authentic and forged samples alone; of one with index masks, scribbles or unlabelled samples."""
 FILE_NAME = "manifest.json"
 _PROVENANCE = {"config", "request", "statistics", "near_duplicates", "rejects", "masks"}
 _DERIVED = {"config_digest", "fingerprint", "seal"}
@@ -35,6 +45,7 @@ Pixels = Annotated[int, Field(ge=0, le=2**62)]
 ShardName = Annotated[str, Field(pattern="^(train|validation|test)-[0-9]{5,9}$")]
 """It becomes the name of a file, which must lie in the dataset."""
 SourceName = Annotated[str, Field(min_length=1, max_length=200)]
+ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Repeat = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -66,25 +77,46 @@ class PixelCounts(Document):
     forged: Pixels
 
 
-class SplitCounts(Document):
-    """Samples and pixels of one split; `forged` is how many of the samples are forged."""
+class LabelCounts(Document):
+    """What samples hold: how many of them are forged, or have no labels at all, and their pixels by class.
 
-    samples: Count
+    `pixels` are those of authentic and forged samples, `class_pixels` those of index masks, by class. What does not
+    exist is not written, so that the counts of a dataset of two classes are those of earlier versions.
+    """
+
     forged: Count
     pixels: PixelCounts
+    unlabelled: Count = Field(default=0, exclude_if=operator.not_)
+    class_pixels: list[Pixels] = Field(default=[], exclude_if=operator.not_)
+
+    @property
+    def by_class(self) -> list[int]:
+        """Pixels of canonical views by class, ignored ones left out: authentic and forged where no others are named."""
+        return self.class_pixels or [self.pixels.authentic, self.pixels.forged]
+
+
+class SplitCounts(LabelCounts):
+    """Samples of one split, and what they hold."""
+
+    samples: Count
 
     @model_validator(mode="after")
     def _is_possible(self) -> "SplitCounts":
-        check_counts(self.samples, self.forged, self.pixels)
+        check_counts(self.samples, self)
         return self
 
 
-def check_counts(samples: int, forged: int, pixels: PixelCounts) -> None:
+def check_counts(samples: int, counts: LabelCounts) -> None:
     """ValueError for counts that no samples can have: a forged sample has forged pixels, any other has none."""
+    forged, pixels = counts.forged, counts.pixels
     if forged > samples:
         raise ValueError(f"forged is {forged}, but samples is {samples}")
     if pixels.forged < forged or (pixels.forged and not forged):
         raise ValueError(f"{forged} forged samples cannot have {pixels.forged} forged pixels")
+    if forged + counts.unlabelled > samples:
+        raise ValueError(f"forged and unlabelled are {forged + counts.unlabelled}, but samples is {samples}")
+    if counts.class_pixels and (forged or pixels.authentic):
+        raise ValueError("samples with index masks cannot be authentic or forged")
 
 
 class ShardEntry(Document):
@@ -162,7 +194,25 @@ class Manifest(Document):
     near_duplicates: NearDuplicates
     rejects: Sha256
     masks: dict[SourceName, list[MaskReading]] = {}
-    """By source, of those that have masks."""
+    """By source, of those that have masks of authentic and forged pixels."""
+    classes: list[ClassName] = Field(default=[], max_length=MAX_CLASSES, exclude_if=operator.not_)
+    """Names of the classes of index masks, in the order of their numbers; none: authentic and forged."""
+    scribbles: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether each view has a scribble beside its mask."""
+
+    @model_validator(mode="after")
+    def _is_of_its_schema(self) -> "Manifest":
+        expected = version_of(self.classes, self.scribbles, self.splits.values())
+        if self.schema_version != expected:
+            raise ValueError(f"schema_version is {self.schema_version}, but what it holds is of {expected}")
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: there must be two or more, of different names")
+        for name, split in self.splits.items():
+            if len(split.class_pixels) != len(self.classes):
+                raise ValueError(
+                    f"splits.{name}: class_pixels has {len(split.class_pixels)}, classes {len(self.classes)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _adds_up(self) -> "Manifest":
@@ -197,6 +247,31 @@ class Manifest(Document):
         Where the pixels came from does not count: the same pixels have the same fingerprint wherever they were built.
         """
         return digest(self.model_dump(mode="json", by_alias=True, exclude=_PROVENANCE))
+
+    @property
+    def indexed(self) -> bool:
+        """Whether masks hold class numbers, 0 to K - 1, instead of authentic (0) and forged (1)."""
+        return bool(self.classes)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in the order of their numbers; of a dataset without index masks authentic and forged."""
+        return self.classes or list(FORGERY)
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns of its shards."""
+        return schema.columns(self.indexed, self.scribbles)
+
+    def require_labels(self, uri: str, splits: Iterable[str], verb: str) -> None:
+        """UserError where a split of this dataset, which is at `uri`, has samples without labels: `verb` needs them."""
+        for name in splits:
+            counts = self.splits.get(name)
+            if counts and counts.unlabelled:
+                raise UserError(
+                    f"split {name!r} of {uri} has {counts.unlabelled} samples without labels (kind unlabelled), and"
+                    f" {verb} needs labels; leave their source out of build.sources, or give it another split"
+                )
 
     def named_rules(self) -> dict[str, dict[str, int]]:
         """The number of masks of each source whose rule was named, by rule."""
@@ -244,9 +319,9 @@ class Manifest(Document):
         version = stored.get("schema_version")
         if "fingerprint" not in stored or not isinstance(version, int):
             raise DataError(f"{location} is not a dataset manifest; {remedy}")
-        if version != SCHEMA_VERSION:
+        if version not in (SCHEMA_VERSION, INDEXED_VERSION):
             raise DataError(
-                f"dataset {uri} has schema {version}, this version reads {SCHEMA_VERSION};"
+                f"dataset {uri} has schema {version}, this version reads {SCHEMA_VERSION} and {INDEXED_VERSION};"
                 " delete the dataset and build it anew"
             )
         try:
@@ -260,6 +335,11 @@ class Manifest(Document):
                     f"the manifest of {uri} was changed after it was written: {key} does not fit the rest; {remedy}"
                 )
         return manifest
+
+
+def version_of(classes: Iterable[str], scribbles: bool, splits: Iterable[SplitCounts]) -> int:
+    """The schema of a dataset that has these."""
+    return INDEXED_VERSION if classes or scribbles or any(split.unlabelled for split in splits) else SCHEMA_VERSION
 
 
 _STORED = TypeAdapter(dict[str, Any])

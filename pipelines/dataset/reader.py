@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DamagedError, DataError
 from mpc_model.imaging import codecs
 from pipelines.dataset.manifest import Manifest, ShardEntry
-from pipelines.dataset.schema import SCHEMA, SPLITS, Row, ViewFiles
+from pipelines.dataset.schema import NOT_FORGED, SPLITS, Row, ViewFiles
 from pipelines.runtime import storage, uris
 
 _HOLE = 1 << 20
@@ -53,7 +53,7 @@ def _is_of_storage(error: OSError, text: str) -> bool:
     return error.errno is not None or "AWS Error" in text
 
 
-def check_footer(footer: pq.FileMetaData, shard: ShardEntry, row_group: int) -> None:
+def check_footer(footer: pq.FileMetaData, shard: ShardEntry, row_group: int, columns: pa.Schema) -> None:
     """ValueError where the footer of a shard has other rows, row groups or columns than the manifest says."""
     if footer.num_rows != shard.rows:
         raise ValueError(f"{footer.num_rows} rows, the manifest says {shard.rows}")
@@ -61,7 +61,7 @@ def check_footer(footer: pq.FileMetaData, shard: ShardEntry, row_group: int) -> 
     if sizes != [min(row_group, shard.rows - start) for start in range(0, shard.rows, row_group)]:
         raise ValueError(f"row groups of {sizes[:3]} rows, the manifest says {row_group}")
     stored = footer.schema.to_arrow_schema()
-    for field in SCHEMA:
+    for field in columns:
         if field.name not in stored.names or stored.field(field.name).type != field.type:
             raise ValueError(f"the column {field.name} is missing, or of another type")
 
@@ -87,21 +87,29 @@ def check_rows(table: pa.Table, shard: ShardEntry, views: int) -> None:
 
 
 class DrawnView(NamedTuple):
-    """One view of the sample `id`; the image is empty where only masks were asked for."""
+    """One view of the sample `id`; the image is empty where only masks were asked for, and there is a scribble only
+    where scribbles were."""
 
     id: str
+    kind: str
     files: ViewFiles
+
+    @property
+    def is_forged(self) -> bool:
+        """Whether the sample is of a kind of forgery."""
+        return self.kind not in NOT_FORGED
 
     @property
     def size(self) -> int:
         """Bytes of the files."""
-        return len(self.files["image"]) + len(self.files["mask"])
+        return len(self.files["image"]) + len(self.files["mask"]) + len(self.files.get("scribble", b""))
 
 
-def decode_view(view: ViewFiles, name: str) -> tuple[codecs.Image, codecs.Mask]:
-    """Pixels of a stored view: uint8 RGB (H, W, 3) and mask (H, W). DataError, with `name`, where they do not decode,
-    or have different sizes."""
-    image, mask = codecs.decode_image(view["image"], name), codecs.decode_mask(view["mask"], name)
+def decode_view(view: ViewFiles, name: str, indexed: bool = False) -> tuple[codecs.Image, codecs.Mask]:
+    """Pixels of a stored view: uint8 RGB (H, W, 3) and mask (H, W), of class numbers where the dataset is `indexed`.
+    DataError, with `name`, where they do not decode, or have different sizes."""
+    decode = codecs.decode_labels if indexed else codecs.decode_mask
+    image, mask = codecs.decode_image(view["image"], name), decode(view["mask"], name)
     if image.shape[:2] != mask.shape:
         raise DataError(f"{name} is damaged: its image is {image.shape[:2]} pixels, its mask {mask.shape}")
     return image, mask
@@ -122,7 +130,7 @@ class ShardReader:
     def __init__(self, uri: str, manifest: Manifest, split: str) -> None:
         self.uri = uri
         self._shards = {shard.name: shard for shard in manifest.shards}
-        self._row_group, self._views = manifest.row_group, manifest.views
+        self._row_group, self._views, self.columns = manifest.row_group, manifest.views, manifest.columns
         self._groups: list[tuple[str, int]] = []
         sizes, repeats, stored_bytes = [], [], []
         for shard in manifest.shards:
@@ -147,22 +155,26 @@ class ShardReader:
         rows: list[Row] = self._table(group, columns).to_pylist()
         return rows
 
-    def read_views(self, group: int, drawn: Sequence[tuple[int, int]], images: bool = True) -> list[DrawnView]:
+    def read_views(
+        self, group: int, drawn: Sequence[tuple[int, int]], images: bool = True, scribbles: bool = False
+    ) -> list[DrawnView]:
         """The views `drawn` of one row group, each as (row of the group, view); raises as `read` does.
 
         A column chunk holds the files of all views, one after the other, and is read as a whole. Only those that were
-        drawn are copied out of it. Without `images` only masks are read.
+        drawn are copied out of it. Without `images` only masks are read; with `scribbles`, which the dataset must
+        have, these, too.
         """
-        table = self._table(group, ("id", "views.image", "views.mask") if images else ("id", "views.mask"))
+        fields = ["image"] * images + ["mask"] + ["scribble"] * scribbles
+        table = self._table(group, ("id", "kind", *(f"views.{field}" for field in fields)))
         stored = [chunk.flatten() for chunk in table["views"].chunks]
-        files = {
-            field: pa.chunked_array([part.field(field) for part in stored], pa.binary())
-            for field in ("image", "mask")[not images :]
-        }
+        files = {field: pa.chunked_array([part.field(field) for part in stored], pa.binary()) for field in fields}
         views = []
         for row, view in drawn:
             one = {field: column[row * self._views + view].as_py() for field, column in files.items()}
-            views.append(DrawnView(table["id"][row].as_py(), {"image": one.get("image", b""), "mask": one["mask"]}))
+            of_view: ViewFiles = {"image": one.get("image", b""), "mask": one["mask"]}
+            if scribbles:
+                of_view["scribble"] = one["scribble"]
+            views.append(DrawnView(table["id"][row].as_py(), table["kind"][row].as_py(), of_view))
         return views
 
     def _table(self, group: int, columns: Sequence[str]) -> pa.Table:
@@ -202,7 +214,8 @@ class ShardReader:
         file = filesystem.open_input_file(path)
         if name not in self._footers:
             footer = self._footer(name, file)
-            check_footer(pq.read_metadata(pa.BufferReader(footer)), self._shards[name], self._row_group)
+            metadata = pq.read_metadata(pa.BufferReader(footer))
+            check_footer(metadata, self._shards[name], self._row_group, self.columns)
             self._footers[name] = zlib.compress(footer, 1)
         return file
 
@@ -287,14 +300,14 @@ def columns(uri: str, manifest: Manifest, names: Sequence[str], split: str | Non
         filesystem, path = storage.resolve(shard_location(uri, shard.name))
         with _shard_errors(uri, shard.name), filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)
-            check_footer(file.metadata, shard, manifest.row_group)
+            check_footer(file.metadata, shard, manifest.row_group, manifest.columns)
             table = file.read(columns=list(names), use_threads=False)
             check_rows(table, shard, manifest.views)
             return table
 
     with ThreadPoolExecutor(8) as pool:
         tables = list(pool.map(read, shards))
-    empty = pa.schema([SCHEMA.field(name) for name in names]).empty_table()
+    empty = pa.schema([manifest.columns.field(name) for name in names]).empty_table()
     return pa.concat_tables([empty, *tables])
 
 
@@ -310,7 +323,7 @@ def sample_rows(uri: str, manifest: Manifest, count: int = 6) -> list[Row]:
             continue
         only = manifest.model_copy(update={"shards": [shard]})
         by_kind: dict[str, list[Row]] = defaultdict(list)
-        for row in ShardReader(uri, only, shard.split).read(0, SCHEMA.names):
+        for row in ShardReader(uri, only, shard.split).read(0, manifest.columns.names):
             by_kind[row["kind"]].append(row)
         alternating = [row for rank in zip_longest(*by_kind.values()) for row in rank if row is not None]
         rows += alternating[:count]

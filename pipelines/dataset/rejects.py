@@ -23,7 +23,8 @@ REASONS = {
     "size_mismatch": "Image and mask differ in size; find the mask that belongs to the image.",
     "orientation": "The image is turned by its EXIF tag, and the sizes do not tell whether the mask was drawn on it "
     "before or after; turn the pixels of both and remove the tag.",
-    "mask_missing": "Declared forged, no mask file; add the mask, or list the image as authentic.",
+    "mask_missing": "No mask file of an image that is declared forged or labelled; add the mask, or list the image as "
+    "authentic or unlabelled.",
     "mask_not_binary": "Much of the mask is neither black nor white, or it numbers objects; save it with 0 and 255 "
     "only, or name the mask rule it was made by.",
     "mask_levels": "The mask holds other levels than the masks of its source are read by; save it like them, or set "

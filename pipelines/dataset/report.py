@@ -14,13 +14,13 @@ from pydantic import TypeAdapter
 
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, drawing
-from pipelines.dataset import html, shortcuts
+from pipelines.dataset import class_report, html, shortcuts
 from pipelines.dataset.counts import AREA_BINS, CLASSES, Statistics
 from pipelines.dataset.duplicates import NearDuplicates
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import decode_view
 from pipelines.dataset.rejects import REASONS, Reject
-from pipelines.dataset.schema import Row
+from pipelines.dataset.schema import LABELLED, UNLABELLED, Row
 from pipelines.runtime import documents
 
 PICTURED = 36
@@ -49,13 +49,14 @@ def dataset_page(
         f"<p class=dim>fingerprint <code>{manifest.fingerprint}</code>, seed {manifest.seed}</p>",
         _tiles(statistics, rejects),
         "<h2>Know this first</h2>",
-        _warnings(statistics),
+        _warnings(manifest, statistics),
         "<h2>Samples</h2>",
         html.table(*_split_table(statistics), numbers_from=2),
         "<p></p>",
         html.table(*_source_table(manifest, statistics)),
-        f"<div class=pair><div><h2>Forged area</h2>{_area_chart(statistics)}</div>",
-        f"<div><h2>Where forged pixels lie</h2>{_positions(statistics)}</div>",
+        *_classes(manifest, statistics),
+        "<div class=pair>",
+        *_forged_pixels(manifest, statistics),
         f"<div><h2>JPEG quality of the source files</h2>{_quality_chart(statistics)}</div>",
         f"<div><h2>Sizes and files</h2>{_size_tables(statistics)}</div></div>",
         *_mask_rules(manifest),
@@ -63,7 +64,7 @@ def dataset_page(
         *(f"<p>{html.escape(line)}</p>" for line in _near_duplicates(near)),
         "<h2>Left out</h2>",
         _rejected(rejects),
-        *_pictures(samples),
+        *_pictures(samples, manifest.class_names),
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -73,7 +74,6 @@ def dataset_page(
 
 def summary_lines(manifest: Manifest, statistics: Statistics) -> list[str]:
     """The same as lines of text for a terminal, without pictures."""
-    areas = _areas_by_kind(statistics)
     lines = [
         f"fingerprint {manifest.fingerprint}, seed {manifest.seed}",
         "  ".join(f"{name} {value}" for name, value in _totals(statistics)),
@@ -82,27 +82,51 @@ def summary_lines(manifest: Manifest, statistics: Statistics) -> list[str]:
         "",
         *html.columns(*_source_table(manifest, statistics)),
         "",
-        "forged share of the image, 0 to 100%",
-        *html.columns(
-            ("kind", "5% each".center(AREA_BINS), "images"),
-            [(kind, html.blocks(values), f"{sum(values):,}") for kind, values in areas.items()],
-        ),
+        *(html.columns(*class_report.table(manifest, statistics)) if manifest.indexed else _area_lines(statistics)),
         "",
         *html.columns(*_most_common(statistics, "quality", "JPEG quality of the source")),
         "",
         *html.columns(*_most_common(statistics, "size", "height x width, rounded")),
         "",
     ]
-    warnings = [*shortcuts.shortcuts(statistics), *shortcuts.missing_classes(statistics)]
-    return lines + [f"! {sentence}" for sentence in warnings or ["No shortcut found, and both classes in every split."]]
+    lines += class_report.scribble_lines(manifest, statistics)
+    return lines + [f"! {sentence}" for sentence in _sentences(manifest, statistics) or [_sound(manifest)]]
+
+
+def _area_lines(statistics: Statistics) -> list[str]:
+    rows = [(kind, html.blocks(values), f"{sum(values):,}") for kind, values in _areas_by_kind(statistics).items()]
+    return [
+        "forged share of the image, 0 to 100%",
+        *html.columns(("kind", "5% each".center(AREA_BINS), "images"), rows),
+    ]
+
+
+def _sentences(manifest: Manifest, statistics: Statistics) -> list[str]:
+    """What to know before training on it."""
+    if manifest.indexed:
+        return class_report.missing(manifest, statistics)
+    return [*shortcuts.shortcuts(statistics), *shortcuts.missing_classes(statistics)]
+
+
+def _sound(manifest: Manifest) -> str:
+    return (
+        "All classes are in every split." if manifest.indexed else "No shortcut found, and both classes in every split."
+    )
+
+
+def _labels(statistics: Statistics) -> list[str]:
+    """What images are: authentic or forged, and, where there are such, labelled by class or unlabelled."""
+    classes = statistics.images_by("class")
+    others = [label for label in (LABELLED, UNLABELLED) if classes[label,]]
+    return others if others and not any(classes[label,] for label in CLASSES) else [*CLASSES, *others]
 
 
 def _totals(statistics: Statistics) -> list[tuple[str, str]]:
     classes = statistics.images_by("class")
+    labels = sorted(_labels(statistics), key=("forged", "authentic", LABELLED, UNLABELLED).index)
     return [
         ("samples", f"{classes.total():,}"),
-        ("forged", f"{classes['forged',]:,}"),
-        ("authentic", f"{classes['authentic',]:,}"),
+        *((label, f"{classes[label,]:,}") for label in labels),
         ("views stored", f"{statistics.counts['views',]:,}"),
         ("of images and masks", html.byte_size(statistics.counts["bytes",])),
     ]
@@ -113,10 +137,13 @@ def _tiles(statistics: Statistics, rejects: Sequence[Reject]) -> str:
     return f"<div class=tiles>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in totals)}</div>"
 
 
-def _warnings(statistics: Statistics) -> str:
-    warnings = [*shortcuts.shortcuts(statistics), *shortcuts.missing_classes(statistics)]
+def _warnings(manifest: Manifest, statistics: Statistics) -> str:
+    warnings = _sentences(manifest, statistics)
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in warnings)
-    summary = f"<ul>{items}</ul>" if warnings else "<p>No shortcut found, and both classes in every split.</p>"
+    summary = f"<ul>{items}</ul>" if warnings else f"<p>{_sound(manifest)}</p>"
+    summary = f"<div class='first{'' if warnings else ' sound'}'>{summary}</div>"
+    if manifest.indexed:
+        return summary
     rows = []
     for scope in shortcuts.scopes(statistics):
         accuracies = (shortcuts.guess_accuracy(statistics, feature, scope) for feature in _SHORT)
@@ -128,7 +155,7 @@ def _warnings(statistics: Statistics) -> str:
         else "Too few forged images to say whether forged pixels lie in one place."
     )
     return (
-        f"<div class='first{'' if warnings else ' sound'}'>{summary}</div><p class=dim>What was checked:"
+        f"{summary}<p class=dim>What was checked:"
         " how often the class of an unseen image is guessed right from one thing alone (chance is 50%)."
         f" {position}</p>{html.table(('guessed in', *_SHORT.values()), rows)}"
     )
@@ -149,12 +176,34 @@ def _split_table(statistics: Statistics) -> tuple[tuple[str, ...], list[tuple[st
 
 
 def _source_table(manifest: Manifest, statistics: Statistics) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    forged = statistics.images_by("class", "source")
+    of_source, present = statistics.images_by("class", "source"), _labels(statistics)
+    labels = [label for label in ("forged", UNLABELLED) if label in present]
     rows = []
     for name, source in manifest.sources.items():
-        numbers = (source.listed, source.samples, source.rejected, forged["forged", name], source.repeat)
+        counts = (of_source[label, name] for label in labels)
+        numbers = (source.listed, source.samples, source.rejected, *counts, source.repeat)
         rows.append((name, *(f"{number:,}" for number in numbers)))
-    return ("source", "listed", "written", "left out", "forged", "times an epoch"), rows
+    return ("source", "listed", "written", "left out", *labels, "times an epoch"), rows
+
+
+def _classes(manifest: Manifest, statistics: Statistics) -> list[str]:
+    """The table of the classes of index masks, with the colours of the pictures below, and what scribbles label."""
+    lines = [f"<p>{html.escape(line)}</p>" for line in class_report.scribble_lines(manifest, statistics)]
+    if not manifest.indexed:
+        return lines
+    names = [f"{number} {name}" for number, name in enumerate(manifest.classes)]
+    colours = ["#" + bytes(colour).hex() for colour in drawing.class_colours(manifest.classes)]
+    legend = html.legend(names, colours)
+    return ["<h2>Classes</h2>", html.table(*class_report.table(manifest, statistics)), *lines, legend]
+
+
+def _forged_pixels(manifest: Manifest, statistics: Statistics) -> list[str]:
+    if manifest.indexed:
+        return []
+    return [
+        f"<div><h2>Forged area</h2>{_area_chart(statistics)}</div>",
+        f"<div><h2>Where forged pixels lie</h2>{_positions(statistics)}</div>",
+    ]
 
 
 def _areas_by_kind(statistics: Statistics) -> dict[str, list[int]]:
@@ -187,7 +236,7 @@ def _positions(statistics: Statistics) -> str:
 
 def _values_by_class(statistics: Statistics, feature: str) -> dict[str, dict[str, int]]:
     """Images by value of a feature, for each class."""
-    counts: dict[str, dict[str, int]] = {label: {} for label in CLASSES}
+    counts: dict[str, dict[str, int]] = {label: {} for label in _labels(statistics)}
     for (label, value), count in statistics.count_by(feature, "class", "value").items():
         counts[label][value] = count
     return counts
@@ -202,7 +251,7 @@ def _quality_chart(statistics: Statistics, limit: int = 20) -> str:
     def name(value: str) -> str:
         return f"{int(value) // 5 * 5}" if fives and value.isdigit() else value
 
-    groups: dict[str, Counter[str]] = {label: Counter() for label in CLASSES if counts[label]}
+    groups: dict[str, Counter[str]] = {label: Counter() for label in counts if counts[label]}
     for label, group in groups.items():
         for value, count in counts[label].items():
             group[name(value)] += count
@@ -215,13 +264,13 @@ def _most_common(
     statistics: Statistics, feature: str, title: str, limit: int = 8
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     counts = _values_by_class(statistics, feature)
-    total = Counter(counts["authentic"]) + Counter(counts["forged"])
+    total = sum(map(Counter, counts.values()), Counter[str]())
     first = sorted(total, key=lambda value: (-total[value], value))[:limit]
-    rows = [(value, *(f"{counts[label].get(value, 0):,}" for label in CLASSES)) for value in first]
+    rows = [(value, *(f"{of_label.get(value, 0):,}" for of_label in counts.values())) for value in first]
     if len(total) > limit:
-        rest = [sum(count for value, count in counts[label].items() if value not in first) for label in CLASSES]
+        rest = [sum(n for value, n in of_label.items() if value not in first) for of_label in counts.values()]
         rows.append((f"{len(total) - limit} others", *(f"{count:,}" for count in rest)))
-    return (title, *CLASSES), rows
+    return (title, *counts), rows
 
 
 def _size_tables(statistics: Statistics) -> str:
@@ -269,15 +318,15 @@ def _rejected(rejects: Sequence[Reject]) -> str:
     return f"<p>All are rows of rejects.parquet.</p><div class=wide><table>{head}{''.join(rows)}</table></div>"
 
 
-def _pictures(samples: Sequence[Row]) -> list[str]:
+def _pictures(samples: Sequence[Row], classes: Sequence[str]) -> list[str]:
     chosen = _choose(samples, PICTURED)
     body = []
     for split in dict.fromkeys(row["split"] for row in chosen):
         own = sorted((row for row in chosen if row["split"] == split), key=lambda row: (row["source"], row["kind"]))
-        shown = "".join(_picture(row, 0, _kind_caption(row), row["key"]) for row in own)
+        shown = "".join(_picture(row, 0, classes, _kind_caption(row), row["key"]) for row in own)
         body += [f"<h2>Pictures of {html.escape(split)}</h2><div class=shown>{shown}</div>"]
     for row in [row for row in chosen if len(row["views"]) > 1][:WITH_VIEWS]:
-        views = "".join(_picture(row, view, _operations(row, view)) for view in range(len(row["views"])))
+        views = "".join(_picture(row, view, classes, _operations(row, view)) for view in range(len(row["views"])))
         body.append(f"<h2>Views of <code>{html.escape(row['key'])}</code></h2><div class=shown>{views}</div>")
     return body
 
@@ -312,9 +361,13 @@ def _operations(row: Row, view: int) -> str:
     return "; ".join(steps) or ("as it is" if view else "canonical")
 
 
-def _picture(row: Row, view: int, *caption: str) -> str:
-    """A view of a sample with the outline of its mask."""
-    image, mask = decode_view(row["views"][view], row["key"])
+def _picture(row: Row, view: int, classes: Sequence[str], *caption: str) -> str:
+    """A view of a sample with the outline of its mask, or the colours of its classes, and with its scribble."""
+    files, indexed = row["views"][view], "class_pixels" in row
+    image, mask = decode_view(files, row["key"], indexed)
+    drawn = drawing.class_overlay(image, mask, classes) if indexed else drawing.outlined(image, mask)
+    if "scribble" in files:
+        drawn = drawing.with_scribble(drawn, codecs.decode_labels(files["scribble"], row["key"]), classes)
     scale = min(1.0, 360 / max(image.shape[:2]))
-    drawn = cv2.resize(drawing.outlined(image, mask), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return html.figure(drawn, row["key"], *caption)

@@ -8,8 +8,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from mpc_model.errors import DataError
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import (
-    Document,
-    PixelCounts,
+    LabelCounts,
     ShardEntry,
     ShardName,
     SourceName,
@@ -22,7 +21,7 @@ from pipelines.runtime import documents
 from pipelines.runtime.documents import Count, Sha256
 
 
-class ShardMarker(Document):
+class ShardMarker(LabelCounts):
     """What is known of a finished shard.
 
     `plan` is the digest of everything that the shard is made from: a marker with another digest belongs to another
@@ -34,8 +33,6 @@ class ShardMarker(Document):
     source: SourceName
     split: SplitName
     rows: Count
-    forged: Count
-    pixels: PixelCounts
     bytes: Count
     sha256: Sha256
     rejects: list[Reject]
@@ -44,7 +41,7 @@ class ShardMarker(Document):
 
     @model_validator(mode="after")
     def _is_possible(self) -> "ShardMarker":
-        check_counts(self.rows, self.forged, self.pixels)
+        check_counts(self.rows, self)
         return self
 
     def entry(self) -> ShardEntry:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dataset.counts import CLASSES, Statistics
+from pipelines.dataset.schema import UNLABELLED
 
 _Table = npt.NDArray[np.int64]
 """(half, class): images with one value of a feature."""
@@ -114,17 +115,25 @@ def shortcuts(statistics: Statistics) -> list[str]:
 
 
 def missing_classes(statistics: Statistics) -> list[str]:
-    """A sentence for each split and each class of which the split has no image."""
+    """A sentence for each split and each class of which the split has no image, and for each without any labels."""
     present = set(statistics.images_by("split", "class"))
+    only_unlabelled = [
+        split
+        for split in statistics.splits()
+        if (split, UNLABELLED) in present and not any((split, label) in present for label in CLASSES)
+    ]
     consequence = {
         "authentic": "false alarms on untouched images can be neither unlearned nor measured there",
         "forged": "there is nothing to find in it",
     }
     return [
+        f"Split {split} has no labels: nothing can be learned from them, or measured, there."
+        for split in only_unlabelled
+    ] + [
         f"Split {split} has no {label} image: {consequence[label]}."
         for split in statistics.splits()
         for label in CLASSES
-        if (split, label) not in present
+        if (split, label) not in present and split not in only_unlabelled
     ]
 
 
@@ -151,7 +160,7 @@ def _tables(statistics: Statistics, feature: str, scope: str) -> dict[str, _Tabl
         counts = statistics.count_by(feature, *columns, "value")
     tables: dict[str, _Table] = defaultdict(lambda: np.zeros((2, 2), np.int64))
     for (split, source, half, label, value), count in counts.items():
-        if scope in (split, f"source {source}"):
+        if label in CLASSES and scope in (split, f"source {source}"):
             tables[value][int(half), CLASSES.index(label)] += count
     return tables
 

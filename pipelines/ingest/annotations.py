@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.formats import png
+from pipelines.config.build import SourceConfig
+from pipelines.dataset.schema import LABELLED
 from pipelines.ingest.listing import ItemRow
 from pipelines.runtime import storage
 
@@ -26,6 +28,28 @@ IndexMap = npt.NDArray[np.integer[Any]]
 def mask_names(locations: str | None) -> list[str]:
     """The mask files of an item, whose locations are lines of a text."""
     return locations.split("\n") if locations else []
+
+
+def label_names(labels: str | None, scribble: str | None) -> list[str]:
+    """The files of an item that hold class numbers: its labels, then its scribble where it has one."""
+    return [file for file in (labels, scribble) if file]
+
+
+def class_of_number(source: SourceConfig) -> npt.NDArray[np.uint8]:
+    """The class (256,) of each number in the label files of a source: what its key `values` says, else the number.
+
+    Numbers that are then no class are refused by ingest/label_values.py.
+    """
+    classes = np.arange(256, dtype=np.uint8)
+    classes[list(source.values)] = list(source.values.values())
+    return classes
+
+
+def mask_files(item: ItemRow) -> list[str]:
+    """All files of an item that say what its pixels are: its masks, or its labels and its scribble."""
+    if item["kind"] == LABELLED:
+        return label_names(item["mask"], item["scribble"])
+    return mask_names(item["mask"])
 
 
 def mask_label(locations: str | None) -> str | None:

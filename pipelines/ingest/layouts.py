@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import ijson
 
@@ -17,7 +18,7 @@ from mpc_model.imaging.codecs import IMAGE_SUFFIXES, mask_rule
 from mpc_model.imaging.mask_levels import AUTO
 from mpc_model.registry import Registry
 from pipelines.config.build import SourceConfig
-from pipelines.dataset.schema import AUTHENTIC, FORGED, PHOTO, SPLITS
+from pipelines.dataset.schema import AUTHENTIC, FORGED, LABELLED, PHOTO, SPLITS, UNLABELLED
 from pipelines.ingest import listing_file, unused_masks
 from pipelines.runtime import console, selection, storage, uris
 from pipelines.runtime.storage import Stamp
@@ -35,7 +36,8 @@ class Item:
     """Unique in its source and independent of where the files are: the path below the source's location."""
     image: str
     kind: str
-    """`photo` (the build may forge it), `authentic`, or any kind of forgery (`forged` where it is not known)."""
+    """`photo` (the build may forge it), `authentic`, any kind of forgery (`forged` where it is not known), `labelled`
+    (the mask holds class numbers) or `unlabelled` (nobody knows)."""
     mask: str | None = None
     """The build rejects forged items without one. Several locations, one a line, are united."""
     mask_rule: str = AUTO
@@ -48,9 +50,12 @@ class Item:
     """Index map (PNG, 0 = background, 1..n) of the objects of a photo."""
     polygons: str | None = None
     """The same as a JSON list of COCO segmentations."""
+    scribble: str | None = None
+    """An index map of scribbles (PNG, 255 = not scribbled) of a labelled item."""
     image_stamp: Stamp = NO_STAMP
     mask_stamp: Stamp = NO_STAMP
     instances_stamp: Stamp = NO_STAMP
+    scribble_stamp: Stamp = NO_STAMP
 
 
 Layout = Callable[[SourceConfig], Iterator[Item]]
@@ -132,10 +137,8 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
     if isinstance(source.location, str) and source.location.lower().endswith(listing_file.SUFFIXES):
         yield from _listing(source, source.location)
         return
-    folders: dict[str, dict[str, tuple[str, Stamp]]] = {"images": {}, "masks": {}, "authentic": {}}
-    paths: dict[str, dict[str, str]] = {folder: {} for folder in folders}
     try:
-        files = listed(source)
+        images, masks, authentic = _by_stem(source, ("images", "masks", "authentic")).values()
     except UserError:
         if isinstance(source.location, str) and storage.exists(source.location):
             raise UserError(
@@ -143,21 +146,81 @@ def pairs(source: SourceConfig) -> Iterator[Item]:
                 f" {', '.join(listing_file.SUFFIXES)} (save a workbook as CSV UTF-8, unpack what is compressed)"
             ) from None
         raise
-    for name, file in files.items():
-        folder, _, rest = name.partition("/")
-        if folder in folders:
-            stem = rest.rsplit(".", 1)[0]
-            if stem in folders[folder]:
-                raise UserError(f"source {source.name}: two files of {folder}/ have the stem {stem!r}; rename one")
-            folders[folder][stem], paths[folder][stem] = file, name
-    if not folders["images"] and not folders["authentic"]:
+    if not images and not authentic:
         raise UserError(f"source {source.name}: {source.location} has neither images/ nor authentic/ with images in it")
-    unused_masks.check(source.name, paths["images"], paths["masks"])
-    for stem, (uri, stamp) in folders["authentic"].items():
+    unused_masks.check(source.name, *({stem: file.name for stem, file in of.items()} for of in (images, masks)))
+    for stem, (_, uri, stamp) in authentic.items():
         yield Item(f"authentic/{stem}", uri, AUTHENTIC, group=stem, image_stamp=stamp)
-    for stem, (uri, stamp) in folders["images"].items():
-        mask, mask_stamp = folders["masks"].get(stem, (None, NO_STAMP))
-        yield Item(f"images/{stem}", uri, FORGED, mask, group=stem, image_stamp=stamp, mask_stamp=mask_stamp)
+    for stem, (_, uri, stamp) in images.items():
+        mask = masks.get(stem, _NO_FILE)
+        location = mask.location or None
+        yield Item(f"images/{stem}", uri, FORGED, location, group=stem, image_stamp=stamp, mask_stamp=mask.stamp)
+
+
+@LAYOUTS.add("unlabelled")
+def unlabelled(source: SourceConfig) -> Iterator[Item]:
+    """Images of which nobody knows what they hold: a folder, a prefix, or a list of files."""
+    for name, (uri, stamp) in _photographs(source).items():
+        yield Item(name, uri, UNLABELLED, image_stamp=stamp)
+
+
+@LAYOUTS.add("indexed")
+def indexed(source: SourceConfig) -> Iterator[Item]:
+    """Images with labels of named classes: folders `images/` and `labels/`, and where there are any `scribbles/`, files
+    of the same stem. Labels and scribbles are PNG files that hold class numbers, and 255 where nobody says."""
+    folders = _by_stem(source, ("images", "labels", "scribbles"))
+    images, labels, scribbles = folders.values()
+    if not images or not labels:
+        raise UserError(f"source {source.name}: {source.location} must have images in images/ and in labels/")
+    if source.scribbles and scribbles:
+        raise UserError(
+            f"source {source.name}: scribbles is drawn, but {source.location} has scribbles/ of its own; leave one out"
+        )
+    for file in (*labels.values(), *scribbles.values()):
+        if not file.location.lower().endswith(".png"):
+            raise UserError(f"source {source.name}: {file.location} is no PNG; class numbers need files without loss")
+    unused_masks.check(source.name, *({stem: file.name for stem, file in of.items()} for of in (images, labels)))
+    if without := [file.name for stem, file in images.items() if scribbles and stem not in scribbles]:
+        console.say(
+            f"build: source {source.name}: without a scribble, so not scribbled at all: {len(without)} of"
+            f" {len(images)} images ({', '.join(without[:3])})"
+        )
+    for stem, image in images.items():
+        label, scribble = labels.get(stem, _NO_FILE), scribbles.get(stem, _NO_FILE)
+        yield Item(
+            stem,
+            image.location,
+            LABELLED,
+            label.location or None,
+            scribble=scribble.location or None,
+            image_stamp=image.stamp,
+            mask_stamp=label.stamp,
+            scribble_stamp=scribble.stamp,
+        )
+
+
+class _File(NamedTuple):
+    """A file of a source: its path below the source, its location, and its stamp."""
+
+    name: str
+    location: str
+    stamp: Stamp
+
+
+_NO_FILE = _File("", "", NO_STAMP)
+
+
+def _by_stem(source: SourceConfig, folders: tuple[str, ...]) -> dict[str, dict[str, _File]]:
+    """Files of a source by folder, and by their path below it without the suffix. UserError where two share it."""
+    files: dict[str, dict[str, _File]] = {folder: {} for folder in folders}
+    for name, (location, stamp) in listed(source).items():
+        folder, _, rest = name.partition("/")
+        if folder in files:
+            stem = rest.rsplit(".", 1)[0]
+            if stem in files[folder]:
+                raise UserError(f"source {source.name}: two files of {folder}/ have the stem {stem!r}; rename one")
+            files[folder][stem] = _File(name, location, stamp)
+    return files
 
 
 def _listing(source: SourceConfig, uri: str) -> Iterator[Item]:
@@ -190,11 +253,12 @@ def _listed_item(folder: str, cells: dict[str, str]) -> Item:
     masks = [
         _located("mask", folder, line.strip()) for line in re.split(r"[\r\n]+", cells.get("mask", "")) if line.strip()
     ]
+    kind = cells.get("kind", FORGED if masks else AUTHENTIC).lower()
     return Item(
         name=cells.get("name", cells["image"]),
         image=image,
-        kind=cells.get("kind", FORGED if masks else AUTHENTIC).lower(),
-        mask="\n".join(masks) or None,
+        kind=kind,
+        mask="\n".join(masks) or None if kind != UNLABELLED else None,
         mask_rule=cells.get("mask_rule", AUTO),
         group=cells.get("group", ""),
         split=cells.get("split"),

@@ -1,14 +1,15 @@
 """The items that the sources of a build list, as one table: some hundred bytes an item, where objects take a kilobyte.
 
-source, name, image, kind, mask, mask_rule, group, split, instances, polygons    as in layouts.Item
-image_bytes, image_changed, mask_bytes, mask_changed, instances_bytes, ...       the files' stamps, 0 where unknown
+source, name, image, kind, mask, mask_rule, group, split, instances, polygons, scribble    as in layouts.Item
+image_bytes, image_changed, mask_bytes, mask_changed, instances_bytes, ...    the files' stamps, 0 where unknown
 """
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any, TypedDict
 
@@ -20,14 +21,14 @@ import pyarrow.compute as pc
 from mpc_model.errors import UserError
 from mpc_model.imaging.mask_levels import AUTO
 from pipelines.config.build import BuildConfig, SourceConfig
-from pipelines.dataset.schema import PHOTO, SPLITS
+from pipelines.dataset.schema import LABELLED, PHOTO, SPLITS, UNLABELLED
 from pipelines.ingest import layouts, public_sets
 from pipelines.ingest.layouts import LAYOUTS, Item
 from pipelines.runtime import console
 
 LAYOUT_MODULES = (layouts, public_sets)
 """Every module that adds to LAYOUTS must have been imported when a layout is looked up, which happens here only."""
-_STAMPS = ("image", "mask", "instances")
+_STAMPS = ("image", "mask", "instances", "scribble")
 _UNKNOWN_BYTES = 2**20
 _TEXT = tuple(field.name for field in fields(Item) if not field.name.endswith("_stamp"))
 SCHEMA = pa.schema(
@@ -49,6 +50,7 @@ class ItemRow(TypedDict):
     split: str | None
     instances: str | None
     polygons: str | None
+    scribble: str | None
     instances_bytes: int
     instances_changed: int
 
@@ -60,26 +62,40 @@ class ListedItem(ItemRow):
     image_changed: int
     mask_bytes: int
     mask_changed: int
+    scribble_bytes: int
+    scribble_changed: int
 
 
 def list_all(config: BuildConfig, seed: int) -> pa.Table:
     """Every item of every source, in the order of the config and of the listings.
 
-    Raises UserError for sources that cannot be listed, for names that come twice and for splits that do not exist.
+    Raises UserError for sources that cannot be listed, for names that come twice, for splits that do not exist, and for
+    sources whose masks mean different things.
     """
     if not config.sources:
         raise UserError("build.sources is empty; add a source such as {name: mine, layout: pairs, location: folder}")
     items = pa.concat_tables([_limit(source, seed, _list(source)) for source in config.sources]).combine_chunks()
     pa.default_memory_pool().release_unused()
+    for source, kind in dict.fromkeys(columns(items, "source", "kind")) if config.classes else ():
+        if kind not in (LABELLED, UNLABELLED):
+            raise UserError(
+                f"source {source}: its images are {kind}, and those of another source have labels of classes; a dataset"
+                " holds one or the other: build two"
+            )
     return items
+
+
+def has_scribbles(config: BuildConfig, items: pa.Table) -> bool:
+    """Whether a dataset of these items has scribbles: any of them has a file, or is to be given a drawn one."""
+    return any(source.scribbles for source in config.sources) or bool(items["scribble"].is_valid().to_numpy().any())
 
 
 def digest(config: BuildConfig, seed: int, items: pa.Table) -> str:
     """The identity of a build's request: SHA-256 (hex) of its settings, of all that is listed, and of file sizes.
 
-    It is that of earlier versions: they had no key mask_rule, and read masks without one by the rule bright.
+    It is that of earlier versions, which had no scribbles and no key mask_rule: they read masks by the rule bright.
     """
-    settings = config.model_dump(mode="json", exclude={"output", "max_reject_fraction"})
+    settings = config.identity({"output", "max_reject_fraction"})
     for source in settings["sources"]:
         if source["mask_rule"] == AUTO:
             del source["mask_rule"]
@@ -87,7 +103,10 @@ def digest(config: BuildConfig, seed: int, items: pa.Table) -> str:
     rules = pc.if_else(pc.equal(rules, AUTO), "bright", rules)
     items = items.set_column(items.schema.get_field_index("mask_rule"), "mask_rule", rules)
     request = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
-    for batch in items.select([name for name in SCHEMA.names if not name.endswith("_changed")]).to_batches(4096):
+    unused = (
+        ("_changed",) if items["scribble"].is_valid().to_numpy().any() else ("_changed", "scribble", "scribble_bytes")
+    )
+    for batch in items.select([name for name in SCHEMA.names if not name.endswith(unused)]).to_batches(4096):
         request.update(json.dumps(batch.to_pydict()).encode())
     return request.hexdigest()
 
@@ -142,15 +161,16 @@ def sample_hashes(seed: int, keys: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 def _list(source: SourceConfig) -> pa.Table:
     """All items of a source. Raises UserError where the listing or the source's settings make no sense."""
-    table = _with_rule(_table(source.name, LAYOUTS[source.layout](source)), source.mask_rule)
+    table = _with_rule(_table(source.name, _chosen(source)), source.mask_rule)
     if not len(table):
-        raise UserError(f"source {source.name}: nothing is listed at {source.location}")
+        matching = f", or no name matches only: {source.only!r}" if source.only else ""
+        raise UserError(f"source {source.name}: nothing is listed at {source.location}{matching}")
     try:
         for rule in pc.unique(table["mask_rule"]).to_pylist():
             layouts.check_rule(rule)
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
-    _check_settings(source, PHOTO in pc.unique(table["kind"]).to_pylist())
+    _check_settings(source, set(pc.unique(table["kind"]).to_pylist()))
     hashes = sample_hashes(0, (name for (name,) in columns(table, "name")))
     order = np.argsort(hashes, kind="stable")
     repeated = order[1:][np.diff(hashes[order]) == 0]
@@ -163,6 +183,23 @@ def _list(source: SourceConfig) -> pa.Table:
     return table
 
 
+def _chosen(source: SourceConfig) -> Iterator[Item]:
+    """The items of a source's layout whose names match its key `only`, each in the group that `group` finds in them.
+
+    Raises UserError for a name in which `group` finds nothing.
+    """
+    for item in LAYOUTS[source.layout](source):
+        if source.only and not re.search(source.only, item.name):
+            continue
+        if source.group:
+            match = re.search(source.group, item.name)
+            text = match and match[1 if match.re.groups else 0]
+            if not text:
+                raise UserError(f"source {source.name}: group {source.group!r} finds nothing in the name {item.name!r}")
+            item = replace(item, group=text)
+        yield item
+
+
 def _with_rule(table: pa.Table, rule: str) -> pa.Table:
     """The items of a source; those that name no mask rule get the source's."""
     if rule == AUTO:
@@ -171,8 +208,13 @@ def _with_rule(table: pa.Table, rule: str) -> pa.Table:
     return table.set_column(table.schema.get_field_index("mask_rule"), "mask_rule", own)
 
 
-def _check_settings(source: SourceConfig, photos: bool) -> None:
+def _check_settings(source: SourceConfig, kinds: set[str]) -> None:
     """Refuse settings that the layout cannot follow, and name those that have no effect."""
+    photos = PHOTO in kinds
+    if LABELLED in kinds and not source.class_names:
+        raise UserError(f"source {source.name}: images of kind {LABELLED} need layout indexed")
+    if source.scribbles and kinds == {UNLABELLED}:
+        raise UserError(f"source {source.name}: without labels there is nothing to draw scribbles from; leave them out")
     if source.crop is not None and not photos:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
     for setting in () if photos else ("samples_per_photo", "forge"):

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from mpc_model.errors import DataError
 from mpc_model.imaging.mask_levels import AUTO, Kind, describe, half, is_white
 from pipelines.dataset.manifest import MaskReading
-from pipelines.dataset.schema import AUTHENTIC, PHOTO
+from pipelines.dataset.schema import AUTHENTIC, LABELLED, PHOTO
 from pipelines.ingest import annotations, listing, validation
 from pipelines.runtime import console
 
@@ -118,7 +118,8 @@ class _Masks:
         self._listed, self._survey = listed, survey
         self._source, self.sources = _encoded(listed["source"])
         self._rule, self._rules = _encoded(listed["mask_rule"])
-        self._has_mask = np.asarray(listed["mask"].is_valid())
+        labelled = np.asarray(pc.equal(listed["kind"], LABELLED).fill_null(False))
+        self._has_mask = np.asarray(listed["mask"].is_valid()) & ~labelled  # labels are read as they are
         self._declared_forged = ~np.asarray(pc.is_in(listed["kind"], pa.array([PHOTO, AUTHENTIC])))
         self._read = np.asarray(survey["mask"].is_valid()) & np.asarray(survey["reason"].is_null())
         self._decided: dict[str, str] = {}

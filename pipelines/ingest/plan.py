@@ -30,7 +30,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class GoodItem(ItemRow):
-    """An item that screening accepted: its row of the listing, without the stamps of image and mask, and its survey."""
+    """An item that screening accepted: its row of the listing, without stamps of what has a digest, and its survey."""
 
     image_sha256: bytes
     mask_sha256: bytes | None
@@ -77,6 +77,8 @@ class Plan:
     split: Bytes
     """Index into SPLITS."""
     shards: list[Shard]
+    scribbles: bool
+    """Whether each sample is stored with a scribble."""
 
     def samples(self, shard: Shard) -> list[PlannedSample]:
         """The samples of a shard."""
@@ -233,6 +235,7 @@ def _expand(config: BuildConfig, seed: int, good: pa.Table, split: Bytes, scenes
         shards=_cut(
             config.shard_samples, plan_split, plan_source, [source_config.name for source_config in config.sources]
         ),
+        scribbles=listing.has_scribbles(config, good),
     )
 
 

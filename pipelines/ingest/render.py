@@ -7,16 +7,16 @@ Every file is decoded once, and what is made here is never read back: pixels are
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mpc_model.errors import DataError, UnreadableFileError
-from mpc_model.imaging import codecs, forging, views
+from mpc_model.imaging import codecs, forging, scribbles, views
 from mpc_model.imaging.decoding import read_header
 from pipelines.config.build import SourceConfig, ViewsConfig
-from pipelines.dataset.schema import PHOTO, Row
+from pipelines.dataset.schema import LABELLED, PHOTO, UNLABELLED, Row, StoredView
 from pipelines.ingest import annotations, validation
 from pipelines.ingest.plan import GoodItem, PlannedSample, sample_generator
 from pipelines.runtime import storage
@@ -40,22 +40,39 @@ class Files:
 def read_files(sample: PlannedSample) -> Files:
     """Read the files of a sample. Raises DataError with reason `changed` for one that is not what the survey read."""
     item, donor = sample.image, sample.donor
-    image, masks = _read_image(item), [_read(mask) for mask in annotations.mask_names(item["mask"])]
+    names = annotations.mask_files(item)
+    image, masks = _read_image(item), [_read(mask) for mask in names]
     if validation.masks_digest(masks) != item["mask_sha256"]:
-        raise _changed(annotations.mask_label(item["mask"]))
+        raise _changed(annotations.mask_label("\n".join(names)))
     return Files(image, masks, _read_image(donor) if donor else None)
 
 
+class Rendered(NamedTuple):
+    """A row of a shard (dataset/schema.py), and the pixels of its canonical mask and scribble, uint8 (H, W)."""
+
+    row: Row
+    mask: codecs.Mask
+    scribble: codecs.Mask | None
+
+
 def render(
-    sample: PlannedSample, files: Files, source: SourceConfig, stored: ViewsConfig, seed: int
-) -> tuple[Row, codecs.Mask]:
-    """One row of a shard (dataset/schema.py), and the pixels of its canonical mask, uint8 (H, W) of 0, 1 and 255.
+    sample: PlannedSample,
+    files: Files,
+    source: SourceConfig,
+    stored: ViewsConfig,
+    seed: int,
+    *,
+    classes: int = 0,
+    scribbled: bool = False,
+) -> Rendered:
+    """The row of a sample. `classes` is the number of classes of index masks, 0 where masks say what is forged;
+    `scribbled`: the dataset has scribbles, so that each sample gets one, which may be empty.
 
     Raises DataError with reason `not_forged` for a photograph in which no forgery succeeded.
     """
     generator = sample_generator(seed, sample.key)
     item, encoded = sample.image, files.image
-    image, mask = _decode_pair(item, files.image, files.masks)
+    image, mask, scribble = _decode(item, files, source)
     recipe: dict[str, object] = {}
     if item["kind"] == PHOTO:
         if sample.kind != "authentic":
@@ -71,9 +88,20 @@ def render(
             encoded = codecs.encode_png(image)
     if read_header(files.image, item["image"]).several:
         recipe = recipe | {"first_of_several": True}  # a frame of an animation, a page of a document
-    rendered = views.render_views(encoded, image, mask, stored.policy, stored.count + 1, generator)
+    if scribbled and scribble is None:
+        scribble = _drawn_scribble(mask, source, seed, sample.key)
+    rendered = views.render_views(
+        encoded,
+        image,
+        mask,
+        stored.policy,
+        stored.count + 1,
+        generator,
+        indexed=classes > 0,
+        scribble=scribble if scribbled else None,
+    )
     canonical = rendered[0]
-    forged, counted = int((mask == 1).sum()), int((mask != codecs.IGNORED).sum())
+    forged, counted = int((mask == 1).sum()) if not classes else 0, int((mask != codecs.IGNORED).sum())
     row: Row = {
         "id": hashlib.sha256(canonical.image_bytes + canonical.mask_bytes).hexdigest()[:32],
         "key": sample.key,
@@ -89,12 +117,32 @@ def render(
         "forged_fraction": forged / max(counted, 1),
         "forged_pixels": forged,
         "recipe": json.dumps(recipe, sort_keys=True),
-        "views": [
-            {"image": view.image_bytes, "mask": view.mask_bytes, "done": json.dumps(view.ops, sort_keys=True)}
-            for view in rendered
-        ],
+        "views": [_stored(view) for view in rendered],
     }
-    return row, mask
+    if classes:
+        row["class_pixels"] = codecs.class_pixels(mask, classes)
+    return Rendered(row, mask, scribble if scribbled else None)
+
+
+def _stored(view: views.View) -> StoredView:
+    stored: StoredView = {
+        "image": view.image_bytes,
+        "mask": view.mask_bytes,
+        "done": json.dumps(view.ops, sort_keys=True),
+    }
+    if view.scribble_bytes is not None:
+        stored["scribble"] = view.scribble_bytes
+    return stored
+
+
+def _drawn_scribble(mask: codecs.Mask, source: SourceConfig, seed: int, key: str) -> codecs.Mask:
+    """A scribble drawn from a mask where the source asks for it, else one of 255 alone.
+
+    Its draws are its own: views and forgeries are those of a dataset without scribbles.
+    """
+    if source.scribbles != "drawn":
+        return np.full_like(mask, codecs.IGNORED)
+    return scribbles.draw(mask, sample_generator(seed, f"{key} scribble"))
 
 
 def _read(location: str) -> bytes:
@@ -116,6 +164,17 @@ def _changed(name: str | None) -> DataError:
     return DataError(
         f"{name} was changed while the dataset was built; run the build again when nothing changes any more", "changed"
     )
+
+
+def _decode(item: GoodItem, files: Files, source: SourceConfig) -> tuple[codecs.Image, codecs.Mask, codecs.Mask | None]:
+    """Image, mask, and the scribble that the source has, of an item."""
+    if item["kind"] != LABELLED:
+        image, mask = _decode_pair(item, files.image, files.masks)
+        return image, np.full_like(mask, codecs.IGNORED) if item["kind"] == UNLABELLED else mask, None
+    names = annotations.mask_files(item)
+    image, numbers = validation.read_labels(files.image, files.masks, name=item["image"], label_names=names)
+    mask, *drawn = (annotations.class_of_number(source)[one] for one in numbers)
+    return image, mask, drawn[0] if drawn else None
 
 
 def _decode_pair(item: GoodItem, image: bytes, masks: list[bytes]) -> tuple[codecs.Image, codecs.Mask]:

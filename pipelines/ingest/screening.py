@@ -16,7 +16,7 @@ from mpc_model.errors import DataError
 from pipelines.config.build import BuildConfig
 from pipelines.dataset import duplicates
 from pipelines.dataset.rejects import REJECTS, Reject
-from pipelines.dataset.schema import AUTHENTIC, PHOTO
+from pipelines.dataset.schema import AUTHENTIC, PHOTO, UNLABELLED
 from pipelines.ingest import listing
 from pipelines.runtime import uris
 
@@ -29,7 +29,7 @@ class Claim(IntEnum):
     """What an item claims about its image. Two different claims about the same image contradict each other."""
 
     NONE = -2
-    """A photograph to forge from claims nothing."""
+    """A photograph to forge from, or an image without labels, claims nothing."""
     AUTHENTIC = -1
     FORGED = 1
     """With the number of its mask added: forged by two different masks are two claims."""
@@ -43,7 +43,7 @@ def screen(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.
     """
     repeated, contradicted = _repeated(listed, survey)
     bad = survey["reason"].is_valid().to_numpy() | repeated | contradicted
-    stamps = [f"{name}_{what}" for name in ("image", "mask") for what in ("bytes", "changed")]
+    stamps = [f"{name}_{what}" for name in ("image", "mask", "scribble") for what in ("bytes", "changed")]
     good = listed.drop_columns(stamps).filter(~bad)  # from here on, digests identify the files
     for name in _SURVEYED:
         good = good.append_column(name, survey[name].filter(~bad))
@@ -92,11 +92,11 @@ def _repeated(listed: pa.Table, survey: pa.Table) -> tuple[npt.NDArray[np.bool_]
     readable = image != _NO_DIGEST
     repeated = readable.copy()
     repeated[np.unique(image, return_index=True)[1]] = False
-    photo, authentic = (
+    photo, unlabelled, authentic = (
         pc.equal(listed["kind"], kind).combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
-        for kind in (PHOTO, AUTHENTIC)
+        for kind in (PHOTO, UNLABELLED, AUTHENTIC)
     )
-    claim = np.select([photo, authentic], [int(Claim.NONE), int(Claim.AUTHENTIC)], Claim.FORGED + mask)
+    claim = np.select([photo | unlabelled, authentic], [int(Claim.NONE), int(Claim.AUTHENTIC)], Claim.FORGED + mask)
     claiming = readable & (claim != Claim.NONE)
     distinct_claims = np.unique(np.stack([image, claim])[:, claiming], axis=1)  # sorted by image
     claimed_image = distinct_claims[0]

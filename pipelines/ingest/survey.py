@@ -20,13 +20,15 @@ import pyarrow.parquet as pq
 from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.imaging.decoding import FIRST_OF_SEVERAL
 from pipelines.config.build import BuildConfig
-from pipelines.dataset.schema import AUTHENTIC, PHOTO
+from pipelines.dataset.schema import AUTHENTIC, LABELLED, PHOTO, UNLABELLED
 from pipelines.ingest import annotations, validation
 from pipelines.ingest.listing import ListedItem
 from pipelines.runtime import console, pieces, storage, uris
 
 PART = 256
 """Items of one piece of work."""
+_NO_MASK = (PHOTO, AUTHENTIC, UNLABELLED)
+"""Kinds of items that need no mask file."""
 _PART_FILE = re.compile(r"[0-9a-f]{32}\.parquet(\.[0-9a-f]+\.part)?")
 MASK_LEVELS = pa.struct(
     [("kind", pa.string()), ("indexed", pa.bool_()), ("binary", pa.bool_())]
@@ -40,6 +42,7 @@ SCHEMA = pa.schema(
         ("photo_hash", pa.uint64()),
         ("photo_hash_fine", pa.binary(32)),
         ("mask", MASK_LEVELS),
+        ("label_values", pa.binary()),
         ("reason", pa.string()),
         ("message", pa.string()),
     ]
@@ -55,6 +58,8 @@ class SurveyRow(TypedDict):
     photo_hash_fine: bytes | None
     mask: dict[str, str | int | bool] | None
     """MaskLevels of the mask files."""
+    label_values: bytes | None
+    """`FileFacts.label_values`."""
     reason: str | None
     """A key of dataset.rejects.REASONS; None for a good item."""
     message: str | None
@@ -158,10 +163,10 @@ def delete_parts(uri: str) -> None:
 def read_files(item: ListedItem) -> ItemFiles | DataError:
     """Image and mask of an item, or the reason why they cannot be read: an error of one item must not end its part."""
     try:
-        if item["mask"] is None and item["kind"] not in (PHOTO, AUTHENTIC):
+        if item["mask"] is None and item["kind"] not in _NO_MASK:
             raise DataError(f"{item['image']} is declared {item['kind']}, but has no mask file", "mask_missing")
         image = storage.read_bytes(item["image"])
-        return image, [storage.read_bytes(mask) for mask in annotations.mask_names(item["mask"])]
+        return image, [storage.read_bytes(mask) for mask in annotations.mask_files(item)]
     except DataError as error:
         return error
     except UnreadableFileError as error:
@@ -176,10 +181,11 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
         facts = validation.examine(
             *files,
             name=item["image"],
-            mask_names=annotations.mask_names(item["mask"]),
+            mask_names=annotations.mask_files(item),
             mask_rule=item["mask_rule"],
-            forged=item["kind"] not in (PHOTO, AUTHENTIC),
+            forged=item["kind"] not in _NO_MASK,
             max_pixels=max_pixels,
+            indexed=item["kind"] == LABELLED,
         )
         annotations.read_objects(item, (facts.height, facts.width))
     except DataError as error:
@@ -189,6 +195,7 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
             photo_hash=None,
             photo_hash_fine=None,
             mask=None,
+            label_values=None,
             reason=error.reason,
             message=str(error),
         )
@@ -198,6 +205,7 @@ def examine(item: ListedItem, files: ItemFiles | DataError, max_pixels: int) -> 
         photo_hash=facts.photo_hash,
         photo_hash_fine=facts.photo_hash_fine,
         mask=None if facts.mask is None else dataclasses.asdict(facts.mask),
+        label_values=facts.label_values,
         reason=None,
         message="\n".join(f"{name} {FIRST_OF_SEVERAL}" for name in facts.several) or None,
     )

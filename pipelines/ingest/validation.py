@@ -1,6 +1,7 @@
 """Whether a source file is fit for a dataset (`examine`), and how a good image and its mask are decoded (`read_pair`).
 
-The survey examines each file once. Rendering reads the same files again by `read_pair`, which decodes and orients them
+The survey examines each file once. Rendering reads the same files again by `read_pair` (index masks and scribbles by
+`read_labels`), which decodes and orients them
 in the same way (decoding.py) but leaves out the checks. Every refusal is a DataError whose reason is a key of
 dataset.rejects.REASONS.
 """
@@ -22,7 +23,8 @@ from mpc_model.imaging.decoding import Picture, read_picture
 from mpc_model.imaging.mask_levels import AUTO, Kind, MaskFile, MaskLevels
 
 _NO_LIMIT = 2**62
-_PNG_COLOUR_TYPE, _PALETTE = 25, 3
+_PNG_DEPTH, _PNG_COLOUR_TYPE = 24, 25
+_GREY, _PALETTE = 0, 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class FileFacts:
     mask_sha256: bytes | None
     """Of the mask file; of several, of their SHA-256."""
     mask: MaskLevels | None
+    label_values: bytes | None
+    """Of each file of class numbers 32 bytes, in which bit v says whether the file holds the number v."""
     photo_hash: int
     """`codecs.difference_hash` of the upright image, 64 bits."""
     photo_hash_fine: bytes
@@ -58,15 +62,19 @@ def examine(
     mask_rule: str,
     forged: bool,
     max_pixels: int,
+    indexed: bool = False,
 ) -> FileFacts:
     """Validate an image file and its mask files. If `forged`, they must mark some pixels but not all; else none. That
-    is left to ingest/mask_rules.py where the rule is AUTO.
+    is left to ingest/mask_rules.py where the rule is AUTO. If `indexed`, they hold class numbers, of which
+    ingest/label_values.py says whether they are right.
 
     Raises DataError, naming the file at fault, with a reason of dataset.rejects.REASONS.
     """
-    decoded = _decode(image, masks, name, mask_names, max_pixels)
-    pixels, files, levels = decoded.picture.image, decoded.masks, None
-    if files:
+    decoded = _decode(image, masks, name, mask_names, max_pixels, indexed=indexed)
+    pixels, files, levels, values = decoded.picture.image, decoded.masks, None, None
+    if indexed:
+        values = b"".join(_held(_class_numbers(file, name)) for file, name in zip(files, mask_names, strict=True))
+    elif files:
         by_rule = mask_rule != AUTO
         levels = (
             _check_masks(files, mask_names, mask_rule, forged) if by_rule else mask_levels.levels_of(files, mask_names)
@@ -75,6 +83,7 @@ def examine(
         image_sha256=hashlib.sha256(image).digest(),
         mask_sha256=masks_digest(masks),
         mask=levels,
+        label_values=values,
         photo_hash=codecs.difference_hash(pixels),
         photo_hash_fine=codecs.fine_hash(pixels),
         height=pixels.shape[0],
@@ -99,6 +108,16 @@ def read_pair(
     return decoded.picture.image, mask_levels.unite([file.read(mask_rule) for file in decoded.masks])
 
 
+def read_labels(
+    image: bytes, labels: Sequence[bytes], *, name: str, label_names: Sequence[str]
+) -> tuple[Image, list[Mask]]:
+    """Upright pixels, uint8 RGB (H, W, 3), and the numbers in each file of class numbers, uint8 (H, W), of files that
+    `examine` accepted."""
+    decoded = _decode(image, labels, name, label_names, _NO_LIMIT, accepted=True, indexed=True)
+    numbers = [_class_numbers(file, name) for file, name in zip(decoded.masks, label_names, strict=True)]
+    return decoded.picture.image, numbers
+
+
 def masks_digest(masks: Sequence[bytes]) -> bytes | None:
     """The SHA-256 of a mask file; of several, of their SHA-256. None where there is none."""
     digests = [hashlib.sha256(mask).digest() for mask in masks]
@@ -120,12 +139,14 @@ def _decode(
     mask_names: Sequence[str],
     max_pixels: int,
     accepted: bool = False,
+    indexed: bool = False,
 ) -> _Decoded:
     picture = read_picture(image, name, max_pixels, accepted=accepted)
     decoded = _Decoded(picture, [], [name] if picture.several else [])
     for mask, mask_name in zip(masks, mask_names, strict=True):
         levels = read_picture(mask, mask_name, max_pixels, accepted=accepted)
-        file = MaskFile(levels.image, _indices(mask, mask_name, levels.orientation), lossless=levels.format != "jpeg")
+        indices = _indices(mask, mask_name, levels.orientation, any_palette=indexed)
+        file = MaskFile(levels.image, indices, lossless=levels.format != "jpeg")
         if picture.orientation != 1 and levels.orientation == 1:
             file = _turned_like(picture, file, name, mask_name)
         if picture.image.shape != file.levels.shape:
@@ -156,14 +177,35 @@ def _turned_like(picture: Picture, mask: MaskFile, name: str, mask_name: str) ->
     return MaskFile(symmetries.upright(mask.levels, picture.orientation), indices, mask.lossless)
 
 
-def _indices(mask: bytes, name: str, orientation: int) -> Image | None:
-    """Of a PNG mask with a palette the indices, upright: its colours do not tell which of them is 255."""
-    if not mask.startswith(png.MAGIC) or mask[_PNG_COLOUR_TYPE] != _PALETTE:
+def _indices(mask: bytes, name: str, orientation: int, any_palette: bool = False) -> Image | None:
+    """Of a PNG mask with a palette whose first colour is black, or any, the indices, upright: its colours do not tell
+    which of them is 255. Of a grey one of less than 8 bits, with any palette, the levels as they are stored."""
+    if not mask.startswith(png.MAGIC) or mask[_PNG_COLOUR_TYPE] not in (_PALETTE, *[_GREY] * any_palette):
         return None
     picture = PngImageFile(io.BytesIO(png.header(mask, name).stored))
-    if (picture.getpalette() or [])[:3] != [0, 0, 0]:
+    if mask[_PNG_COLOUR_TYPE] == _GREY:
+        levels = np.asarray(picture.convert("L"))
+        return symmetries.upright(levels // (255 // ((1 << mask[_PNG_DEPTH]) - 1)), orientation)
+    if not any_palette and (picture.getpalette() or [])[:3] != [0, 0, 0]:
         return None
     return symmetries.upright(np.asarray(picture), orientation)
+
+
+def _class_numbers(file: MaskFile, name: str) -> Mask:
+    """The numbers, uint8 (H, W), in a file of labels or scribbles. DataError, mask_levels, for colours and for JPEG."""
+    if file.indices is not None:
+        return file.indices
+    if not file.lossless:
+        raise DataError(f"{name}: JPEG changes class numbers; save it as a grey or palette PNG", "mask_levels")
+    red, green, blue = (file.levels[..., channel] for channel in range(3))
+    if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+        raise DataError(f"{name}: it holds colours, not class numbers; save it as a grey or palette PNG", "mask_levels")
+    return np.ascontiguousarray(red)
+
+
+def _held(numbers: Mask) -> bytes:
+    """32 bytes in which bit v (of byte v // 8, from the highest on) says whether the number v is there."""
+    return np.packbits(np.bincount(numbers.ravel(), minlength=256) > 0).tobytes()
 
 
 def _check_masks(files: Sequence[MaskFile], names: Sequence[str], rule: str, forged: bool) -> MaskLevels:

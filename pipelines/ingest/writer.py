@@ -8,25 +8,26 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpc_model.errors import DataError
-from mpc_model.imaging import codecs
 from pipelines.config.build import BuildConfig
 from pipelines.dataset import shard_marker
 from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import SCHEMA_VERSION, Document, PixelCounts
 from pipelines.dataset.reader import shard_location
 from pipelines.dataset.rejects import Reject
-from pipelines.dataset.schema import SCHEMA, Row
+from pipelines.dataset.schema import UNLABELLED, Row, columns
 from pipelines.dataset.shard_marker import ShardMarker
 from pipelines.ingest import render
 from pipelines.ingest.plan import Plan, PlannedSample, Shard
+from pipelines.ingest.render import Rendered
 from pipelines.runtime import pieces, storage, uris
 
 
@@ -36,18 +37,25 @@ class _Summary:
 
     rows: int = 0
     forged: int = 0
+    unlabelled: int = 0
     authentic_pixels: int = 0
     forged_pixels: int = 0
+    class_pixels: Counter[int] = dataclasses.field(default_factory=Counter)
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
     rejects: list[Reject] = dataclasses.field(default_factory=list)
 
-    def add(self, row: Row, mask: codecs.Mask) -> None:
-        """Count a row and the pixels of its canonical mask, uint8 (H, W) of 0, 1 and 255 = ignored."""
+    def add(self, rendered: Rendered) -> None:
+        """Count a row and the pixels of its canonical mask and scribble."""
+        row, mask = rendered.row, rendered.mask
         self.rows += 1
         self.forged += row["forged_pixels"] > 0
-        self.authentic_pixels += int((mask == 0).sum())
+        self.unlabelled += row["kind"] == UNLABELLED
         self.forged_pixels += row["forged_pixels"]
-        self.statistics.add(row, mask)
+        if "class_pixels" in row:
+            self.class_pixels.update(dict(enumerate(row["class_pixels"])))
+        else:
+            self.authentic_pixels += int((mask == 0).sum())
+        self.statistics.add(row, mask, rendered.scribble)
 
 
 class WrittenShard(Document):
@@ -115,7 +123,7 @@ def write(
     shard, uri = plan.shards[index], str(config.output)
     samples = plan.samples(shard)
     marker_location, data_location = (shard_location(uri, shard.name, suffix) for suffix in ("json", "parquet"))
-    digest = _digest(shard, samples, config, seed)
+    digest = _digest(shard, samples, config, seed, plan.scribbles)
     finished = None if stored is None else shard_marker.decode(storage.read_bytes(marker_location))
     if (
         finished
@@ -127,7 +135,8 @@ def write(
         return WrittenShard(marker=finished, reused=True)
     started = time.monotonic()
     summary = _Summary()
-    data = _encode(_render_all(samples, config, seed, summary), config.row_group)
+    schema = columns(bool(config.classes), plan.scribbles)
+    data = _encode(_render_all(samples, config, seed, summary, plan.scribbles), config.row_group, schema)
     digest_of_data = hashlib.sha256(data).hexdigest()
     if sha256 not in (None, digest_of_data):
         raise DataError(f"shard {shard.name} comes out with other bytes", "changed")
@@ -139,7 +148,9 @@ def write(
         split=shard.split,
         rows=summary.rows,
         forged=summary.forged,
+        unlabelled=summary.unlabelled,
         pixels=PixelCounts(authentic=summary.authentic_pixels, forged=summary.forged_pixels),
+        class_pixels=[summary.class_pixels[number] for number in range(len(config.classes))],
         bytes=len(data),
         sha256=digest_of_data,
         rejects=summary.rejects,
@@ -150,27 +161,49 @@ def write(
     return WrittenShard(marker=marker, reused=False)
 
 
-def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, seed: int) -> str:
+def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, seed: int, scribbles: bool) -> str:
     """SHA-256 (hex) of everything that a shard is made from.
 
     Images and masks count by their content, index maps of objects, which have no digest, by size and time of change.
+    What earlier versions did not know is left out where there is none of it: their finished shards stay finished.
     """
     (source,) = (source for source in config.sources if source.name == shard.source)
-    inputs = [
+    inputs: list[Any] = [
         [SCHEMA_VERSION, shard.name, seed, config.row_group],
         source.model_dump(mode="json", include={"crop", "forge"}),
         config.views.model_dump(mode="json"),
-        [dataclasses.asdict(sample) for sample in samples],
+        [_stated(sample) for sample in samples],
     ]
+    if config.classes or scribbles:
+        inputs.append([config.classes, scribbles, source.model_dump(mode="json", include={"values", "scribbles"})])
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=bytes.hex).encode()).hexdigest()
 
 
-def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, summary: _Summary) -> Iterator[Row]:
+def _stated(sample: PlannedSample) -> dict[str, Any]:
+    """A planned sample as plain values, without the files that its items do not have."""
+    values = dataclasses.asdict(sample)
+    for item in (values["image"], values["donor"] or {}):
+        if item.get("scribble") is None:
+            item.pop("scribble", None)
+    return values
+
+
+def _render_all(
+    samples: list[PlannedSample], config: BuildConfig, seed: int, summary: _Summary, scribbles: bool
+) -> Iterator[Row]:
     """The rows of a shard one by one, each counted in `summary`, as are the samples that could not be forged."""
     sources = {source.name: source for source in config.sources}
     for sample, files in storage.prefetch(render.read_files, samples):
         try:
-            row, mask = render.render(sample, files, sources[sample.source], config.views, seed)
+            rendered = render.render(
+                sample,
+                files,
+                sources[sample.source],
+                config.views,
+                seed,
+                classes=len(config.classes),
+                scribbled=scribbles,
+            )
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
@@ -179,14 +212,14 @@ def _render_all(samples: list[PlannedSample], config: BuildConfig, seed: int, su
             )
             summary.rejects.append(reject)
             continue
-        summary.add(row, mask)
-        yield row
+        summary.add(rendered)
+        yield rendered.row
 
 
-def _encode(rows: Iterator[Row], row_group: int) -> pa.Buffer:
+def _encode(rows: Iterator[Row], row_group: int, schema: pa.Schema) -> pa.Buffer:
     """Rows as a Parquet file, without compression: the images inside are compressed already."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False) as writer:
+    with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=False) as writer:
         while group := list(islice(rows, row_group)):
-            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
     return sink.getvalue()

@@ -108,9 +108,12 @@ def check(config: Config, manifest: Manifest) -> None:
     HEADS.require(config.model.head)
     if config.model.input_size is None:
         raise UserError("training needs model.input_size: batches hold images of one size; set it (512 in the paper)")
+    manifest.require_labels(dataset, ("train", "validation"), "training")
     for split in ("train", "validation"):
-        if split not in manifest.splits or not manifest.splits[split].forged:
-            raise DataError(f"split {split!r} of {dataset} has no forged samples; change the sources or build.split")
+        counts = manifest.splits.get(split)
+        if not counts or not (counts.samples if manifest.indexed else counts.forged):
+            what = "no samples" if manifest.indexed else "no forged samples"
+            raise DataError(f"split {split!r} of {dataset} has {what}; change the sources or build.split")
     samples, max_workers = manifest.splits["train"].samples, train.worker_range[1]
     if samples < max_workers:
         raise UserError(f"train.workers is {train.workers}, but there are only {samples} training samples")

@@ -65,3 +65,45 @@ def test_as_many_views_as_an_image_shard_can_hold() -> None:
     assert ViewsConfig(count=0).count == 0
     with pytest.raises(ValidationError, match="count"):
         ViewsConfig(count=65)
+
+
+NAMES = ["background", "heart"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"layout": "indexed"}, "layout indexed needs class_names"),
+        ({"layout": "indexed", "class_names": ["one"]}, "needs class_names"),
+        ({"layout": "indexed", "class_names": ["one", "one"]}, "needs class_names"),
+        ({"class_names": NAMES}, "class_names is for layout indexed, and layout is photos"),
+        ({"values": {4: 255}}, "values is for layout indexed"),
+        ({"layout": "indexed", "class_names": NAMES, "mask_rule": "bright"}, "mask_rule is for masks of forged pixels"),
+        ({"layout": "indexed", "class_names": NAMES, "values": {4: 2}}, "values maps 4 to 2, but class_names has 2"),
+        ({"layout": "indexed", "class_names": NAMES, "values": {256: 1}}, "less than or equal to 255"),
+        ({"group": "("}, r"'\(' is no regular expression"),
+        ({"only": ""}, "at least 1 character"),
+        ({"scribbles": "files"}, "Input should be 'drawn'"),
+    ],
+)
+def test_keys_of_classes_that_make_no_sense_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        SourceConfig(**source(**values))
+
+
+def test_a_dataset_has_one_list_of_classes() -> None:
+    one, other = ({"layout": "indexed", "class_names": names} for names in (NAMES, [*NAMES, "lung"]))
+    with pytest.raises(ValidationError, match="sources a and b have different class_names"):
+        BuildConfig(sources=[SourceConfig(**source("a", **one)), SourceConfig(**source("b", **other))])
+    config = BuildConfig(sources=[SourceConfig(**source("a")), SourceConfig(**source("b", **one))])
+    assert config.classes == NAMES
+    assert BuildConfig(sources=[SourceConfig(**source("a"))]).classes == []
+
+
+def test_values_come_back_from_json_and_new_keys_are_no_part_of_what_was_built_before() -> None:
+    one = SourceConfig(**source(layout="indexed", class_names=NAMES, values={4: 255}))
+    assert SourceConfig(**one.model_dump(mode="json")) == one
+    known = {"name", "layout", "location", "annotations", "repeat", "limit", "split", "crop", "samples_per_photo"}
+    identity = BuildConfig(sources=[SourceConfig(**source())]).identity()
+    assert set(identity["sources"][0]) == known | {"forge", "mask_rule"}
+    assert BuildConfig(sources=[one]).identity()["sources"][0]["values"] == {"4": 255}

@@ -73,6 +73,25 @@ def test_ignored_pixels_are_of_neither_class_and_are_counted() -> None:
     assert found.images_by("class") == {("forged",): 1}
 
 
+def test_classes_scribbles_and_images_without_labels_are_counted() -> None:
+    labels, scribble = np.full((SIDE, SIDE), codecs.IGNORED, np.uint8), np.full((SIDE, SIDE), codecs.IGNORED, np.uint8)
+    labels[:10], labels[10:11], scribble[0, :7] = 0, 2, 2
+    views = [{**stored(PNG, codecs.encode_labels(labels))[0], "scribble": codecs.encode_labels(scribble)}]
+    one = row(0, False, kind="labelled", class_pixels=[10 * SIDE, 0, SIDE], views=views)
+    nothing = codecs.encode_labels(np.full((SIDE, SIDE), codecs.IGNORED, np.uint8))
+    other = row(1, False, kind="unlabelled", class_pixels=[0, 0, 0], views=stored(PNG, nothing))
+    found = of_rows([one, one, other])
+    assert found.count_by("classes", "label") == {("0",): 20 * SIDE, ("2",): 2 * SIDE}
+    assert found.count_by("holding", "label") == {("0",): 2, ("2",): 2}
+    assert found.count_by("scribbled", "split", "label") == {("train", "2"): 14}
+    assert found.count_by("ignored", "split") == {("train",): 2 * (SIDE - 11) * SIDE + SIDE * SIDE}
+    assert found.images_by("class") == {("labelled",): 2, ("unlabelled",): 1}
+    assert found.counts["bytes",] == sum(
+        len(v["image"]) + len(v["mask"]) for v in [*views * 2, *other["views"]]
+    ) + 2 * len(views[0]["scribble"])
+    assert Statistics.from_json(found.to_json()).counts == found.counts
+
+
 def test_the_mask_that_is_passed_is_counted_and_no_view_is_decoded() -> None:
     forged = row(7, True)
     mask = codecs.decode_mask(forged["views"][0]["mask"], "mask")
@@ -108,6 +127,9 @@ def test_columns_are_named_and_an_unknown_one_is_an_error() -> None:
 
 def test_every_key_has_the_columns_that_are_declared() -> None:
     partly_ignored = codecs.encode_mask(np.full((SIDE, SIDE), codecs.IGNORED, np.uint8))
-    statistics = of_rows([row(0, False), row(1, True), row(2, False, views=stored(PNG, partly_ignored))])
+    labels = np.full((SIDE, SIDE), 2, np.uint8)
+    views = [{**stored(PNG, codecs.encode_labels(labels))[0], "scribble": codecs.encode_labels(labels)}]
+    indexed = row(3, False, kind="labelled", class_pixels=[0, 0, SIDE * SIDE], views=views)
+    statistics = of_rows([row(0, False), row(1, True), row(2, False, views=stored(PNG, partly_ignored)), indexed])
     assert {key[0] for key in statistics.counts} == set(KEYS)
     assert all(len(key) == 1 + len(KEYS[key[0]]) for key in statistics.counts)

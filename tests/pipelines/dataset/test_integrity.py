@@ -16,9 +16,10 @@ from pipelines import build as building
 from pipelines import cli
 from pipelines.build import build
 from pipelines.config.root import Config
-from pipelines.dataset import integrity, reader
+from pipelines.dataset import integrity
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
+from pipelines.dataset.schema import SCHEMA
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.inspect import inspect
@@ -275,7 +276,7 @@ def test_a_shard_that_is_damaged_inside_is_named(copy: Path, place: str) -> None
     group = manifest.shards[0].rows // 4 + 1
     if place != "the middle":
         with pytest.raises(DamagedError, match=r"shard train-00001 of .* is damaged or lost"):
-            shards.read(group, reader.SCHEMA.names)
+            shards.read(group, SCHEMA.names)
     with pytest.raises(DamagedError, match=rf"{PARQUET} \(other bytes\)"):
         inspect(str(copy), verify=True)
 

@@ -57,6 +57,14 @@ def decoded(row: Row, view: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def test_a_batch_says_which_samples_are_forged(dataset: tuple[str, Manifest]) -> None:
+    kinds = {row["id"]: row["kind"] for row in rows_of(dataset)}
+    assert set(kinds.values()) > {"authentic"}
+    for batch in loader(dataset, scribbles=True).epoch(Cursor()):
+        assert batch.forged.tolist() == [kinds[name] != "authentic" for name in batch.ids]
+        assert batch.scribbles is None  # the dataset has none
+
+
 def symmetries(image: np.ndarray) -> list[np.ndarray]:
     """The eight symmetries of the square."""
     return [turned for k in range(4) for turned in (np.rot90(image, k), np.fliplr(np.rot90(image, k)))]
@@ -222,9 +230,9 @@ def test_memory_bounds_the_batches_that_are_made_ahead(
     monkeypatch.setattr("pipelines.dataset.loader.LIMIT", limit)
     decoded = threading.Semaphore(0)
 
-    def counted(files: Any, name: str) -> Any:
+    def counted(*given: Any) -> Any:
         decoded.release()
-        return decode_view(files, name)
+        return decode_view(*given)
 
     whole = list(loader(dataset, batch_size=1).epoch(Cursor()))
     monkeypatch.setattr("pipelines.dataset.loader.decode_view", counted)

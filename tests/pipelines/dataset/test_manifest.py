@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, strategies
 from hypothesis import settings as settings_of_hypothesis
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UserError
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.inspect import inspect
@@ -109,7 +109,7 @@ def test_an_edited_manifest_is_refused(stored: dict[str, Any], tmp_path: Path, c
 
 def test_another_schema_is_named(stored: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(stored | {"schema_version": 1}))
-    with pytest.raises(DataError, match="has schema 1, this version reads 2; delete the dataset"):
+    with pytest.raises(DataError, match="has schema 1, this version reads 2 and 3; delete the dataset"):
         Manifest.read(str(tmp_path))
 
 
@@ -318,3 +318,72 @@ def test_any_edit_of_a_manifest_is_read_or_refused_in_one_line(
         assert str(error).isprintable()  # noqa: PT017 - either outcome is right
     else:
         assert manifest.to_json() == json.loads((tmp_path / "manifest.json").read_bytes())
+
+
+CLASSES = ["sky", "road", "car"]
+
+
+def indexed(stored: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The content of a manifest as that of a dataset of three classes, without its digests."""
+    content = {key: value for key, value in stored.items() if key not in ("config_digest", "fingerprint", "seal")}
+    splits = {
+        name: split | {"forged": 0, "pixels": {"authentic": 0, "forged": 0}, "class_pixels": [5, 0, 7]}
+        for name, split in content["splits"].items()
+    }
+    return content | {"schema_version": 3, "classes": CLASSES, "splits": splits} | more
+
+
+def test_a_manifest_of_two_classes_is_of_schema_2_and_has_no_new_key(stored: dict[str, Any]) -> None:
+    assert stored["schema_version"] == 2
+    assert not {"classes", "scribbles"} & stored.keys()
+    assert all(set(split) == {"samples", "forged", "pixels"} for split in stored["splits"].values())
+
+
+def test_classes_scribbles_and_samples_without_labels_make_schema_3(stored: dict[str, Any], tmp_path: Path) -> None:
+    manifest = Manifest.model_validate(indexed(stored, scribbles=True))
+    manifest.write(str(tmp_path))
+    again = Manifest.read(str(tmp_path))
+    assert again == manifest
+    assert (again.class_names, again.splits["train"].by_class, again.indexed) == (CLASSES, [5, 0, 7], True)
+    assert {"class_pixels", "recipe"} <= set(again.columns.names)
+    others = Manifest.model_validate(indexed(stored, scribbles=True, classes=["sky", "road", "bus"]))
+    assert others.fingerprint != again.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"schema_version": 2}, "schema_version is 2, but what it holds is of 3"),
+        ({"classes": ["sky", "road"]}, "class_pixels has 3, classes 2"),
+        ({"classes": ["sky", "sky", "car"]}, "of different names"),
+        ({"classes": []}, "class_pixels has 3, classes 0|schema_version is 3"),
+    ],
+)
+def test_classes_that_do_not_add_up_are_refused(stored: dict[str, Any], more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Manifest.model_validate(indexed(stored, **more))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"unlabelled": 10**6}, "forged and unlabelled are"),
+        ({"pixels": {"authentic": 4, "forged": 0}}, "cannot be authentic or forged"),
+    ],
+)
+def test_counts_of_splits_that_do_not_add_up_are_refused(stored: dict[str, Any], more: Any, words: str) -> None:
+    content = indexed(stored)
+    content["splits"]["train"] |= more
+    with pytest.raises(ValueError, match=words):
+        Manifest.model_validate(content)
+
+
+def test_samples_without_labels_are_refused_with_the_remedy(stored: dict[str, Any]) -> None:
+    content = indexed(stored)
+    content["splits"]["train"]["unlabelled"] = 2
+    manifest = Manifest.model_validate(content)
+    manifest.require_labels("there", ["validation", "test"], "training")
+    with pytest.raises(
+        UserError, match=r"split 'train' of there has 2 samples without labels .*; leave their source out"
+    ):
+        manifest.require_labels("there", ["validation", "train"], "training")

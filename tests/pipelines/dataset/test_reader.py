@@ -120,7 +120,8 @@ def test_the_views_that_are_drawn_are_those_of_the_rows(built: Config) -> None:
     for images in (True, False):
         for (row, view), found in zip(drawn, shards.read_views(0, drawn, images), strict=True):
             stored = rows[row]["views"][view]
-            assert found.id == rows[row]["id"]
+            assert (found.id, found.kind) == (rows[row]["id"], rows[row]["kind"])
+            assert found.is_forged == (found.kind != "authentic")
             assert found.files == {"image": stored["image"] if images else b"", "mask": stored["mask"]}
             assert found.size == len(found.files["image"]) + len(found.files["mask"])
 
@@ -136,7 +137,7 @@ def test_only_the_bytes_of_the_columns_are_read(tmp_path: Path, monkeypatch: pyt
     (file,) = (tmp_path / "shards").iterdir()
     group = pq.read_metadata(file).row_group(2)
     columns = {group.column(at).path_in_schema.split(".")[-1]: group.column(at) for at in range(group.num_columns)}
-    first, mask = columns["id"], columns["mask"]
+    first, kind, mask = columns["id"], columns["kind"], columns["mask"]
     shards = ShardReader(str(tmp_path), manifest, "train")
     shards.read_views(2, [(0, 0)], images=False)
     end = mask.data_page_offset + mask.total_compressed_size
@@ -146,6 +147,7 @@ def test_only_the_bytes_of_the_columns_are_read(tmp_path: Path, monkeypatch: pyt
     else:
         assert spans == [
             (first.data_page_offset, first.data_page_offset + first.total_compressed_size),
+            (kind.data_page_offset, kind.data_page_offset + kind.total_compressed_size),
             (mask.data_page_offset, end),
         ]
 
@@ -155,7 +157,7 @@ def test_a_footer_is_read_once_for_each_shard(tmp_path: Path, monkeypatch: pytes
     checked: list[str] = []
     check = reader.check_footer
     monkeypatch.setattr(
-        reader, "check_footer", lambda footer, shard, size: checked.append(shard.name) or check(footer, shard, size)
+        reader, "check_footer", lambda footer, shard, *rest: checked.append(shard.name) or check(footer, shard, *rest)
     )
     shards = ShardReader(str(tmp_path), manifest, "train")
     for _ in range(2):

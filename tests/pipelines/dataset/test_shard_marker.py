@@ -28,3 +28,8 @@ def test_what_is_no_marker_is_none(built: Config) -> None:
     for content in (b"", b"{}", b"[]", file.read_bytes()[:-20], json.dumps(other).encode()):
         assert shard_marker.decode(content) is None
     assert shard_marker.decode(json.dumps(whole).encode()) is not None
+
+
+def test_a_marker_of_two_classes_has_no_key_that_earlier_versions_do_not_know(built: Config) -> None:
+    file = next(Path(str(built.build.output), "shards").glob("*.json"))
+    assert not {"class_pixels", "unlabelled"} & json.loads(file.read_text()).keys()

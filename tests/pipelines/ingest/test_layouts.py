@@ -287,3 +287,51 @@ def test_an_instances_file_that_is_not_there_is_named_with_its_source(tmp_path: 
     touch(tmp_path, "val/a.jpg")
     with pytest.raises(MPCError, match=rf"source mine: .*{tmp_path}/gone\.json"):
         items("coco", tmp_path / "val", annotations=str(tmp_path / "gone.json"))
+
+
+INDEXED = {"class_names": ["background", "heart"]}
+
+
+def test_indexed_images_have_labels_and_may_have_scribbles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "images/a.jpg", "images/deep/b.png", "images/c.png", "labels/a.png", "labels/deep/b.PNG")
+    touch(tmp_path, "scribbles/a.png", "other/x.png")
+    a, c, b = items("indexed", tmp_path, **INDEXED)
+    assert [item.name for item in (a, b, c)] == ["a", "deep/b", "c"]
+    assert {item.kind for item in (a, b, c)} == {"labelled"}
+    assert [item.mask for item in (a, b, c)] == [
+        str(tmp_path / "labels/a.png"),
+        str(tmp_path / "labels/deep/b.PNG"),
+        None,
+    ]
+    assert [item.scribble for item in (a, b, c)] == [str(tmp_path / "scribbles/a.png"), None, None]
+    assert (a.mask_stamp.size, a.scribble_stamp.size) == (len("labels/a.png"), len("scribbles/a.png"))
+    assert "without a scribble, so not scribbled at all: 2 of 3 images (images/c.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "words"),
+    [
+        (["images/a.png"], {}, "must have images in images/ and in labels/"),
+        (["labels/a.png"], {}, "must have images in images/ and in labels/"),
+        (["images/a.png", "labels/a.jpg"], {}, r"labels/a.jpg is no PNG"),
+        (["images/a.png", "labels/a.png", "scribbles/a.webp"], {}, r"scribbles/a.webp is no PNG"),
+        (["images/a.png", "labels/a.png", "scribbles/a.png"], {"scribbles": "drawn"}, "scribbles is drawn, but"),
+        (["images/a.png", "labels/a_gt.png"], {}, "have no mask of the same name"),
+    ],
+)
+def test_a_folder_that_is_not_indexed_is_refused(
+    tmp_path: Path, files: list[str], more: dict[str, Any], words: str
+) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match=f"source mine: .*{words}"):
+        items("indexed", tmp_path, **INDEXED, **more)
+
+
+def test_images_of_which_nobody_knows_what_they_hold(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "deep/a.png")
+    found = items("unlabelled", tmp_path)
+    assert [(item.name, item.kind, item.mask) for item in found] == [
+        ("b.jpg", "unlabelled", None),
+        ("deep/a.png", "unlabelled", None),
+    ]
+    assert [item.name for item in items("unlabelled", [tmp_path / "deep/a.png"])] == ["a.png"]

@@ -1,6 +1,7 @@
 """The table of what the sources list: limits, refusals, the digest that names a build, and what must add up."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,42 @@ def test_a_row_is_typed_by_the_columns_of_the_table(folder: Path) -> None:
     (row, *_) = listed(csv_source(folder)).to_pylist()
     assert set(row) == set(listing.SCHEMA.names) == set(listing.ListedItem.__annotations__)
     assert all(isinstance(row[name], int) for name, kind in listing.ListedItem.__annotations__.items() if kind is int)
+
+
+def test_items_are_chosen_and_grouped_by_their_names(folder: Path) -> None:
+    table = listed(photos(folder, only=r"^[01]\d", group=r"^(\d)\d"))
+    assert names(table) == [f"{index:02d}.png" for index in range(20)]
+    assert table["group"].to_pylist() == ["0"] * 10 + ["1"] * 10
+    assert listed(photos(folder, only="07", group=r"\d+"))["group"].to_pylist() == ["07"]
+    with pytest.raises(UserError, match=r"source mine: group 'x' finds nothing in the name '00.png'"):
+        listed(photos(folder, group="x"))
+    with pytest.raises(UserError, match=r"source mine: nothing is listed at .*, or no name matches only: 'zzz'"):
+        listed(photos(folder, only="zzz"))
+
+
+def test_the_digest_is_that_of_versions_without_the_newer_keys(folder: Path) -> None:
+    """As they computed it: a finished dataset of theirs is not called one of another config."""
+    config = BuildConfig(sources=[photos(folder), csv_source(folder)])
+    table = listing.list_all(config, 5)
+    settings = config.model_dump(mode="json", exclude={"output", "max_reject_fraction"})
+    for source in settings["sources"]:
+        for key in ("mask_rule", "class_names", "values", "scribbles", "only", "group"):
+            del source[key]
+    request = hashlib.sha256(json.dumps([settings, 5], sort_keys=True).encode())
+    known = ["source", "name", "image", "kind", "mask", "mask_rule", "group", "split", "instances", "polygons"]
+    known += ["image_bytes", "mask_bytes", "instances_bytes"]
+    rules = pa.array(["bright"] * len(table))
+    as_then = table.set_column(table.schema.get_field_index("mask_rule"), "mask_rule", rules).select(known)
+    request.update(json.dumps(as_then.to_pydict()).encode())
+    assert listing.digest(config, 5, table) == request.hexdigest()
+    assert digest(photos(folder, group="(.)"), csv_source(folder), seed=5) != request.hexdigest()
+
+
+def test_labels_need_a_layout_that_names_their_classes(folder: Path) -> None:
+    write_rows(folder, ["a.png,m.png,labelled"], "image,mask,kind")
+    with pytest.raises(UserError, match="source listed: images of kind labelled need layout indexed"):
+        listed(csv_source(folder))
+    write_rows(folder, ["a.png,unlabelled"], "image,kind")
+    assert listed(csv_source(folder))["kind"].to_pylist() == ["unlabelled"]
+    with pytest.raises(UserError, match="source listed: without labels there is nothing to draw scribbles from"):
+        listed(csv_source(folder, scribbles="drawn"))

@@ -66,10 +66,11 @@ def rendered(of: SourceConfig, views: int = 0) -> dict[str, Row]:
     rows = {}
     for sample in planned(of):
         try:
-            rows[sample.key], mask = render.render(
+            rows[sample.key], mask, scribble = render.render(
                 sample, render.read_files(sample), of, ViewsConfig(policy="light", count=views), SEED
             )
             assert np.array_equal(mask, canonical(rows[sample.key])[1])
+            assert scribble is None
         except DataError as error:
             if error.reason != render.NOT_FORGED:
                 raise
@@ -295,7 +296,7 @@ def test_a_row_depends_on_nothing_but_its_sample(coco: Path) -> None:
         found: dict[str, Any] = {}
         for sample in samples:
             try:
-                found[sample.key], _ = render.render(sample, render.read_files(sample), of, stored, seed)
+                found[sample.key] = render.render(sample, render.read_files(sample), of, stored, seed).row
             except DataError as error:
                 found[sample.key] = str(error)
         return found

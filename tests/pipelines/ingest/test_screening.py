@@ -63,7 +63,11 @@ def test_good_items_keep_what_the_survey_found() -> None:
     table = listed(("given", "a", "forged"), ("given", "b", "forged"), ("given", "c", "forged"))
     good, rejected = screening.screen(config(), table, surveyed("ok:a", "truncated", "ok:c"))
     assert len(rejected) == 1
-    kept = [name for name in listing.SCHEMA.names if not name.startswith(("image_", "mask_")) or name == "mask_rule"]
+    kept = [
+        name
+        for name in listing.SCHEMA.names
+        if not name.startswith(("image_", "mask_", "scribble_")) or name == "mask_rule"
+    ]
     assert good.schema.names == [*kept, "image_sha256", "mask_sha256", "photo_hash", "photo_hash_fine"]
     assert good["image_sha256"].to_pylist() == [b"a", b"c"]
     assert good["photo_hash"].to_pylist() == [0, 2]

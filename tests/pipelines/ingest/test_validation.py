@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import decode_image, difference_hash, encode_jpeg, encode_png, fine_hash
 from pipelines.dataset.rejects import REASONS
-from pipelines.ingest.validation import FileFacts, examine, read_pair
+from pipelines.ingest.validation import FileFacts, examine, read_labels, read_pair
 
 REGION = np.zeros(PHOTO.shape[:2], np.uint8)
 REGION[10:40, 20:90] = 255
@@ -385,3 +385,53 @@ def test_palette_files_are_label_maps_by_their_indices(orientation: int) -> None
     assert found.mask is not None
     assert (found.mask.kind, found.mask.ones, found.mask.ignored) == ("labels", 26 * 66, 30 * 70 - 26 * 66)
     assert np.array_equal(read_pair(file, [voc(stored)], mask_rule="labels", **given)[1], labels)
+
+
+# Files of class numbers.
+
+
+def grey_png(labels: np.ndarray, depth: int) -> bytes:
+    """A grey PNG of 1, 2, 4 or 8 bits, written by hand: its rows are packed, and nothing is scaled."""
+    height, width = labels.shape
+    bits = np.unpackbits(labels[..., None], axis=2)[..., 8 - depth :].reshape(height, -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    pixels = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + pixels
+
+
+def palette_png(labels: np.ndarray) -> bytes:
+    image = Image.fromarray(labels, "P")
+    image.putpalette([(37 * number + 90) % 256 for number in range(768)])
+    return saved(image, "PNG")
+
+
+def numbers(file: bytes) -> tuple[FileFacts, np.ndarray]:
+    given = {"name": "photo", "mask_rule": "auto", "forged": True, "max_pixels": 10**8}
+    facts = examine(encode_png(PHOTO), [file], mask_names=["its labels"], indexed=True, **given)
+    image, (labels,) = read_labels(encode_png(PHOTO), [file], name="photo", label_names=["its labels"])
+    assert np.array_equal(image, PHOTO)
+    return facts, labels
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, "palette"])
+def test_class_numbers_are_those_that_a_file_stores(depth: int | str) -> None:
+    top = 2**depth - 1 if isinstance(depth, int) else 20
+    labels = np.random.default_rng(0).integers(0, top, PHOTO.shape[:2], np.uint8, endpoint=True)
+    facts, found = numbers(palette_png(labels) if depth == "palette" else grey_png(labels, int(depth)))
+    assert np.array_equal(found, labels)
+    assert facts.label_values is not None
+    assert np.flatnonzero(np.unpackbits(np.frombuffer(facts.label_values, np.uint8))).tolist() == list(range(top + 1))
+    assert facts.mask is None
+
+
+def test_colours_are_no_class_numbers() -> None:
+    with pytest.raises(DataError, match="its labels: it holds colours, not class numbers") as caught:
+        numbers(encode_png(PHOTO))
+    assert caught.value.reason == "mask_levels"
+    with pytest.raises(DataError, match="its labels: JPEG changes class numbers"):
+        numbers(encode_jpeg(np.repeat(PHOTO[..., :1], 3, axis=2), 95))
