@@ -49,7 +49,9 @@ def missing(manifest: Manifest, statistics: Statistics) -> list[str]:
     for split in statistics.splits():
         absent = [name for number, name in enumerate(manifest.classes) if not pixels[split, str(number)]]
         if len(absent) == len(manifest.classes):
-            sentences.append(f"Split {split} has no labels: nothing can be learned from them, or measured, there.")
+            sentences.append(
+                f"Split {split} has no labels: an adaptation alone can learn from it, and nothing can be measured."
+            )
         elif absent:
             sentences.append(
                 f"Split {split} has no pixel of {', '.join(absent)}: that can neither be learned nor measured."

@@ -365,7 +365,10 @@ def _picture(row: Row, view: int, classes: Sequence[str], *caption: str) -> str:
     """A view of a sample with the outline of its mask, or the colours of its classes, and with its scribble."""
     files, indexed = row["views"][view], "class_pixels" in row
     image, mask = decode_view(files, row["key"], indexed)
-    drawn = drawing.class_overlay(image, mask, classes) if indexed else drawing.outlined(image, mask)
+    if row["kind"] == UNLABELLED:
+        drawn = image
+    else:
+        drawn = drawing.class_overlay(image, mask, classes) if indexed else drawing.outlined(image, mask)
     if "scribble" in files:
         drawn = drawing.with_scribble(drawn, codecs.decode_labels(files["scribble"], row["key"]), classes)
     scale = min(1.0, 360 / max(image.shape[:2]))

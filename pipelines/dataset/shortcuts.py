@@ -127,7 +127,7 @@ def missing_classes(statistics: Statistics) -> list[str]:
         "forged": "there is nothing to find in it",
     }
     return [
-        f"Split {split} has no labels: nothing can be learned from them, or measured, there."
+        f"Split {split} has no labels: an adaptation alone can learn from it, and nothing can be measured."
         for split in only_unlabelled
     ] + [
         f"Split {split} has no {label} image: {consequence[label]}."

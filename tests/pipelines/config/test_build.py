@@ -102,7 +102,7 @@ def test_a_dataset_has_one_list_of_classes() -> None:
 
 def test_values_come_back_from_json_and_new_keys_are_no_part_of_what_was_built_before() -> None:
     one = SourceConfig(**source(layout="indexed", class_names=NAMES, values={4: 255}))
-    assert SourceConfig(**one.model_dump(mode="json")) == one
+    assert SourceConfig(**one.model_dump(mode="json", exclude={"forge"})) == one
     known = {"name", "layout", "location", "annotations", "repeat", "limit", "split", "crop", "samples_per_photo"}
     identity = BuildConfig(sources=[SourceConfig(**source())]).identity()
     assert set(identity["sources"][0]) == known | {"forge", "mask_rule"}

@@ -78,7 +78,7 @@ def test_scribbles_are_shares_of_their_class_and_of_all_pixels() -> None:
 def test_what_a_split_lacks_is_a_sentence() -> None:
     assert class_report.missing(*described()) == [
         "Split train has no pixel of road: that can neither be learned nor measured.",
-        "Split validation has no labels: nothing can be learned from them, or measured, there.",
+        "Split validation has no labels: an adaptation alone can learn from it, and nothing can be measured.",
         "Split test has no pixel of sky, car: that can neither be learned nor measured.",
     ]
 

@@ -126,7 +126,7 @@ def test_the_views_that_are_drawn_are_those_of_the_rows(built: Config) -> None:
             assert found.size == len(found.files["image"]) + len(found.files["mask"])
 
 
-@pytest.mark.parametrize("hole", [0, 1 << 20])
+@pytest.mark.parametrize("hole", [8 << 10, 1 << 20])
 def test_only_the_bytes_of_the_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hole: int) -> None:
     """One span of the file where columns lie near each other, one a column where they do not."""
     manifest = stored_dataset.write(str(tmp_path), shards=1, rows=12, row_group=4, views=3)
@@ -142,12 +142,11 @@ def test_only_the_bytes_of_the_columns_are_read(tmp_path: Path, monkeypatch: pyt
     shards.read_views(2, [(0, 0)], images=False)
     end = mask.data_page_offset + mask.total_compressed_size
     assert spans.pop(0)[1] == file.stat().st_size  # the footer
-    if hole:
+    if hole > mask.data_page_offset - first.data_page_offset:
         assert spans == [(first.data_page_offset, end)]
     else:
         assert spans == [
-            (first.data_page_offset, first.data_page_offset + first.total_compressed_size),
-            (kind.data_page_offset, kind.data_page_offset + kind.total_compressed_size),
+            (first.data_page_offset, kind.data_page_offset + kind.total_compressed_size),
             (mask.data_page_offset, end),
         ]
 
