@@ -56,7 +56,7 @@ class Finetuning:
         self.module: nn.Module = supervision
         self.parameter_groups: ParameterGroups = supervision.parameter_groups
         self.feature_cache: FeatureCache | None = supervision.cache
-        self.calls = supervision.calls
+        self.calls, self.scribbles = supervision.calls, supervision.scribbles
 
     def _start_from(self, uri: str, config: Config) -> None:
         start = load_model(uri)

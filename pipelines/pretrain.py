@@ -116,6 +116,7 @@ class Pretraining:
     verb = "pretrain"
     monitor = "linear_probe_f1"
     calls = 1
+    scribbles = False
     feature_cache: FeatureCache | None = None
 
     def __init__(self, config: Config) -> None:

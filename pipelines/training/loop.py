@@ -91,6 +91,7 @@ class TrainingLoop:
             symmetries=self.stage.feature_cache is None,
             pairs=stage.verb == "pretrain" and config.pretrain.second_pass == "view",
             features=self.stage.feature_cache,
+            scribbles=self.stage.scribbles,
             pinned=context.device.type == "cuda",
         )
         if context.rank == 0:

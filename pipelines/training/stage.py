@@ -59,6 +59,7 @@ class Stage(Protocol):
     passes: how many batches `module` sends through the encoder at once.
     calls: how often it does so before gradients are computed. Above 1 the encoder is not captured as a CUDA graph: each
         replay would overwrite what the gradient of the one before needs.
+    scribbles: whether batches are to bring the scribbles of the samples.
     feature_cache: the features of a frozen encoder, which the loader reads; None where images are needed.
     """
 
@@ -69,6 +70,7 @@ class Stage(Protocol):
     parameter_groups: ParameterGroups
     passes: int
     calls: int
+    scribbles: bool
     feature_cache: FeatureCache | None
 
     def __init__(self, config: Config) -> None: ...

@@ -30,6 +30,8 @@ class Supervision(nn.Module):
 
     calls = 1
     """How often `forward` calls `features` (pipelines/training/stage.py)."""
+    scribbles = False
+    """Whether `forward` reads the batch's scribbles."""
 
     def __init__(self, localizer: Localizer, config: Config) -> None:
         super().__init__()
