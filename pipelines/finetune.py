@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
 from mpc_model.errors import UserError
+from mpc_model.evaluation.class_metrics import Confusion, confusion, dataset_level
 from mpc_model.evaluation.metrics import Scores, pixel_scores, summarize
 from mpc_model.localizer import Localizer, ModelSpec
+from mpc_model.losses.segmentation import SEGMENTATION_LOSSES
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
+from pipelines.dataset import classes
 from pipelines.dataset.batch import Batch
 from pipelines.dataset.manifest import Manifest
 from pipelines.training import launch
@@ -27,7 +31,7 @@ def finetune(config: Config, on_epoch: launch.OnEpoch = launch.ignore_epoch) -> 
     """Train the head of `config.model` and leave the localizer at `<finetune.output>/model`."""
     if config.finetune.start != "scratch":
         model_digest(str(config.finetune.encoder))  # raises where there is no encoder, before anything else is checked
-    return launch.train(config, Finetuning, on_epoch)
+    return launch.train(config, stage_of(config), on_epoch)
 
 
 def trainer(config: Config) -> "TorchTrainer":
@@ -37,7 +41,15 @@ def trainer(config: Config) -> "TorchTrainer":
     """
     from pipelines.training.trainer import StageTrainer  # here: training in this process needs no Ray
 
-    return StageTrainer(config, Finetuning)
+    return StageTrainer(config, stage_of(config))
+
+
+def stage_of(config: Config) -> type["Finetuning"]:
+    """The stage for a model of one class, or of several."""
+    return Finetuning if config.model.classes == 1 else ClassFinetuning
+
+
+_TWO = "its pixels are authentic or forged: set model.classes to 1, or to 2 for a softmax of both"
 
 
 class Finetuning:
@@ -49,7 +61,9 @@ class Finetuning:
 
     def __init__(self, config: Config) -> None:
         settings, model = config.finetune, config.model
-        self.localizer = Localizer(ModelSpec(model.backbone, model.head, model.input_size))
+        names = tuple(_class_names(config))
+        spec = ModelSpec(model.backbone, model.head, model.input_size, classes=model.classes, class_names=names)
+        self.localizer = Localizer(spec)
         if settings.start != "scratch":
             self._start_from(str(settings.encoder), config)
         supervision = SUPERVISIONS[settings.supervision](self.localizer, config)
@@ -72,6 +86,11 @@ class Finetuning:
                     f"{uri} has the head {start.spec.head}, the config asks for {config.model.head};"
                     " set model.head, or finetune.start=encoder"
                 )
+            if start.spec.classes != config.model.classes:
+                raise UserError(
+                    f"{uri} has {start.spec.classes} classes, the config asks for {config.model.classes};"
+                    " set model.classes, or finetune.start=encoder"
+                )
             self.localizer.load_state_dict(start.state_dict())
         else:
             self.localizer.encoder.load_state_dict(start.encoder.state_dict())
@@ -79,7 +98,14 @@ class Finetuning:
 
     @staticmethod
     def check(config: Config, manifest: Manifest | None) -> None:
-        """UserError or InfrastructureError where the supervision refuses settings or dataset."""
+        """UserError or InfrastructureError where the supervision refuses settings or dataset, or where the model has
+        other classes than the dataset."""
+        SEGMENTATION_LOSSES.require(config.finetune.loss)
+        if manifest:
+            model, count = config.model, len(manifest.class_names)
+            remedy = f"set model.classes={count} and leave model.class_names out" if manifest.indexed else _TWO
+            dataset = str(config.train.dataset)
+            classes.require(dataset, manifest, model.classes, model.class_names, "model.classes", remedy)
         SUPERVISIONS[config.finetune.supervision].check(config, manifest)
 
     @staticmethod
@@ -95,6 +121,47 @@ class Finetuning:
         scores = shares.gathered(lambda: [_scores(localizer, batch, device) for batch in validation])
         summary = summarize([one for of_batch in scores for one in of_batch])
         return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate")}
+
+
+class ClassFinetuning(Finetuning):
+    """Stage 2 of a model of several classes; evaluated by the pixels of all validation images together."""
+
+    monitor = "dataset_level.foreground_dice"
+
+    @staticmethod
+    def evaluate(
+        localizer: Localizer,
+        train: Sequence[Batch],
+        validation: Sequence[Batch],
+        device: torch.device,
+        seed: int,
+        shares: Shares,
+    ) -> dict[str, float]:
+        """Dice (mean over all classes but the background), mean IoU and accuracy on the validation images."""
+        names = localizer.spec.labels
+        matrices = shares.gathered(lambda: [_confusion(localizer, batch, device) for batch in validation])
+        metrics = dataset_level(sum(matrices, start=np.zeros((len(names), len(names)), np.int64)), names)
+        return {
+            "dataset_level.foreground_dice": metrics["foreground_dice"],
+            "dataset_level.mean_iou": metrics["mean_iou"],
+            "dataset_level.accuracy": metrics["accuracy"],
+        }
+
+
+def _class_names(config: Config) -> Sequence[str]:
+    """The names of several classes: those of the config, or else of the dataset."""
+    model = config.model
+    if model.classes == 1 or model.class_names:
+        return model.class_names
+    return Manifest.read(str(config.train.dataset)).class_names
+
+
+@torch.no_grad()
+def _confusion(localizer: Localizer, batch: Batch, device: torch.device) -> Confusion:
+    """The pixels of a batch by true and predicted class."""
+    maps = localizer.probabilities(batch.to(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
+    labels = maps.argmax(1).to(torch.uint8).cpu().numpy()
+    return confusion(labels, batch.masks.numpy(), localizer.spec.classes)
 
 
 @torch.no_grad()

@@ -42,12 +42,8 @@ def training_identity(config: Config, verb: str, manifest: Manifest) -> dict[str
     identity = {
         "seed": config.seed,
         "dataset": manifest.fingerprint,
-        "model": {
-            "backbone": model.backbone,
-            "head": None if verb == "pretrain" else model.head,
-            "input_size": model.input_size,
-            "threshold": _THRESHOLD,
-        },
+        "model": model.identity(["classes", "class_names"] if verb == "pretrain" else [])
+        | {"head": None if verb == "pretrain" else model.head, "threshold": _THRESHOLD},
         "train": config.train.identity(NOT_IDENTITY),
         verb: settings.identity({"output", "encoder", "cache"}) | {"cached": bool(getattr(settings, "cache", None))},
     }
@@ -65,6 +61,7 @@ def evaluation_identity(config: Config, manifest: Manifest) -> dict[str, Any]:
         "split": settings.split,
         "robustness": sorted(settings.robustness),
         **_precision(settings.precision),
+        **({"volumes": settings.volumes, "spacing": settings.spacing} if settings.volumes else {}),
     }
 
 

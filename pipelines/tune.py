@@ -37,10 +37,13 @@ from pipelines.search.trial import StageFunction, config_of, whole_epochs
 from pipelines.tracking import client, runs
 from pipelines.training.launch import check
 
-STAGE_FUNCTIONS = {
-    "pretrain": StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
-    "finetune": StageFunction(finetune.finetune, finetune.Finetuning.monitor),
-}
+
+def stage_functions(config: Config) -> Mapping[str, StageFunction]:
+    """How a trial of this config trains its stages."""
+    return {
+        "pretrain": StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
+        "finetune": StageFunction(finetune.finetune, finetune.stage_of(config).monitor),
+    }
 
 
 def tune(config: Config) -> dict[str, Any]:
@@ -64,9 +67,9 @@ def tuner(config: Config) -> "SearchTuner":
 class SearchTuner(Tuner):
     """A `ray.tune.Tuner` that does what `mpc tune` does. Nothing is written before `fit`."""
 
-    def __init__(self, config: Config, functions: Mapping[str, StageFunction] = STAGE_FUNCTIONS) -> None:
+    def __init__(self, config: Config, functions: Mapping[str, StageFunction] | None = None) -> None:
         """`functions` train the stages of a trial, by their names."""
-        self.config, self.functions = config, functions
+        self.config, self.functions = config, functions or stage_functions(config)
         self._grid: ResultGrid | None = None
 
     def fit(self) -> ResultGrid:

@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mpc_model.classes import check_classes
+from mpc_model.errors import UserError
 from pipelines.config.base import ADDED, Location, OutputLocation, Positive, Section
 
 Weight = Annotated[float, Field(ge=0)]
@@ -24,6 +26,19 @@ class ModelConfig(Section):
     """The decoder of stage 2: mlp4 or another registered head."""
     input_size: Annotated[int, Field(ge=32, le=4096)] | None = 512
     """Side in pixels that images are resized to; null keeps their own size."""
+    classes: Annotated[int, ADDED] = 1
+    """Logits of a pixel in stage 2: 1 says how likely it was forged, K of 2 and more how likely it is of each of the K
+    classes of the dataset."""
+    class_names: Annotated[list[str], ADDED] = Field(default=[])
+    """Of several classes, in the order of their labels; left out, those of the dataset."""
+
+    @model_validator(mode="after")
+    def _has_its_names(self) -> "ModelConfig":
+        try:
+            check_classes(self.classes, self.class_names)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 class TrainConfig(Section):
@@ -227,8 +242,19 @@ class PretrainConfig(OptimConfig):
         return self
 
 
+class PartWeights(Section):
+    """What the losses of a head's parts weigh; a head without a part has no loss of it."""
+
+    mask: Weight = 1.0
+    """The map itself, by `finetune.loss`."""
+    coarse: Weight = 1.0
+    """A coarser map, by `finetune.loss`."""
+    image: Weight = 1.0
+    """Whether the image was forged, by cross-entropy."""
+
+
 class FinetuneConfig(OptimConfig):
-    """Stage 2: the head on the frozen features of stage 1, or the whole network, by the focal loss."""
+    """Stage 2: the head on the frozen features of stage 1, or the whole network, by a segmentation loss."""
 
     PROTOCOLS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "cosine"},
@@ -249,8 +275,12 @@ class FinetuneConfig(OptimConfig):
     """What is learnt from: mask (the whole mask of each image) or another registered supervision."""
     cache: OutputLocation | None = None
     """Folder in which the frozen features of each stored view are stored when they are first computed."""
+    loss: Annotated[str, ADDED] = "focal"
+    """How far maps are from masks: focal, cross_entropy or another registered loss."""
+    part_weights: Annotated[PartWeights, ADDED] = PartWeights()
+    """What the losses of a head's parts weigh, where it has more than its map."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Weight of forged pixels in the focal loss; authentic ones have 1 - alpha."""
+    """Weight of forged pixels in the focal loss, or of all classes but the first; the others have 1 - alpha."""
     gamma: Annotated[float, Field(ge=0)] = 2.0
     """How much the focal loss plays down pixels that are already right."""
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from mpc_model.errors import InfrastructureError, UserError
+from mpc_model.evaluation.class_metrics import most_probable
 from mpc_model.evaluation.probes import kmeans_probe, stack_levels
 from mpc_model.imaging import codecs, drawing
 from mpc_model.localizer import Localizer, eval_mode, to_probabilities
@@ -54,17 +55,18 @@ class Pictures:
             for image, _ in self._images:
                 maps = localizer.features(scaled(torch.from_numpy(image)[None], self._device))
                 outputs.append(_Output(maps, None if localizer.decoder is None else localizer.decoder(maps)))
-        return partial(self._draw, outputs, step)
+        return partial(self._draw, outputs, localizer.spec.labels, step)
 
     @torch.no_grad()
-    def _draw(self, outputs: Sequence[_Output], step: int) -> str | None:
+    def _draw(self, outputs: Sequence[_Output], names: Sequence[str], step: int) -> str | None:
         rows, features, labels = [], list[torch.Tensor](), list[npt.NDArray[np.uint8]]()
         for (image, mask), output in zip(self._images, outputs, strict=True):
             maps = [_finite(level[0]) for level in output.maps]
             stacked = stack_levels(maps)
             features.append(stacked)
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
-            rows.append([image, drawing.mask_picture(mask), _prediction(maps, output.logits, mask.shape)])
+            picture = drawing.mask_picture(mask) if len(names) == 2 else drawing.class_picture(mask, names)
+            rows.append([image, picture, _prediction(maps, output.logits, names, mask.shape)])
         points = _principal_components(torch.cat([pixels.flatten(0, 1) for pixels in features]))
         colours = _as_colours(points)
         start = 0
@@ -72,10 +74,10 @@ class Pictures:
             count = pixels.shape[0] * pixels.shape[1]
             row.insert(2, colours[start : start + count].reshape(*pixels.shape[:2], 3))
             start += count
-        prediction = "two clusters" if outputs[0].logits is None else "forgery probability"
+        prediction = _title(outputs[0].logits)
         sheet = drawing.sheet(rows, ("image", "mask", "features", prediction), [""] * len(rows))
         classes = np.concatenate([label.ravel() for label in labels])
-        plot = _scatter(points[:, :2], classes, f"{self._verb}, step {step}")
+        plot = _scatter(points[:, :2], classes, names, f"{self._verb}, step {step}")
         name = f"pictures/step-{step:09d}.jpg"
         data = codecs.encode_jpeg(_side_by_side(sheet, plot), 90)
         try:
@@ -91,7 +93,7 @@ class Pictures:
     def _read(self) -> list[tuple[codecs.Image, codecs.Mask]]:
         batches = validation.fixed_batches(self._config, "validation", 2 * IMAGES)  # half of them are forged
         pairs = [pair for batch in batches for pair in zip(batch.images.numpy(), batch.masks.numpy(), strict=True)]
-        return [(image, mask) for image, mask in pairs if (mask == 1).any()][:IMAGES]
+        return [(image, mask) for image, mask in pairs if ((mask > 0) & (mask != codecs.IGNORED)).any()][:IMAGES]
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:
@@ -99,10 +101,23 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(values.cpu(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _prediction(maps: Sequence[torch.Tensor], logits: torch.Tensor | None, size: tuple[int, int]) -> codecs.Image:
-    """The prediction as a heat map: the head's, or k-means where there is no head yet."""
+def _title(logits: torch.Tensor | None) -> str:
+    """What the pictures of predictions show."""
+    if logits is None:
+        return "two clusters"
+    return "forgery probability" if logits.shape[1] == 1 else "class map"
+
+
+def _prediction(
+    maps: Sequence[torch.Tensor], logits: torch.Tensor | None, names: Sequence[str], size: tuple[int, int]
+) -> codecs.Image:
+    """The prediction as a heat map, or in the colours of several classes: the head's, or k-means where there is no head
+    yet."""
     if logits is not None:
-        return drawing.heat(_finite(to_probabilities(logits, size)[0]).numpy())
+        probabilities = _finite(to_probabilities(logits, size)[0]).numpy()
+        if logits.shape[1] == 1:
+            return drawing.heat(probabilities)
+        return drawing.class_picture(most_probable(probabilities), names)
     clusters = kmeans_probe(maps, torch.Generator().manual_seed(0))
     return drawing.heat(clusters.astype(np.float32))
 
@@ -125,20 +140,25 @@ def _as_colours(points: npt.NDArray[np.float32]) -> codecs.Image:
     return coloured
 
 
-def _scatter(points: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], title: str) -> codecs.Image:
+def _scatter(
+    points: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], names: Sequence[str], title: str
+) -> codecs.Image:
     """At most 2,000 pixels of each class on the first two principal axes, coloured by class."""
     canvas = np.full((PLOT + 60, PLOT, 3), 255, np.uint8)
     low, high = np.percentile(points, (0.5, 99.5), axis=0)
     positions = np.clip((points - low) / np.maximum(high - low, 1e-9), 0, 1) * (PLOT - 20) + 10
     generator = np.random.default_rng(0)
-    for label, colour in enumerate(_COLOURS):
+    colours = _COLOURS if len(names) == 2 else tuple(map(tuple, drawing.class_colours(names).tolist()))
+    for label, colour in enumerate(colours):
         members = np.flatnonzero(labels == label)
         for member in generator.permutation(members)[:2000]:
             x, y = positions[member]
             cv2.circle(canvas, (round(float(x)), 30 + round(float(y))), 2, colour, -1, cv2.LINE_AA)
     drawing.write(canvas, f"{title}: pixels on their two principal axes", 10, 18)
-    for label, name in enumerate(("authentic", "forged")):
-        cv2.circle(canvas, (16 + 110 * label, PLOT + 45), 5, _COLOURS[label], -1, cv2.LINE_AA)
+    if len(names) > 2:
+        return np.concatenate([canvas[:-30], drawing.class_legend(names, PLOT)])
+    for label, name in enumerate(names):
+        cv2.circle(canvas, (16 + 110 * label, PLOT + 45), 5, colours[label], -1, cv2.LINE_AA)
         drawing.write(canvas, name, 28 + 110 * label, PLOT + 50)
     return canvas
 

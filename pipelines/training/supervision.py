@@ -4,16 +4,15 @@ docs/extending.md shows how one is added.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.localizer import Localizer
-from mpc_model.losses.focal import focal_loss
 from mpc_model.registry import Registry
 from pipelines.config.root import Config
 from pipelines.dataset.batch import DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import storage, uris
+from pipelines.training import part_losses
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.stage import ParameterGroups, Steps
 
@@ -82,16 +81,13 @@ SUPERVISIONS: Registry[type[Supervision]] = Registry("supervision")
 
 @SUPERVISIONS.add("mask")
 class MaskSupervision(Supervision):
-    """The whole mask of each image, by the focal loss."""
+    """The whole mask of each image, by `finetune.loss`, and what else the head has (part_losses.py)."""
+
+    def __init__(self, localizer: Localizer, config: Config) -> None:
+        super().__init__(localizer, config)
+        part_losses.check(self.settings, self.decoder)
 
     def forward(self, inputs: DeviceBatch, seed: Tensor, steps: Steps) -> dict[str, Tensor]:
-        """The focal loss at the masks' size. Stochastic depth draws from the global generator; nothing else is drawn,
-        and no weight changes with `steps`."""
-        logits = self.decoder(self.features(inputs)).float()
-        upsampled = F.interpolate(logits, inputs.masks.shape[-2:], mode="bilinear", align_corners=False)
-        forged = (inputs.masks == 1).sum() / (inputs.masks != 255).sum().clamp_min(1)
-        return {
-            "total": focal_loss(upsampled, inputs.masks, self.settings.alpha, self.settings.gamma),
-            "forged_share": forged,
-            "called_share": (upsampled.detach() > 0).float().mean(),
-        }
+        """The losses at the masks' size. Stochastic depth draws from the global generator; nothing else is drawn, and
+        no weight changes with `steps`."""
+        return part_losses.head_losses(self.decoder, self.features(inputs), inputs, self.settings)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipelines.training.pictures import _as_colours, _principal_components, _scatter
+from pipelines.training.pictures import PLOT, _as_colours, _principal_components, _scatter
 
 
 def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
@@ -17,4 +17,6 @@ def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
 def test_features_that_are_all_alike_are_drawn_too() -> None:
     points = _principal_components(torch.ones(50, 8))
     assert _as_colours(points).shape == (50, 3)
-    assert _scatter(points[:, :2], np.tile(np.uint8([0, 1]), 25), "alike").dtype == np.uint8
+    labels = np.tile(np.uint8([0, 1]), 25)
+    assert _scatter(points[:, :2], labels, ("authentic", "forged"), "alike").dtype == np.uint8
+    assert _scatter(points[:, :2], labels, ("sky", "road", "tree"), "alike").shape[1:] == (PLOT, 3)

@@ -1,0 +1,65 @@
+"""The losses of what a head makes of a batch, one for each of its parts, and their weighted sum."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpc_model.errors import UserError
+from mpc_model.losses.segmentation import SEGMENTATION_LOSSES, image_cross_entropy
+from mpc_model.nn.heads import HeadParts, has_parts, parts_of
+from pipelines.config.training import FinetuneConfig
+from pipelines.dataset.batch import DeviceBatch
+
+IGNORED = 255
+
+
+def check(settings: FinetuneConfig, head: nn.Module) -> None:
+    """UserError where the settings leave a head without a loss."""
+    if not settings.part_weights.mask and not has_parts(head):
+        raise UserError("finetune.part_weights.mask is 0, and model.head has no other part; nothing would be learnt")
+
+
+def head_losses(
+    head: nn.Module, maps: Sequence[Tensor], inputs: DeviceBatch, settings: FinetuneConfig
+) -> dict[str, Tensor]:
+    """The losses of a head on the backbone's maps of a batch, float32 scalars by name.
+
+    `total` is their sum by `finetune.part_weights`. Of a head with more parts than its mask the loss of each part is
+    there under the name of the part. The others, which are no losses, say how the map compares with the masks: of one
+    class `forged_share` and `called_share`, of several `labelled_share` (pixels that are not ignored) and `accuracy`
+    (the share of them whose class is the right one).
+    """
+    parts = parts_of(head, maps)
+    losses, upsampled = _losses(parts, inputs, settings)
+    weighted = [getattr(settings.part_weights, name) * loss for name, loss in losses.items()]
+    total = weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
+    named = {name: loss.detach() for name, loss in losses.items()} if len(losses) > 1 else {}
+    return {"total": total, **named, **_shares(upsampled.detach(), inputs.masks)}
+
+
+def _losses(parts: HeadParts, inputs: DeviceBatch, settings: FinetuneConfig) -> tuple[dict[str, Tensor], Tensor]:
+    """The loss of each part, and the logits of the mask at the size of the masks."""
+    of_pixels = SEGMENTATION_LOSSES[settings.loss]
+    upsampled = _raised(parts.mask, inputs.masks)
+    losses = {"mask": of_pixels(upsampled, inputs.masks, settings)}
+    if parts.coarse is not None:
+        losses["coarse"] = of_pixels(_raised(parts.coarse, inputs.masks), inputs.masks, settings)
+    if parts.image is not None:
+        counts = (inputs.masks != IGNORED).flatten(1).any(1)  # not the filler of an epoch's last batch
+        losses["image"] = image_cross_entropy(parts.image.float(), inputs.forged, counts)
+    return losses, upsampled
+
+
+def _raised(logits: Tensor, masks: Tensor) -> Tensor:
+    return F.interpolate(logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _shares(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    labelled = masks != IGNORED
+    number = labelled.sum().clamp_min(1)
+    if logits.shape[1] == 1:
+        return {"forged_share": (masks == 1).sum() / number, "called_share": (logits > 0).float().mean()}
+    right = (logits.argmax(1) == masks) & labelled
+    return {"labelled_share": labelled.float().mean(), "accuracy": right.sum() / number}
