@@ -5,7 +5,8 @@ and refuses a wrong config, before it imports what does the work.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -78,7 +79,19 @@ def _build_metrics(manifest: Any) -> dict[str, float]:
 
 
 def _evaluate_metrics(result: dict[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in result["model"].items() if value is not None}
+    """The model's metrics; those of a nested group have its name before a point, as in `by_class.forged.iou`."""
+    groups = {key: result[key] for key in ("dataset_level", "by_class") if key in result}
+    return dict(_flat(result["model"] | groups))
+
+
+def _flat(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """The metrics that are defined, under names that MLflow takes."""
+    for key, value in metrics.items():
+        name = above + re.sub(r"[^\w\-. :/]", "_", key)
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif value is not None:
+            yield name, value
 
 
 _FLAG = MappingProxyType({"action": "store_true"})

@@ -1,8 +1,10 @@
 """`mpc predict`: an image, or a folder or prefix of them, to probability maps and a table of scores.
 
-<output>/maps/<path of the image>.png    8-bit grey, 255 = certainly forged, the size of the image
+<output>/maps/<path of the image>.png    8-bit grey, 255 = certainly forged, the size of the image; of several
+                                         classes the number of each pixel's class
 <output>/overlays/<path>.jpg             the map in colours over the image, for people (predict.overlays)
-<output>/scores.parquet, scores.csv      one row an image: sizes, score, forged fraction, or the error
+<output>/scores.parquet, scores.csv      one row an image: sizes, score, forged fraction (or the share of each
+                                         class), or the error
 <output>/rows/                           the rows while they are made: the same command goes on from them
 """
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mpc_model.localizer import Localizer
-    from pipelines.inference import score_table
+    from pipelines.inference import mapper, score_table
 
 
 _BLOCK, _GPU_BLOCK = 64, 512
@@ -73,6 +75,7 @@ def predict(config: Config) -> dict[str, Any]:
             return finished.results
         model = load_model(folder, name=str(settings.model))
     require_head(model, str(settings.model))
+    model.check_tile(settings.tile or 0)
     claimed = record.claim(output, "predict", identity, config.dump())
     if passed_over:
         console.say(f"predict: {passed_over}")
@@ -131,31 +134,30 @@ def _map_all(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipelines.inference import row_store, score_table
+    from pipelines.inference import mapper, row_store, score_table
 
     output = str(settings.output)
     is_folded = storage.exists(uris.join(output, record.RECORD.upper()))  # its name is in lower case
     wanted = row_store.wanted(digest, files, settings, is_folded)
     files.clear()  # of a million images, gigabytes less
-    stored = row_store.stored(wanted, output, settings.overlays)
+    mapping = mapper.MapJob(model, settings)
+    stored = row_store.stored(wanted, output, settings.overlays, mapping.schema)
     if len(stored):
         console.say(f"predict: {len(stored)} of {len(wanted)} images have their maps already")
     missing = wanted.filter(pc.invert(pc.is_in(wanted["key"], stored["key"].combine_chunks())))
-    rows = pa.concat_tables([stored, *_map_missing(model, missing, len(stored), settings, resumed)])
+    rows = pa.concat_tables([stored, *_map_missing(mapping, missing, len(stored), resumed)])
     table = score_table.Table(rows, pc.index_in(wanted["key"], rows["key"].combine_chunks()))
     row_store.replace(output, table.slices())
     return score_table.write(output, table)
 
 
-def _map_missing(
-    model: "Localizer", missing: "pa.Table", done: int, settings: PredictConfig, resumed: bool
-) -> Iterator["pa.Table"]:
+def _map_missing(mapping: "mapper.MapJob", missing: "pa.Table", done: int, resumed: bool) -> Iterator["pa.Table"]:
     """The rows of the images that are missing: of a few made in this process, else by a pool of workers."""
-    from pipelines.inference import job, mapper
+    from pipelines.inference import job
 
     if not len(missing):
         return
-    mapping = mapper.MapJob(model, settings)
+    settings = mapping.settings
     progress = console.Progress("predict", done + len(missing), "images", done=done)
     if _is_for_this_process(missing, settings, resumed):
         made = job.in_process(mapping, [missing], settings)

@@ -114,8 +114,9 @@ def read(uri: str) -> Record:
         raise UserError(f"{uri} is not the output of a command of ours: it has no {RECORD}")
     try:
         document = documents.parse(storage.read_bytes(location), _DOCUMENT, finite=False)
-        schema = results.FINISHED.get(document["verb"], results.BEGUN) if document["finished"] else results.BEGUN
-        schema.validate_python(document["results"], strict=True)
+        stored = document["results"]
+        schema = results.finished(document["verb"], stored) if document["finished"] else results.BEGUN
+        schema.validate_python(stored, strict=True)
         return Record(uri, **document)
     except documents.InvalidDocument as error:
         reason = str(error)

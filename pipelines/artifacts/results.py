@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from pipelines.artifacts.evaluation import Summary
+from pipelines.artifacts.evaluation import ClassSummary, Summary
 from pipelines.runtime.documents import Count, RunId, Sha256
 
 
@@ -36,6 +36,18 @@ class _Evaluation(TypedDict):
     untrained: Summary
     everything_forged: Summary
     threshold: Annotated[float, Field(ge=0, le=1)]
+    precision: NotRequired[Literal["fp32", "bf16"]]
+    warnings: list[str]
+    pictures: list[str]
+
+
+class _ClassEvaluation(TypedDict):
+    """`evaluate` of a model of several classes."""
+
+    model: ClassSummary
+    untrained: ClassSummary
+    most_frequent: ClassSummary
+    classes: Annotated[list[str], Field(min_length=2)]
     precision: NotRequired[Literal["fp32", "bf16"]]
     warnings: list[str]
     pictures: list[str]
@@ -72,3 +84,11 @@ FINISHED: dict[str, TypeAdapter[Any]] = {
     "tune": TypeAdapter(_Search),
 }
 """By command; those of others are not read back."""
+_BY_CLASS = TypeAdapter(_ClassEvaluation)
+
+
+def finished(verb: str, results: object) -> TypeAdapter[Any]:
+    """What the results of a finished output of a command have to be; `results` tells which evaluation it was."""
+    if verb == "evaluate" and isinstance(results, dict) and "classes" in results:
+        return _BY_CLASS
+    return FINISHED.get(verb, BEGUN)

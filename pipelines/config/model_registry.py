@@ -3,9 +3,10 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pipelines.config.base import (
+    ADDED,
     BatchSize,
     Fraction,
     Location,
@@ -15,6 +16,18 @@ from pipelines.config.base import (
     Section,
     SplitName,
 )
+
+
+def _pattern(pattern: str) -> str:
+    """ValueError for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
 
 
 def _is_no_lock(name: str) -> str:
@@ -66,6 +79,20 @@ class EvaluateConfig(PoolConfig):
     """Degradations (imaging/degradations.py) under which the forged images are scored once more. Each costs a pass
     over them with the model alone, as the evaluation has over all images; the default is what nearly every image meets
     on its way."""
+
+    volumes: Annotated[Pattern | None, ADDED] = None
+    """For a model of several classes: a regular expression; samples in whose keys it finds the same text, such as a
+    patient, are the slices of one volume, in the order of their keys. With a group in parentheses, the text of that."""
+    spacing: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3), ADDED] = Field(
+        default=[1.0, 1.0, 1.0]
+    )
+    """Of voxels of volumes: from slice to slice, row to row, column to column; HD95 is in its unit."""
+
+    @model_validator(mode="after")
+    def _spaces_volumes(self) -> "EvaluateConfig":
+        if self.spacing != [1.0, 1.0, 1.0] and self.volumes is None:
+            raise ValueError("spacing is that of volumes, and no volumes are given; set volumes, or leave it out")
+        return self
 
 
 class RegisterConfig(Section):

@@ -33,10 +33,13 @@ Work: TypeAlias = Callable[[pa.Table], Result]
 class Job(Protocol):
     """What is done with tasks. It is pickled and sent to workers."""
 
-    verb: str
-    """The command, for what is said."""
-    schema: pa.Schema
-    """Of the rows of a result."""
+    @property
+    def verb(self) -> str:
+        """The command, for what is said."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows of a result."""
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:
         """Load the model and give the function that does the work, with so many cores of this process."""

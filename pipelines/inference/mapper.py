@@ -9,14 +9,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-from torch import Tensor
 
 from mpc_model.errors import DataError, MPCError, UnreadableFileError
+from mpc_model.evaluation.class_metrics import Probabilities, most_probable
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, MAX_PIXELS, Picture, read_header, read_picture
-from mpc_model.localizer import Localizer, to_probabilities
+from mpc_model.localizer import Localizer, image_probability, to_probabilities
+from mpc_model.nn.heads import HeadParts, has_parts
 from pipelines.config.root import PredictConfig
 from pipelines.inference import row_store
 from pipelines.inference.job import Result, Work
@@ -53,12 +55,16 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class MapJob:
-    """The maps of images: rows of `image` (URI), `name` (map_names) and `key` in, rows of row_store.SCHEMA out."""
+    """The maps of images: rows of `image` (URI), `name` (map_names) and `key` in, rows of `schema` out."""
 
     model: Localizer
     settings: PredictConfig
     verb = "predict"
-    schema = row_store.SCHEMA
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns for this model."""
+        return columns(self.model)
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:
         """A Mapper on the device of this process."""
@@ -75,6 +81,12 @@ class MapJob:
         return pa.Table.from_pylist([_failed(_File(image, "", key), reason)], self.schema)
 
 
+def columns(model: Localizer) -> pa.Schema:
+    """The columns of the rows of a model."""
+    several = model.spec.labels if model.spec.classes > 1 else ()
+    return row_store.schema(several, model.decoder is not None and has_parts(model.decoder))
+
+
 class Mapper:
     """Maps images, with as many threads that decode and encode as it is given.
 
@@ -85,9 +97,9 @@ class Mapper:
     def __init__(self, model: Localizer, settings: PredictConfig, threads: int = 2) -> None:
         self.threads = threads
         self.output, self.overlays = str(settings.output), settings.overlays
-        self.threshold = model.spec.threshold
+        self.spec, self.schema = model.spec, columns(model)
         self.network = Network(model, settings.batch_size, settings.tile, settings.precision)
-        self.part = row_store.Part(self.output)
+        self.part = row_store.Part(self.output, self.schema)
 
     def __call__(self, task: pa.Table) -> Result:
         """The rows of images, in order. An image that cannot be read has an `error`, and no map."""
@@ -102,7 +114,7 @@ class Mapper:
             finish=self._finish,
             threads=self.threads,
         )
-        tables, rows = [row_store.SCHEMA.empty_table()], list[dict[str, Any]]()
+        tables, rows = [self.schema.empty_table()], list[dict[str, Any]]()
         failure = None
         try:
             for row in made:
@@ -119,24 +131,24 @@ class Mapper:
         return Result(pa.concat_tables(tables), failure)
 
     def _stored(self, rows: list[dict[str, Any]]) -> pa.Table:
-        table = pa.Table.from_pylist(rows, row_store.SCHEMA)
+        table = pa.Table.from_pylist(rows, self.schema)
         self.part.add(table)
         return table
 
-    def _infer(self, decoded: list[_Decoded]) -> list[Tensor | Exception | None]:
+    def _infer(self, decoded: list[_Decoded]) -> list[HeadParts | Exception | None]:
         """The logits of each picture, or why it has none; None where there is no picture."""
         sound = [(each.file.uri, each.picture.image) for each in decoded if each.picture]
-        answers = iter(self.network.logits([image for _, image in sound], [uri for uri, _ in sound]))
+        answers = iter(self.network.answers([image for _, image in sound], [uri for uri, _ in sound]))
         return [next(answers) if each.picture else None for each in decoded]
 
-    def _finish(self, decoded: _Decoded, answer: Tensor | Exception | None) -> dict[str, Any]:
+    def _finish(self, decoded: _Decoded, answer: HeadParts | Exception | None) -> dict[str, Any]:
         """Write the map, and the overlay, of one image. Its row; what is wrong with it, or with the name of its map, is
         the row's `error`."""
         uri, picture = decoded.file.uri, decoded.picture
         try:
             if picture is None:
                 return _failed(decoded.file, str(decoded.error))
-            if not isinstance(answer, Tensor):
+            if not isinstance(answer, HeadParts):
                 return _failed(decoded.file, _words(answer, uri))
             return self._row(decoded.file, picture, answer)
         except (DataError, UnreadableFileError) as error:
@@ -146,26 +158,46 @@ class Mapper:
                 raise
             return _failed(decoded.file, _words(error, uri))
 
-    def _row(self, file: _File, picture: Picture, logits: Tensor) -> dict[str, Any]:
+    def _row(self, file: _File, picture: Picture, answer: HeadParts) -> dict[str, Any]:
         image = picture.image
-        probability = to_probabilities(logits, image.shape[:2])[0].numpy()
-        levels = np.rint(probability * 255).astype(np.uint8)
+        probability = to_probabilities(answer.mask, image.shape[:2])[0].numpy()
+        levels, numbers = self._forgery(probability) if self.spec.classes == 1 else self._classes(probability)
         location = map_location(self.output, file.name)
         storage.write_bytes(location, cv2.imencode(".png", levels)[1].tobytes())
         if self.overlays:
-            overlay = codecs.encode_jpeg(drawing.overlay(image, probability), 90)
+            overlay = codecs.encode_jpeg(self._overlay(image, probability, levels), 90)
             storage.write_bytes(overlay_location(self.output, file.name), overlay)
         return {
             "image": file.uri,
             "map": location,
             "height": image.shape[0],
             "width": image.shape[1],
-            "score": image_score(probability),
-            "forged_fraction": float((levels > 255 * self.threshold).mean()),
+            **numbers,
+            **({} if answer.image is None else {"image_score": image_probability(answer.image)}),
             "error": None,
             "note": FIRST_OF_SEVERAL if picture.several else None,
             "key": file.key,
         }
+
+    def _forgery(self, probability: npt.NDArray[np.float32]) -> tuple[codecs.Mask, dict[str, float]]:
+        """The levels of the map of a model of one class, of its probabilities (H, W), and the numbers of its row."""
+        levels = np.rint(probability * 255).astype(np.uint8)
+        numbers = {
+            "score": image_score(probability),
+            "forged_fraction": float((levels > 255 * self.spec.threshold).mean()),
+        }
+        return levels, numbers
+
+    def _classes(self, probabilities: Probabilities) -> tuple[codecs.Mask, dict[str, float]]:
+        """The same of a model of several classes, of their probabilities (K, H, W): the levels are the classes."""
+        names, labels = self.spec.labels, most_probable(probabilities)
+        shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+        return labels, {f"share_{name}": float(share) for name, share in zip(names, shares, strict=True)}
+
+    def _overlay(self, image: codecs.Image, probability: npt.NDArray[np.float32], levels: codecs.Mask) -> codecs.Image:
+        if self.spec.classes == 1:
+            return drawing.overlay(image, probability)
+        return drawing.class_overlay(image, levels, self.spec.labels)
 
 
 def _read(file: _File) -> _File:
@@ -208,4 +240,4 @@ def _words(error: BaseException | None, uri: str) -> str:
 
 
 def _failed(file: _File, reason: str) -> dict[str, Any]:
-    return dict.fromkeys(row_store.SCHEMA.names) | {"image": file.uri, "error": reason, "key": file.key}
+    return {"image": file.uri, "error": reason, "key": file.key}

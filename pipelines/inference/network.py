@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mpc_model.errors import DataError
 from mpc_model.imaging.codecs import Image
 from mpc_model.localizer import BATCH_PIXELS, Localizer, Precision
+from mpc_model.nn.heads import HeadParts
 from pipelines.runtime import unexpected
 
 LARGEST = 64
@@ -46,25 +46,25 @@ class Network:
         else:
             self.images, self.pixels = 1, BATCH_PIXELS
 
-    def logits(self, images: Sequence[Image], names: Sequence[str]) -> list[Tensor | Exception]:
-        """Logits (1, 1, h, w) of each image on the CPU, or why it has none: DataError, or memory that ran out.
+    def answers(self, images: Sequence[Image], names: Sequence[str]) -> list[HeadParts | Exception]:
+        """`Localizer.answers` of each image on the CPU, or why it has none: DataError, or memory that ran out.
 
-        Where a batch fails, each of its halves is tried anew, and so on: only images that fail alone have no logits.
+        Where a batch fails, each of its halves is tried anew, and so on: only images that fail alone have no answer.
         """
         try:
-            found = self._of_all(images, names)
+            answers = self._of_all(images, names)
         except (DataError, MemoryError, RuntimeError) as error:  # torch says by a RuntimeError that memory ran out
             if not (isinstance(error, DataError) or unexpected.is_memory(error)):
                 raise
             if len(images) == 1:
                 return [error.with_traceback(None)]  # what it refers to, the batch, is let go
         else:
-            return [*found]
+            return [*answers]
         middle = len(images) // 2
-        return self.logits(images[:middle], names[:middle]) + self.logits(images[middle:], names[middle:])
+        return self.answers(images[:middle], names[:middle]) + self.answers(images[middle:], names[middle:])
 
-    def _of_all(self, images: Sequence[Image], names: Sequence[str]) -> list[Tensor]:
-        found = self.model.logits(
+    def _of_all(self, images: Sequence[Image], names: Sequence[str]) -> list[HeadParts]:
+        answers = self.model.answers(
             images,
             batch_size=self.images,
             tile=self.tile,
@@ -72,7 +72,7 @@ class Network:
             precision=self.precision,
             batch_pixels=self.pixels,
         )
-        return [logits.cpu() for logits in found]
+        return [HeadParts(mask.cpu(), None, None if image is None else image.cpu()) for mask, _, image in answers]
 
     def _memory(self, device: torch.device, side: int) -> tuple[int, float]:
         """Free bytes of a GPU, and how many of them a pixel takes while it goes through the network."""

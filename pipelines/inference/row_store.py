@@ -9,7 +9,7 @@ that a row is made from: the model, the settings, the image's location, size and
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -25,19 +25,31 @@ ROWS = 256
 """Rows of a part of a worker: few files for a million images, and little to write again after a batch."""
 _OBJECTS = 4096
 """Rows that are objects of Python at a time."""
-SCHEMA = pa.schema(
-    [
-        ("image", pa.string()),
-        ("map", pa.string()),
-        ("height", pa.int64()),
-        ("width", pa.int64()),
-        ("score", pa.float64()),
-        ("forged_fraction", pa.float64()),
-        ("error", pa.string()),
-        ("note", pa.string()),
-        ("key", pa.string()),
-    ]
-)
+
+
+def schema(classes: Sequence[str] = (), image_score: bool = False) -> pa.Schema:
+    """The columns of a row: of a model of one class, or of several of these names, with the share of each.
+
+    `image_score`: whether the model's head scores the image as a whole.
+    """
+    shares = [f"share_{name}" for name in classes]
+    numbers = [*(shares or ["score", "forged_fraction"]), *(["image_score"] if image_score else [])]
+    return pa.schema(
+        [
+            ("image", pa.string()),
+            ("map", pa.string()),
+            ("height", pa.int64()),
+            ("width", pa.int64()),
+            *((name, pa.float64()) for name in numbers),
+            ("error", pa.string()),
+            ("note", pa.string()),
+            ("key", pa.string()),
+        ]
+    )
+
+
+SCHEMA = schema()
+"""The columns of a model of one class whose head gives a map alone."""
 
 
 def wanted(model: str, files: Mapping[str, Stamp], settings: PredictConfig, is_folded: bool) -> pa.Table:
@@ -62,12 +74,12 @@ def _key(model: str, settings: PredictConfig, image: str, stamp: Stamp, name: st
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
 
 
-def stored(wanted: pa.Table, output: str, overlays: bool) -> pa.Table:
-    """The stored rows (SCHEMA) of wanted images whose maps, and overlays if asked for, are still there."""
-    rows = _read(output)
+def stored(wanted: pa.Table, output: str, overlays: bool, columns: pa.Schema = SCHEMA) -> pa.Table:
+    """The stored rows (`columns`) of wanted images whose maps, and overlays if asked for, are still there."""
+    rows = _read(output, columns)
     wanted = wanted.filter(pc.is_in(wanted["key"], rows["key"].combine_chunks()))
     if not len(wanted):
-        return SCHEMA.empty_table()
+        return columns.empty_table()
     is_there = _are_there(output, "maps", map_names.map_location, wanted)
     if overlays:
         is_there = pc.and_(is_there, _are_there(output, "overlays", map_names.overlay_location, wanted))
@@ -85,26 +97,26 @@ def _are_there(output: str, folder: str, locate: Callable[[str, str], str], want
 class Part:
     """The part that one worker writes."""
 
-    def __init__(self, output: str) -> None:
-        self._output, self._rows, self._name = output, SCHEMA.empty_table(), secrets.token_hex(8)
+    def __init__(self, output: str, columns: pa.Schema = SCHEMA) -> None:
+        self._output, self._rows, self._name = output, columns.empty_table(), secrets.token_hex(8)
 
     def add(self, rows: pa.Table) -> None:
-        """Store rows (SCHEMA). Those with an error are not stored: the next command reads their images again."""
+        """Store rows. Those with an error are not stored: the next command reads their images again."""
         good = rows.filter(rows["error"].is_null())
         if not len(good):
             return
         self._rows = pa.concat_tables([self._rows, good])
         _write(self._output, self._name, self._rows)
         if len(self._rows) >= ROWS:
-            self._rows, self._name = SCHEMA.empty_table(), secrets.token_hex(8)
+            self._rows, self._name = self._rows.schema.empty_table(), secrets.token_hex(8)
 
 
-def _read(output: str) -> pa.Table:
-    """All stored rows (SCHEMA). A part that is damaged is left out: its images are mapped anew."""
-    parts = [SCHEMA.empty_table()]
+def _read(output: str, columns: pa.Schema) -> pa.Table:
+    """All stored rows (`columns`). A part that is damaged is left out: its images are mapped anew."""
+    parts = [columns.empty_table()]
     for location, data in storage.prefetch(storage.read_bytes, _parts(output)):
         try:
-            parts.append(pq.read_table(storage.in_arrow(data), schema=SCHEMA))
+            parts.append(pq.read_table(storage.in_arrow(data), schema=columns))
         except (pa.ArrowException, OSError) as error:
             console.warn(f"predict: {location} is damaged, its images are mapped anew ({error})")
     return pa.concat_tables(parts)

@@ -21,7 +21,7 @@ _WHOLE = {"height": "Int64", "width": "Int64"}
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` (row_store.SCHEMA) in the order of `order`, which has a number of a row for each row of the table."""
+    """`rows` (of a row_store.schema) in the order of `order`, which has a number of a row for each row of the table."""
 
     rows: pa.Table
     order: pa.Array

@@ -21,7 +21,7 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.evaluate import _metrics, _result, _score_all, evaluate, summary_line
+from pipelines.evaluate import _metrics, _result, _Run, _score_all, evaluate, summary_line
 from pipelines.inference.scorer import METHODS, ScoredImage
 
 
@@ -198,7 +198,7 @@ def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path,
 def test_scores_of_another_model_are_not_taken_up(trained: Config, tmp_path: Path) -> None:
     """Left by a command that was killed, where somebody deleted its record and began with another model."""
     manifest = Manifest.read(str(trained.build.output))
-    groups, spec = len(ShardReader(str(trained.build.output), manifest, "test").sizes), tiny().spec
+    reader = ShardReader(str(trained.build.output), manifest, "test")
     found = []
     for seed in (0, 1):
         tiny(seed=seed).save(tmp_path / f"{seed}")
@@ -206,6 +206,6 @@ def test_scores_of_another_model_are_not_taken_up(trained: Config, tmp_path: Pat
         settings = trained.evaluate.model_copy(update=update)
         config = trained.model_copy(update={"evaluate": settings, "workspace": str(tmp_path / f"workspace-{seed}")})
         identity = reuse.evaluation_identity(config, manifest)
-        found.append(_score_all(config, identity, spec, manifest, groups, resumed=True))
+        found.append(_score_all(_Run(config, identity, tiny(), manifest, reader, [], resumed=True)))
     assert [image.id for image in found[0]] == [image.id for image in found[1]]
     assert [image.image_score for image in found[0]] != [image.image_score for image in found[1]]

@@ -15,6 +15,7 @@ from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines.artifacts import record
 from pipelines.config.root import Config, PredictConfig
+from pipelines.inference.mapper import MapJob
 from pipelines.predict import _map_missing, predict
 
 
@@ -126,4 +127,4 @@ def test_a_failure_before_the_first_row_is_raised_as_it_was(ray_session: None, p
     missing = pa.table({"image": [str(photos / "coffee.png")], "name": ["coffee.png"], "key": ["k"]})
     settings = PredictConfig(output=str(tmp_path), workers=0, overlays=False)
     with pytest.raises(MPCError, match=f"{tmp_path}/rows"):
-        list(_map_missing(tiny(), missing, 0, settings, resumed=False))
+        list(_map_missing(MapJob(tiny(), settings), missing, 0, resumed=False))

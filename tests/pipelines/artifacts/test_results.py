@@ -126,3 +126,23 @@ def test_any_edit_of_a_record_is_read_or_refused(
         assert str(error).isprintable()  # noqa: PT017 - either outcome is right
     else:
         assert read.results.keys() == document["results"].keys()
+
+
+def test_results_of_an_evaluation_by_class_have_a_form_of_their_own(tmp_path: Path) -> None:
+    summary = {"dataset_level": {"mean_iou": 0.5, "mcc": None}, "by_class": {"left": {"dice": None}}}
+    volumes = {"volumes": 2, "mean_dice": 0.5, "mean_hd95": None, "by_class": {"left": {"dice": 0.5, "hd95": None}}}
+    results = {"model": summary | {"per_volume": volumes}, "untrained": summary, "most_frequent": summary}
+    results |= {"classes": ["background", "left"], "warnings": [], "pictures": [], "precision": "bf16"}
+    write(tmp_path, "evaluate", results)
+    assert record.read(str(tmp_path)).results == results
+    for change, words in (
+        (
+            {"model": {"dataset_level": {"mean_iou": "high"}, "by_class": {}}},
+            r"results\.model\.dataset_level\.mean_iou",
+        ),
+        ({"classes": ["one"]}, r"results\.classes"),
+        ({"most_frequent": None}, r"results\.most_frequent"),
+    ):
+        write(tmp_path, "evaluate", results | change)
+        with pytest.raises(UserError, match=rf"record\.json is damaged \({words}: "):
+            record.read(str(tmp_path))

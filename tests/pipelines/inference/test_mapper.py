@@ -165,3 +165,20 @@ def test_pixels_are_counted_by_the_headers_until_they_are_enough(photos: Path, t
     assert pixels(images, 10**9) == 2 * 192 * 256
     assert pixels([*images, "/no/such/file.png"], 10**9) == 2 * 192 * 256
     assert pixels(images, 100) == 192 * 256
+
+
+def test_a_model_of_several_classes_writes_class_maps_and_the_share_of_each(photos: Path, tmp_path: Path) -> None:
+    model = tiny(names=("background", "left", "right"))
+    worker = Mapper(model, PredictConfig(output=str(tmp_path)))
+    rows, failure = worker(batch(photos / "coffee.png", photos / "missing.png"))
+    assert failure is None
+    shares = ["share_background", "share_left", "share_right"]
+    assert rows.schema.names == ["image", "map", "height", "width", *shares, "error", "note", "key"]
+    row, missing = rows.to_pylist()
+    image = codecs.decode_image((photos / "coffee.png").read_bytes(), "coffee")
+    labels = model.predict([image])[0].argmax(0)
+    np.testing.assert_array_equal(cv2.imread(row["map"], cv2.IMREAD_UNCHANGED), labels)
+    assert [row[name] for name in shares] == pytest.approx([(labels == label).mean() for label in range(3)])
+    assert cv2.imread(str(tmp_path / "overlays" / "coffee.png.jpg")).shape == image.shape
+    assert missing["error"]
+    assert {missing[name] for name in shares} == {None}

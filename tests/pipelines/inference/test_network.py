@@ -9,6 +9,7 @@ from support import tiny
 
 from mpc_model.errors import DataError
 from mpc_model.localizer import BATCH_PIXELS
+from mpc_model.nn.heads import HeadParts
 from pipelines.inference import network
 from pipelines.inference.network import Network
 
@@ -40,8 +41,8 @@ def test_batches_have_the_size_of_the_config_and_give_the_maps_of_one_at_a_time(
     alone = [tiny().logits([image])[0] for image in images]
     worker = Network(tiny(), batch_size)
     sizes = batches_of(worker, monkeypatch)
-    for together, one in zip(worker.logits(images, ["image"] * 5), alone, strict=True):
-        torch.testing.assert_close(together, one, atol=1e-4, rtol=1e-5)
+    for together, one in zip(worker.answers(images, ["image"] * 5), alone, strict=True):
+        torch.testing.assert_close(together.mask, one, atol=1e-4, rtol=1e-5)
     assert sizes == expected
 
 
@@ -68,14 +69,14 @@ def test_images_that_fail_cost_no_others(monkeypatch: pytest.MonkeyPatch) -> Non
         return DataError("black: no map") if (pixels == 0).flatten(1).all(1).any() else None
 
     sizes = batches_of(worker, monkeypatch, fails)
-    found = worker.logits(images, [f"image {index}" for index in range(6)])
-    assert [type(each) for each in found] == [torch.Tensor, DataError, *[torch.Tensor] * 2, RuntimeError, torch.Tensor]
+    found = worker.answers(images, [f"image {index}" for index in range(6)])
+    assert [type(each) for each in found] == [HeadParts, DataError, HeadParts, HeadParts, RuntimeError, HeadParts]
     assert sizes == [6, 3, 1, 2, 1, 1, 3, 1, 2, 1, 1]
-    torch.testing.assert_close(found[3], tiny().logits([images[3]])[0], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found[3].mask, tiny().logits([images[3]])[0], atol=1e-4, rtol=1e-5)
 
 
 def test_a_fault_of_the_code_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Network(tiny(), 4)
     batches_of(worker, monkeypatch, lambda pixels: RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        worker.logits(pictures(4), ["image"] * 4)
+        worker.answers(pictures(4), ["image"] * 4)

@@ -14,7 +14,8 @@ from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.inference import score_store
-from pipelines.inference.scorer import METHODS, Scope, ScoredImage, ScoreJob, Scorer, decode_row, packed, unpacked
+from pipelines.inference.scorer import METHODS, ScoredImage, Scorer, unpacked
+from pipelines.inference.split_scorer import Scope, ScoreJob, decode_row, packed
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_scores_are_stored_by_whole_row_groups_and_a_failure_is_a_value(
     manifest, output = Manifest.read(str(built.build.output)), str(tmp_path / "out")
     made = {"split": "train", "robustness": [], "model": str(tmp_path / "model"), "output": output}
     settings = built.evaluate.model_copy(update={**made, "dataset": str(built.build.output)})
-    work = ScoreJob(manifest, settings, 3, Scope(), "k").start("cpu", 1)
+    work = ScoreJob(Scorer, manifest, settings, 3, Scope(), "k").start("cpu", 1)
     read = ShardReader.read
 
     def damaged(reader: ShardReader, group: int, *columns: Any) -> Any:
