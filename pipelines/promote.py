@@ -15,9 +15,10 @@ from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
 from pipelines.dataset import leakage
 from pipelines.dataset.manifest import Manifest
-from pipelines.model_registry import audit_trail, gates, lineage, lock
+from pipelines.model_registry import audit_trail, gates, lineage, lock, version_metrics
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
-from pipelines.model_registry.gates import Answer, VersionMetrics
+from pipelines.model_registry.gates import Answer
+from pipelines.model_registry.version_metrics import AnyMetrics
 from pipelines.runtime import console, tracking_uri
 from pipelines.tracking import client, runs
 
@@ -128,8 +129,8 @@ def _at(model: RegisteredModel, alias: str | None) -> str | None:
 
 def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
     """The answers of all gates."""
-    own = gates.from_tags(candidate.tags)
-    other = None if champion is None else gates.from_tags(champion.tags)
+    own = version_metrics.from_tags(candidate.tags)
+    other = None if champion is None else version_metrics.from_tags(champion.tags)
     compared, answers = gates.metrics(own, other, settings.datasets, settings.margin)
     for metrics in compared:
         if metrics.model != candidate.tags.get(lineage.MODEL):
@@ -139,7 +140,7 @@ def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVe
     return answers + gates.robustness(compared, settings.robustness_floor)
 
 
-def _leaks(candidate: ModelVersion, metrics: VersionMetrics) -> list[str]:
+def _leaks(candidate: ModelVersion, metrics: AnyMetrics) -> list[str]:
     """Warnings of leakage, from the datasets that can be read from here now."""
     seen = lineage.trained_on(candidate.tags)
     if seen is None:

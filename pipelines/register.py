@@ -26,13 +26,14 @@ import mpc_model
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
+from mpc_model.nn.heads import has_parts
 from pipelines.artifacts import evaluation
 from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.model_registry import entry, gates, lineage, lock, model_card
-from pipelines.model_registry.gates import VersionMetrics
+from pipelines.model_registry import entry, lineage, lock, model_card, version_metrics
 from pipelines.model_registry.model_card import LICENCE
+from pipelines.model_registry.version_metrics import AnyMetrics
 from pipelines.runtime import console, documents, storage, uris
 from pipelines.tracking import client, leftovers, runs, watchdog
 
@@ -41,8 +42,8 @@ def register(config: Config) -> dict[str, Any]:
     """Register `register.model` and return name, version, alias and uri; the same weights are not registered twice.
 
     The version's tags hold its lineage (model_registry/lineage.py), its licence and the metrics of each evaluation
-    (model_registry/gates.py), its description is the model card (model_registry/model_card.py); the entry holds
-    the card as a file, the configs that led to the model and each evaluation's metrics.json. Evaluations may be
+    (model_registry/version_metrics.py), its description is the model card (model_registry/model_card.py); the entry
+    holds the card as a file, the configs that led to the model and each evaluation's metrics.json. Evaluations may be
     added later, by the same command.
     Raises UserError for a stage-1 encoder, and for an evaluation that is unfinished or of another model.
     """
@@ -65,9 +66,9 @@ def register(config: Config) -> dict[str, Any]:
     return {"name": settings.name, "version": number, "alias": settings.alias, "uri": uri}
 
 
-def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[VersionMetrics, bytes]]:
+def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[AnyMetrics, bytes]]:
     """The metrics of each evaluation of this model, with the metrics.json that they are from."""
-    evaluations: list[tuple[VersionMetrics, bytes]] = []
+    evaluations: list[tuple[AnyMetrics, bytes]] = []
     for location in [locations] if isinstance(locations, str) else locations or []:
         if not storage.exists(uris.join(location, records.RECORD)):
             console.say(f"register: no evaluation at {location}; the version will carry no metrics from there")
@@ -79,7 +80,7 @@ def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[V
             raise UserError(f"the evaluation at {location} is not finished; run `mpc evaluate` again, it goes on")
         data = storage.read_bytes(uris.join(location, evaluation.FILE_NAME))
         try:
-            metrics = gates.from_document(data, digest)
+            metrics = version_metrics.from_document(data, digest)
         except documents.InvalidDocument as error:
             raise UserError(
                 f"{location} is of an earlier version, or its {evaluation.FILE_NAME} is damaged ({error});"
@@ -92,7 +93,7 @@ def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[V
 
 
 def _describe(
-    config: Config, number: str, model: Localizer, digest: str, evaluations: list[tuple[VersionMetrics, bytes]]
+    config: Config, number: str, model: Localizer, digest: str, evaluations: list[tuple[AnyMetrics, bytes]]
 ) -> None:
     """Write the tags, the card and the files of a version.
 
@@ -108,11 +109,11 @@ def _describe(
     if settings.licence or LICENCE not in known:
         tags[LICENCE] = model_card.licence(model, settings.licence)
     for metrics, _ in evaluations:
-        tags |= gates.to_tag(metrics)
+        tags |= version_metrics.to_tag(metrics)
     for key, value in tags.items():
         registry.set_model_version_tag(settings.name, number, key, value)
     version = registry.get_model_version(settings.name, number)
-    card = model_card.write(model, version.tags, list(gates.from_tags(version.tags).values()))
+    card = model_card.write(model, version.tags, list(version_metrics.from_tags(version.tags).values()))
     card = entry.portable(card, config.workspace)
     registry.update_model_version(settings.name, number, model_card.description(card))
     files = {model_card.FILE: card.encode()}
@@ -202,9 +203,11 @@ def signature(model: Localizer) -> ModelSignature:
     No schema of inputs: MLflow's would put the images into a DataFrame, which fails for arrays, and refuse what it does
     not foresee; the entry takes bytes, arrays and paths mixed, and answers for each by itself.
     """
+    several, scores_image = model.spec.classes > 1, model.decoder is not None and has_parts(model.decoder)
     columns: dict[str, Any] = {
-        "score": DataType.double,
-        "forged_fraction": DataType.double,
+        **({"shares": AnyType()} if several else {"score": DataType.double}),
+        **({"image_score": DataType.double} if scores_image else {}),
+        **({} if several else {"forged_fraction": DataType.double}),
         "height": DataType.long,
         "width": DataType.long,
         "map": AnyType(),
@@ -215,7 +218,7 @@ def signature(model: Localizer) -> ModelSignature:
         outputs=Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()]),
         params=ParamSchema(
             [
-                ParamSpec("threshold", DataType.double, float(model.spec.threshold)),
+                *([] if several else [ParamSpec("threshold", DataType.double, float(model.spec.threshold))]),
                 ParamSpec("tile", DataType.long, model.default_tile),
                 ParamSpec("encoding", DataType.string, "auto"),
             ]

@@ -13,7 +13,7 @@ import binascii
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -33,12 +33,14 @@ import mpc_model
 
 try:  # Python takes these from an `mpc_model` that this process has imported before, not from the entry's copy
     from mpc_model.errors import DataError, UserError
+    from mpc_model.evaluation.class_metrics import most_probable
     from mpc_model.evaluation.metrics import image_score
     from mpc_model.imaging import codecs
     from mpc_model.imaging.codecs import Image
     from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, read_picture
-    from mpc_model.localizer import Localizer, check_image
+    from mpc_model.localizer import Localizer, check_image, image_probability, to_probabilities
     from mpc_model.nn import tiling
+    from mpc_model.nn.heads import HeadParts, has_parts
     from mpc_model.nn.tiling import LEAST
 except ImportError as error:
     raise ImportError(
@@ -51,6 +53,10 @@ Map: TypeAlias = npt.NDArray[np.float32]
 
 COLUMN = "image"
 COLUMNS = ("score", "forged_fraction", "height", "width", "map", "mask", "error")
+CLASS_COLUMNS = ("shares", "height", "width", "map", "mask", "error")
+"""Of a model of one class, and of one of several."""
+IMAGE_SCORE = "image_score"
+"""A column more, where the model's head scores the image as a whole."""
 ENCODINGS = ("auto", "array", "png")
 SHOWN = 200  # characters of a path or base64 that an error shows
 SMALLEST_FILE = 32  # bytes: no image file is smaller, but a mistyped path may be base64 of fewer
@@ -75,19 +81,24 @@ class Server:
         self.localizer = Localizer.load(context.artifacts["model"], device)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schema
-        """A table with a row an image, in order, of the COLUMNS; where one cannot be read, all but `error` is None.
+        """A table with a row an image, in order, of the COLUMNS or CLASS_COLUMNS; where one cannot be read, all but
+        `error` is None.
 
         model_input: images, of any sizes and kinds together, as `entries` and `read_image` take them.
         params: `threshold`, `tile` (see Localizer.predict) and `encoding` of map and mask: "array" (float32 of
         0 to 1 and uint8 of 0 and 1, both (height, width)), "png" (8-bit grey, 255 = forged, and 1-bit), or "auto":
-        PNG in the answer of a server, else arrays. MlflowException for other values.
+        PNG in the answer of a server, else arrays. With K classes there is no `threshold`, `mask` has the class of each
+        pixel (as PNG of 8 bits), `map` the probabilities of all, (K, height, width) (as PNG one below the other), and
+        `shares` says which share of the pixels each class has. MlflowException for other values.
         """
         given = {key: value for key, value in (params or {}).items() if value is not None}
-        threshold = given.get("threshold", self.localizer.spec.threshold)
+        spec = self.localizer.spec
+        threshold = given.get("threshold", spec.threshold)
         tile = given.get("tile", self.localizer.default_tile)
         encoding = given.get("encoding", "auto")
         try:
-            _check(given, threshold, tile, encoding)
+            _check(given, threshold, encoding, spec.classes)
+            self.localizer.check_tile(tile)
             inputs = entries(model_input)
             if SERVED.get() and len(inputs) > REQUEST_IMAGES:
                 raise UserError(f"{len(inputs)} images: a request to a server may have {REQUEST_IMAGES}")
@@ -95,25 +106,37 @@ class Server:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         png = encoding == "png" or (encoding == "auto" and bool(SERVED.get()))
 
-        rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS) for _ in inputs]
-        budget = _Budget(self.localizer, tile, 1 if png else ARRAY_COST)
+        columns = _column_names(self.localizer)
+        rows: list[dict[str, Any]] = [dict.fromkeys(columns) for _ in inputs]
+        budget = _Budget(self.localizer, tile, spec.classes * (1 if png else ARRAY_COST))
         for batch in _batches(inputs, rows, budget):
-            for index, probability in self._maps(batch, rows, tile):
-                rows[index] |= _columns(probability, threshold, png)
-        return pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # None stays None: NaN is not JSON
+            for index, answer in self._answers(batch, rows, tile):
+                rows[index] |= self._columns(answer, batch[index], threshold, png)
+        return pd.DataFrame(rows, columns=columns, dtype=object)  # None stays None: NaN is not JSON
 
-    def _maps(self, batch: dict[int, Image], rows: list[dict[str, Any]], tile: int) -> Iterator[tuple[int, Map]]:
-        """The maps of a batch by their row; an image that has none leaves its error in its row."""
+    def _answers(
+        self, batch: dict[int, Image], rows: list[dict[str, Any]], tile: int
+    ) -> Iterator[tuple[int, HeadParts]]:
+        """The logits of a batch by their row; an image that has none leaves its error in its row."""
         names = [f"image {index}" for index in batch]
         try:
-            yield from zip(batch, self.localizer.predict(list(batch.values()), tile=tile, names=names), strict=True)
+            yield from zip(batch, self.localizer.answers(list(batch.values()), tile=tile, names=names), strict=True)
         except DataError:  # one of them has no map: which, and what of the others?
             for index, image in batch.items():
                 try:
-                    (probability,) = self.localizer.predict([image], tile=tile, names=[f"image {index}"])
-                    yield index, probability
+                    (answer,) = self.localizer.answers([image], tile=tile, names=[f"image {index}"])
+                    yield index, answer
                 except DataError as error:
                     rows[index]["error"] = str(error)
+
+    def _columns(self, answer: HeadParts, image: Image, threshold: float, png: bool) -> dict[str, Any]:
+        """The columns of one image, with map and mask as PNG files if `png`, else as arrays."""
+        probability = to_probabilities(answer.mask, image.shape[:2])[0].cpu().numpy()
+        of_map = _of_forgery if self.localizer.spec.classes == 1 else _of_classes
+        columns = of_map(probability, threshold, png, self.localizer.spec.labels)
+        if answer.image is not None:
+            columns[IMAGE_SCORE] = image_probability(answer.image)
+        return columns | {"height": image.shape[0], "width": image.shape[1]}
 
 
 class RegisteredLocalizer(Server, PythonModel):
@@ -229,6 +252,9 @@ class _Budget:
     def __init__(self, localizer: Localizer, tile: int, pixel_cost: int) -> None:
         self.localizer, self.tile, self.pixel_cost = localizer, tile, pixel_cost
         self.left = REQUEST_PIXELS if SERVED.get() else math.inf
+        # By a parameter of the request, or because the head looks at images of their own size as a whole.
+        own_rule = tile == localizer.default_tile
+        self._is_unbounded = not own_rule or (localizer.spec.input_size is None and not tile)
 
     def check(self, name: str) -> None:
         """DataError once it is used up: then nothing more is decoded."""
@@ -243,8 +269,9 @@ class _Budget:
         size = (image.shape[0], image.shape[1])
         in_all, at_once = self.localizer.work(size, self.tile)
         self.left -= size[0] * size[1] * self.pixel_cost
-        if at_once > PASS_PIXELS and math.isfinite(self.left) and self.tile != self.localizer.default_tile:
-            raise DataError(f"{name}: {at_once} pixels go through the network at once; give a tile of {LEAST} to 2048")
+        if at_once > PASS_PIXELS and math.isfinite(self.left) and self._is_unbounded:
+            remedy = f"give a tile of {LEAST} to 2048" if self.localizer.default_tile else "send a smaller image"
+            raise DataError(f"{name}: {at_once} pixels go through the network at once; {remedy}")
         self.left -= in_all
         self.check(name)
 
@@ -268,28 +295,48 @@ def _batches(inputs: list[Any], rows: list[dict[str, Any]], budget: _Budget) -> 
         yield batch
 
 
-def _columns(probability: npt.NDArray[np.float32], threshold: float, png: bool) -> dict[str, Any]:
-    """The columns of one map, with map and mask as PNG files if `png`, else as arrays."""
+def _column_names(localizer: Localizer) -> tuple[str, ...]:
+    """The columns of the table of a model; register.signature lists them, too."""
+    names = COLUMNS if localizer.spec.classes == 1 else CLASS_COLUMNS
+    offers_score = localizer.decoder is not None and has_parts(localizer.decoder)
+    return (names[0], IMAGE_SCORE, *names[1:]) if offers_score else names
+
+
+def _of_forgery(probability: Map, threshold: float, png: bool, names: Sequence[str]) -> dict[str, Any]:
+    """The columns that one map of a model of one class (H, W) gives."""
     mask = (probability > threshold).astype(np.uint8)
-    columns = {
-        "score": image_score(probability),
-        "forged_fraction": float(mask.mean()),
-        "height": probability.shape[0],
-        "width": probability.shape[1],
-    }
+    columns = {"score": image_score(probability), "forged_fraction": float(mask.mean())}
     if not png:
         return {**columns, "map": probability, "mask": mask}
-    levels = np.rint(probability * 255).astype(np.uint8)
-    return {**columns, "map": cv2.imencode(".png", levels)[1].tobytes(), "mask": codecs.encode_mask(mask)}
+    return {**columns, "map": _levels(probability), "mask": codecs.encode_mask(mask)}
 
 
-def _check(given: dict[str, Any], threshold: Any, tile: Any, encoding: object) -> None:
+def _of_classes(probabilities: Map, threshold: float, png: bool, names: Sequence[str]) -> dict[str, Any]:
+    """The columns that one map of a model of several classes (K, H, W) gives; they have no threshold."""
+    labels = most_probable(probabilities)
+    shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+    columns = {"shares": dict(zip(names, shares.tolist(), strict=True))}
+    if not png:
+        return {**columns, "map": probabilities, "mask": labels}
+    return {
+        **columns,
+        "map": _levels(probabilities.reshape(-1, probabilities.shape[2])),
+        "mask": cv2.imencode(".png", labels)[1].tobytes(),
+    }
+
+
+def _levels(probability: Map) -> bytes:
+    """Probabilities (H, W) as a PNG of 8-bit grey."""
+    return bytes(cv2.imencode(".png", np.rint(probability * 255).astype(np.uint8))[1])
+
+
+def _check(given: dict[str, Any], threshold: Any, encoding: object, classes: int) -> None:
     """UserError for parameters that cannot be. MLflow has left out, with a warning, those that the signature lacks."""
-    if unknown := given.keys() - {"threshold", "tile", "encoding"}:
-        raise UserError(f"unknown parameter {min(unknown)!r:.80}: give threshold, tile or encoding")
+    *others, last = ("threshold", "tile", "encoding") if classes == 1 else ("tile", "encoding")
+    if unknown := given.keys() - {*others, last}:
+        raise UserError(f"unknown parameter {min(unknown)!r:.80}: give {', '.join(others)} or {last}")
     if isinstance(threshold, bool) or not isinstance(threshold, float | int) or not 0 < threshold < 1:
         raise UserError(f"threshold is {threshold!r:.40}: give a probability above 0 and below 1")
-    tiling.check_tile(tile)
     if encoding not in ENCODINGS:
         raise UserError(f"encoding is {encoding!r:.40}: give one of {', '.join(ENCODINGS)}")
 

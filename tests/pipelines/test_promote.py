@@ -16,9 +16,9 @@ from mpc_model.errors import InfrastructureError, UserError
 from pipelines import cli
 from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.model_registry import audit_trail, gates, lineage, lock
+from pipelines.model_registry import audit_trail, lineage, lock, version_metrics
 from pipelines.model_registry.audit_trail import Refused
-from pipelines.model_registry.gates import VersionMetrics
+from pipelines.model_registry.version_metrics import VersionMetrics
 from pipelines.promote import promote
 from pipelines.tracking import client
 
@@ -57,7 +57,7 @@ class Store:
             **tags,
         }
         for one in metrics:
-            told |= gates.to_tag(dataclasses.replace(one, model=one.model or digest))
+            told |= version_metrics.to_tag(dataclasses.replace(one, model=one.model or digest))
         for key, value in told.items():
             self.client.set_model_version_tag(self.name, version, key, value)
         self.client.set_registered_model_alias(self.name, alias, version)

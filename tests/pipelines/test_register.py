@@ -27,7 +27,7 @@ from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.evaluate import evaluate
-from pipelines.model_registry import gates, lineage, model_card
+from pipelines.model_registry import lineage, model_card, version_metrics
 from pipelines.model_registry.audit_trail import Refused
 from pipelines.promote import promote
 from pipelines.register import register
@@ -129,7 +129,7 @@ def test_from_a_version_one_walks_back_to_runs_checkpoints_data_and_configs(
 
 def test_figures_are_tags_by_dataset_and_split(config: Config, version: Any, figures: Any, entry: Path) -> None:
     fingerprint = Manifest.read(str(config.build.output)).fingerprint
-    found = gates.from_tags(version.tags)
+    found = version_metrics.from_tags(version.tags)
     assert set(found) == {(fingerprint, "test", "fp32"), (fingerprint, "validation", "fp32")}
     one = found[fingerprint, "test", "fp32"]
     assert (one.f1, one.iou) == (figures["test"]["model"]["f1"], figures["test"]["model"]["iou"])

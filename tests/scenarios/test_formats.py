@@ -17,7 +17,7 @@ from mpc_model.localizer import ModelSpec
 from pipelines.config.root import Config
 from pipelines.dataset import rejects, schema
 from pipelines.ingest import survey
-from pipelines.model_registry import audit_trail, gates
+from pipelines.model_registry import audit_trail, version_metrics
 from pipelines.search import ledger
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
@@ -37,7 +37,8 @@ BY_NAME = {"sources", "splits", "robustness", "f1_by_kind", "files", "pixels"}
         list(ledger.TRIAL.dump_python(ledger.Trial(0, {}), by_alias=True)),
         list(typing.get_type_hints(ledger.Point)),
         [field.name for field in dataclasses.fields(audit_trail.Entry)],
-        [field.name for field in dataclasses.fields(gates.VersionMetrics)],
+        [field.name for field in dataclasses.fields(version_metrics.VersionMetrics)],
+        [field.name for field in dataclasses.fields(version_metrics.ClassVersionMetrics)],
         [field.name for field in dataclasses.fields(ModelSpec)],
         list(metrics.summarize([])),
         [

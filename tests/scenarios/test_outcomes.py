@@ -13,7 +13,7 @@ from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.evaluate import evaluate
-from pipelines.model_registry import gates
+from pipelines.model_registry import version_metrics
 from pipelines.register import register
 from pipelines.tracking import client
 
@@ -35,7 +35,7 @@ def test_the_version_carries_its_lineage_and_the_alias(trained: Config, register
     assert str(version.version) == registered["version"]
     figures = json.loads(Path(str(trained.evaluate.output), "metrics.json").read_text())
     fingerprint = Manifest.read(str(trained.build.output)).fingerprint
-    assert gates.from_tags(version.tags)[fingerprint, "test", "fp32"].f1 == figures["model"]["f1"]
+    assert version_metrics.from_tags(version.tags)[fingerprint, "test", "fp32"].f1 == figures["model"]["f1"]
     assert fingerprint in version.tags["mpc.trained_on"]
     assert register(trained)["version"] == registered["version"]  # the same weights are not registered twice
 

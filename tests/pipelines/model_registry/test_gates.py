@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mpc_model.errors import UserError
-from pipelines.model_registry import gates, lineage
-from pipelines.model_registry.gates import VersionMetrics
+from pipelines.model_registry import gates, lineage, version_metrics
+from pipelines.model_registry.version_metrics import VersionMetrics
 from pipelines.runtime.documents import InvalidDocument
 
 A, B = "a" * 64, "b" * 64
@@ -33,7 +33,7 @@ def found(fingerprint: str = A, split: str = "test", **changed: object) -> Versi
     return dataclasses.replace(values, **changed)  # type: ignore[arg-type]
 
 
-def keyed(*metrics: VersionMetrics) -> dict[gates.Key, VersionMetrics]:
+def keyed(*metrics: VersionMetrics) -> dict[version_metrics.Key, VersionMetrics]:
     return {one.key: one for one in metrics}
 
 
@@ -41,8 +41,8 @@ def test_figures_travel_through_tags_unchanged() -> None:
     given = keyed(found(), found(B, "validation", warnings=["seen"], f1=None))
     tags: dict[str, str] = {"mpc.lineage": "complete"}
     for one in given.values():
-        tags |= gates.to_tag(one)
-    assert gates.from_tags(tags) == given
+        tags |= version_metrics.to_tag(one)
+    assert version_metrics.from_tags(tags) == given
 
 
 @pytest.mark.parametrize("changed", [{"f1": "high"}, {"robustness": [1]}, {"warnings": None}, {"dataset": 5}, None])
@@ -50,7 +50,7 @@ def test_a_tag_that_holds_no_figures_is_named(changed: dict[str, object] | None)
     whole = dataclasses.asdict(found())
     told = {"f1": 1} if changed is None else whole | changed
     with pytest.raises(UserError, match=r"mpc\.figures\.aaaaaaaaaaaa\.test.*mpc register"):
-        gates.from_tags({"mpc.figures.aaaaaaaaaaaa.test": json.dumps(told)})
+        version_metrics.from_tags({"mpc.figures.aaaaaaaaaaaa.test": json.dumps(told)})
 
 
 @pytest.mark.parametrize("told", ["x", "null", "[{}]", '["a"]', "{}"])
@@ -105,9 +105,9 @@ def test_named_datasets_replace_the_champions_and_must_be_known_to_both() -> Non
 def test_metrics_of_another_precision_are_not_compared() -> None:
     """A version may carry both: each has a tag of its own."""
     exact, rounded = found(f1=0.9), found(precision="bf16", f1=0.5)
-    both = gates.to_tag(exact) | gates.to_tag(rounded)
+    both = version_metrics.to_tag(exact) | version_metrics.to_tag(rounded)
     assert list(both) == ["mpc.figures.aaaaaaaaaaaa.test", "mpc.figures.aaaaaaaaaaaa.test.bf16"]
-    assert gates.from_tags(both) == keyed(exact, rounded)
+    assert version_metrics.from_tags(both) == keyed(exact, rounded)
     for ours, theirs, wanted in ((exact, rounded, "bf16"), (rounded, exact, "fp32")):
         compared, (answer,) = gates.metrics(keyed(ours), keyed(theirs), [], 0.0)
         assert (compared, answer.holds) == ([], False)
@@ -119,11 +119,12 @@ def test_metrics_of_another_precision_are_not_compared() -> None:
 def test_metrics_that_say_no_precision_are_of_fp32() -> None:
     earlier = dataclasses.asdict(found())
     del earlier["precision"]
-    assert gates.from_tags({"mpc.figures.aaaaaaaaaaaa.test": json.dumps(earlier)}) == keyed(found(precision="fp32"))
+    tags = {"mpc.figures.aaaaaaaaaaaa.test": json.dumps(earlier)}
+    assert version_metrics.from_tags(tags) == keyed(found(precision="fp32"))
     for precision in ("fp32", "bf16"):
         document = json.dumps(DOCUMENT | {"precision": precision}).encode()
-        assert gates.from_document(document, B).precision == precision
-    assert gates.from_document(json.dumps(DOCUMENT).encode(), B).precision == "fp32"
+        assert version_metrics.from_document(document, B).precision == precision
+    assert version_metrics.from_document(json.dumps(DOCUMENT).encode(), B).precision == "fp32"
 
 
 def test_the_first_champion_needs_figures_on_something() -> None:
@@ -179,7 +180,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def test_the_metrics_of_an_evaluation_are_taken_from_its_document() -> None:
-    metrics = gates.from_document(json.dumps(DOCUMENT).encode(), B)
+    metrics = version_metrics.from_document(json.dumps(DOCUMENT).encode(), B)
     assert (metrics.model, metrics.f1, metrics.untrained, metrics.robustness) == (B, 0.5, 0.1, {"jpeg70": 0.4})
 
 
@@ -205,7 +206,7 @@ def test_the_metrics_of_an_evaluation_are_taken_from_its_document() -> None:
 )
 def test_metrics_that_no_evaluation_gives_are_named(change: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidDocument, match=words):
-        gates.from_document(json.dumps(DOCUMENT | change).encode(), B)
+        version_metrics.from_document(json.dumps(DOCUMENT | change).encode(), B)
 
 
 def authentic_only(fingerprint: str = B, **changed: object) -> VersionMetrics:
@@ -251,6 +252,6 @@ def test_the_metrics_of_a_split_without_one_class_are_read() -> None:
         **{"model": summary, "untrained": summary, "everything_forged": summary, "robustness": {"jpeg70": none}},
         **{"f1_by_kind": {}, "threshold": 0.5, "dataset": "/d", "split": "test", "fingerprint": A, "warnings": []},
     }
-    metrics = gates.from_document(json.dumps(document).encode(), B)
+    metrics = version_metrics.from_document(json.dumps(document).encode(), B)
     assert (metrics.f1, metrics.untrained, metrics.false_alarm_rate) == (None, None, 0.25)
-    assert gates.from_tags(gates.to_tag(metrics)) == {metrics.key: metrics}
+    assert version_metrics.from_tags(version_metrics.to_tag(metrics)) == {metrics.key: metrics}

@@ -4,7 +4,7 @@ import pytest
 from support import tiny
 
 from pipelines.model_registry import lineage, model_card
-from pipelines.model_registry.gates import VersionMetrics
+from pipelines.model_registry.version_metrics import ClassVersionMetrics, VersionMetrics
 
 TAGS = {
     lineage.MODEL: "d" * 64,
@@ -39,6 +39,32 @@ def test_it_holds_the_model_its_metrics_its_data_and_its_licence() -> None:
     assert "  - doubt: the test images were trained on" in card
     assert f"- data: `{'ab' * 32}` at /data/a" in card
     assert card.rstrip().endswith("## Licence of the weights\n\nMIT")
+
+
+def test_a_model_of_several_classes_has_their_names_and_their_metrics() -> None:
+    metrics = ClassVersionMetrics(
+        model="d" * 64,
+        fingerprint="a" * 64,
+        split="test",
+        dataset="/data/b",
+        foreground_dice=0.8,
+        mean_iou=0.7,
+        untrained=0.05,
+        by_class={"background": 0.99, "left": 0.6, "right": None},
+        pixels=1000,
+        volume_dice=0.75,
+        volume_hd95=4.125,
+        robustness={"jpeg70": 0.7},
+        warnings=[],
+    )
+    card = model_card.write(tiny(names=("background", "left", "right")), TAGS, [metrics])
+    assert card.startswith("# Localizer of 3 classes\n")
+    assert "Classes, from 0 on: background, left, right." in card
+    assert "| aaaaaaaaaaaa test | 0.800 | 0.050 | 0.700 | 0.750 | 4.12 |" in card
+    assert "IoU on aaaaaaaaaaaa test: background 0.990, left 0.600, right none" in card
+    assert "  - Dice under degradations: jpeg70 0.700" in card
+    for word in ("forged", "forgery", "Threshold", "threshold"):
+        assert word not in card
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -497,3 +497,40 @@ def test_another_mpc_model_that_was_imported_before_is_named_with_what_to_do(ent
     words = f"this process has already imported another mpc_model, from {earlier}, with which this entry cannot work"
     assert words in run.stderr
     assert "load the entry before that one, or in a process of its own" in run.stderr
+
+
+# ---- several classes ----
+
+
+@pytest.fixture(scope="module")
+def classes_server() -> pyfunc_model.Server:
+    server = pyfunc_model.Server()
+    server.localizer = tiny(64, names=("background", "left", "right"))
+    return server
+
+
+def test_a_model_of_several_classes_answers_by_class(
+    classes_server: pyfunc_model.Server, pictures: list[np.ndarray]
+) -> None:
+    model = classes_server.localizer
+    table = classes_server.predict(None, [*pictures, "no image"], EXACT)
+    signature = register.signature(model)
+    assert list(table) == signature.outputs.input_names() == list(pyfunc_model.CLASS_COLUMNS)
+    assert [one.name for one in signature.params.params] == ["tile", "encoding"]
+    assert table["error"].isna().tolist() == [True, True, True, False]
+    packed = classes_server.predict(None, pictures, {"encoding": "png"})
+    for index, map_ in enumerate(model.predict(pictures)):
+        row, files = table.iloc[index], packed.iloc[index]
+        np.testing.assert_allclose(row["map"], map_, atol=1e-5)
+        np.testing.assert_array_equal(row["mask"], row["map"].argmax(0))
+        shares = {name: (row["mask"] == label).mean() for label, name in enumerate(model.spec.labels)}
+        assert row["shares"] == pytest.approx(shares)
+        assert (row["height"], row["width"]) == map_.shape[1:]
+        mask, levels = (cv2.imdecode(np.frombuffer(files[name], np.uint8), -1) for name in ("mask", "map"))
+        np.testing.assert_array_equal(mask, row["mask"])
+        np.testing.assert_array_equal(levels.reshape(map_.shape), np.rint(row["map"] * 255))
+
+
+def test_several_classes_have_no_threshold(classes_server: pyfunc_model.Server) -> None:
+    with pytest.raises(MlflowException, match="unknown parameter 'threshold': give tile or encoding"):
+        classes_server.predict(None, [], {"threshold": 0.5})
