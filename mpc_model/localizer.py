@@ -41,6 +41,7 @@ from mpc_model.model_files import ModelSpec as ModelSpec
 from mpc_model.nn import (
     hrformer,  # noqa: F401  registers its backbones; the file of a new backbone is imported here, too
     tiling,
+    window_head,  # noqa: F401  a new head is imported here, too
 )
 from mpc_model.nn.backbone import BACKBONES, Backbone
 from mpc_model.nn.heads import HEADS, HeadParts, has_parts, parts_of, takes_tiles

@@ -17,7 +17,11 @@ from pipelines.config.root import Config
 from pipelines.dataset import classes
 from pipelines.dataset.batch import Batch
 from pipelines.dataset.manifest import Manifest
-from pipelines.training import launch
+from pipelines.training import (
+    launch,
+    partial,  # noqa: F401  registers its supervision; the file of a new one is imported here, too
+    pclmix,  # noqa: F401
+)
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
 from pipelines.training.stage import ParameterGroups

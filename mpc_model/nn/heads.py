@@ -63,13 +63,21 @@ class PixelMLP(nn.Module):
         self.classifier = nn.Sequential(*layers)
 
     def forward(self, maps: Sequence[Tensor], frame: Frame | None = None) -> Tensor:
-        size = (maps[0].shape[2], maps[0].shape[3])
-        if frame is None:
-            raised = [F.interpolate(m, size, mode="bilinear", align_corners=True) for m in maps[1:]]
-        else:
-            finest, *coarser = (frame.at(stride) for stride in STRIDES)
-            raised = [resized(m, source, finest, size) for m, source in zip(maps[1:], coarser, strict=True)]
-        return self.classifier(torch.cat([maps[0], *raised], dim=1))
+        return self.classifier(concatenated(maps, frame))
+
+
+def concatenated(maps: Sequence[Tensor], frame: Frame | None = None) -> Tensor:
+    """Maps of a backbone at the size of the finest one, one after the other: (B, 4 * width, H_1, W_1).
+
+    Coarser maps are resized bilinearly with aligned corners, those of a tile by its frame.
+    """
+    size = (maps[0].shape[2], maps[0].shape[3])
+    if frame is None:
+        raised = [F.interpolate(m, size, mode="bilinear", align_corners=True) for m in maps[1:]]
+    else:
+        finest, *coarser = (frame.at(stride) for stride in STRIDES)
+        raised = [resized(m, source, finest, size) for m, source in zip(maps[1:], coarser, strict=True)]
+    return torch.cat([maps[0], *raised], dim=1)
 
 
 HEADS: Registry[Callable[[int, int], nn.Module]] = Registry("head")

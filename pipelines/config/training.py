@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mpc_model.classes import check_classes
 from mpc_model.errors import UserError
 from pipelines.config.base import ADDED, Location, OutputLocation, Positive, Section
+from pipelines.config.pclmix import PCLMixConfig
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -273,6 +274,8 @@ class FinetuneConfig(OptimConfig):
     """With `unfreeze: all`, the backbone's learning rate over the head's."""
     supervision: Annotated[str, ADDED] = "mask"
     """What is learnt from: mask (the whole mask of each image) or another registered supervision."""
+    pclmix: Annotated[PCLMixConfig, ADDED] = PCLMixConfig()
+    """Settings of supervision pclmix."""
     cache: OutputLocation | None = None
     """Folder in which the frozen features of each stored view are stored when they are first computed."""
     loss: Annotated[str, ADDED] = "focal"
