@@ -143,7 +143,7 @@ class SourceConfig(Section):
     ] = Field(default=[])
     """Classes of the labels (layout indexed), in the order of their numbers: the first one is 0."""
     values: Annotated[dict[Level, Level], BeforeValidator(_with_numbers), ADDED] = Field(default={})
-    """Numbers in the files of labels and scribbles that stand for another class, or for 255, unlabelled: {11: 255}."""
+    """Numbers in files of labels and scribbles that stand for another class, or for 255, unlabelled: {"11": 255}."""
     scribbles: Annotated[Literal["drawn"] | None, ADDED] = None
     """drawn: a scribble of each sample is drawn from its mask; left out, those in scribbles/ are used (layout
     indexed)."""

@@ -53,7 +53,7 @@ def _check(source: SourceConfig, listed: pa.Table, values: pa.ChunkedArray) -> N
     raise DataError(
         f"source {source.name}: its labels hold numbers that are no class: {', '.join(parts)}{more}; class_names has 0"
         f" ({source.class_names[0]}) to {last} ({source.class_names[last]}): name the others, too, or say in values"
-        f" what they stand for, such as values: {{{min(files)}: 255}} for unlabelled"
+        f' what they stand for, such as values: {{"{min(files)}": 255}} for unlabelled'
     )
 
 

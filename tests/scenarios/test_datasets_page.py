@@ -81,9 +81,12 @@ def rows_of(uri: str) -> list[dict[str, Any]]:
     return [dict(row) for group in range(len(shards.sizes)) for row in shards.read(group, SCHEMA.names)]
 
 
-def test_the_recipe_is_valid(tmp_path: Path) -> None:
-    ((_, text),) = [block for block in BLOCKS if block[0] == "yaml"]
+def test_the_recipes_are_valid(tmp_path: Path) -> None:
+    (_, text), (_, of_classes) = [block for block in BLOCKS if block[0] == "yaml"]
     (tmp_path / "page.yaml").write_text(text)
+    (tmp_path / "classes.yaml").write_text(of_classes)
     config = recipe.load(str(tmp_path / "page.yaml"), [])
+    (hearts,) = recipe.load(str(tmp_path / "classes.yaml"), []).build.sources
+    assert (hearts.layout, hearts.values, len(hearts.class_names)) == ("indexed", {4: 255}, 4)
     assert config.build.output == URI
     assert [source.name for source in config.build.sources] == ["casia2", "mine", "coco", "casia1"]

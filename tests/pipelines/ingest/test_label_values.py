@@ -48,7 +48,7 @@ def test_every_other_number_is_named_with_files_and_the_remedy() -> None:
         "source mine: its labels hold numbers that are no class: 3 in 4 of them (labels/0.png, labels/1.png,"
         " labels/3.png), 4 in 1 of them (scribbles/2.png), 8 in 1 of them (labels/5.png) and 2 other numbers;"
         " class_names has 0 (sky) to 2 (car): name the others, too, or say in values what they stand for, such as"
-        " values: {3: 255} for unlabelled"
+        ' values: {"3": 255} for unlabelled'
     )
 
 

@@ -1,5 +1,6 @@
 """A shard and its done-marker: what the marker says is what the file holds, and a finished shard is left alone."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -107,3 +108,21 @@ def test_another_config_is_another_shard(photos: Path, tmp_path: Path) -> None:
     again = write_again(made, other)
     assert not again.reused
     assert again.marker.plan != first.marker.plan
+
+
+def test_the_plan_of_a_shard_is_that_of_versions_without_classes_and_scribbles(photos: Path, tmp_path: Path) -> None:
+    """As they computed it: shards that they finished are not made again."""
+    config, made = config_and_plan(photos, tmp_path)
+    samples = [dataclasses.asdict(sample) for sample in made.samples(made.shards[0])]
+    for sample in samples:
+        for item in filter(None, (sample["image"], sample["donor"])):
+            assert item.pop("scribble") is None
+    (source,) = config.sources
+    inputs = [
+        [2, "train-00000", SEED, config.row_group],
+        source.model_dump(mode="json", include={"crop", "forge"}),
+        config.views.model_dump(mode="json"),
+        samples,
+    ]
+    expected = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=bytes.hex).encode()).hexdigest()
+    assert writer.write(made, 0, config, SEED).marker.plan == expected
