@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mpc_model.classes import MAX_CLASSES
+from mpc_model.classes import check_classes
 from mpc_model.errors import UserError
 from mpc_model.imaging.forge_settings import ForgeSettings
 from pipelines.config.base import ADDED, Fraction, Location, OutputLocation, Positive, Quality, Section, SplitName
@@ -138,9 +138,7 @@ class SourceConfig(Section):
     mask_rule: str = "auto"
     """How masks are read, where a listing does not say it: bright, dark, labels, nonzero, red, green, above_N, below_N,
     or auto: as the levels of all its masks tell."""
-    class_names: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=MAX_CLASSES), ADDED
-    ] = Field(default=[])
+    class_names: Annotated[list[str], ADDED] = Field(default=[])
     """Classes of the labels (layout indexed), in the order of their numbers: the first one is 0."""
     values: Annotated[dict[Level, Level], BeforeValidator(_with_numbers), ADDED] = Field(default={})
     """Numbers in files of labels and scribbles that stand for another class, or for 255, unlabelled: {"11": 255}."""
@@ -156,11 +154,16 @@ class SourceConfig(Section):
     @model_validator(mode="after")
     def _has_classes_where_it_needs_them(self) -> "SourceConfig":
         indexed = self.layout == "indexed"
-        if indexed and (len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names)):
+        if indexed and len(self.class_names) < 2:
             raise ValueError(
-                "layout indexed needs class_names: two or more different names in the order of their numbers, such as"
+                "layout indexed needs class_names: two or more names in the order of their numbers, such as"
                 " [background, ventricle]"
             )
+        if indexed:
+            try:
+                check_classes(len(self.class_names), self.class_names)
+            except UserError as error:
+                raise ValueError(str(error)) from None
         if not indexed and (key := next((key for key in ("class_names", "values") if getattr(self, key)), None)):
             raise ValueError(f"{key} is for layout indexed, and layout is {self.layout}; leave it out")
         if indexed and self.mask_rule != "auto":

@@ -75,7 +75,9 @@ NAMES = ["background", "heart"]
     [
         ({"layout": "indexed"}, "layout indexed needs class_names"),
         ({"layout": "indexed", "class_names": ["one"]}, "needs class_names"),
-        ({"layout": "indexed", "class_names": ["one", "one"]}, "needs class_names"),
+        ({"layout": "indexed", "class_names": ["one", "one"]}, "class_names has a name twice"),
+        ({"layout": "indexed", "class_names": ["one", "a\x1b[2J"]}, "give a printable text"),
+        ({"layout": "indexed", "class_names": [str(number) for number in range(256)]}, "from 1 to 255"),
         ({"class_names": NAMES}, "class_names is for layout indexed, and layout is photos"),
         ({"values": {4: 255}}, "values is for layout indexed"),
         ({"layout": "indexed", "class_names": NAMES, "mask_rule": "bright"}, "mask_rule is for masks of forged pixels"),
