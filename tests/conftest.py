@@ -9,11 +9,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import cv2
 import pytest
 import skimage.data
+
+if TYPE_CHECKING:
+    from two_ranks import TwoRanks
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -115,6 +118,16 @@ def ray_session() -> Iterator[None]:
 
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[TwoRanks]":
+    """Two processes of one group, for all tests of what ranks exchange."""
+    from two_ranks import TwoRanks
+
+    ranks = TwoRanks(tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.stop()
 
 
 @pytest.fixture(scope="session")

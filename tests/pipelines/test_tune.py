@@ -60,11 +60,12 @@ def test_a_space_that_cannot_be_searched_is_refused(built: Config, tmp_path: Pat
     assert not (tmp_path / "tune").exists()
 
 
-def test_optimizers_schedules_and_supervisions_can_be_searched(built: Config) -> None:
+def test_optimizers_schedules_supervisions_and_weights_of_parts_can_be_searched(built: Config) -> None:
     optimizers = "pretrain.optimizer: [adamw, sgd], pretrain.momentum: {least: 0.5, most: 0.99}"
     schedules = "finetune.schedule: [cosine, poly], finetune.power: {least: 0.5, most: 2.0}"
     supervisions = f"finetune.supervision: {sorted(SUPERVISIONS)}"
-    command._check(recipe.revised(built, f"tune.space={{{optimizers}, {schedules}, {supervisions}}}"))
+    parts = "finetune.loss: [focal, cross_entropy], finetune.part_weights.coarse: {least: 0.1, most: 1.0}"
+    command._check(recipe.revised(built, f"tune.space={{{optimizers}, {schedules}, {supervisions}, {parts}}}"))
 
 
 def _split(override: str) -> list[str]:

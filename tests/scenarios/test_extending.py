@@ -53,6 +53,15 @@ CHECKS = {
         assert chosen.counts.tolist() == [10, 10]
         assert all(row in features[0, 1::2].tolist() for row in chosen.features[0].tolist())
         """,
+    "A stage-2 loss": """
+        labels = torch.tensor([[[0, 1, 255, 1]]], dtype=torch.uint8)
+        logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
+        brier(logits, labels, None).backward()
+        assert brier(logits, labels, None) == 0.25
+        torch.testing.assert_close(logits.grad[0, 0, 0], torch.tensor([1.0, -1.0, 0.0, -1.0]) / 12)
+        assert brier(torch.zeros(1, 2, 1, 4), labels, None) == 0.5
+        assert brier(logits, torch.full_like(labels, 255), None) == 0
+        """,
     "A supervision": """
         import torch
         from pipelines.config import recipe

@@ -1,11 +1,7 @@
 """Real processes that gather tensors of one another, and contrast with them what one process would."""
 
-import multiprocessing
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mpc_model.losses.all_gather import gather, gathered, summed
@@ -15,34 +11,11 @@ FORMS = ("release", "paper")
 READINGS = ("within_image", "cross_scale", "cross_modality", "total")
 
 
-def on_ranks(work, ranks: int, folder: Path) -> list:
-    """What `work(rank, ranks)` gives in each of so many fresh processes."""
-    context = multiprocessing.get_context("spawn")
-    results = [folder / f"{rank}.pt" for rank in range(ranks)]
-    processes = [
-        context.Process(target=_joined, args=(work, rank, ranks, folder / "store", results[rank]), daemon=True)
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * ranks
-    return [torch.load(path) for path in results]
-
-
-def _joined(work, rank: int, ranks: int, store: Path, result: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(store), ranks), rank=rank, world_size=ranks)
-    torch.save(work(rank, ranks), result)
-    dist.destroy_process_group()
-
-
 def own_rows(rank: int) -> Tensor:
     return torch.arange(6.0).reshape(2, 3) + 100 * rank
 
 
-def exchanged(rank: int, ranks: int) -> dict:
+def exchanged(rank: int) -> dict:
     """What arrives, and the gradient of a loss that weighs it by rank + 1 and the row's place."""
     rows = own_rows(rank).requires_grad_()
     found = gather(rows)
@@ -94,7 +67,7 @@ def contrasted(first: list[Tensor], second: list[Tensor], mask: Tensor, **option
     return results
 
 
-def parts(rank: int, ranks: int) -> dict:
+def parts(rank: int) -> dict:
     first, second, mask = batch()
     results = {}
     for name, split in SPLITS.items():
@@ -104,17 +77,8 @@ def parts(rank: int, ranks: int) -> dict:
     return results
 
 
-def both(rank: int, ranks: int) -> tuple[dict, dict]:
-    return exchanged(rank, ranks), parts(rank, ranks)
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> list[tuple[dict, dict]]:
-    return on_ranks(both, 2, tmp_path_factory.mktemp("ranks"))
-
-
 def test_tensors_of_all_ranks_arrive_and_their_gradients_return(two_ranks):
-    for rank, (result, _) in enumerate(two_ranks):
+    for rank, result in enumerate(two_ranks.run(exchanged)):
         assert torch.equal(result["found"], torch.stack([own_rows(0), own_rows(1)]))
         # (1 + 2) times the row's place, in each of its three channels
         places = torch.arange(1.0, 5).split(2)[rank]
@@ -133,7 +97,7 @@ def test_one_process_gathers_and_sums_what_it_has():
 
 
 def test_ranks_give_on_average_what_one_process_gives_the_whole_batch(two_ranks):
-    results = [result for _, result in two_ranks]
+    results = two_ranks.run(parts)
     expected = contrasted(*batch(), negatives="batch")
     alone = contrasted(*batch(), negatives="ranks")
     for key, (wanted, wanted_gradients) in expected.items():

@@ -1,12 +1,8 @@
 """The synchronised batch norm on two real processes against nn.BatchNorm2d over the whole batch."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from two_ranks import TwoRanks
 
 from mpc_model.nn.batchnorm import SyncedBatchNorm2d, synchronise
 
@@ -43,17 +39,13 @@ def passes(norm: nn.Module, inputs: torch.Tensor, upstream: torch.Tensor) -> dic
     return found | {"eval": norm(inputs).detach()} | dict(norm.named_buffers())
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def of_rank(rank: int) -> dict[str, torch.Tensor]:
     inputs, upstream = (part.split(SIZES)[rank] for part in batch())
-    torch.save(passes(synchronise(nn.Sequential(layer()))[0], inputs, upstream), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return passes(synchronise(nn.Sequential(layer()))[0], inputs, upstream)
 
 
-def test_two_processes_normalise_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    ranks: list[dict[str, Any]] = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+def test_two_processes_normalise_as_one_with_the_whole_batch(two_ranks: TwoRanks) -> None:
+    ranks = two_ranks.run(of_rank)
     inputs, upstream = batch()
     expected = passes(layer().double(), inputs.double(), upstream.double())
     close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}

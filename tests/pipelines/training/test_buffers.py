@@ -1,15 +1,16 @@
 """Two processes with half of a batch each have the buffers of one with the whole, and say where they have not."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from small_backbone import Pyramid
 from small_supervision import Everything
+from torch import Tensor
+from two_ranks import TwoRanks
 
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.nn.backbone import BACKBONES
@@ -51,24 +52,22 @@ def trained(rank: int, ranks: int, folder: str) -> tuple[Everything, Localizer]:
     return module, localizer
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    BACKBONES.add("pyramid")(Pyramid)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def of_rank(rank: int, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The buffers, and the weights of the teacher."""
+    BACKBONES._entries["pyramid"] = Pyramid
     module, localizer = trained(rank, 2, folder)
-    torch.save((own_buffers(module, localizer), module.teacher.state_dict()), f"{folder}/{rank}.pt")
+    found = copy.deepcopy(own_buffers(module, localizer)), module.teacher.state_dict()
     module.sums[0, 0] += rank
     with pytest.raises(RuntimeError, match="buffer sums of the module is not the same on all ranks"):
         check_same(module, localizer, 2)
-    dist.destroy_process_group()
+    return found
 
 
 def test_two_ranks_have_the_buffers_of_one_process_with_the_whole_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, two_ranks: TwoRanks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BACKBONES._entries, "pyramid", Pyramid)
-    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first, second = two_ranks.run(of_rank, str(tmp_path))
     assert first[0].keys() == {"followed", "sums", "counts", "queue"}
     assert all(torch.equal(one, second[0][name]) for name, one in first[0].items())
     for name, one in first[1].items():  # of the teacher; statistics of its norms are each rank's own

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from training_runs import at, step_metrics, trained_parameters, training
+from two_ranks import TwoRanks
 
 from mpc_model.errors import MPCError
 from pipelines.artifacts import checkpoint
@@ -148,9 +147,8 @@ class Loaded(NamedTuple):
         return self.numbers.to(device)
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def of_rank(rank: int, folder: str) -> Any:
+    """The weights after each step, what was read of them, what is left to read, and what was warned of."""
     config = recipe.load(None, [f"workspace={folder}", "finetune={optimizer: adamw, clip: 1.0}"])
     module = Slope()
     stage: Any = SimpleNamespace(verb="finetune", module=module, parameter_groups=[(module.parameters(), 1.0)])
@@ -165,15 +163,11 @@ def one_rank(rank: int, folder: str) -> None:
             ring.add(StepFacts(step, 0.1, [], 2, 0.0), optimization.step([batch], step, 3, 0.1))
             weights.append(module.weight.detach().clone())
         read = ring.read(note=rank == 1)
-    torch.save((weights, read, ring.read(), [str(one.message) for one in warned]), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return weights, read, ring.read(), [str(one.message) for one in warned]
 
 
-def test_a_bad_loss_of_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
-    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    (weights, read, nothing, warned), (others_weights, others_read, _, _) = (
-        torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1)
-    )
+def test_a_bad_loss_of_one_rank_stops_all_at_the_same_step(tmp_path: Path, two_ranks: TwoRanks) -> None:
+    (weights, read, nothing, warned), (others_weights, others_read, _, _) = two_ranks.run(of_rank, str(tmp_path))
     assert warned == []
     assert all(torch.equal(one, other) for one, other in zip(weights, others_weights, strict=True))
     assert not torch.equal(weights[0], weights[1])

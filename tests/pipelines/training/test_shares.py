@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from training_runs import at
+from two_ranks import TwoRanks
 
 from mpc_model.errors import DamagedError, DataError, MPCError
 from pipelines.config.root import Config
@@ -57,9 +56,7 @@ def shared_results(rank: int) -> dict[str, Any]:
     }
 
 
-def one_rank(rank: int, folder: str, config: Config) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def of_rank(rank: int, config: Config) -> dict[str, Any]:
     found = shared_results(rank)
     for verb, stage in STAGES.items():
         loop = TrainingLoop(config, stage, WorkerContext(rank=rank, world_size=2), None)
@@ -69,17 +66,15 @@ def one_rank(rank: int, folder: str, config: Config) -> None:
         found[verb] = loop.progress.history[-1]
         if rank == 0:
             found[f"{verb} alone"] = Validator(config, stage, CPU).validate(loop.stage.localizer)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
-def ranks(built: Config, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(built: Config, two_ranks: TwoRanks, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes has found; both stages took two steps, and their norms are not synchronised."""
     folder = tmp_path_factory.mktemp("ranks")
     config = at(built, folder, "train.batch_size=2", "finetune.start=scratch", "finetune.unfreeze=all")
-    mp.spawn(one_rank, (str(folder), config), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return two_ranks.run(of_rank, config)
 
 
 def test_results_are_in_the_order_of_the_pieces(ranks: list[dict[str, Any]]) -> None:
