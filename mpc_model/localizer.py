@@ -11,7 +11,7 @@ A model directory holds `model.safetensors` (the tensors, `encoder.*` and `decod
      "sha256": "...",       of model.safetensors
      "card": {...}}         where the weights come from (mpc_model/card.py)
 
-With several classes `format` is 2, and the spec has `classes` and `class_names`, too.
+Where the spec needs `classes` and `class_names`, or `head_settings`, it has them, too, and `format` is 2.
 
 model.json is written last, so a directory that has it is whole. Nothing in it is pickled.
 """
@@ -36,15 +36,16 @@ from torch import Tensor, nn
 from mpc_model import model_files, published
 from mpc_model.card import DOCUMENT, TENSORS, Card
 from mpc_model.errors import DataError, UserError
-from mpc_model.model_files import ARCHITECTURE, CLASSES_FORMAT, FORMAT
+from mpc_model.model_files import ARCHITECTURE
 from mpc_model.model_files import ModelSpec as ModelSpec
 from mpc_model.nn import (
     hrformer,  # noqa: F401  registers its backbones; the file of a new backbone is imported here, too
+    mscc,  # noqa: F401  registers its heads; the file of a new head is imported here, too
     tiling,
     window_head,  # noqa: F401  a new head is imported here, too
 )
 from mpc_model.nn.backbone import BACKBONES, Backbone
-from mpc_model.nn.heads import HEADS, HeadParts, has_parts, parts_of, takes_tiles
+from mpc_model.nn.heads import HeadParts, has_parts, make_head, parts_of, takes_tiles
 from mpc_model.nn.tile_frame import Frame
 
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
@@ -63,7 +64,9 @@ class Localizer(nn.Module):
         self.spec = spec
         self.card: Card = card or {}
         self.encoder: Backbone = BACKBONES[spec.backbone]()
-        self.decoder = None if spec.head is None else HEADS[spec.head](self.encoder.projection_width, spec.classes)
+        self.decoder = None
+        if spec.head is not None:
+            self.decoder = make_head(spec.head, self.encoder.projection_width, spec.classes, spec.head_settings)
 
     def features(self, images: Tensor, frame: Frame | None = None) -> list[Tensor]:
         """(B, 3, H, W) float in [0, 1] -> four maps at strides 4, 8, 16, 32, before L2 normalisation (see Backbone)."""
@@ -219,7 +222,7 @@ class Localizer(nn.Module):
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         blob = safetensors.torch.save(tensors)
         document = {
-            "format": FORMAT if self.spec.classes == 1 else CLASSES_FORMAT,
+            "format": self.spec.format,
             "architecture": ARCHITECTURE,
             "spec": self.spec.to_json(),
             "sizes": asdict(self.encoder.spec),

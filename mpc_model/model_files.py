@@ -12,7 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from mpc_model.card import DOCUMENT, Card, check_card
 from mpc_model.classes import check_classes, class_labels
 from mpc_model.errors import UserError
 
-FORMAT, CLASSES_FORMAT = 1, 2
-"""Of a model.json of one class, and of one of several, whose spec has two keys more."""
+FORMAT, ADDED_FORMAT = 1, 2
+"""Of a model.json as the first version wrote it, and of one whose spec has some of ADDED."""
+ADDED = ("classes", "class_names", "head_settings")
+"""Keys of a spec that are there only where the model needs them: several classes, settings of its head."""
 ARCHITECTURE = "mpc-localizer"
 KEYS = ("format", "architecture", "spec", "sizes", "input", "sha256", "card")
 """Of model.json; `sizes` and `input` are for the reader, and may be missing."""
@@ -52,6 +54,7 @@ class ModelSpec:
         highest probability, so there is no threshold, and the value stays 0.5.
     classes: 1 is one logit a pixel, of forgery; from 2 on there are so many, and their softmax is the probabilities.
     class_names: of several classes, in the order of their labels; empty, they are called by their numbers.
+    head_settings: what the head is made with besides, by the names that it gives to its settings (nn/heads.py).
     """
 
     backbone: str
@@ -60,6 +63,7 @@ class ModelSpec:
     threshold: float = _DEFAULT_THRESHOLD
     classes: int = 1
     class_names: tuple[str, ...] = ()
+    head_settings: Mapping[str, bool | int | float | str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         size, threshold = self.input_size, self.threshold
@@ -72,6 +76,7 @@ class ModelSpec:
         if type(threshold) not in (int, float) or not 0 < threshold < 1:
             raise UserError(f"threshold is {threshold!r:.40}: give a probability above 0 and below 1")
         check_classes(self.classes, self.class_names)
+        _check_settings(self.head, self.head_settings)
         if self.classes > 1 and threshold != _DEFAULT_THRESHOLD:
             raise UserError(
                 f"threshold is {threshold!r:.40}: a localizer of {self.classes} classes has none, a pixel is of the"
@@ -84,11 +89,31 @@ class ModelSpec:
         return class_labels(self.classes, self.class_names)
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as model.json has it: that of one class has no key of several."""
+        """The spec as model.json has it: of ADDED with those keys alone that the model needs."""
         values = asdict(self) | {"class_names": list(self.class_names)}
         if self.classes == 1:
             del values["classes"], values["class_names"]
+        if not self.head_settings:
+            del values["head_settings"]
         return values
+
+    @property
+    def format(self) -> int:
+        """The `format` of a model.json with this spec."""
+        return ADDED_FORMAT if set(ADDED) & self.to_json().keys() else FORMAT
+
+
+def _check_settings(head: str | None, settings: object) -> None:
+    """UserError unless settings of a head have the form of such; which there are, the head itself says."""
+    if not isinstance(settings, dict):
+        raise UserError(f"head_settings is {settings!r:.40}: give a mapping from names to values")
+    if settings and head is None:
+        raise UserError("head_settings are of a head, and there is none: leave them out")
+    for name, value in settings.items():
+        if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
+            raise UserError(
+                f"head_settings has {name!r:.40}: {value!r:.40}: give a name and a number, a text or a bool"
+            )
 
 
 @dataclass(frozen=True)
@@ -110,10 +135,10 @@ def read_document(path: Path) -> ModelDocument:
         raise UserError(f"{path}: not JSON ({str(error)[:200]})") from error
     if not isinstance(document, dict) or document.get("architecture") != ARCHITECTURE:
         raise UserError(f"{path}: not the model.json of an {ARCHITECTURE} model")
-    if type(document.get("format")) is not int or document["format"] not in (FORMAT, CLASSES_FORMAT):
+    if type(document.get("format")) is not int or document["format"] not in (FORMAT, ADDED_FORMAT):
         stated = repr(document.get("format"))[:40]
         raise UserError(
-            f"{path}: format {stated}, this version reads {FORMAT} and {CLASSES_FORMAT}: upgrade mpc-localizer"
+            f"{path}: format {stated}, this version reads {FORMAT} and {ADDED_FORMAT}: upgrade mpc-localizer"
         )
     try:
         return _document(document)
@@ -139,16 +164,16 @@ def _document(document: dict[str, Any]) -> ModelDocument:
 
 def _spec(values: dict[str, Any], stated: int) -> ModelSpec:
     """The spec in a document of a format. Raises TypeError or ValueError for other keys, UserError for a value."""
-    of_classes = {"classes", "class_names"}
-    if stated == FORMAT:
-        if extra := values.keys() & of_classes:
-            raise ValueError(f"spec.{min(extra)} in a document of format {FORMAT}")
-        return ModelSpec(**values)
-    if missing := of_classes - values.keys():
-        raise ValueError(f"spec lacks {min(missing)}")
-    if values["classes"] == 1 or not isinstance(values["class_names"], list):
-        raise ValueError("spec.classes is 1, or class_names no list")
-    return ModelSpec(**values | {"class_names": tuple(values["class_names"])})
+    names = values.get("class_names", [])
+    if not isinstance(names, list):
+        raise ValueError("spec.class_names is no list")
+    spec = ModelSpec(**values | {"class_names": tuple(names)})
+    for key in ADDED:
+        if (key in values) != (key in spec.to_json()):
+            raise ValueError(f"spec {'has' if key in values else 'lacks'} {key}, which its other keys do not go with")
+    if stated != spec.format:
+        raise ValueError(f"format {stated}, with a spec of format {spec.format}")
+    return spec
 
 
 def _parsed(data: bytes) -> Any:

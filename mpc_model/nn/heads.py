@@ -3,7 +3,8 @@
 Source: Lou et al., MPC, IEEE TIFS 2025: all maps at stride 4, concatenated, then pointwise steps of BN, ReLU, 1x1 conv.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.errors import UserError
 from mpc_model.nn.backbone import STRIDES
 from mpc_model.nn.tile_frame import Frame, resized
 from mpc_model.registry import Registry
@@ -39,6 +41,11 @@ def parts_of(head: nn.Module, maps: Sequence[Tensor]) -> HeadParts:
     """What a head makes of the maps of whole images; of one without `parts` the mask alone."""
     parts: HeadParts = head.parts(maps) if has_parts(head) else HeadParts(head(maps))  # type: ignore[operator]
     return parts
+
+
+def scores_images(head: nn.Module) -> bool:
+    """Whether its parts have an `image`: unless the head says `scores_images = False`."""
+    return has_parts(head) and bool(getattr(head, "scores_images", True))
 
 
 def takes_tiles(head: nn.Module) -> bool:
@@ -80,8 +87,21 @@ def concatenated(maps: Sequence[Tensor], frame: Frame | None = None) -> Tensor:
     return torch.cat([maps[0], *raised], dim=1)
 
 
-HEADS: Registry[Callable[[int, int], nn.Module]] = Registry("head")
-"""A head by its name, made by (width of the backbone's maps, number of logits of a pixel)."""
+HEADS: Registry[Callable[..., nn.Module]] = Registry("head")
+"""A head by its name, made by (width of the backbone's maps, number of logits of a pixel); parameters that are given by
+their name alone, each with a default, are the settings of the head (`model.head_settings`)."""
+
+
+def make_head(
+    name: str, width: int, classes: int, settings: Mapping[str, bool | int | float | str] | None = None
+) -> nn.Module:
+    """The head of a name with its settings. UserError where there is no such head, or it has no such settings."""
+    head, settings = HEADS[name], settings or {}
+    known = [key for key, each in inspect.signature(head).parameters.items() if each.kind is each.KEYWORD_ONLY]
+    if unknown := next((key for key in settings if key not in known), None):
+        there = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f"model.head_settings: the head {name} has no setting {unknown!r:.80}; {there}")
+    return head(width, classes, **settings)
 
 
 @HEADS.add("mlp4")

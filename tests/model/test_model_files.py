@@ -65,6 +65,11 @@ def of_classes(**changes: object) -> Callable[[str], str]:
     return lambda text: spec(**{"classes": 2, "class_names": []} | changes)(edited(format=2)(text))
 
 
+def of_settings(settings: object, **changes: object) -> Callable[[str], str]:
+    """A document with settings of the head."""
+    return lambda text: spec(head_settings=settings, **changes)(edited(format=2)(text))
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -95,16 +100,24 @@ def of_classes(**changes: object) -> Callable[[str], str]:
         (spec(threshold=True), "threshold is True"),
         (spec(threshold=float("nan")), "threshold is nan"),
         (lambda text: text.replace("0.5", "1e999"), "threshold is inf"),
-        (spec(classes=1), r"spec\.classes in a document of format 1"),
-        (spec(class_names=[]), r"spec\.class_names in a document of format 1"),
-        (edited(format=2), "spec lacks class_names"),
+        (spec(classes=1), "spec has classes, which"),
+        (spec(class_names=[]), "spec has class_names, which"),
+        (edited(format=2), "format 2, with a spec of format 1"),
+        (spec(classes=2, class_names=[]), "format 1, with a spec of format 2"),
+        (spec(classes=2), "spec lacks class_names"),
         (edited(format=3), "format 3, this version reads 1 and 2"),
-        (of_classes(classes=1, class_names=[]), r"spec\.classes is 1"),
+        (of_classes(classes=1, class_names=[]), "spec has classes, which"),
         (of_classes(classes=2.0), r"classes is 2\.0"),
-        (of_classes(class_names="ab"), "class_names no list"),
+        (of_classes(class_names="ab"), "class_names is no list"),
         (of_classes(class_names=["a"]), "class_names are 1, but classes is 2"),
         (of_classes(class_names=["a", 3]), "a class is named 3"),
         (of_classes(threshold=0.4), r"threshold is 0\.4: a localizer of 2 classes has none"),
+        (of_settings({}), "spec has head_settings, which"),
+        (of_settings([]), r"head_settings is \[\]"),
+        (of_settings({"stride": [8]}), r"head_settings has 'stride': \[8\]"),
+        (of_settings({"stride": 8}), "the head mlp4 has no setting 'stride'; it has none"),
+        (of_settings({"stride": 8}, head=None), "head_settings are of a head, and there is none"),
+        (of_settings({"stride": 3}, head="mscc"), "stride is 3"),
     ],
 )
 def test_a_document_is_read_strictly(
