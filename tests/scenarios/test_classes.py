@@ -25,6 +25,7 @@ from pipelines.dataset.reader import ShardReader
 from pipelines.dataset.schema import Row
 from pipelines.evaluate import evaluate
 from pipelines.inspect import inspect
+from pipelines.pretrain import Pretraining
 from pipelines.training import launch
 
 
@@ -243,6 +244,14 @@ def test_samples_without_labels_are_refused_by_what_needs_them(uri: str, extra: 
         launch.check(config, manifest)
     loader = PixelLoader(target, manifest, "train", input_size=16, seed=0, batch_size=2)
     assert all((batch.masks == 255).all() and not batch.forged.any() for batch in loader.epoch(Cursor()))
+
+
+def test_stage_1_is_for_forgeries_alone(uri: str) -> None:
+    config = recipe.load(None, [f"train.dataset={uri}"])
+    with pytest.raises(
+        UserError, match=r"stage 1 contrasts authentic .* has the classes background, left, right; leave"
+    ):
+        Pretraining.check(config, Manifest.read(uri))
 
 
 def test_numbers_that_are_no_class_stop_the_build_with_examples(folder: Path, tmp_path: Path) -> None:
