@@ -25,6 +25,7 @@ LAYERS = (
         "pipelines.inspect",
         "pipelines.pretrain",
         "pipelines.finetune",
+        "pipelines.adapt",
         "pipelines.evaluate",
         "pipelines.register",
         "pipelines.promote",

@@ -34,7 +34,8 @@ class Card(TypedDict, total=False):
     """The keys that this project writes and reads. `trained_on` names every dataset that any stage of training read.
 
     `stage` is the command that trained the model, `step` and `epoch` (counted from 1) say when it was saved,
-    `validation` holds the metrics of the last epoch before that.
+    `validation` holds the metrics of the last epoch before that; `validated_on` names their dataset where a stage has
+    the choice (`adapt.validate_on`).
     """
 
     published: PublishedOrigin
@@ -44,6 +45,7 @@ class Card(TypedDict, total=False):
     step: int
     epoch: int
     validation: dict[str, float]
+    validated_on: TrainingDataset
 
 
 def check_card(card: object) -> Card:

@@ -21,7 +21,7 @@ from pipelines.runtime.uris import without_secrets
 
 _S3 = "S3 endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"
 _OVERRIDES = """overrides: section.key=value, for example train.batch_size=8 or workspace=s3://bucket/run
-recipes that ship: demo, paper_small, paper_large (give the name, or a path of your own)
+recipes that ship: demo, paper_small, paper_large, pppc (give the name, or a path of your own)
 """
 
 

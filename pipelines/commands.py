@@ -135,6 +135,14 @@ _TABLE = (
         sections=("model", "train", "finetune", "tracking"),
     ),
     Command(
+        "adapt",
+        "a localizer adapts to images of another kind, which need no labels",
+        "pipelines.adapt",
+        "adapt",
+        finished="finished_adapt",
+        sections=("model", "train", "adapt", "tracking"),
+    ),
+    Command(
         "tune",
         "a search over config values: temperature, sampling, learning rate, views",
         "pipelines.tune",

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
 from mpc_model.errors import UserError
-from mpc_model.evaluation.class_metrics import Confusion, confusion, dataset_level
-from mpc_model.evaluation.metrics import Scores, pixel_scores, summarize
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.segmentation import SEGMENTATION_LOSSES
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
@@ -21,6 +18,7 @@ from pipelines.training import (
     launch,
     partial,  # noqa: F401  registers its supervision; the file of a new one is imported here, too
     pclmix,  # noqa: F401
+    validation_metrics,
 )
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
@@ -60,7 +58,7 @@ class Finetuning:
     """Stage 2: the head, on the frozen features of stage 1; evaluated by the published protocol."""
 
     verb = "finetune"
-    monitor = "f1"
+    monitor = validation_metrics.F1
     passes = 1
 
     def __init__(self, config: Config) -> None:
@@ -122,15 +120,13 @@ class Finetuning:
         shares: Shares,
     ) -> dict[str, float]:
         """F1, IoU and false alarm rate on the validation images."""
-        scores = shares.gathered(lambda: [_scores(localizer, batch, device) for batch in validation])
-        summary = summarize([one for of_batch in scores for one in of_batch])
-        return {key: summary[key] for key in ("f1", "iou", "false_alarm_rate")}
+        return validation_metrics.of_forgeries(localizer, validation, device, shares)
 
 
 class ClassFinetuning(Finetuning):
     """Stage 2 of a model of several classes; evaluated by the pixels of all validation images together."""
 
-    monitor = "dataset_level.foreground_dice"
+    monitor = validation_metrics.DICE
 
     @staticmethod
     def evaluate(
@@ -142,14 +138,7 @@ class ClassFinetuning(Finetuning):
         shares: Shares,
     ) -> dict[str, float]:
         """Dice (mean over all classes but the background), mean IoU and accuracy on the validation images."""
-        names = localizer.spec.labels
-        matrices = shares.gathered(lambda: [_confusion(localizer, batch, device) for batch in validation])
-        metrics = dataset_level(sum(matrices, start=np.zeros((len(names), len(names)), np.int64)), names)
-        return {
-            "dataset_level.foreground_dice": metrics["foreground_dice"],
-            "dataset_level.mean_iou": metrics["mean_iou"],
-            "dataset_level.accuracy": metrics["accuracy"],
-        }
+        return validation_metrics.of_classes(localizer, validation, device, shares)
 
 
 def _class_names(config: Config) -> Sequence[str]:
@@ -158,17 +147,3 @@ def _class_names(config: Config) -> Sequence[str]:
     if model.classes == 1 or model.class_names:
         return model.class_names
     return Manifest.read(str(config.train.dataset)).class_names
-
-
-@torch.no_grad()
-def _confusion(localizer: Localizer, batch: Batch, device: torch.device) -> Confusion:
-    """The pixels of a batch by true and predicted class."""
-    maps = localizer.probabilities(batch.to(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
-    labels = maps.argmax(1).to(torch.uint8).cpu().numpy()
-    return confusion(labels, batch.masks.numpy(), localizer.spec.classes)
-
-
-@torch.no_grad()
-def _scores(localizer: Localizer, batch: Batch, device: torch.device) -> list[Scores]:
-    maps = localizer.probabilities(batch.to(device).images, (batch.masks.shape[-2], batch.masks.shape[-1]))
-    return [pixel_scores(p, m) for p, m in zip(maps.cpu().numpy(), batch.masks.numpy(), strict=True)]

@@ -32,6 +32,8 @@ NOT_IDENTITY = {
     *WORKER_KEYS,
 }
 """Keys of `train` that may differ between a run and its continuation: they do not change what is learnt."""
+LOCATIONS = {"adapt": {"start", "target"}}
+"""Keys of a stage's section that are locations, besides those that all have: their digests count."""
 _THRESHOLD = 0.5
 """`ModelSpec.threshold` of a model in training; the class itself would import torch."""
 
@@ -45,11 +47,21 @@ def training_identity(config: Config, verb: str, manifest: Manifest) -> dict[str
         "model": model.identity(["classes", "class_names"] if verb == "pretrain" else [])
         | {"head": None if verb == "pretrain" else model.head, "threshold": _THRESHOLD},
         "train": config.train.identity(NOT_IDENTITY),
-        verb: settings.identity({"output", "encoder", "cache"}) | {"cached": bool(getattr(settings, "cache", None))},
+        verb: settings.identity({"output", "encoder", "cache"} | LOCATIONS.get(verb, set()))
+        | {"cached": bool(getattr(settings, "cache", None))},
     }
+    if verb == "adapt":
+        identity |= _inputs(config)
     if verb == "finetune" and config.finetune.start != "scratch":
         identity["encoder"] = model_digest(str(config.finetune.encoder))
     return renamed.as_stored(identity)
+
+
+def start_of(config: Config, verb: str) -> str | None:
+    """The model directory that a stage of training starts from; None where it needs none."""
+    if verb == "adapt":
+        return str(config.adapt.start)
+    return str(config.finetune.encoder) if verb == "finetune" and config.finetune.start != "scratch" else None
 
 
 def evaluation_identity(config: Config, manifest: Manifest) -> dict[str, Any]:
@@ -102,10 +114,26 @@ def search_identity(config: Config) -> dict[str, Any]:
         "train": config.train.identity(NOT_IDENTITY),
         "pretrain": config.pretrain.identity({"output"}),
         "finetune": config.finetune.identity({"output", "encoder"}),
+        **_adaptation(config),
         "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"})
         | config.tune.model_dump(mode="json", include={"scheduler", "searcher"}, exclude_none=True),
     }
     return renamed.as_stored(identity)
+
+
+def _adaptation(config: Config) -> dict[str, Any]:
+    """What a search of adaptations has besides; a search of the stages before has nothing of it."""
+    if config.tune.stages != "adapt":
+        return {}
+    return {"adapt": config.adapt.identity({"output"} | LOCATIONS["adapt"]), **_inputs(config)}
+
+
+def _inputs(config: Config) -> dict[str, Any]:
+    """What an adaptation begins with, and what it adapts to."""
+    return {
+        "start": model_digest(str(config.adapt.start)),
+        "target": Manifest.read(str(config.adapt.target)).fingerprint,
+    }
 
 
 def search_budget(config: Config) -> dict[str, Any]:
@@ -126,6 +154,11 @@ def finished_pretrain(config: Config) -> dict[str, Any] | None:
 def finished_finetune(config: Config) -> dict[str, Any] | None:
     """The results of a finished stage 2; None where there is something to do."""
     return _finished_training(config, "finetune")
+
+
+def finished_adapt(config: Config) -> dict[str, Any] | None:
+    """The results of a finished adaptation; None where there is something to do."""
+    return None if config.adapt.target is None else _finished_training(config, "adapt")
 
 
 def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from ray.tune import ResultGrid, Tuner
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.imaging.views import VIEW_POLICIES
 from mpc_model.nn.heads import HEADS
-from pipelines import build, finetune, pretrain, reuse
+from pipelines import adapt, build, finetune, pretrain, reuse
 from pipelines.artifacts import record as records
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -43,6 +43,7 @@ def stage_functions(config: Config) -> Mapping[str, StageFunction]:
     return {
         "pretrain": StageFunction(pretrain.pretrain, pretrain.Pretraining.monitor),
         "finetune": StageFunction(finetune.finetune, finetune.stage_of(config).monitor),
+        "adapt": StageFunction(adapt.adapt, adapt.stage_of(config).monitor),
     }
 
 
@@ -164,7 +165,7 @@ def _check(config: Config) -> None:
             _check_config(recipe.revised(config, override), manifest, checked)
         except (UserError, DataError) as error:
             raise UserError(f"tune.space: {error}") from None
-    if config.finetune.start != "encoder":
+    if settings.stages != "adapt" and config.finetune.start != "encoder":
         raise UserError(
             f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
         )
@@ -175,9 +176,14 @@ def _check(config: Config) -> None:
 def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> None:
     """Refuse what cannot be searched, whatever the values."""
     section, _, name = key.partition(".")
-    if section not in ("build", "model", "train", "pretrain", "finetune"):
+    if section not in ("build", "model", "train", "pretrain", "finetune", "adapt"):
         raise UserError(
-            f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, build"
+            f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, adapt, build"
+        )
+    if (settings.stages == "adapt") != (section == "adapt") and section != "train":
+        raise UserError(
+            f"tune.space: {key} is not used with tune.stages={settings.stages}; a search of adapt goes with"
+            " stages=adapt, and with keys of adapt and train alone"
         )
     if not name:
         raise UserError(f"tune.space: {key} is a whole section; name its keys, such as {key}.<key>")
@@ -192,7 +198,7 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
             f"tune.space: {key} cannot be searched with early stopping; use tune.algorithm=random, or"
             " tune.scheduler=fifo"
         )
-    if name in ("output", "encoder", "dataset"):
+    if name in ("output", "encoder", "dataset") or key in ("adapt.start", "adapt.target"):
         raise UserError(f"tune.space: {key} is set by the search itself")
     if section == "train" and name in reuse.NOT_IDENTITY:
         raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
@@ -204,6 +210,11 @@ def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) 
     Networks are made, and sources listed, once each: `checked` holds those that were.
     """
     HEADS.require(config.model.head)
+    if config.tune.stages == "adapt":
+        assert manifest  # no key of build is searched with it
+        check(config, manifest)
+        adapt.Adapting.check(config, manifest)
+        return
     if manifest:
         check(config, manifest)
     else:

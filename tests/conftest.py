@@ -141,6 +141,16 @@ def built(tmp_path_factory: pytest.TempPathFactory, settings: list[str], ray_ses
 
 
 @pytest.fixture(scope="session")
+def target(built: Config, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another dataset, for adaptation: other forgeries of the same photographs."""
+    from pipelines.build import build
+
+    folder = tmp_path_factory.mktemp("target")
+    build(recipe.revised(built, f"workspace={folder}", f"build.output={folder / 'dataset'}", "seed=9"))
+    return str(folder / "dataset")
+
+
+@pytest.fixture(scope="session")
 def trained(built: Config) -> Config:
     """The config of a pipeline whose two training stages are done; tests must not change it."""
     from pipelines.finetune import finetune

@@ -20,7 +20,7 @@ class _Begun(TypedDict):
 
 
 class _Training(TypedDict):
-    """`pretrain` and `finetune`."""
+    """`pretrain`, `finetune` and `adapt`."""
 
     run_id: RunId
     step: Count
@@ -79,6 +79,7 @@ BEGUN = TypeAdapter(_Begun)
 FINISHED: dict[str, TypeAdapter[Any]] = {
     "pretrain": TypeAdapter(_Training),
     "finetune": TypeAdapter(_Training),
+    "adapt": TypeAdapter(_Training),
     "evaluate": TypeAdapter(_Evaluation),
     "predict": TypeAdapter(_Prediction),
     "tune": TypeAdapter(_Search),

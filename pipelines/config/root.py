@@ -16,7 +16,7 @@ from pipelines.config.base import BatchSize, Location, ModelLocation, OutputLoca
 from pipelines.config.build import BuildConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import TuneConfig
-from pipelines.config.training import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
+from pipelines.config.training import AdaptConfig, FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from pipelines.runtime import layout, tracking_uri, uris
 
 
@@ -70,6 +70,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    adapt: AdaptConfig = AdaptConfig()
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
@@ -102,6 +103,7 @@ def resolve_locations(config: Config) -> Config:
             "output": at("finetune"),
             "encoder": layout.model_of(config.pretrain.output or at("pretrain")),
         },
+        "adapt": {"output": at("adapt"), "start": model},
         "evaluate": {"model": model, "dataset": config.train.dataset or dataset, "output": at("evaluate")},
         "register_": {"model": model, "evaluation": evaluate.output or at("evaluate")},
         "promote": {"name": register.name, "source": register.alias},

@@ -294,3 +294,73 @@ class FinetuneConfig(OptimConfig):
         if self.cache and self.unfreeze == "all":
             raise ValueError("cache keeps frozen features; with unfreeze all they change at every step: leave it out")
         return self
+
+
+class AdaptConfig(OptimConfig):
+    """A localizer adapts to images without labels; docs/pppc.md tells more of every setting."""
+
+    PROTOCOLS: ClassVar[dict[str, dict[str, Any]]] = {
+        "release": {
+            "optimizer": "adamw",
+            "learning_rate": 6e-5,
+            "weight_decay": 0.01,
+            "schedule": "poly",
+            "power": 1.0,
+            "floor": 0.0,
+            "warmup_steps": 1500,
+        },
+    }
+
+    protocol: Literal["release"] | None = None
+    """Optimizer, learning rate, weight decay, schedule and warm-up as published; keys that are given win."""
+    output: OutputLocation | None = None
+    """Folder or s3:// prefix of the run; left out, `<workspace>/adapt`."""
+    start: Location | None = None
+    """Model directory of the localizer to start from; left out, that of `finetune.output`."""
+    target: Location | None = None
+    """Pixel dataset of the images to adapt to; it must be given. Its training split is used, without its labels."""
+    validate_on: Literal["source", "target"] = "source"
+    """Whose validation split chooses the best epoch; that of the target needs labels."""
+    method: str = "pppc"
+    """How: pppc (pseudo labels and contrast to prototypes), self_training (pseudo labels), none (the source alone) or
+    another registered method."""
+    head_rate: Annotated[float, Field(gt=0)] = 10.0
+    """The learning rate of the head, and of the mean branch of pppc, over the backbone's."""
+    forged_weight: Annotated[float, Field(gt=0)] = 1.0
+    """What a forged pixel weighs in the cross-entropy of a localizer of forgeries; an authentic one weighs 1."""
+    teacher_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """How much of the teacher stays at a step, at most: the teacher is the average of the student's weights."""
+    confidence: Annotated[float, Field(gt=0, le=1)] = 0.968
+    """Pixels whose pseudo label is that likely are confident; their share weighs all pseudo labels of a step."""
+    mix: str | None = None
+    """What of the source is pasted into the target: classes (half of them), forged (forged regions alone) or ignored
+    (as classes, without labels where a splice would be called authentic); null: forged for forgeries, else classes."""
+    crop: Annotated[int, Field(ge=32, le=4096)] | None = None
+    """Side in pixels of crops of both domains, at the scale of model.input_size; null trains on whole images."""
+    crop_candidates: Positive = 10
+    """Crops of a target image of which pppc takes the one with the most ambiguous classes; 1 takes a random one."""
+    rare_classes: Annotated[float, Field(gt=0)] | None = None
+    """Draw source images by class, rare ones more often: classes by softmax((1 - share of pixels) / this value); null
+    shows each image once an epoch."""
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """How much colours change, 0.2 in the release; 0 for forgeries, whose traces that harms."""
+    blur: bool = False
+    """Blur half of the batches a little, as the release does; it harms the traces of forgeries."""
+    embedding: Positive = 256
+    """Dimensions of the Gaussian embedding of a pixel (the release: 512)."""
+    similarity: str = "elk"
+    """Similarity of a pixel and a prototype: elk (expected likelihood of two Gaussians), cosine, or another one."""
+    prototypes: str = "harmonic"
+    """Rule that makes prototypes of pixels: harmonic, pooled, or another registered one."""
+    prototype_decay: Annotated[float, Field(gt=0, le=1)] = 0.999
+    """How much of earlier steps stays in the prototypes at a step; 1 counts all pixels ever seen alike."""
+    temperature: Annotated[float, Field(gt=0)] = 100.0
+    """Divides the similarities; at 100, as published, the loss can hardly fall (docs/pppc.md), at 0.01 to 1 it can."""
+    contrast_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the contrast and of the divergence together, before the ramp."""
+    divergence_weight: Annotated[float, Field(ge=0)] = 1e-6
+    """Weight of the divergence of the embeddings from the standard normal distribution, which is a sum over pixels."""
+    contrast_from: Annotated[float, Field(ge=0, lt=1)] = 0.075
+    """The share of training after which the contrast begins (the release: step 3,000 of 40,000)."""
+    ramp: Annotated[float, Field(ge=0)] = 1.0
+    """How fast the contrast fades with the share t of training: exp(-ramp t^2); the release: 1, day to night 10."""

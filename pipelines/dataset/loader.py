@@ -6,7 +6,7 @@ The loader needs neither Ray nor a local copy of the dataset: row groups are rea
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -113,7 +113,7 @@ class PixelLoader:
         self._features, self._pinned = features, pinned
         self._collating = threading.Lock()  # while a batch is put together, its samples are there twice
         self.rank, self.world, self.batch_size = rank, world, batch_size
-        self._rows, self._groups = order.entries(self._reader.sizes, self._reader.repeats)
+        self._entries = order.entries(self._reader.sizes, self._reader.repeats)
         self._starts = np.concatenate([[0], np.cumsum(self._reader.sizes)])
         self._readers = REMOTE_THREADS if uris.is_remote(uri) else LOCAL_THREADS
         pixels = input_size**2
@@ -124,13 +124,32 @@ class PixelLoader:
 
     def __len__(self) -> int:
         """Samples in an epoch, repetitions counted."""
-        return len(self._rows)
+        return len(self._entries.rows)
+
+    @property
+    def entries(self) -> order.Entries:
+        """The rows of an epoch."""
+        return self._entries
+
+    @property
+    def group_sizes(self) -> order.Rows:
+        """The number of rows of each row group of the split."""
+        return self._reader.sizes
+
+    def entries_of(self, rows: order.Rows) -> order.Entries:
+        """Rows of the split as those of an epoch; rows of one row group that follow each other are one group."""
+        groups = np.searchsorted(self._starts, rows, side="right")
+        return order.Entries(rows, np.cumsum(np.diff(groups, prepend=groups[:1]) != 0))
 
     def epoch(self, cursor: order.Cursor) -> Iterator[Batch]:
         """What is left of the cursor's epoch: every rank yields the same number of batches."""
+        return self.batches(*self.assigned(cursor, self._entries), self._entries, cursor.epoch)
+
+    def assigned(self, cursor: order.Cursor, entries: order.Entries) -> tuple[list[order.Rows], Sequence[float]]:
+        """The positions of each batch of this rank that is left of the cursor's epoch of these entries, and the share
+        of the epoch that is done after it."""
         rank_batches = order.epoch_batches(
-            self._rows,
-            self._groups,
+            *entries,
             fingerprint=self._fingerprint,
             seed=self._seed,
             cursor=cursor,
@@ -138,27 +157,27 @@ class PixelLoader:
             batch_size=self.batch_size,
         )
         step_sizes = [sum(map(len, of_step)) for of_step in zip(*rank_batches, strict=True)]
-        done = np.cumsum(step_sizes)
+        remaining = sum(step_sizes) - np.cumsum(step_sizes)
+        return rank_batches[self.rank], (1 - remaining / len(entries.rows)).tolist()
 
-        def remaining_after(step: int) -> int:
-            return int(done[-1] - done[step])
-
-        own = rank_batches[self.rank]
-        numbers, reads = self._plan(own)
+    def batches(
+        self, own: Sequence[order.Rows], progress: Sequence[float], entries: order.Entries, epoch: int
+    ) -> Generator[Batch]:
+        """Batches of the entries at these positions, each with its `progress`."""
+        numbers, reads = self._plan(own, entries)
         needed = np.maximum.accumulate([0, *(of_step.max(initial=-1) + 1 for of_step in numbers)])[1:]
         stored = self._features.stored() if self._features else frozenset[str]()
         files = max(LIMIT // 2, LIMIT - (self._batches_ahead + 2) * self._batch_bytes)
-        ahead = ReadAhead(reads, lambda read: self._read(read, cursor.epoch, stored), self._readers, files)
+        ahead = ReadAhead(reads, lambda read: self._read(read, epoch, entries, stored), self._readers, files)
         pending: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool, closing(ahead):
             try:
                 for step, positions in enumerate(own):
                     ahead.start(int(needed[step]))
-                    progress = 1 - remaining_after(step) / len(self)
                     where = zip(numbers[step].tolist(), positions.tolist(), strict=True)
                     samples = [pool.submit(self._sample, ahead, *one, stored) for one in where]
                     # Threads take tasks in order: this one waits only for samples that others have begun.
-                    pending.append(pool.submit(self._batch, samples, progress))
+                    pending.append(pool.submit(self._batch, samples, progress[step]))
                     if len(pending) > self._batches_ahead:
                         yield pending.popleft().result()
                 while pending:
@@ -166,16 +185,16 @@ class PixelLoader:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _plan(self, batches: Sequence[order.Rows]) -> tuple[list[order.Rows], list[Read]]:
+    def _plan(self, batches: Sequence[order.Rows], entries: order.Entries) -> tuple[list[order.Rows], list[Read]]:
         """The reads of an epoch in the order in which they are needed first, and of each batch the numbers of its
         samples' reads."""
         positions = np.concatenate([np.empty(0, np.int64), *batches])
-        _, first, read = np.unique(self._groups[positions], return_index=True, return_inverse=True)
+        _, first, read = np.unique(entries.groups[positions], return_index=True, return_inverse=True)
         read = np.argsort(np.argsort(first))[read]
         by_read = positions[np.argsort(read, kind="stable")]
         reads = []
         for members in np.split(by_read, np.cumsum(np.bincount(read)))[:-1]:
-            group = self._group(int(self._rows[members[0]]))
+            group = self._group(int(entries.rows[members[0]]))
             reads.append(Read(group, members.tolist(), int(self._reader.stored_bytes[group])))
         return np.split(read, np.cumsum([len(batch) for batch in batches]))[:-1], reads
 
@@ -183,9 +202,10 @@ class PixelLoader:
         """The row group of a row of the split."""
         return int(np.searchsorted(self._starts, row, side="right")) - 1
 
-    def _read(self, read: Read, epoch: int, stored: Set[str]) -> dict[int, _Sample]:
+    def _read(self, read: Read, epoch: int, entries: order.Entries, stored: Set[str]) -> dict[int, _Sample]:
         """The samples of a row group by position. Images are left out where all of them have features."""
-        samples = {position: self._drawn(position, epoch) for position in read.positions}
+        rows = entries.rows
+        samples = {position: (int(rows[position]), self._drawn(position, epoch)) for position in read.positions}
         start = int(self._starts[read.group])
         drawn = [(row - start, view) for row, shown in samples.values() for view, _ in shown]
         images = not all(f"{row}-{view}" in stored for row, shown in samples.values() for view, _ in shown)
@@ -197,15 +217,15 @@ class PixelLoader:
             for position, (row, shown) in samples.items()
         }
 
-    def _drawn(self, position: int, epoch: int) -> tuple[int, list[tuple[int, int]]]:
-        """The row at a position of an epoch, and which views of it are shown, each with its symmetry."""
+    def _drawn(self, position: int, epoch: int) -> list[tuple[int, int]]:
+        """Which views of the row at a position of an epoch are shown, each with its symmetry."""
         generator = np.random.default_rng([self._seed, epoch, position])
         view = int(generator.integers(self._views))
         shown = [(view, self._symmetry(generator))]
         if self._pairs:
             other = (view + 1 + int(generator.integers(self._views - 1))) % self._views
             shown.append((other, self._symmetry(generator)))
-        return int(self._rows[position]), shown
+        return shown
 
     def fixed(self, count: int) -> list[Batch]:
         """Canonical views of about `count` samples, half of them forged where there are as many: always the same ones.

@@ -17,7 +17,7 @@ ordered anew by the same four steps.
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -67,19 +67,41 @@ class Cursor:
         return Cursor(value["epoch"], tuple(Segment(*segment) for segment in value["segments"]))
 
 
-def entries(group_sizes: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> tuple[Rows, Rows]:
-    """All rows of an epoch in the order of the split, before any shuffling.
+class Entries(NamedTuple):
+    """All rows of an epoch, before any shuffling: their numbers in the split (N,), and the group of each (N,), where
+    every repetition of a row group counts as a group of its own."""
+
+    rows: Rows
+    groups: Rows
+
+
+def entries(group_sizes: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> Entries:
+    """The rows of an epoch in the order of the split.
 
     `group_sizes` (G,) is the number of rows of each row group, `repeats` (G,) how often each is drawn.
-    Returns the numbers of the rows in the split (N,), and the group that each belongs to (N,), where every repetition
-    of a group counts as a group of its own.
     """
     first = np.concatenate([[0], np.cumsum(group_sizes)[:-1]])
     drawn = np.repeat(np.arange(len(group_sizes)), repeats)
     lengths = group_sizes[drawn]
     group = np.repeat(np.arange(len(drawn)), lengths)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return first[drawn][group] + np.arange(lengths.sum()) - starts, group
+    return Entries(first[drawn][group] + np.arange(lengths.sum()) - starts, group)
+
+
+def companions(group_sizes: npt.NDArray[np.int64], count: int, *, fingerprint: str, seed: int, epoch: int) -> Rows:
+    """Rows of another split, one for each of `count` positions of an epoch: a pure function of the arguments.
+
+    All rows come once before one comes again. Row groups are in a random order, and so are the rows of each: positions
+    that lie together have rows that lie together.
+    """
+    starts = np.cumsum(group_sizes) - group_sizes
+    parts, missing, cycle = list[Rows](), count, 0
+    while missing > 0:
+        generator = np.random.default_rng([int(fingerprint[:16], 16), seed, epoch, cycle])
+        for group in generator.permutation(len(group_sizes)):
+            parts.append(starts[group] + generator.permutation(group_sizes[group]))
+        missing, cycle = missing - int(group_sizes.sum()), cycle + 1
+    return np.concatenate(parts)[:count].astype(np.int64)
 
 
 def epoch_batches(

@@ -6,7 +6,7 @@
 
 A directory counts only where its digest is the one that the next stage recorded; its location alone proves nothing.
 
-The tags of a version, <stage> being finetune, pretrain, or finetune-2 where a stage came twice:
+The tags of a version, <stage> being adapt, finetune, pretrain, or finetune-2 where a stage came twice:
 
     mpc.model_sha256, mpc.model_directory     the weights, and where they were registered from
     mpc.trained_on                            JSON [{"uri", "fingerprint"}] of every dataset, or "unknown"
@@ -78,6 +78,8 @@ class _Origin:
     def start(self) -> tuple[str, str] | None:
         """The location and the digest of the model that the run began with; None for a first stage."""
         settings = yaml.safe_load(self.config)
+        if self.record.verb == "adapt":
+            return settings["adapt"]["start"], self.record.identity.get("start", "")
         if self.record.verb == "pretrain" or settings["finetune"].get("start") == "scratch":
             return None
         return settings["finetune"]["encoder"], self.record.identity.get("encoder", "")
@@ -114,7 +116,7 @@ def _origin(directory: str, digest: str, later: list[Link]) -> _Origin:
         if storage.exists(uris.join(output, records.RECORD)):
             raise _UnknownError(str(error)) from None  # it is damaged
         raise _UnknownError(f"no record of a training run lies beside {directory}") from None
-    if record.verb not in ("pretrain", "finetune"):
+    if record.verb not in ("pretrain", "finetune", "adapt"):
         raise _UnknownError(f"what lies beside {directory} is no record of a training run")
     if step is None:
         if not record.finished:

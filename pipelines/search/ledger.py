@@ -27,7 +27,7 @@ Parameters: TypeAlias = dict[str, Any]
 class Point(TypedDict):
     """What a trial reached after an epoch of a stage. `figure` is the metric that the search maximises."""
 
-    stage: Literal["pretrain", "finetune"]
+    stage: Literal["pretrain", "finetune", "adapt"]
     epoch: Annotated[int, Field(ge=1, le=2**40)]
     figure: float
     train_loss: float

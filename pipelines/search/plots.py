@@ -17,7 +17,7 @@ from pipelines.config.search import Range
 from pipelines.search.ledger import Trial
 
 _COLOURS = matplotlib.colormaps["viridis"]
-_NAMES = {"pretrain": "stage 1: linear-probe F1", "finetune": "stage 2: F1"}
+_NAMES = {"pretrain": "stage 1: linear-probe F1", "finetune": "stage 2: F1", "adapt": "adaptation: F1"}
 
 
 def parallel(config: Config, order: Sequence[Trial]) -> Figure:
@@ -113,7 +113,7 @@ def _compares(trial: Trial, best: Trial) -> bool:
 
 def curves(order: Sequence[Trial]) -> Figure:
     """The metric after each epoch, a panel for each stage, since each stage has a metric of its own."""
-    stages = [stage for stage in ("pretrain", "finetune") if any(p["stage"] == stage for t in order for p in t.curve)]
+    stages = [stage for stage in _NAMES if any(p["stage"] == stage for t in order for p in t.curve)]
     figure = Figure(figsize=(5.2 * len(stages), 3.6), layout="constrained")
     for panel, stage in enumerate(stages, 1):
         axes = figure.add_subplot(1, len(stages), panel)

@@ -1,7 +1,7 @@
 """The result of a search: the table, the best config, how much each parameter matters, and pictures of it.
 
 trials.csv          one row a trial, the best first
-best.yaml           the config of the best trial, as `mpc pretrain` and `mpc finetune` take it
+best.yaml           the config of the best trial, as the commands of its stages take it
 parallel.png        every trial as a line through its parameters, coloured by what it reached
 parameters.png      what was reached against each parameter
 curves.png          learning curves
@@ -96,7 +96,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
         reached,
         key=lambda trial: (
             trial.state != "finished",
-            trial.curve[-1]["stage"] != "finetune",
+            trial.curve[-1]["stage"] == "pretrain",
             -(trial.metric or 0),
             trial.number,
         ),
@@ -169,10 +169,12 @@ def _recipe(config: Config, best: Trial, best_config: Config) -> bytes:
     whole section is left out."""
     output = str(config.tune.output)
     values = best_config.dump()
-    for verb in ("pretrain", "finetune"):
+    sections = ("adapt",) if config.tune.stages == "adapt" else ("pretrain", "finetune")
+    for verb in sections:
         values[verb]["output"] = uris.join(output, "best", verb)
-    values["finetune"]["encoder"] = layout.model_of(uris.join(output, "best", "pretrain"))
-    recipe = {key: values[key] for key in ("seed", "workspace", "model", "train", "pretrain", "finetune")}
+    if "finetune" in sections:
+        values["finetune"]["encoder"] = layout.model_of(uris.join(output, "best", "pretrain"))
+    recipe = {key: values[key] for key in ("seed", "workspace", "model", "train", *sections)}
     if values["tracking"] == config.tracking.model_dump(mode="json"):
         recipe["tracking"] = values["tracking"]
     reached = f"{metric_name(best)} {best.metric:.4f} on the validation split"

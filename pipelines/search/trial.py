@@ -19,7 +19,13 @@ from pipelines.search import ledger, space
 from pipelines.search.ledger import Trial
 from pipelines.tracking import runs
 
-VERBS = ("pretrain", "finetune")
+STAGES: dict[str, tuple[str, ...]] = {
+    "pretrain": ("pretrain",),
+    "both": ("pretrain", "finetune"),
+    "adapt": ("adapt",),
+}
+"""The stages of a trial, in order, by `tune.stages`."""
+VERBS = ("pretrain", "finetune", "adapt")
 
 
 class StageFunction(NamedTuple):
@@ -41,11 +47,11 @@ class TrialFailedError(Exception):
 
 def stages(config: Config) -> Sequence[str]:
     """The stages of a trial, in order."""
-    return ("pretrain",) if config.tune.stages == "pretrain" else ("pretrain", "finetune")
+    return STAGES[config.tune.stages]
 
 
 def whole_epochs(config: Config) -> int:
-    """The epochs of a trial that is trained to its end, both stages together."""
+    """The epochs of a trial that is trained to its end, all its stages together."""
     return sum(int(getattr(config, verb).epochs) for verb in stages(config))
 
 

@@ -44,15 +44,14 @@ def start_run(
     config: Config,
     verb: str,
     run_id: str | None = None,
-    dataset: tuple[str, Manifest] | None = None,
-    *,
+    *datasets: tuple[str, Manifest],
     parent: str | None = None,
     name: str | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Make a run, or take up `run_id` again, and return its id.
 
-    `dataset` is (location, manifest): it is logged as an input under its fingerprint. Parameters are the resolved
+    Each of `datasets`, (location, manifest), is logged as an input under its fingerprint. Parameters are the resolved
     config of the verb and of what training shares. `parent` is the run that this one is shown below; `name` is what
     people see (the verb, when left out).
     """
@@ -73,7 +72,7 @@ def start_run(
     run = store.create_run(_experiment(store, config), run_name=name or verb, tags=marks)
     watchdog.watch(str(config.tracking.uri), run.info.run_id)
     try:
-        _describe(store, run.info.run_id, config, verb, dataset)
+        _describe(store, run.info.run_id, config, verb, datasets)
     except BaseException:
         with suppress(InfrastructureError):  # the failure itself must reach the user
             finish(config, run.info.run_id, "FAILED")
@@ -96,7 +95,7 @@ def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bo
 
 
 def _describe(
-    store: MlflowClient, run_id: str, config: Config, verb: str, dataset: tuple[str, Manifest] | None
+    store: MlflowClient, run_id: str, config: Config, verb: str, datasets: Sequence[tuple[str, Manifest]]
 ) -> None:
     document = config.dump()
     stored = renamed.as_stored(document)
@@ -106,8 +105,7 @@ def _describe(
     listed = [Param(key, uris.without_secrets(str(value))[:6000]) for key, value in params.items()]
     store.log_batch(run_id, params=listed)
     store.log_dict(run_id, document, "config.yaml")
-    if dataset:
-        location, manifest = dataset
+    for location, manifest in datasets:
         entity = Dataset(
             name=location.rstrip("/").rsplit("/", 1)[-1],
             digest=manifest.fingerprint[:32],

@@ -12,12 +12,14 @@ from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.checkpoint import CheckpointFacts
 from pipelines.config.root import Config
+from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import console, telemetry
 from pipelines.training.background import Background
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.progress import TrainingProgress
 from pipelines.training.stage import Stage
 from pipelines.training.step_window import StepWindow
+from pipelines.training.validation import validation_dataset
 
 UNSAVED_LIMIT = 3
 """Checkpoints in a row that may fail to be written before training stops."""
@@ -45,8 +47,10 @@ class CheckpointWriter:
         self._output = str(getattr(config, stage.verb).output)
         self._config, self._fingerprint = config.dump(), fingerprint
         self._start_card = stage.localizer.card
-        own = TrainingDataset(uri=str(config.train.dataset), fingerprint=fingerprint)
-        self._trained_on = [*(other for other in self._start_card.get("trained_on", []) if other != own), own]
+        own = _datasets(config, stage.verb, fingerprint)
+        self._trained_on = [*(other for other in self._start_card.get("trained_on", []) if other not in own), *own]
+        chosen_by = validation_dataset(config, stage.verb)
+        self._validated_on = next(one for one in own if one["uri"] == chosen_by)
         self._failures = 0  # in a row
         self.age = telemetry.CheckpointAge(verb=stage.verb, output=self._output)
         """The age of the newest checkpoint, for whoever trains to enter."""
@@ -114,6 +118,8 @@ class CheckpointWriter:
             "epoch": progress.cursor.epoch,
             "validation": progress.history[-1] if progress.history else {},
         }
+        if self._stage.verb == "adapt":
+            card["validated_on"] = self._validated_on
         if "published" in self._start_card:
             card["published"] = self._start_card["published"]
         return card
@@ -132,3 +138,12 @@ class CheckpointWriter:
             **progress.to_facts(),
             "window": window.to_json(),
         }
+
+
+def _datasets(config: Config, verb: str, fingerprint: str) -> list[TrainingDataset]:
+    """The datasets that a stage reads: that of training, with its fingerprint, and the target that it adapts to."""
+    datasets = [TrainingDataset(uri=str(config.train.dataset), fingerprint=fingerprint)]
+    if verb == "adapt":
+        target = str(config.adapt.target)
+        datasets.append(TrainingDataset(uri=target, fingerprint=Manifest.read(target).fingerprint))
+    return datasets

@@ -89,12 +89,16 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch) -> StageResult:
 def _start_tracking(config: Config, verb: str, known_run: str | None, dataset: tuple[str, Manifest]) -> str:
     """The MLflow run to report to. Where it is known, MLflow need not answer now: reports wait until it does."""
     tags = {"mpc.output": str(getattr(config, verb).output), "mpc.dataset": dataset[1].fingerprint}
-    if verb == "finetune" and config.finetune.start != "scratch":
-        encoder_run = record.run_of(layout.output_of(str(config.finetune.encoder)))
-        if encoder_run:
-            tags[f"mpc.{encoder_run[0]}_run"] = encoder_run[1]
+    start = reuse.start_of(config, verb)
+    if start and (run_before := record.run_of(layout.output_of(start))):
+        tags[f"mpc.{run_before[0]}_run"] = run_before[1]
+    datasets = [dataset]
+    if verb == "adapt":
+        target = str(config.adapt.target)
+        datasets.append((target, Manifest.read(target)))
+        tags["mpc.target"] = datasets[1][1].fingerprint
     try:
-        return runs.start_run(config, verb, known_run, dataset, tags=tags)
+        return runs.start_run(config, verb, known_run, *datasets, tags=tags)
     except InfrastructureError as error:
         if not known_run:
             raise

@@ -83,17 +83,7 @@ class TrainingLoop:
         self.stage: Stage = stage(config)
         if self.stage.feature_cache:
             self.stage.feature_cache.check_lease = context.check_lease
-        self.loader = validation.open_split(
-            config,
-            "train",
-            rank=context.rank,
-            world=context.world_size,
-            symmetries=self.stage.feature_cache is None,
-            pairs=stage.verb == "pretrain" and config.pretrain.second_pass == "view",
-            features=self.stage.feature_cache,
-            scribbles=self.stage.scribbles,
-            pinned=context.device.type == "cuda",
-        )
+        self.loader = validation.open_training(config, self.stage, context)
         if context.rank == 0:
             threads = validation.loader_threads(config, self.stage.feature_cache is not None)
             console.say(f"{self.verb}: {threads} threads decode ahead (train.loader_threads)")

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from pipelines.config.root import Config
 from pipelines.dataset.batch import Batch
 from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.paired_loader import PairedLoader
 from pipelines.dataset.read_ahead import REMOTE_THREADS
 from pipelines.runtime import uris
 from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
+from pipelines.training.worker_context import WorkerContext
 
 MAX_LOADER_THREADS = 16
 """The most threads that `train.loader_threads: auto` takes: each holds batches that are ready."""
@@ -45,7 +48,9 @@ class Validator:
         count, place = self._config.train.validation_images, (self._shares.rank, self._shares.world_size)
         return (
             fixed_batches(self._config, "train", count, *place),
-            fixed_batches(self._config, "validation", count, *place),
+            fixed_batches(
+                self._config, "validation", count, *place, validation_dataset(self._config, self._stage.verb)
+            ),
         )
 
     def validate_checkpoint(self, location: str) -> dict[str, float]:
@@ -68,22 +73,53 @@ def loader_threads(config: Config, reads_features: bool) -> int:
     return min(max(cores, 2), MAX_LOADER_THREADS)
 
 
-def open_split(config: Config, split: str, **options: Any) -> PixelLoader:
-    """A loader of one split of the training dataset; `options` are passed to PixelLoader."""
-    dataset = str(config.train.dataset)
-    assert config.model.input_size is not None  # launch.check refuses it
-    return PixelLoader(
-        dataset,
-        Manifest.read(dataset),
-        split,
-        input_size=config.model.input_size,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        threads=loader_threads(config, options.get("features") is not None),
-        **options,
+def open_split(config: Config, split: str, dataset: str | None = None, **options: Any) -> PixelLoader:
+    """A loader of one split of the training dataset, or of another one; `options` are passed to PixelLoader."""
+    dataset = dataset or str(config.train.dataset)
+    return PixelLoader(dataset, Manifest.read(dataset), split, **_options(config, options))
+
+
+def open_training(config: Config, stage: Stage, context: WorkerContext) -> PixelLoader | PairedLoader:
+    """What a stage trains on: the training split, and with `adapt` images of the target beside it."""
+    placed: dict[str, Any] = {
+        "rank": context.rank,
+        "world": context.world_size,
+        "pinned": context.device.type == "cuda",
+    }
+    if stage.verb == "adapt":
+        source, target, rare_classes = str(config.train.dataset), str(config.adapt.target), config.adapt.rare_classes
+        return PairedLoader(source, target, rare_classes=rare_classes, **_options(config, placed))
+    return open_split(
+        config,
+        "train",
+        symmetries=stage.feature_cache is None,
+        pairs=stage.verb == "pretrain" and config.pretrain.second_pass == "view",
+        features=stage.feature_cache,
+        scribbles=stage.scribbles,
+        **placed,
     )
 
 
-def fixed_batches(config: Config, split: str, count: int, rank: int = 0, world: int = 1) -> list[Batch]:
+def _options(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What all loaders of a training run are given."""
+    assert config.model.input_size is not None  # launch.check refuses it
+    return {
+        "input_size": config.model.input_size,
+        "seed": config.seed,
+        "batch_size": config.train.batch_size,
+        "threads": loader_threads(config, options.get("features") is not None),
+        **options,
+    }
+
+
+def validation_dataset(config: Config, verb: str) -> str:
+    """The dataset whose validation split chooses the best epoch of a stage."""
+    adapts = verb == "adapt" and config.adapt.validate_on == "target"
+    return str(config.adapt.target if adapts else config.train.dataset)
+
+
+def fixed_batches(
+    config: Config, split: str, count: int, rank: int = 0, world: int = 1, dataset: str | None = None
+) -> list[Batch]:
     """A rank's batches of the canonical views of about `count` samples of a split, always the same ones."""
-    return open_split(config, split, rank=rank, world=world).fixed(count)
+    return open_split(config, split, dataset, rank=rank, world=world).fixed(count)

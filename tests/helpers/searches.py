@@ -22,7 +22,7 @@ def config_at(folder: Path, *more: str) -> Config:
     return recipe.load(None, [f"workspace={folder}", SPACE, *more])
 
 
-def curve(*figures: float, stage: Literal["pretrain", "finetune"] = "pretrain") -> list[Point]:
+def curve(*figures: float, stage: Literal["pretrain", "finetune", "adapt"] = "pretrain") -> list[Point]:
     return [Point(stage=stage, epoch=n, figure=f, train_loss=1.0) for n, f in enumerate(figures, 1)]
 
 

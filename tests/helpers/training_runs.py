@@ -20,7 +20,8 @@ from pipelines.training.worker_context import WorkerContext
 def at(config: Config, folder: Path, *more: str, verb: str = "pretrain") -> Config:
     """The same config with its training outputs elsewhere."""
     overrides = [f"pretrain.output={folder / 'pretrain'}"] if verb == "pretrain" else []
-    overrides += [f"finetune.output={folder / 'finetune'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
+    overrides += [f"adapt.output={folder / 'adapt'}"] if verb == "adapt" else [f"finetune.output={folder / 'finetune'}"]
+    overrides += [f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
     return recipe.revised(config, *overrides, *more)
 
 

@@ -52,6 +52,10 @@ from pipelines.training.supervision import SUPERVISIONS
         ("train.async_validation=true", "turn it off"),
         ("tune.trials=null", "set trials, epochs or hours"),
         ("tune.stages=pretrain tune.space={finetune.alpha: [0.5]}", "tune.stages=pretrain"),
+        ("tune.space={adapt.temperature: [0.1]}", "a search of adapt goes with stages=adapt"),
+        ("tune.stages=adapt tune.space={pretrain.temperature: [0.1]}", "not used with tune.stages=adapt"),
+        ("tune.stages=adapt tune.space={adapt.target: [a, b]}", "adapt.target is set by the search itself"),
+        ("tune.stages=adapt tune.space={adapt.temperature: [0.1]}", "adapt.target is not set"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(built: Config, tmp_path: Path, override: str, words: str) -> None:

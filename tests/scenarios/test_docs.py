@@ -9,23 +9,27 @@ from pathlib import Path
 import pytest
 from support import tiny
 
+from mpc_model.imaging.class_mix import MIXES
 from mpc_model.imaging.codecs import MASK_RULES
 from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.imaging.forging import ForgeSettings
+from mpc_model.losses.gaussian_similarity import SIMILARITIES
+from mpc_model.losses.prototypes import PROTOTYPES
 from mpc_model.losses.sampling import SAMPLERS
 from pipelines import cli
 from pipelines.config.build import ForgeConfig, SourceConfig
 from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import Range, TuneConfig
-from pipelines.config.training import FinetuneConfig, PretrainConfig, TrainConfig
+from pipelines.config.training import AdaptConfig, FinetuneConfig, OptimConfig, PretrainConfig, TrainConfig
 from pipelines.dataset import rejects
 from pipelines.ingest import plan
 from pipelines.ingest.listing import LAYOUTS
 from pipelines.register import signature
+from pipelines.training.adaptation import ADAPTATIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
-DATASETS, TRAINING, REGISTRY, SERVING, SEARCH = (
-    (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "tuning")
+DATASETS, TRAINING, REGISTRY, SERVING, SEARCH, ADAPTATION = (
+    (DOCS / f"{name}.md").read_text() for name in ("datasets", "training", "registry", "serving", "tuning", "pppc")
 )
 
 
@@ -43,6 +47,13 @@ def test_every_name_is_documented(names: Iterable[str]) -> None:
 def test_every_setting_of_training_is_documented(names: Iterable[str]) -> None:
     documented = set(re.findall(r"`(\w+)`", TRAINING))
     assert [name for name in names if name not in documented | {"dataset", "output"}] == []
+
+
+def test_every_setting_of_adaptation_is_documented() -> None:
+    documented = set(re.findall(r"`(\w+)`", ADAPTATION))
+    own = AdaptConfig.model_fields.keys() - OptimConfig.model_fields.keys()
+    names = [*own, *ADAPTATIONS, *MIXES, *SIMILARITIES, *PROTOTYPES]
+    assert [name for name in names if name not in documented] == []
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,20 @@ CHECKS = {
         assert losses["weight"] == 0.25
         assert all(one.grad is not None for one in module.decoder.parameters())
         """,
+    "An adaptation": """
+        from mpc_model.localizer import Localizer, ModelSpec
+        from pipelines.config import recipe
+        from pipelines.dataset.batch import DeviceBatch
+        from pipelines.training.stage import Steps
+        localizer = Localizer(ModelSpec("hrformer_tiny", "mlp4", 64))
+        module = ADAPTATIONS["entropy"](localizer, recipe.load(None, ["adapt.method=entropy"]))
+        source, target = torch.rand(2, 2, 3, 64, 64)
+        inputs = DeviceBatch(source, (source[:, 0] > 0.5).to(torch.uint8), second_images=target)
+        losses = module(inputs, torch.tensor(1), Steps.at(5, 10))
+        losses["total"].backward()
+        assert 0 < losses["entropy"] < 0.7
+        assert all(parameter.grad is not None for parameter in module.parameters())
+        """,
     "A forgery kind": """
         import numpy as np
         from mpc_model.imaging.forging import ForgeSettings, forge

@@ -44,6 +44,20 @@ def test_the_report_names_the_best_ranks_the_rest_and_weighs_the_parameters(tmp_
         assert storage.read_bytes(uris.join(str(config.tune.output), name)).startswith(b"\x89PNG")
 
 
+def test_the_best_config_of_a_search_of_adaptations_is_one_of_adapt(tmp_path: Path) -> None:
+    more = ["tune={stages: adapt, space: {adapt.temperature: [0.1, 1.0]}}", "adapt.target=/sets/night"]
+    config = recipe.load(None, [f"workspace={tmp_path}", *more])
+    listed = [
+        Trial(number, {"adapt.temperature": value}, "finished", curve=curve(0.4 + value / 10, stage="adapt"))
+        for number, value in enumerate([0.1, 1.0])
+    ]
+    found = report.write(config, listed, lambda trial: config_of(config, trial, {}))
+    again = recipe.load(found["recipe"])
+    assert (again.adapt.temperature, again.adapt.target) == (1.0, "/sets/night")
+    assert again.adapt.output == f"{config.tune.output}/best/adapt"
+    assert "finetune:" not in Path(found["recipe"]).read_text()
+
+
 def test_the_table_on_the_terminal_has_each_trial_and_names_how_many_are_left_out() -> None:
     listed = [Trial(n, {"pretrain.temperature": n / 10}, "finished", curve=curve(0.5, n / 100)) for n in range(21)]
     listed.append(Trial(21, {"pretrain.temperature": 0.1}, "failed", "the loss is nan"))
