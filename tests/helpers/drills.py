@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ class Driver:
         hosts: TwoHosts | None = None,
         mark: str | None = None,
         verb: str = "pretrain",
+        program: Sequence[str] = ("-m", "pipelines.cli"),
     ) -> None:
         self.folder, self.log = folder, folder / f"said-{uuid.uuid4().hex[:6]}.txt"
         self.mark = mark or uuid.uuid4().hex
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "pipelines.cli", verb, "--config", str(recipe)]
+        command = [sys.executable, *program, verb, "--config", str(recipe)]
         command += [f"workspace={folder}", *more]
         environment = (hosts.environment if hosts else os.environ) | {"MPC_DRILL": self.mark, "OMP_NUM_THREADS": "1"}
         with self.log.open("w") as said:

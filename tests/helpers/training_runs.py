@@ -31,6 +31,14 @@ def weights(run: str | None) -> dict[str, torch.Tensor]:
     return Localizer.load(found[2]).state_dict()
 
 
+def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a tree of dicts and lists by the path to them."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    inner = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    return {path: one for key, value in inner for path, one in tensors(value, f"{name}/{key}").items()}
+
+
 def training(config: Config, stage: Any) -> loop.TrainingLoop:
     """The training loop of a run, before its first step."""
     reports = outbox.Outbox(config, stage.verb, runs.start_run(config, stage.verb))

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import pytest
+import torch
 from drills import PATIENCE, Driver, environment_of, points, statuses
 from fault_proxy import FaultProxy
+from training_runs import tensors
 from two_hosts import TwoHosts
 
 from pipelines.artifacts import checkpoint
@@ -142,6 +144,37 @@ def test_a_killed_driver_and_a_killed_machine_are_succeeded(
     assert said.count("is damaged (state.pt); looking at the one before") == 1
     assert f"resuming from step {older}" in said
     assert outcome(tmp_path / "run") == whole
+
+
+def test_what_a_supervision_has_besides_the_model_is_there_again_after_kills(
+    tmp_path: Path, start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage 2 by SGD with a queue, prototypes, a teacher and a second decoder, on two workers: one of them is killed,
+    and then all there is. Every tensor of the last checkpoint is that of a run that nobody disturbed."""
+    helpers = Path(__file__).parents[1] / "helpers"
+    monkeypatch.setenv("PYTHONPATH", f"{helpers}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    settings = "start: scratch, unfreeze: all, supervision: everything, optimizer: sgd, schedule: poly, epochs: 2"
+    more = (f"finetune={{{settings}, learning_rate: 0.01}}",)
+    how = {"verb": "finetune", "program": ("-c", "import everything_stage; everything_stage.main()")}
+    start(tmp_path / "whole", *more, **how).finish()
+    first = start(tmp_path / "run", *more, **how)
+    first.wait_for_step(20)
+    os.kill(first.worker(1), signal.SIGKILL)
+    first.wait_for_line(r"resuming from step 12")
+    first.wait_for_step(40)
+    first.kill()
+    second = start(tmp_path / "run", *more, **how)
+    assert "resuming from step 36" in second.finish()
+    states = []
+    for folder in ("whole", "run"):
+        last = checkpoint.latest(str(tmp_path / folder / "finetune"))
+        assert last is not None
+        weights = Path(last.location, "model.safetensors").read_bytes()
+        states.append((last.document["step"], weights, tensors(last.state)))
+    (step, weights, whole), (others_step, others_weights, broken) = states
+    assert (step, weights) == (others_step, others_weights)
+    assert whole.keys() == broken.keys() >= {"/module/queue", "/module/sums", "/module/followed"}
+    assert all(torch.equal(one, broken[name]) for name, one in whole.items())
 
 
 def test_a_second_command_is_told_and_sigterm_ends_the_first_as_an_interrupt(

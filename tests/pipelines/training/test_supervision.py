@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_backbone import Pyramid
 from small_supervision import Everything
-from training_runs import at, run, training
+from training_runs import at, run, tensors, training
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
@@ -44,14 +44,6 @@ SETTINGS = [
     "train.checkpoint_every=2",
     "train.pictures_every=null",
 ]
-
-
-def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of a tree of dicts and lists by the path to them."""
-    if isinstance(state, torch.Tensor):
-        return {name: state}
-    inner = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
-    return {path: one for key, value in inner for path, one in tensors(value, f"{name}/{key}").items()}
 
 
 def test_all_that_a_supervision_has_goes_on_bit_by_bit_and_is_not_exported(config: Config, tmp_path: Path) -> None:
