@@ -15,7 +15,6 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mpc_model.classes import BACKGROUND, FORGERY
 from mpc_model.errors import DataError
@@ -28,8 +27,6 @@ Confusion = npt.NDArray[np.int64]
 """(K, K), pixels by true class (rows) and predicted class (columns)."""
 EMPTY_HD95 = 50.0
 """HD95 where a structure is missing in the map or in the mask alone, as the release of PCLMix has it."""
-_PAIRS = 2**22
-"""Distances that are computed at once."""
 
 
 class DatasetLevel(TypedDict):
@@ -216,10 +213,12 @@ def hd95(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], spacing: S
     Two objects (D, H, W), neither empty. The surface of an object is what an erosion by the cross of 6 neighbours takes
     off; beyond the volume there is nothing.
     """
-    scale = np.asarray(spacing, np.float64)
-    surfaces = [torch.from_numpy(np.argwhere(_surface(one)) * scale) for one in (first, second)]
-    distances = [_nearest(*surfaces), _nearest(*surfaces[::-1])]
-    return float(np.percentile(torch.cat(distances).numpy(), 95))
+    surfaces = [_surface(one) for one in (first, second)]
+    inside = np.argwhere(surfaces[0] | surfaces[1])
+    box = tuple(slice(low, high + 1) for low, high in zip(inside.min(0), inside.max(0), strict=True))
+    one, other = (surface[box] for surface in surfaces)
+    distances = [_distances(other, spacing)[one], _distances(one, spacing)[other]]
+    return float(np.percentile(np.concatenate(distances), 95))
 
 
 def _surface(volume: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -231,10 +230,26 @@ def _surface(volume: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return volume & ~eroded
 
 
-def _nearest(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """The distance of each point (N, 3) to the nearest of the others (M, 3)."""
-    rows = points.split(max(1, _PAIRS // len(others)))
-    return torch.cat([torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist").amin(1) for some in rows])
+def _distances(points: npt.NDArray[np.bool_], spacing: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The Euclidean distance of each voxel to the nearest of some voxels, exact: its square is lowered axis by axis."""
+    squared = np.where(points, 0.0, np.inf)
+    for axis, step in enumerate(spacing):
+        lines = np.moveaxis(squared, axis, 0)
+        reached = np.isfinite(lines).any(0)
+        lines[:, reached] = _lowered(lines[:, reached], step)
+    return np.sqrt(squared)
+
+
+def _lowered(lines: npt.NDArray[np.float64], step: float) -> npt.NDArray[np.float64]:
+    """The least of squared + (step * offset)^2 over all voxels of a line, for lines (n, lines) of squared distances."""
+    least = lines.copy()
+    for offset in range(1, len(lines)):
+        added = (step * offset) ** 2
+        if added >= least.max():  # voxels that far are nearer to none
+            break
+        np.minimum(least[offset:], lines[:-offset] + added, out=least[offset:])
+        np.minimum(least[:-offset], lines[offset:] + added, out=least[:-offset])
+    return least
 
 
 def mean(values: Iterable[float]) -> float:

@@ -12,7 +12,7 @@ from dataclasses import astuple, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
@@ -32,6 +32,7 @@ class MadeFrom(TypedDict):
 
     backbone: str
     head: str | None
+    head_settings: NotRequired[dict[str, bool | int | float | str]]
     input_size: int | None
     seed: int
     fingerprint: Sha256
@@ -67,7 +68,7 @@ _DOCUMENT = TypeAdapter(_Document)
 
 def made_from(spec: ModelSpec, seed: int, fingerprint: str, split: str, precision: Literal["fp32", "bf16"]) -> MadeFrom:
     """What the scores of the untrained network of a spec follow from. Its threshold is always 0.5."""
-    return {
+    origin: MadeFrom = {
         "backbone": spec.backbone,
         "head": spec.head,
         "input_size": spec.input_size,
@@ -79,6 +80,9 @@ def made_from(spec: ModelSpec, seed: int, fingerprint: str, split: str, precisio
         "torch": version("torch"),
         "opencv": version("opencv-python-headless"),
     }
+    if spec.head_settings:  # scores from before there were any stay remembered
+        origin["head_settings"] = dict(spec.head_settings)
+    return origin
 
 
 @cache

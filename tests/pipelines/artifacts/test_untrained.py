@@ -34,6 +34,7 @@ def test_everything_that_changes_the_scores_tells_them_apart(tmp_path: Path) -> 
         origin(ModelSpec("hrformer_small", "mlp4", 64)),
         origin(ModelSpec("hrformer_tiny", "mlp4", 128)),
         origin(ModelSpec("hrformer_tiny", "mlp4", None)),
+        origin(ModelSpec("hrformer_tiny", "mlp4", 64, head_settings={"spectra": 4})),
         origin(seed=4),
         origin(fingerprint="e" * 64),
         origin(split="validation"),

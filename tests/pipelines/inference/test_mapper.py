@@ -15,6 +15,7 @@ from support import tiny
 from mpc_model.errors import InfrastructureError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
+from mpc_model.localizer import image_probability
 from pipelines.config.root import PredictConfig
 from pipelines.inference import row_store
 from pipelines.inference.mapper import MapJob, Mapper, pixels
@@ -182,3 +183,14 @@ def test_a_model_of_several_classes_writes_class_maps_and_the_share_of_each(phot
     assert cv2.imread(str(tmp_path / "overlays" / "coffee.png.jpg")).shape == image.shape
     assert missing["error"]
     assert {missing[name] for name in shares} == {None}
+
+
+def test_a_head_that_scores_the_image_has_a_column_more(photos: Path, tmp_path: Path) -> None:
+    model = tiny(head="mscc")
+    rows, failure = Mapper(model, PredictConfig(output=str(tmp_path), overlays=False))(batch(photos / "coffee.png"))
+    assert failure is None
+    assert rows.schema.names[4:7] == ["score", "forged_fraction", "image_score"]
+    image = codecs.decode_image((photos / "coffee.png").read_bytes(), "coffee")
+    (answer,) = model.answers([image])
+    assert answer.image is not None
+    assert rows["image_score"].to_pylist() == pytest.approx([image_probability(answer.image)], abs=1e-6)

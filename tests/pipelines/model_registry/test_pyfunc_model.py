@@ -21,7 +21,7 @@ from support import tiny
 
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import Localizer, image_probability
 from pipelines import register
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -534,3 +534,14 @@ def test_a_model_of_several_classes_answers_by_class(
 def test_several_classes_have_no_threshold(classes_server: pyfunc_model.Server) -> None:
     with pytest.raises(MlflowException, match="unknown parameter 'threshold': give tile or encoding"):
         classes_server.predict(None, [], {"threshold": 0.5})
+
+
+def test_a_head_that_scores_the_image_has_a_column_more(pictures: list[np.ndarray]) -> None:
+    server = pyfunc_model.Server()
+    server.localizer = tiny(64, head="mscc")
+    table = server.predict(None, pictures[:1])
+    assert list(table) == register.signature(server.localizer).outputs.input_names()
+    (answer,) = server.localizer.answers(pictures[:1])
+    assert table["image_score"][0] == pytest.approx(image_probability(answer.image), abs=1e-6)
+    with pytest.raises(MlflowException, match="the head mscc looks at an image as a whole"):
+        server.predict(None, pictures[:1], {"tile": 256})
