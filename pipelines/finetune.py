@@ -64,8 +64,16 @@ class Finetuning:
     def __init__(self, config: Config) -> None:
         settings, model = config.finetune, config.model
         names = tuple(_class_names(config))
-        spec = ModelSpec(model.backbone, model.head, model.input_size, classes=model.classes, class_names=names)
-        self.localizer = Localizer(spec)
+        self.localizer = Localizer(
+            ModelSpec(
+                model.backbone,
+                model.head,
+                model.input_size,
+                classes=model.classes,
+                class_names=names,
+                head_settings=model.head_settings,
+            )
+        )
         if settings.start != "scratch":
             self._start_from(str(settings.encoder), config)
         supervision = SUPERVISIONS[settings.supervision](self.localizer, config)
@@ -87,6 +95,11 @@ class Finetuning:
                 raise UserError(
                     f"{uri} has the head {start.spec.head}, the config asks for {config.model.head};"
                     " set model.head, or finetune.start=encoder"
+                )
+            if start.spec.head_settings != config.model.head_settings:
+                raise UserError(
+                    f"{uri} has a head of head_settings {start.spec.head_settings}, the config asks for"
+                    f" {config.model.head_settings}; set model.head_settings, or finetune.start=encoder"
                 )
             if start.spec.classes != config.model.classes:
                 raise UserError(

@@ -26,7 +26,7 @@ import mpc_model
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
-from mpc_model.nn.heads import has_parts
+from mpc_model.nn.heads import scores_images
 from pipelines.artifacts import evaluation
 from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
@@ -203,7 +203,7 @@ def signature(model: Localizer) -> ModelSignature:
     No schema of inputs: MLflow's would put the images into a DataFrame, which fails for arrays, and refuse what it does
     not foresee; the entry takes bytes, arrays and paths mixed, and answers for each by itself.
     """
-    several, scores_image = model.spec.classes > 1, model.decoder is not None and has_parts(model.decoder)
+    several, scores_image = model.spec.classes > 1, model.decoder is not None and scores_images(model.decoder)
     columns: dict[str, Any] = {
         **({"shares": AnyType()} if several else {"score": DataType.double}),
         **({"image_score": DataType.double} if scores_image else {}),

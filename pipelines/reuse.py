@@ -34,6 +34,8 @@ NOT_IDENTITY = {
 """Keys of `train` that may differ between a run and its continuation: they do not change what is learnt."""
 LOCATIONS = {"adapt": {"start", "target"}}
 """Keys of a stage's section that are locations, besides those that all have: their digests count."""
+_OF_HEAD = ("classes", "class_names", "head_settings")
+"""Keys of `model` that are of the head, which stage 1 does not have."""
 _THRESHOLD = 0.5
 """`ModelSpec.threshold` of a model in training; the class itself would import torch."""
 
@@ -44,7 +46,7 @@ def training_identity(config: Config, verb: str, manifest: Manifest) -> dict[str
     identity = {
         "seed": config.seed,
         "dataset": manifest.fingerprint,
-        "model": model.identity(["classes", "class_names"] if verb == "pretrain" else [])
+        "model": model.identity(_OF_HEAD if verb == "pretrain" else [])
         | {"head": None if verb == "pretrain" else model.head, "threshold": _THRESHOLD},
         "train": config.train.identity(NOT_IDENTITY),
         verb: settings.identity({"output", "encoder", "cache"} | LOCATIONS.get(verb, set()))

@@ -35,7 +35,7 @@ from pipelines.search import algorithms, ray_backend, report, space
 from pipelines.search.driver import Search
 from pipelines.search.trial import StageFunction, config_of, whole_epochs
 from pipelines.tracking import client, runs
-from pipelines.training.launch import check
+from pipelines.training.launch import check, check_head
 
 
 def stage_functions(config: Config) -> Mapping[str, StageFunction]:
@@ -226,9 +226,9 @@ def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) 
     pretrain.Pretraining.check(config, manifest)
     if config.tune.stages == "both":
         finetune.Finetuning.check(config, manifest)
-    network = f"{config.model.backbone} {config.model.input_size} {config.pretrain.initial}"
+    network = f"{config.model.model_dump_json()} {config.pretrain.initial}"
     if network not in checked:
-        pretrain.Pretraining(config)
+        check_head(config, pretrain.Pretraining(config).localizer)
         checked.add(network)
 
 

@@ -24,7 +24,9 @@ class ModelConfig(Section):
     backbone: str = "hrformer_base"
     """The encoder: hrformer_tiny, hrformer_small, hrformer_base or another registered backbone."""
     head: str = "mlp4"
-    """The decoder of stage 2: mlp4 or another registered head."""
+    """The decoder of stage 2: mlp4, mscc or another registered head."""
+    head_settings: Annotated[dict[str, bool | int | float | str], ADDED] = Field(default={})
+    """Settings of the head by name, such as {frequencies: 4} of mscc; what is left out is as the head has it."""
     input_size: Annotated[int, Field(ge=32, le=4096)] | None = 512
     """Side in pixels that images are resized to; null keeps their own size."""
     classes: Annotated[int, ADDED] = 1

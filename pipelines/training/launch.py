@@ -6,8 +6,11 @@ With `train.workers: 0` nothing of Ray is imported: the same loop runs in this p
 from collections.abc import Callable
 from typing import cast
 
+import torch
+
 from mpc_model.errors import DataError, InfrastructureError, UserError
-from mpc_model.nn.heads import HEADS
+from mpc_model.localizer import Localizer
+from mpc_model.nn.heads import HEADS, make_head
 from pipelines import reuse
 from pipelines.artifacts import checkpoint, record
 from pipelines.artifacts.model_directory import is_model_directory
@@ -54,7 +57,7 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch) -> StageResult:
     known_run = record.run_of(output)
     if not known_run:  # a new run needs MLflow, and nothing is lost yet where it does not answer
         client.client(config)
-    stage(config)  # a model that cannot be made is refused here, before any worker starts
+    check_head(config, stage(config).localizer)  # a model that cannot be made is refused before any worker starts
     identity = reuse.training_identity(config, verb, manifest)
     with lease.held(output, verb) as held:
         claimed = record.claim(output, verb, identity, config.dump())
@@ -123,6 +126,14 @@ def check(config: Config, manifest: Manifest) -> None:
         raise UserError(f"train.workers is {train.workers}, but there are only {samples} training samples")
     if train.accelerator == "gpu" and max_workers == 0 and not device.is_gpu_here():
         raise UserError("train.accelerator is gpu, but this machine has none; use auto or cpu")
+
+
+def check_head(config: Config, localizer: Localizer) -> None:
+    """UserError where the config's head cannot be made for a localizer of stage 1, which has none yet."""
+    model = config.model
+    if localizer.decoder is None:
+        with torch.device("meta"):  # no weights
+            make_head(model.head, localizer.encoder.projection_width, model.classes, model.head_settings)
 
 
 def _run_loop(

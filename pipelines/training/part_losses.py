@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mpc_model.errors import UserError
 from mpc_model.losses.segmentation import SEGMENTATION_LOSSES, image_cross_entropy
-from mpc_model.nn.heads import HeadParts, has_parts, parts_of
+from mpc_model.nn.heads import HeadParts, has_parts, parts_of, scores_images
 from pipelines.config.training import FinetuneConfig
 from pipelines.dataset.batch import DeviceBatch
 
@@ -19,6 +19,11 @@ def check(settings: FinetuneConfig, head: nn.Module) -> None:
     """UserError where the settings leave a head without a loss."""
     if not settings.part_weights.mask and not has_parts(head):
         raise UserError("finetune.part_weights.mask is 0, and model.head has no other part; nothing would be learnt")
+    if not settings.part_weights.image and settings.start != "localizer" and scores_images(head):
+        raise UserError(
+            "finetune.part_weights.image is 0, so that the score of an image would be that of fresh weights; give it a"
+            " weight, or leave the score out: model.head_settings.image=false"
+        )
 
 
 def head_losses(

@@ -42,7 +42,8 @@ def config() -> Config:
 def inputs() -> DeviceBatch:
     masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
     masks[:, 16:40, 8:48] = 1
-    return DeviceBatch(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), masks)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return DeviceBatch(images, masks, forged=torch.tensor([True, True]))
 
 
 @pytest.mark.parametrize("verb", STAGES)
@@ -116,7 +117,12 @@ def check_one_graph(module: nn.Module, inputs: DeviceBatch, backend: str) -> Non
 
 @pytest.mark.parametrize(
     ("verb", "head", "supervision"),
-    [("pretrain", "mlp4", "mask"), ("finetune", "mlp5", "mask"), ("finetune", "mlp4", "everything")],
+    [
+        ("pretrain", "mlp4", "mask"),
+        ("finetune", "mlp5", "mask"),
+        ("finetune", "mscc", "mask"),
+        ("finetune", "mlp4", "everything"),
+    ],
 )
 def test_the_compiler_sees_all_but_the_backbone_as_one_graph(
     config: Config,
@@ -129,6 +135,7 @@ def test_the_compiler_sees_all_but_the_backbone_as_one_graph(
 ) -> None:
     monkeypatch.setitem(BACKBONES._entries, "pyramid", Pyramid)
     overrides = ["model.backbone=pyramid", f"model.head={head}", f"finetune.supervision={supervision}"]
+    overrides += ["model.head_settings.frequencies=2"] * (head == "mscc")
     stage = STAGES[verb](recipe.revised(config, *overrides))
     check_one_graph(stage.module.train(), inputs, "eager")
 
