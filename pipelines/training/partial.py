@@ -1,14 +1,13 @@
 """Supervision by scribbles alone: the few pixels of each image that somebody labelled."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mpc_model.errors import UserError
-from mpc_model.losses.pixel_sets import IGNORED
-from mpc_model.losses.segmentation import cross_entropy
+from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
 from pipelines.dataset.batch import DeviceBatch
 from pipelines.dataset.manifest import Manifest
+from pipelines.training import part_losses
 from pipelines.training.stage import Steps
 from pipelines.training.supervision import SUPERVISIONS, Supervision
 
@@ -31,18 +30,20 @@ class ScribbleSupervision(Supervision):
 
 @SUPERVISIONS.add("partial")
 class PartialSupervision(ScribbleSupervision):
-    """Cross-entropy on the scribbled pixels: the baseline of everything that learns from scribbles."""
+    """Cross-entropy on the scribbled pixels, and what else the head has: the baseline of what learns from scribbles."""
+
+    def __init__(self, localizer: Localizer, config: Config) -> None:
+        super().__init__(localizer, config)
+        self.settings = config.finetune.model_copy(update={"loss": "cross_entropy"})
+        part_losses.check(self.settings, self.decoder)
 
     def forward(self, inputs: DeviceBatch, seed: Tensor, steps: Steps) -> dict[str, Tensor]:
-        """The loss at the scribbles' size, and `labelled_share`, the share of pixels that have a scribble.
+        """The losses at the scribbles' size.
 
         Stochastic depth draws from the global generator; nothing else is drawn, and nothing depends on `steps`.
         """
-        scribbles = scribbles_of(inputs)
-        logits = self.decoder(self.features(inputs)).float()
-        upsampled = F.interpolate(logits, scribbles.shape[-2:], mode="bilinear", align_corners=False)
-        labelled = (scribbles != IGNORED).float().mean()
-        return {"total": cross_entropy(upsampled, scribbles, self.settings), "labelled_share": labelled}
+        labelled = inputs._replace(masks=scribbles_of(inputs))
+        return part_losses.head_losses(self.decoder, self.features(inputs), labelled, self.settings)
 
 
 def scribbles_of(inputs: DeviceBatch) -> Tensor:

@@ -19,7 +19,7 @@ from mpc_model.losses.ramps import power_ramp, sigmoid_ramp
 from mpc_model.losses.rectangle_mix import Mix
 from mpc_model.losses.sampling import RandomKeys
 from mpc_model.losses.segmentation import cross_entropy
-from mpc_model.nn.heads import HEADS
+from mpc_model.nn.heads import HEADS, has_parts
 from pipelines.config.pclmix import PCLMixConfig
 from pipelines.config.root import Config
 from pipelines.dataset.batch import DeviceBatch
@@ -64,6 +64,11 @@ class PCLMix(ScribbleSupervision):
         scale = settings.certainty_scale
         self.certainty_scale = scale_of_classes(classes) if scale == "classes" else scale
         self.second = HEADS[settings.second_head](width, spec.classes)
+        for key, head in (("model.head", self.decoder), ("finetune.pclmix.second_head", self.second)):
+            if has_parts(head):
+                raise UserError(
+                    f"{key} has more than a map, which pclmix would not train; choose another head, such as mlp4"
+                )
         self.contrast: QueueContrast | None = None
         if self.weights.contrast:
             self.contrast = QueueContrast(width, classes, settings, config.train.batch_size)

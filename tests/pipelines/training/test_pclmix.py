@@ -9,6 +9,7 @@ from operators import Counted
 from small_backbone import Pyramid
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from two_ranks import TwoRanks
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
@@ -258,6 +259,48 @@ def test_a_step_is_contrasted_with_earlier_ones_alone_and_then_enters_the_queue(
     assert torch.equal(made.queue, after)
 
 
+def queue_of(rank: int, ranks: int) -> Tensor:
+    """The queue after three steps of a rank, which has its part of four images, fewer than a batch may have."""
+    torch.manual_seed(0)
+    made = QueueContrast(8, 3, PCLMixConfig(queue=9), batch_size=8 // ranks).eval()
+    own = slice(rank * 4 // ranks, (rank + 1) * 4 // ranks)
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(seed)
+        level = torch.rand(4, 8, 8, 8, generator=draw)
+        labels = torch.randint(4, (4, 64, 64), generator=draw).to(torch.uint8)
+        labels[labels == 3] = 255
+        labels[seed][labels[seed] == 1] = 255  # a class that an image lacks
+        made(level[own], labels[own], labels[own], torch.tensor(True), RandomKeys(torch.tensor(seed)))
+    return made.queue
+
+
+def rank_of_two(rank: int) -> Tensor:
+    return queue_of(rank, 2)
+
+
+def test_two_ranks_and_one_process_with_both_batches_have_the_same_queue(two_ranks: TwoRanks) -> None:
+    alone = queue_of(0, 1)
+    first, second = two_ranks.run(rank_of_two)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, alone, rtol=0, atol=1e-6)
+
+
+def test_a_module_that_is_restored_goes_on_bit_by_bit() -> None:
+    def trained(made: PCLMix, steps: range) -> PCLMix:
+        optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+        for step in steps:
+            optimizer.zero_grad()
+            losses(made, batch(seed=step), Steps.at(step, 3), seed=step)["total"].backward()
+            optimizer.step()
+        return made
+
+    whole, begun, restored = trained(module(), range(3)), trained(module(), range(2)), module()
+    restored.load_state_dict(begun.state_dict())
+    state = trained(restored, range(2, 3)).state_dict()
+    assert "contrast.queue" in state
+    assert all(torch.equal(one, state[name]) for name, one in whole.state_dict().items())
+
+
 # ---- what is left, what is refused, and what an accelerator is asked for ----
 
 
@@ -290,6 +333,11 @@ def test_settings_that_do_not_go_together_are_refused(overrides: list[str], mess
 def test_rules_for_forgeries_are_refused_for_other_classes() -> None:
     with pytest.raises(UserError, match="mix_labels is forged, which is for forgeries, but the model has 4 classes"):
         module("finetune.pclmix.mix_labels=forged")
+
+
+def test_a_head_with_parts_that_would_not_be_trained_is_refused() -> None:
+    with pytest.raises(UserError, match=r"pclmix\.second_head has more than a map, which pclmix would not train"):
+        module("finetune.pclmix.second_head=mfa")
 
 
 def scribbled(label: int) -> DeviceBatch:
