@@ -26,7 +26,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         centred = x - mean[:, None, None]
         variance = all_reduce(centred.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return (centred * scale[:, None, None]).to(input.dtype)
+        scale = self.weight * scale
         return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(input.dtype)
 
     @torch.no_grad()

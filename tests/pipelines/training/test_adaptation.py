@@ -2,14 +2,13 @@
 
 import math
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from operators import Counted
 from torch import Tensor
+from two_ranks import TwoRanks
 
 from mpc_model.errors import UserError
 from mpc_model.imaging import crops
@@ -70,6 +69,16 @@ def test_all_that_is_trained_gets_a_gradient_and_nothing_else_does(method: str, 
         assert parameter.requires_grad == (id(parameter) in grouped) == (not name.startswith("teacher.")), name
         assert (parameter.grad is not None) == parameter.requires_grad, name
     assert {math.isclose(rate, 10) or math.isclose(rate, 1) for rate in grouped.values()} == {True}
+
+
+def test_a_step_waits_for_nothing_and_its_operators_do_not_grow_with_the_batch() -> None:
+    adaptation, counted = module("pppc", "adapt.crop=48", "adapt.jitter=0.2", "adapt.blur=true"), []
+    for images in (2, 3):
+        with Counted() as operators:
+            step(adaptation, 1, images=images)
+        assert not operators.waits
+        counted.append(operators.names)
+    assert counted[0] == counted[1]
 
 
 def test_means_and_variances_both_learn_and_prototypes_take_no_gradient() -> None:
@@ -194,18 +203,15 @@ def halves(inputs: DeviceBatch, rank: int) -> DeviceBatch:
     return DeviceBatch(inputs.images[own], inputs.masks[own], second_images=inputs.second_images[own])
 
 
-def one_rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def of_rank(rank: int) -> tuple[list[Tensor], Tensor]:
     adaptation = synchronise(module("pppc"))
     found = adaptation(halves(batch(images=4), rank), SEED + rank, Steps.at(0, 20))
     buffers.check_same(adaptation, torch.nn.ModuleList([adaptation.encoder, adaptation.decoder]), 2)
-    torch.save(([*adaptation.sums], found["confident_share"]), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return [*adaptation.sums], found["confident_share"]
 
 
-def test_two_ranks_with_half_a_batch_each_have_the_prototypes_of_one_with_all(tmp_path: Path) -> None:
-    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    (one, share), (other, same_share) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+def test_two_ranks_with_half_a_batch_each_have_the_prototypes_of_one_with_all(two_ranks: TwoRanks) -> None:
+    (one, share), (other, same_share) = two_ranks.run(of_rank)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
     assert share == same_share
     adaptation = module("pppc")
