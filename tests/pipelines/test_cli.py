@@ -20,7 +20,7 @@ MPC = Path(sys.executable).with_name("mpc")
 
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
-    jobs = ["build", "pretrain", "finetune", "tune", "evaluate", "register", "promote", "predict", "demo"]
+    jobs = ["build", "pretrain", "finetune", "adapt", "tune", "evaluate", "register", "promote", "predict", "demo"]
     assert set(COMMANDS) == {*jobs, "inspect", "bench", "init", "config", "completion"}
     for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
