@@ -113,8 +113,9 @@ def test_a_killed_and_resumed_run_ends_as_an_uninterrupted_one_bit_by_bit(
     assert {name.partition(".")[0] for name in names} >= {"teacher", "auxiliary", "counts", "precisions", "last_step"}
     for name in names:
         assert torch.equal(one.state["module"][name], other.state["module"][name]), name
+    found = weights(broken.adapt.output)
     for name, tensor in weights(whole.adapt.output).items():
-        assert torch.equal(tensor, weights(broken.adapt.output)[name]), name
+        assert torch.equal(tensor, found[name]), name
 
 
 def test_labels_of_the_target_change_no_weight(
@@ -137,8 +138,9 @@ def test_labels_of_the_target_change_no_weight(
     monkeypatch.setattr(ShardReader, "read_views", with_noise)
     run(noisy, Adapting)
     assert replaced
+    found = weights(noisy.adapt.output)
     for name, tensor in weights(plain.adapt.output).items():
-        assert torch.equal(tensor, weights(noisy.adapt.output)[name]), name
+        assert torch.equal(tensor, found[name]), name
 
 
 @pytest.mark.parametrize("method", ["none", "self_training"])
