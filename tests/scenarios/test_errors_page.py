@@ -22,6 +22,7 @@ def test_the_page_shows_a_refusal_of_every_command_that_takes_input() -> None:
         "inspect",
         "pretrain",
         "finetune",
+        "adapt",
         "tune",
         "evaluate",
         "register",
