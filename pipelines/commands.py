@@ -5,7 +5,6 @@ and refuses a wrong config, before it imports what does the work.
 """
 
 import importlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -87,7 +86,7 @@ def _evaluate_metrics(result: dict[str, Any]) -> dict[str, float]:
 def _flat(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
     """The metrics that are defined, under names that MLflow takes."""
     for key, value in metrics.items():
-        name = above + re.sub(r"[^\w\-. :/]", "_", key)
+        name = above + "".join(sign if sign.isalnum() or sign in "_-. :/" else "_" for sign in key)
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
         elif value is not None:

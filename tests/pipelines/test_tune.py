@@ -67,9 +67,11 @@ def test_a_space_that_cannot_be_searched_is_refused(built: Config, tmp_path: Pat
 def test_optimizers_schedules_supervisions_and_weights_of_parts_can_be_searched(built: Config) -> None:
     optimizers = "pretrain.optimizer: [adamw, sgd], pretrain.momentum: {least: 0.5, most: 0.99}"
     schedules = "finetune.schedule: [cosine, poly], finetune.power: {least: 0.5, most: 2.0}"
-    supervisions = f"finetune.supervision: {sorted(SUPERVISIONS)}"
+    supervisions = "finetune.supervision: [mask]"
     parts = "finetune.loss: [focal, cross_entropy], finetune.part_weights.coarse: {least: 0.1, most: 1.0}"
     command._check(recipe.revised(built, f"tune.space={{{optimizers}, {schedules}, {supervisions}, {parts}}}"))
+    with pytest.raises(UserError, match=r"tune\.space: finetune\.supervision is partial, but .* has no scribbles"):
+        command._check(recipe.revised(built, f"tune.space={{finetune.supervision: {sorted(SUPERVISIONS)}}}"))
 
 
 def _split(override: str) -> list[str]:

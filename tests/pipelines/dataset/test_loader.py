@@ -20,7 +20,6 @@ from fault_proxy import FaultProxy
 from mpc_model.errors import DamagedError
 from mpc_model.imaging import codecs
 from pipelines.config.root import Config
-from pipelines.dataset import order
 from pipelines.dataset.batch import Batch, scaled
 from pipelines.dataset.loader import IGNORE, PixelLoader
 from pipelines.dataset.manifest import Manifest
@@ -321,11 +320,8 @@ def test_with_20_ms_a_request_only_the_first_step_waits_for_three_of_them(
         "pipelines.dataset.loader.ReadAhead", lambda *given: made.append(CountedTime(*given)) or made[-1]
     )
     one = loader((str(tmp_path), manifest))
-    needed = one._plan(
-        order.epoch_batches(
-            one._rows, one._groups, fingerprint=manifest.fingerprint, seed=3, cursor=Cursor(), world=1, batch_size=4
-        )[0]
-    )[0]
+    own, _ = one.assigned(Cursor(), one.entries)
+    needed, _ = one._plan(own, one.entries)
     waits = list[float]()
     monkeypatch.setattr(CountedTime, "now", 0.0)
     for step, _ in enumerate(one.epoch(Cursor())):

@@ -107,7 +107,7 @@ def test_the_metric_is_the_best_of_the_last_stage() -> None:
         ("closed", 0),
         ("parameters", ["a"]),
         ("curve", [{"stage": "pretrain", "epoch": 0, "figure": 0.5, "train_loss": 1}]),
-        ("curve", [{"stage": "adapt", "epoch": 1, "figure": 0.5, "train_loss": 1}]),
+        ("curve", [{"stage": "evaluate", "epoch": 1, "figure": 0.5, "train_loss": 1}]),
         ("curve", [{"stage": "pretrain", "epoch": 1, "figure": "x", "train_loss": 1}]),
     ],
 )
