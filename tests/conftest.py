@@ -33,6 +33,14 @@ MODEL_TESTS = Path(__file__).with_name("model")
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "hubble_deep_field")
 
 
+LONGEST = ("test_terminal.py", "test_outcomes.py", "test_adapt.py", "test_class_models.py")
+"""Files of the end of the list that take long: they come first, so that no process is left alone with one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # stable
+
+
 @pytest.fixture(autouse=True)
 def no_store_of_the_users() -> Iterator[None]:
     """No test writes to the MLflow that the user's variables name, nor to one that an earlier test named: MLflow sets

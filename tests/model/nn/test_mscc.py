@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from support import tiny
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import TwoRanks
 
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer, ModelSpec
@@ -398,20 +397,16 @@ def gradients(module: nn.Module) -> Tensor:
     return torch.cat([one.grad.flatten() for one in module.parameters()])
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def one_rank(rank: int) -> tuple[Tensor, Tensor]:
     module = DistributedDataParallel(synchronise(Trained()), forward_sync_buffers=False, static_graph=True)
     outputs = one_step(module, [level[rank : rank + 1] for level in maps_of(64)])
-    torch.save((outputs, gradients(module)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return outputs, gradients(module)
 
 
-def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
-    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
+def test_two_ranks_compute_what_one_does(two_ranks: TwoRanks) -> None:
+    (first, averaged), (second, other) = two_ranks.run(one_rank)
     module = Trained()
     expected = one_step(module, maps_of(64))
-    (first, averaged), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     torch.testing.assert_close(torch.cat([first, second]), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(averaged, gradients(module), rtol=1e-5, atol=1e-5)
     assert torch.equal(averaged, other)
