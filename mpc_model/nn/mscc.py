@@ -184,7 +184,10 @@ class MSCCHead(nn.Module):
             coarse = self._logits(coarse)
         mask = self._logits(self.classifier(features))
         image = None if self.image is None else self.image(maps[-1].mean((2, 3)))
-        return HeadParts(upsampled(mask, STRIDES[self.finest] // STRIDES[0], maps[0].shape[2:]), coarse, image)
+        mask = upsampled(mask, STRIDES[self.finest] // STRIDES[0], maps[0].shape[2:])
+        for left_out in maps[: self.finest]:  # a gradient of zeros: DDP waits for one of every weight that is trained
+            mask = mask + left_out.flatten()[:0].sum()
+        return HeadParts(mask, coarse, image)
 
     def _logits(self, of_classes: Tensor) -> Tensor:
         return of_classes[:, 1:] - of_classes[:, :1] if self.is_binary else of_classes

@@ -319,6 +319,16 @@ def test_every_loss_reaches_what_it_can() -> None:
     assert not any(name.startswith(("decoder.centres", "decoder.features")) for name in image)
 
 
+@pytest.mark.parametrize("name", ["mscc", "mfa"])
+def test_every_weight_of_the_backbone_gets_a_gradient(name: str) -> None:
+    """Those of the map that is left out get zeros: DDP with `train.accumulate` stops where a weight has none."""
+    model = tiny(head=name).train()
+    model(torch.rand(2, 3, 64, 64)).sum().backward()
+    gradients = {key: one.grad for key, one in model.named_parameters() if key.startswith("encoder.")}
+    assert not [key for key, gradient in gradients.items() if gradient is None]
+    assert any(gradient is not None and not gradient.any() for gradient in gradients.values())
+
+
 @pytest.mark.parametrize("weighting", ["dct", "random"])
 def test_fake_tensors_go_through_it_and_leave_nothing_behind(weighting: str) -> None:
     head = head_of(weighting=weighting)
