@@ -17,7 +17,7 @@ from pipelines.config.search import Range
 from pipelines.search.ledger import Trial
 
 _COLOURS = matplotlib.colormaps["viridis"]
-_NAMES = {"pretrain": "stage 1: linear-probe F1", "finetune": "stage 2: F1", "adapt": "adaptation: F1"}
+_STAGES = {"pretrain": "stage 1", "finetune": "stage 2", "adapt": "adaptation"}
 
 
 def parallel(config: Config, order: Sequence[Trial]) -> Figure:
@@ -54,7 +54,7 @@ def parallel(config: Config, order: Sequence[Trial]) -> Figure:
                 bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
             )
     names = [key.replace(".", ".\n", 1) for key in space]
-    axes.set_xticks(range(len(names) + 1), [*names, metric_name(order[0])], fontsize=9)
+    axes.set_xticks(range(len(names) + 1), [*names, metric_name(config, order[0])], fontsize=9)
     axes.set_yticks([])
     axes.set_ylim(-0.04, 1.04)
     axes.set_title("Every trial as a line; grey or dashed: stopped before its end", fontsize=10)
@@ -71,7 +71,7 @@ def parameters(config: Config, order: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(4.2 * columns, 3.3 * rows + 0.3), layout="constrained")
     epoch = min(len(trial.curve) for trial in order)
     finished = all(trial.state == "finished" for trial in order)
-    metric = metric_name(order[0]) if finished else _NAMES[order[0].curve[epoch - 1]["stage"]]
+    metric = metric_name(config, order[0]) if finished else _of_stage(config, order[0].curve[epoch - 1]["stage"])
     figure.suptitle(
         "At the end of each trial" if finished else f"After epoch {epoch}, which every trial reached", fontsize=10
     )
@@ -111,9 +111,9 @@ def _compares(trial: Trial, best: Trial) -> bool:
     return bool(trial.curve[-1]["stage"] == best.curve[-1]["stage"])
 
 
-def curves(order: Sequence[Trial]) -> Figure:
+def curves(config: Config, order: Sequence[Trial]) -> Figure:
     """The metric after each epoch, a panel for each stage, since each stage has a metric of its own."""
-    stages = [stage for stage in _NAMES if any(p["stage"] == stage for t in order for p in t.curve)]
+    stages = [stage for stage in _STAGES if any(p["stage"] == stage for t in order for p in t.curve)]
     figure = Figure(figsize=(5.2 * len(stages), 3.6), layout="constrained")
     for panel, stage in enumerate(stages, 1):
         axes = figure.add_subplot(1, len(stages), panel)
@@ -129,7 +129,7 @@ def curves(order: Sequence[Trial]) -> Figure:
                     label=f"trial {trial.number}, the best" if best else None,
                 )
         axes.set_xlabel("epoch", fontsize=9)
-        axes.set_ylabel(_NAMES[stage], fontsize=9)
+        axes.set_ylabel(_of_stage(config, stage), fontsize=9)
         last = max(point["epoch"] for trial in order for point in trial.curve if point["stage"] == stage)
         axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -159,9 +159,21 @@ def to_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def metric_name(trial: Trial) -> str:
-    """The metric of the last stage that a trial reached."""
-    return "linear-probe F1" if trial.curve[-1]["stage"] == "pretrain" else "F1"
+def metric_name(config: Config, trial: Trial) -> str:
+    """The metric of the last stage that a trial reached: the monitor of the stage (training/stage.py)."""
+    return _metric(config, trial.curve[-1]["stage"])
+
+
+def _metric(config: Config, stage: str) -> str:
+    if stage == "pretrain":
+        return "linear-probe F1"
+    if config.model.classes == 1:
+        return "F1"
+    return "Dice" if stage == "finetune" else "mean IoU"
+
+
+def _of_stage(config: Config, stage: str) -> str:
+    return f"{_STAGES[stage]}: {_metric(config, stage)}"
 
 
 def short(value: Any) -> str:

@@ -62,10 +62,10 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     best = order[0]
     storage.write_bytes(uris.join(output, "best.yaml"), _recipe(config, best, config_of(best)))
     shares, epoch = importances(config, trials)
-    pictures = (plots.parallel(config, order), plots.parameters(config, order), plots.curves(order))
+    pictures = (plots.parallel(config, order), plots.parameters(config, order), plots.curves(config, order))
     for name, figure in zip(PICTURES, pictures, strict=True):
         storage.write_bytes(uris.join(output, name), plots.to_png(figure))
-    for line in printed_table(order, trials):
+    for line in printed_table(config, order, trials):
         console.say(f"tune: {line}")
     if shares:
         text = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
@@ -103,12 +103,12 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     )
 
 
-def printed_table(order: Sequence[Trial], trials: Sequence[Trial]) -> list[str]:
+def printed_table(config: Config, order: Sequence[Trial], trials: Sequence[Trial]) -> list[str]:
     """The trials as lines for the terminal: number, state, epochs, metric, parameters; those without a metric last."""
     rest = [trial for trial in trials if trial not in order]
     rows = [("trial", "state", "epochs", "metric", "parameters")]
     for trial in [*order, *rest][:_SHOWN]:
-        reached = f"{metric_name(trial)} {trial.metric:.4f}" if trial in order else "-"
+        reached = f"{metric_name(config, trial)} {trial.metric:.4f}" if trial in order else "-"
         values = ", ".join(f"{key} {short(value)}" for key, value in trial.parameters.items())
         rows.append((str(trial.number), trial.state, str(len(trial.curve)), reached, values))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -177,6 +177,6 @@ def _recipe(config: Config, best: Trial, best_config: Config) -> bytes:
     recipe = {key: values[key] for key in ("seed", "workspace", "model", "train", *sections)}
     if values["tracking"] == config.tracking.model_dump(mode="json"):
         recipe["tracking"] = values["tracking"]
-    reached = f"{metric_name(best)} {best.metric:.4f} on the validation split"
+    reached = f"{metric_name(best_config, best)} {best.metric:.4f} on the validation split"
     head = f"# Trial {best.number} of the search at {output}: {reached}.\n"
     return (head + written_yaml.dump(recipe)).encode()

@@ -35,15 +35,24 @@ def test_parameters_are_compared_at_the_last_epoch_that_all_reached(
 
 
 def test_curves_have_a_panel_for_each_stage_and_mark_the_best(tmp_path: Path) -> None:
-    first, second = plots.curves(ORDER).axes
+    first, second = plots.curves(config_at(tmp_path), ORDER).axes
     assert sorted(len(line.get_ydata()) for line in first.lines) == [1, 1, 1]
     (best,) = [line for line in second.lines if "the best" in str(line.get_label())]
     np.testing.assert_array_equal(best.get_xydata(), [[1, 0.6], [2, 0.8]])
-    assert len(plots.curves(ORDER[2:]).axes) == 1
+    assert len(plots.curves(config_at(tmp_path), ORDER[2:]).axes) == 1
+
+
+@pytest.mark.parametrize(("classes", "names"), [(1, ["F1", "F1"]), (3, ["Dice", "mean IoU"])])
+def test_a_metric_has_the_name_of_what_chooses_the_best_epoch(tmp_path: Path, classes: int, names: list[str]) -> None:
+    config = config_at(tmp_path, f"model.classes={classes}")
+    trials = [Trial(0, parameters(), "finished", curve=curve(0.4, stage=stage)) for stage in ("finetune", "adapt")]
+    assert [plots.metric_name(config, trial) for trial in trials] == names
+    (axes,) = plots.curves(config, trials[1:]).axes
+    assert axes.get_ylabel() == f"adaptation: {names[1]}"
 
 
 def test_a_picture_is_a_png_file(tmp_path: Path) -> None:
-    assert plots.to_png(plots.curves(ORDER)).startswith(b"\x89PNG")
+    assert plots.to_png(plots.curves(config_at(tmp_path), ORDER)).startswith(b"\x89PNG")
 
 
 def test_values_are_short() -> None:

@@ -58,16 +58,17 @@ def test_the_best_config_of_a_search_of_adaptations_is_one_of_adapt(tmp_path: Pa
     assert "finetune:" not in Path(found["recipe"]).read_text()
 
 
-def test_the_table_on_the_terminal_has_each_trial_and_names_how_many_are_left_out() -> None:
+def test_the_table_on_the_terminal_has_each_trial_and_names_how_many_are_left_out(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
     listed = [Trial(n, {"pretrain.temperature": n / 10}, "finished", curve=curve(0.5, n / 100)) for n in range(21)]
     listed.append(Trial(21, {"pretrain.temperature": 0.1}, "failed", "the loss is nan"))
     few = [listed[3], listed[21]]
-    assert report.printed_table(report.ranked(few), few) == [
+    assert report.printed_table(config, report.ranked(few), few) == [
         "trial  state     epochs  metric                  parameters",
         "3      finished       2  linear-probe F1 0.5000  pretrain.temperature 0.3",
         "21     failed         0  -                       pretrain.temperature 0.1",
     ]
-    assert report.printed_table(report.ranked(listed), listed)[-1] == "and 2 more in trials.csv"
+    assert report.printed_table(config, report.ranked(listed), listed)[-1] == "and 2 more in trials.csv"
 
 
 def test_when_all_trials_fail_their_reasons_are_in_the_table(tmp_path: Path) -> None:
