@@ -49,6 +49,18 @@ SplitName = Literal["train", "validation", "test"]
 Quality = Annotated[int, Field(ge=1, le=100)]
 
 
+def _pattern(pattern: str) -> str:
+    """ValueError for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
+
+
 ADDED = "added after outputs of an earlier version were made"
 """Metadata of a key, `key: Annotated[int, ADDED] = 1`: see `Section.identity`."""
 

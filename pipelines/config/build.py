@@ -1,15 +1,24 @@
 """The config sections of `mpc build`: sources, forging, splits, views and the dataset itself."""
 
 import dataclasses
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mpc_model.classes import check_classes
 from mpc_model.errors import UserError
 from mpc_model.imaging.forge_settings import ForgeSettings
-from pipelines.config.base import ADDED, Fraction, Location, OutputLocation, Positive, Quality, Section, SplitName
+from pipelines.config.base import (
+    ADDED,
+    Fraction,
+    Location,
+    OutputLocation,
+    Pattern,
+    Positive,
+    Quality,
+    Section,
+    SplitName,
+)
 
 
 def _forge_setting(name: str) -> Any:
@@ -92,15 +101,6 @@ class SplitConfig(Section):
         return self
 
 
-def _pattern(pattern: str) -> str:
-    """ValueError for what is no regular expression."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    return pattern
-
-
 def _with_numbers(values: Any) -> Any:
     """Keys as whole numbers, which JSON has as text."""
     if not isinstance(values, dict):
@@ -108,7 +108,6 @@ def _with_numbers(values: Any) -> Any:
     return {int(key) if isinstance(key, str) and key.isdigit() else key: value for key, value in values.items()}
 
 
-Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
 Level = Annotated[int, Field(ge=0, le=255)]
 
 

@@ -11,23 +11,12 @@ from pipelines.config.base import (
     Fraction,
     Location,
     OutputLocation,
+    Pattern,
     PoolConfig,
     Precision,
     Section,
     SplitName,
 )
-
-
-def _pattern(pattern: str) -> str:
-    """ValueError for what is no regular expression."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    return pattern
-
-
-Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
 
 
 def _is_no_lock(name: str) -> str:
