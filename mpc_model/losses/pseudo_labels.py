@@ -52,11 +52,6 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(valid, losses, 0.0)
 
 
-def labelled_mean(losses: Tensor, labels: Tensor) -> Tensor:
-    """The mean of the losses (B, H, W) over the pixels whose label is not 255; 0 where there is none."""
-    return losses.sum() / (labels != 255).sum().clamp_min(1)
-
-
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     """sum(weight * loss) / number of all pixels: ignored ones count in the denominator, as in the release."""
     return (weights * losses).mean()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.nn.heads import concatenated
+
 LARGEST, SMALLEST = 80.0, 1e-6
 """Bounds of the variance branch: of its output before the exponential, and what is added to that."""
 
@@ -36,9 +38,7 @@ class GaussianHead(nn.Module):
         self.variance = VarianceBranch(channels, embedding)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        size = maps[0].shape[-2:]
-        raised = [F.interpolate(level, size, mode="bilinear", align_corners=True) for level in maps[1:]]
-        features = torch.cat([maps[0], *raised], 1)
+        features = concatenated(maps)
         return F.normalize(self.mean(features).float(), dim=1), self.variance(features)
 
 

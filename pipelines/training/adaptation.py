@@ -17,13 +17,13 @@ from mpc_model.imaging.class_mix import IGNORED, MIXES, Labelled
 from mpc_model.imaging.strong_augmentation import blurred, jittered
 from mpc_model.localizer import Localizer
 from mpc_model.losses.all_gather import summed, world_size
+from mpc_model.losses.focal import mean_over_seen
 from mpc_model.losses.gaussian_similarity import SIMILARITIES, Gaussians
 from mpc_model.losses.prototype_contrast import divergence, prototype_contrast, ramp
 from mpc_model.losses.prototypes import PROTOTYPES, PrototypeSums
 from mpc_model.losses.pseudo_labels import (
     PseudoLabels,
     confident_share,
-    labelled_mean,
     pixel_cross_entropy,
     pseudo_labels,
     weighted_mean,
@@ -74,7 +74,7 @@ class Adaptation(nn.Module):
 
     def supervised(self, maps: Sequence[Tensor], source: Labelled) -> Tensor:
         """The mean cross-entropy of labelled pixels."""
-        return labelled_mean(self.pixel_losses(maps, source.labels), source.labels)
+        return mean_over_seen(self.pixel_losses(maps, source.labels), source.labels)
 
     def pixel_losses(self, maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         """The cross-entropy of each pixel, (B, H, W) float32, forged ones with their weight."""

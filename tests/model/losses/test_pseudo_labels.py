@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mpc_model.losses.focal import mean_over_seen
 from mpc_model.losses.pseudo_labels import (
     confident_share,
-    labelled_mean,
     pixel_cross_entropy,
     pseudo_labels,
     reference_fused,
@@ -34,7 +34,7 @@ def test_labels_and_probabilities_of_one_logit_are_those_of_two() -> None:
 def test_ignored_pixels_reach_neither_loss_nor_gradient(classes: int) -> None:
     logits = torch.full((1, classes, 1, 2), torch.nan, requires_grad=True)
     labels = torch.full((1, 1, 2), 255, dtype=torch.uint8)
-    loss = labelled_mean(pixel_cross_entropy(logits, labels), labels)
+    loss = mean_over_seen(pixel_cross_entropy(logits, labels), labels)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
