@@ -71,8 +71,9 @@ def test_the_published_form_goes_on_bit_by_bit(trained: Config, tmp_path: Path) 
         ends.append(weights(config.finetune.output))
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
     fresh = Finetuning(config).localizer.state_dict()
-    moved = {name.partition(".")[2].split(".")[0] for name, tensor in ends[0].items() if not tensor.equal(fresh[name])}
-    assert {"features", "centres", "classifier", "image", "stem"} <= moved | {"stem"}
+    moved = {".".join(name.split(".")[:2]) for name, tensor in ends[0].items() if not tensor.equal(fresh[name])}
+    assert {f"decoder.{part}" for part in ("features", "centres", "classifier", "image")} <= moved
+    assert {f"encoder.stage{number}" for number in (2, 3, 4)} <= moved
 
 
 def test_the_loss_is_the_weighted_sum_of_the_parts(trained: Config, tmp_path: Path) -> None:
