@@ -12,6 +12,7 @@ from mpc_model.imaging.class_mix import MIXES
 from mpc_model.localizer import Localizer
 from mpc_model.losses.gaussian_similarity import SIMILARITIES
 from mpc_model.losses.prototypes import PROTOTYPES
+from mpc_model.nn.heads import has_parts
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
 from pipelines.dataset import classes, integrity
@@ -65,13 +66,25 @@ class Adapting:
         model, uri = config.model, str(config.adapt.start)
         start = load_model(uri)
         require_head(start, uri)
-        for key in ("backbone", "head", "classes"):
+        for key in ("backbone", "head", "head_settings", "classes"):
             started, wanted = getattr(start.spec, key), getattr(model, key)
             if started != wanted:
                 raise UserError(
                     f"{uri} has {key} {started}, the config asks for {wanted}; set model.{key}, or name another"
                     " adapt.start"
                 )
+        if start.decoder is not None and has_parts(start.decoder):
+            raise UserError(
+                f"{uri} has the head {start.spec.head}, which has more than a map, and adaptation would train the map"
+                " alone; name a localizer with another head, such as mlp4, as adapt.start"
+            )
+        dataset = str(config.train.dataset)
+        classes.require(dataset, Manifest.read(dataset), model.classes, start.spec.class_names, uri, _REMEDY)
+        if model.classes > 1 and config.adapt.forged_weight != 1:
+            raise UserError(
+                f"adapt.forged_weight is for localizers of forgeries, and {uri} has {model.classes} classes; leave it"
+                " out"
+            )
         self.localizer = Localizer(replace(start.spec, input_size=model.input_size))
         self.localizer.load_state_dict(start.state_dict())
         self.localizer.card = start.card

@@ -12,7 +12,8 @@ from training_runs import at, run, weights
 
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.codecs import encode_mask
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import Localizer, ModelSpec
+from pipelines import adapt as adapting
 from pipelines import reuse
 from pipelines.adapt import Adapting, adapt
 from pipelines.artifacts import checkpoint
@@ -173,6 +174,7 @@ def test_the_best_epoch_may_be_chosen_by_the_target(trained: Config, target: str
         ("adapt.mix=classes", r"adapt\.mix is classes.*splice"),
         ("adapt.crop=96", r"adapt\.crop is 96, but model\.input_size is 64"),
         ("model.head=mlp5", "has head mlp4, the config asks for mlp5"),
+        ("model.head_settings={{frequencies: 2}}", r"has head_settings \{\}, the config asks for .*frequencies"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_written(
@@ -182,3 +184,31 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(
     with pytest.raises((UserError, DataError), match=words):
         adapt(config)
     assert not (tmp_path / "adapt").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides", "words"),
+    [
+        ({"head": "mscc"}, ["model.head=mscc"], "the head mscc, which has more than a map"),
+        (
+            {"classes": 2, "class_names": ("forged", "authentic")},
+            ["model.classes=2"],
+            "has 2 classes .authentic, forged., but those of .* are forged, authentic",
+        ),
+        ({"classes": 2}, ["model.classes=2", "adapt.forged_weight=3"], r"adapt\.forged_weight .* has 2 classes"),
+    ],
+)
+def test_a_start_that_would_be_trained_wrongly_is_refused(
+    trained: Config,
+    target: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spec: dict[str, Any],
+    overrides: list[str],
+    words: str,
+) -> None:
+    """Other parts than the map would get stale, classes would change their names, and class 1 its weight."""
+    start = Localizer(ModelSpec(**{"backbone": trained.model.backbone, "head": "mlp4", "input_size": 64} | spec))
+    monkeypatch.setattr(adapting, "load_model", lambda uri: start)
+    with pytest.raises(UserError, match=words):
+        Adapting(adapted_at(trained, target, tmp_path, *overrides))
