@@ -80,18 +80,9 @@ class Adapting:
             )
         dataset = str(config.train.dataset)
         classes.require(dataset, Manifest.read(dataset), model.classes, start.spec.class_names, uri, _REMEDY)
-        if model.classes > 1 and config.adapt.forged_weight != 1:
-            raise UserError(
-                f"adapt.forged_weight is for localizers of forgeries, and {uri} has {model.classes} classes; leave it"
-                " out"
-            )
         self.localizer = Localizer(replace(start.spec, input_size=model.input_size))
         self.localizer.load_state_dict(start.state_dict())
         self.localizer.card = start.card
-        if config.adapt.mix == "classes" and model.classes == 1:
-            raise UserError(
-                "adapt.mix is classes, which would label splices authentic; for forgeries use forged or ignored"
-            )
         adaptation = ADAPTATIONS[config.adapt.method](self.localizer, config)
         self.module: nn.Module = adaptation
         self.parameter_groups: ParameterGroups = adaptation.parameter_groups
@@ -114,7 +105,15 @@ class Adapting:
         PROTOTYPES.require(settings.prototypes)
         if settings.mix:
             MIXES.require(settings.mix)
-        side = config.model.input_size
+        number, side = config.model.classes, config.model.input_size
+        if settings.mix == "classes" and number == 1:
+            raise UserError(
+                "adapt.mix is classes, which would label splices authentic; for forgeries use forged or ignored"
+            )
+        if settings.forged_weight != 1 and number > 1:
+            raise UserError(
+                f"adapt.forged_weight is for localizers of forgeries, and model.classes is {number}; leave it out"
+            )
         if settings.crop and side and settings.crop > side:
             raise UserError(f"adapt.crop is {settings.crop}, but model.input_size is {side}; give a smaller one")
         if manifest:

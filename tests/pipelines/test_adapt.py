@@ -195,7 +195,6 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(
             ["model.classes=2"],
             "has 2 classes .authentic, forged., but those of .* are forged, authentic",
         ),
-        ({"classes": 2}, ["model.classes=2", "adapt.forged_weight=3"], r"adapt\.forged_weight .* has 2 classes"),
     ],
 )
 def test_a_start_that_would_be_trained_wrongly_is_refused(
@@ -207,8 +206,16 @@ def test_a_start_that_would_be_trained_wrongly_is_refused(
     overrides: list[str],
     words: str,
 ) -> None:
-    """Other parts than the map would get stale, classes would change their names, and class 1 its weight."""
+    """Other parts than the map would get stale, and classes would change their names."""
     start = Localizer(ModelSpec(**{"backbone": trained.model.backbone, "head": "mlp4", "input_size": 64} | spec))
     monkeypatch.setattr(adapting, "load_model", lambda uri: start)
     with pytest.raises(UserError, match=words):
         Adapting(adapted_at(trained, target, tmp_path, *overrides))
+
+
+def test_the_weight_of_forged_pixels_is_refused_with_several_classes(
+    trained: Config, target: str, tmp_path: Path
+) -> None:
+    config = adapted_at(trained, target, tmp_path, "model.classes=2", "adapt.forged_weight=3")
+    with pytest.raises(UserError, match=r"adapt\.forged_weight is for .* model\.classes is 2; leave it out"):
+        Adapting.check(config, None)
