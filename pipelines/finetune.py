@@ -106,6 +106,11 @@ class Finetuning:
                     f"{uri} has {start.spec.classes} classes, the config asks for {config.model.classes};"
                     " set model.classes, or finetune.start=encoder"
                 )
+            if start.spec.class_names != self.localizer.spec.class_names:
+                raise UserError(
+                    f"{uri} has the classes {', '.join(start.spec.class_names)[:200]}, the dataset has"
+                    f" {', '.join(self.localizer.spec.class_names)[:200]}; set finetune.start=encoder"
+                )
             self.localizer.load_state_dict(start.state_dict())
         else:
             self.localizer.encoder.load_state_dict(start.encoder.state_dict())

@@ -1,5 +1,6 @@
 """A model of several classes from its training to its promotion, and what refuses a model of other classes."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,13 @@ def test_a_localizer_of_other_classes_is_no_start_and_no_model_for_the_dataset(t
     start = (f"finetune.encoder={tmp_path / 'one'}", "finetune.start=localizer")
     with pytest.raises(UserError, match=r"has 1 classes, the config asks for 3; set model\.classes"):
         Finetuning(recipe.revised(trained, *start))
+    other = Localizer.load(f"{trained.finetune.output}/model")
+    other.spec = dataclasses.replace(other.spec, class_names=other.spec.class_names[::-1])
+    other.save(tmp_path / "reversed")
+    with pytest.raises(UserError, match=r"has the classes .*, the dataset has .*; set finetune\.start=encoder"):
+        Finetuning(
+            recipe.revised(trained, f"finetune.encoder={tmp_path / 'reversed'}", start[1], "finetune.unfreeze=all")
+        )
     config = recipe.revised(trained, f"evaluate.model={tmp_path / 'one'}", f"evaluate.output={tmp_path / 'out'}")
     with pytest.raises(UserError, match=r"evaluate\.volumes is for models of several classes"):
         evaluate(config)
