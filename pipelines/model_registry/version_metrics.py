@@ -7,7 +7,7 @@ in .bf16 where the network ran in that precision. Its value is JSON.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -24,13 +24,36 @@ Key = tuple[str, str, str]
 """Fingerprint, split and how it was measured: only metrics with the same are compared."""
 
 
-def _parts(metrics: "AnyMetrics") -> list[str]:
-    """The parts of its names: the beginning of the fingerprint, the split, and the precision where it is not fp32."""
-    return [metrics.fingerprint[:12], metrics.split, *([metrics.precision] * (metrics.precision != "fp32"))]
+class _Named:
+    """The names of what an evaluation measured: of the beginning of the fingerprint, and of the split."""
+
+    prefix: ClassVar[str]
+    fingerprint: str
+    split: str
+    precision: Literal["fp32", "bf16"]
+
+    @property
+    def _parts(self) -> list[str]:
+        return [self.fingerprint[:12], self.split, *([self.precision] * (self.precision != "fp32"))]
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return " ".join(self._parts)
+
+    @property
+    def file_name(self) -> str:
+        """The same for tags and files."""
+        return ".".join(self._parts)
+
+    @property
+    def tag(self) -> str:
+        """The name of the tag that holds it."""
+        return self.prefix + self.file_name
 
 
 @dataclass(frozen=True)
-class VersionMetrics:
+class VersionMetrics(_Named):
     """What `evaluate` measured of a model on one split of a dataset; F1 and IoU are means over its forged images.
 
     `model` is the SHA-256 of the model's model.json, `untrained` the F1 of the same network with random weights,
@@ -39,6 +62,7 @@ class VersionMetrics:
     alarms without authentic ones. `precision` is that of the network; metrics that do not say are of fp32.
     """
 
+    prefix: ClassVar[str] = PREFIX
     model: Annotated[str, Field(max_length=200)]
     fingerprint: Sha256
     split: SplitName
@@ -59,24 +83,9 @@ class VersionMetrics:
         """Fingerprint, split and precision."""
         return self.fingerprint, self.split, self.precision
 
-    @property
-    def name(self) -> str:
-        """As people read it."""
-        return " ".join(_parts(self))
-
-    @property
-    def file_name(self) -> str:
-        """The same for tags and files."""
-        return ".".join(_parts(self))
-
-    @property
-    def tag(self) -> str:
-        """The name of the tag that holds it."""
-        return PREFIX + self.file_name
-
 
 @dataclass(frozen=True)
-class ClassVersionMetrics:
+class ClassVersionMetrics(_Named):
     """What `evaluate` measured of a model of several classes on one split of a dataset, of all its pixels together.
 
     `foreground_dice` and `mean_iou` are those of mpc_model/evaluation/class_metrics.py, `untrained` is the Dice of the
@@ -84,6 +93,7 @@ class ClassVersionMetrics:
     `volume_dice` and `volume_hd95` are means over volumes. None stands for what is not defined, or was not measured.
     """
 
+    prefix: ClassVar[str] = CLASS_PREFIX
     model: Annotated[str, Field(max_length=200)]
     fingerprint: Sha256
     split: SplitName
@@ -103,21 +113,6 @@ class ClassVersionMetrics:
     def key(self) -> Key:
         """Fingerprint, split, and that it is by class in a precision."""
         return self.fingerprint, self.split, f"{self.precision}, by class"
-
-    @property
-    def name(self) -> str:
-        """As VersionMetrics has it."""
-        return " ".join(_parts(self))
-
-    @property
-    def file_name(self) -> str:
-        """As VersionMetrics has it."""
-        return ".".join(_parts(self))
-
-    @property
-    def tag(self) -> str:
-        """The name of the tag that holds it."""
-        return CLASS_PREFIX + self.file_name
 
 
 AnyMetrics: TypeAlias = VersionMetrics | ClassVersionMetrics
