@@ -33,6 +33,7 @@ from pipelines.training import validation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOST = r"worker \d (was lost|lost its connection to another); going back to the last checkpoint"
+RESUMED = r"resuming from step (\d+), epoch"
 
 
 class Outcome(NamedTuple):
@@ -115,7 +116,8 @@ def test_workers_that_are_killed_are_replaced(tmp_path: Path, whole: Outcome, st
         driver.wait_for_step(step)
         os.kill(driver.worker(rank), signal.SIGKILL)
         driver.wait(lambda times=rank: len(re.findall(LOST, driver.said)) == 2 - times)
-        driver.wait_for_line(rf"resuming from step {kept}, epoch {1 + kept // 32}")
+        driver.wait(lambda times=rank: len(re.findall(RESUMED, driver.said)) == 2 - times)
+        assert int(re.findall(RESUMED, driver.said)[-1]) >= kept  # a later checkpoint may have been there by then
     driver.finish()
     assert outcome(driver.folder) == whole
 
@@ -326,8 +328,7 @@ def drawn(config: Config, cursor: order.Cursor) -> list[int]:
 
     def left(segments: Sequence[order.Segment], world: int) -> list[list[np.ndarray[Any, Any]]]:
         return order.epoch_batches(
-            loader._rows,
-            loader._groups,
+            *loader.entries,
             fingerprint=loader._fingerprint,
             seed=config.seed,
             cursor=order.Cursor(cursor.epoch, tuple(segments)),
