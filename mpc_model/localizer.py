@@ -30,7 +30,6 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model import model_files, published
@@ -45,7 +44,7 @@ from mpc_model.nn import (
     window_head,  # noqa: F401  a new head is imported here, too
 )
 from mpc_model.nn.backbone import BACKBONES, Backbone
-from mpc_model.nn.heads import HeadParts, has_parts, make_head, parts_of, takes_tiles
+from mpc_model.nn.heads import HeadParts, has_parts, logits_at, make_head, parts_of, takes_tiles
 from mpc_model.nn.tile_frame import Frame
 
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
@@ -303,7 +302,7 @@ def to_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Corners are not aligned: a stride-4 logit stands for the centre of its 4x4 pixels, as a resized image's pixel does;
     aligning corners would shift the map by up to half a logit towards the borders.
     """
-    upsampled = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+    upsampled = logits_at(logits, size)
     return upsampled[:, 0].sigmoid() if logits.shape[1] == 1 else upsampled.softmax(1)
 
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc_model.imaging.codecs import IGNORED
 from mpc_model.registry import Registry
 
-AUTHENTIC, FORGED, IGNORED = 0, 1, 255
+AUTHENTIC, FORGED = 0, 1
 RIM = 3
 """Pixels on either side of the edge of a pasted region that the rule `ignored` leaves without a label."""
 

@@ -6,7 +6,6 @@ Logits are (B, C, H, W): one logit of forgery (C = 1, two classes), or C = K log
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mpc_model.losses.all_gather import summed, world_size
@@ -35,21 +34,6 @@ def confident_share(confidence: Tensor, threshold: float) -> Tensor:
     if world_size() > 1:
         numbers = summed(numbers)
     return numbers[0] / numbers[1]
-
-
-def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of each pixel, (B, H, W), for integer labels (B, H, W); 0 with zero gradient where that is 255.
-
-    What an ignored pixel's logits hold, NaN too, reaches neither the loss nor a gradient.
-    """
-    valid = labels != 255
-    used = torch.where(valid[:, None], logits, 0.0)
-    indices = torch.where(valid, labels, 0).long()
-    if logits.shape[1] == 1:
-        losses = F.softplus(torch.where(indices == 1, -used[:, 0], used[:, 0]))
-    else:
-        losses = F.cross_entropy(used, indices, reduction="none")
-    return torch.where(valid, losses, 0.0)
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:

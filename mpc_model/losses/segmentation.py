@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc_model.errors import UserError
-from mpc_model.losses.focal import class_margins, focal_loss, mean_over_seen, softmax_focal_loss
+from mpc_model.losses.focal import focal_loss, mean_over_seen, softmax_focal_loss
 from mpc_model.registry import Registry
 
 
@@ -43,12 +43,22 @@ def focal(logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor, settings: LossSettings | None = None) -> Tensor:
     """Cross-entropy of the sigmoid of one logit, or of the softmax of several, each labelled pixel weighing alike."""
     _check(logits, labels)
+    return mean_over_seen(pixel_cross_entropy(logits, labels), labels)
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of each pixel, (B, H, W), for integer labels (B, H, W); 0 with zero gradient where that is 255.
+
+    What an ignored pixel's logits hold, NaN too, reaches neither the loss nor a gradient.
+    """
+    valid = labels != 255
+    used = torch.where(valid[:, None], logits, 0.0)
+    indices = torch.where(valid, labels, 0).long()
     if logits.shape[1] == 1:
-        values = torch.where(labels != 255, logits[:, 0], 0.0)
-        margin = torch.where(labels == 1, values, -values)
+        losses = F.softplus(torch.where(indices == 1, -used[:, 0], used[:, 0]))
     else:
-        margin = class_margins(logits, labels)
-    return mean_over_seen(F.softplus(-margin), labels)
+        losses = F.cross_entropy(used, indices, reduction="none")
+    return torch.where(valid, losses, 0.0)
 
 
 def image_cross_entropy(logits: Tensor, forged: Tensor, counts: Tensor) -> Tensor:

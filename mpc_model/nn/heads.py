@@ -53,6 +53,11 @@ def takes_tiles(head: nn.Module) -> bool:
     return bool(getattr(head, "tiles", True))
 
 
+def logits_at(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits, floating (B, C, h, w), brought to a size (H, W) bilinearly: float32 (B, C, H, W)."""
+    return F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)
+
+
 class PixelMLP(nn.Module):
     """Maps, four of (B, width, H_k, W_k) with the finest first -> logits (B, classes, H_1, W_1); of one class, positive
     = forged.

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.imaging import crops
-from mpc_model.imaging.class_mix import IGNORED, MIXES, Labelled
+from mpc_model.imaging.class_mix import MIXES, Labelled
+from mpc_model.imaging.codecs import IGNORED
 from mpc_model.imaging.strong_augmentation import blurred, jittered
 from mpc_model.localizer import Localizer
 from mpc_model.losses.all_gather import summed, world_size
@@ -24,12 +25,13 @@ from mpc_model.losses.prototypes import PROTOTYPES, PrototypeSums
 from mpc_model.losses.pseudo_labels import (
     PseudoLabels,
     confident_share,
-    pixel_cross_entropy,
     pseudo_labels,
     weighted_mean,
 )
 from mpc_model.losses.sampling import RandomKeys
+from mpc_model.losses.segmentation import pixel_cross_entropy
 from mpc_model.nn.gaussian_head import GaussianHead
+from mpc_model.nn.heads import logits_at
 from mpc_model.nn.teacher import Teacher, averaging_factor
 from mpc_model.registry import Registry
 from pipelines.config.root import Config
@@ -78,7 +80,7 @@ class Adaptation(nn.Module):
 
     def pixel_losses(self, maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         """The cross-entropy of each pixel, (B, H, W) float32, forged ones with their weight."""
-        losses = pixel_cross_entropy(_at(self.decoder(maps), labels.shape[-2:]), labels)
+        losses = pixel_cross_entropy(logits_at(self.decoder(maps), labels.shape[-2:]), labels)
         return torch.where(labels == 1, self.settings.forged_weight, 1.0) * losses
 
     def strong(self, images: Tensor, keys: RandomKeys) -> Tensor:
@@ -138,8 +140,12 @@ class SelfTraining(Adaptation):
 
     def __init__(self, localizer: Localizer, config: Config) -> None:
         super().__init__(localizer, config)
+        self.add_heads(localizer.encoder.projection_width)
         self.teacher = Teacher(self.taught)
         self.register_buffer("last_step", torch.full((), -1, dtype=torch.int64))
+
+    def add_heads(self, width: int) -> None:
+        """Make what the teacher has copies of besides encoder and decoder, for maps of `width` channels: nothing."""
 
     @property
     def taught(self) -> list[nn.Module]:
@@ -198,7 +204,7 @@ class SelfTraining(Adaptation):
     def pseudo_labels(self, images: Tensor) -> PseudoLabels:
         """What the teacher says of images."""
         encoder, decoder = self.teacher.parts[:2]
-        return pseudo_labels(_at(decoder(encoder(images)), images.shape[-2:]))
+        return pseudo_labels(logits_at(decoder(encoder(images)), images.shape[-2:]))
 
 
 @ADAPTATIONS.add("pppc")
@@ -213,17 +219,19 @@ class PrototypeContrast(SelfTraining):
     def __init__(self, localizer: Localizer, config: Config) -> None:
         super().__init__(localizer, config)
         settings = config.adapt
-        self.auxiliary = GaussianHead(4 * localizer.encoder.projection_width, settings.embedding)
-        self.teacher = Teacher(self.taught)
         self.similarity, self.rule = SIMILARITIES[settings.similarity], PROTOTYPES[settings.prototypes]
         shapes = {"counts": (), "precisions": (settings.embedding,), "weighted_means": (settings.embedding,)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(self.classes, *shape, dtype=torch.float64))
 
+    def add_heads(self, width: int) -> None:
+        """The auxiliary head, on the maps together."""
+        self.auxiliary = GaussianHead(4 * width, self.settings.embedding)
+
     @property
     def taught(self) -> list[nn.Module]:
-        """As before, and the auxiliary head once it is there."""
-        return [*super().taught, *([self.auxiliary] if hasattr(self, "auxiliary") else [])]
+        """As before, and the auxiliary head."""
+        return [*super().taught, self.auxiliary]
 
     @property
     def parameter_groups(self) -> ParameterGroups:
@@ -295,11 +303,6 @@ class PrototypeContrast(SelfTraining):
 def _without_autocast(tensor: Tensor) -> torch.autocast:
     """A context in which nothing is rounded to bf16."""
     return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _at(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, C, h, w) at a size, float32."""
-    return F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)
 
 
 def _corners(images: Tensor, keys: RandomKeys, count: int, side: int) -> Tensor:

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc_model.errors import UserError
+from mpc_model.imaging.codecs import IGNORED
 from mpc_model.losses.segmentation import SEGMENTATION_LOSSES, image_cross_entropy
-from mpc_model.nn.heads import HeadParts, has_parts, parts_of, scores_images
+from mpc_model.nn.heads import HeadParts, has_parts, logits_at, parts_of, scores_images
 from pipelines.config.training import FinetuneConfig
 from pipelines.dataset.batch import DeviceBatch
-
-IGNORED = 255
 
 
 def check(settings: FinetuneConfig, head: nn.Module) -> None:
@@ -46,19 +44,16 @@ def head_losses(
 
 def _losses(parts: HeadParts, inputs: DeviceBatch, settings: FinetuneConfig) -> tuple[dict[str, Tensor], Tensor]:
     """The loss of each part, and the logits of the mask at the size of the masks."""
+    size = inputs.masks.shape[-2:]
     of_pixels = SEGMENTATION_LOSSES[settings.loss]
-    upsampled = _raised(parts.mask, inputs.masks)
+    upsampled = logits_at(parts.mask, size)
     losses = {"mask": of_pixels(upsampled, inputs.masks, settings)}
     if parts.coarse is not None:
-        losses["coarse"] = of_pixels(_raised(parts.coarse, inputs.masks), inputs.masks, settings)
+        losses["coarse"] = of_pixels(logits_at(parts.coarse, size), inputs.masks, settings)
     if parts.image is not None:
         counts = (inputs.masks != IGNORED).flatten(1).any(1)  # not the filler of an epoch's last batch
         losses["image"] = image_cross_entropy(parts.image.float(), inputs.forged, counts)
     return losses, upsampled
-
-
-def _raised(logits: Tensor, masks: Tensor) -> Tensor:
-    return F.interpolate(logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _shares(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:

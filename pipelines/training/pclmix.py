@@ -19,7 +19,7 @@ from mpc_model.losses.ramps import power_ramp, sigmoid_ramp
 from mpc_model.losses.rectangle_mix import Mix
 from mpc_model.losses.sampling import RandomKeys
 from mpc_model.losses.segmentation import cross_entropy
-from mpc_model.nn.heads import HEADS, has_parts
+from mpc_model.nn.heads import HEADS, has_parts, logits_at
 from pipelines.config.pclmix import PCLMixConfig
 from pipelines.config.root import Config
 from pipelines.dataset.batch import DeviceBatch
@@ -131,10 +131,7 @@ class PCLMix(ScribbleSupervision):
 
     def _logits(self, maps: list[Tensor], masks: Tensor) -> Logits:
         """What both decoders make of the encoder's maps, at the size of masks (B, H, W)."""
-        first, second = (
-            F.interpolate(head(maps).float(), masks.shape[-2:], mode="bilinear", align_corners=False)
-            for head in (self.decoder, self.second)
-        )
+        first, second = (logits_at(head(maps), masks.shape[-2:]) for head in (self.decoder, self.second))
         return first, second
 
     def _cross_entropy(self, logits: Logits, labels: Tensor) -> Tensor:

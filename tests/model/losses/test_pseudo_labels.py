@@ -6,11 +6,11 @@ import torch
 from mpc_model.losses.focal import mean_over_seen
 from mpc_model.losses.pseudo_labels import (
     confident_share,
-    pixel_cross_entropy,
     pseudo_labels,
     reference_fused,
     weighted_mean,
 )
+from mpc_model.losses.segmentation import pixel_cross_entropy
 
 PROBABILITIES = torch.tensor([0.99, 0.97, 0.5, 0.9681, 0.968, 0.2, 0.999, 0.9], dtype=torch.float64)
 
