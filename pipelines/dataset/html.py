@@ -1,40 +1,42 @@
-"""Plots, tables and pictures as HTML, and tables as text for a terminal.
+"""Pages, and plots, tables and pictures as HTML, and tables as text for a terminal.
 
-They need no script and no other file, and the same values give the same text. Labels and captions are escaped here.
+They need no other file, and the same values give the same text. Labels and captions are escaped here. The look of all
+pages is page.css.
 """
 
 import base64
+import hashlib
 import html
 from collections.abc import Mapping, Sequence
+from importlib import resources
 
 from mpc_model.imaging import codecs
 from pipelines.runtime.uris import printable
 
-COLOURS = ("#2b6cb0", "#d53f6f", "#dd9a27", "#2f9e78", "#7b5bc4", "#64748b")
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 74rem; padding: 1rem; color: #1c2330 }
-h1 { font-size: 1.5rem; margin: 1rem 0 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem } h3 { font-size: 1rem }
-code { overflow-wrap: anywhere } td code { white-space: nowrap }
-p { margin: .4rem 0; max-width: 60rem } .dim, figcaption { color: #56607a }
-.tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0 } .tiles div { background: #f1f4f9;
- border-radius: .5rem; padding: .5rem 1rem } .tiles b { display: block; font-size: 1.3rem }
-.first { background: #fff6e5; border-left: .3rem solid #dd9a27; padding: .3rem 1rem; border-radius: .3rem }
-.sound { background: #ebf7f1; border-color: #2f9e78 } .first li { margin: .4rem 0; max-width: 62rem }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2rem }
-.wide { overflow-x: auto } table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
- vertical-align: top } th { border-bottom: 1px solid #aab; white-space: nowrap } .n { text-align: right;
- font-variant-numeric: tabular-nums } svg { width: 100%; max-width: 40rem; display: block } svg text { font-size: 12px;
- fill: #3a4359 } .legend { font-size: .85rem } .legend span { margin-right: 1rem } .legend i { display: inline-block;
- width: .8rem; height: .8rem; margin-right: .3rem; border-radius: .15rem }
-.shown { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 11.2rem } figure img { width: 100%;
- border-radius: .2rem } figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere }
-.heat { width: 15rem; image-rendering: pixelated }
-"""
-"""The style sheet of a page."""
+COLOURS = 6
+"""Series of one chart that differ in colour: the classes s0 to s5 of the style sheet."""
 WIDTH, HEIGHT = 480, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 26, 44
 _LABELS = 12
 """Labels that fit below the horizontal axis."""
+
+
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A page of its own: what is in `body`, in the look of all pages, with more `style` and one `script` if need be.
+
+    Its policy lets a browser load nothing from elsewhere, and run no other script than this one.
+    """
+    allowed = f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'; " * bool(
+        script
+    )
+    policy = f"default-src 'none'; {allowed}img-src data:; style-src 'unsafe-inline'"
+    look = resources.files("pipelines.dataset").joinpath("page.css").read_text()
+    run = f"<script>{script}</script>" * bool(script)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{escape(title)}</title><style>{look}{style}</style>{body}{run}</html>\n"
+    )
 
 
 def escape(text: str) -> str:
@@ -62,7 +64,7 @@ def bars(
     parts = []
     for tick in range(5):
         level = HEIGHT - _BOTTOM - plot_height * tick / 4
-        parts.append(f'<path d="M{_LEFT} {level:.1f}H{WIDTH - _RIGHT}" stroke="#dde3ec"/>')
+        parts.append(f'<path class=grid d="M{_LEFT} {level:.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(_text(_LEFT - 5, level + 4, f"{top * tick / 4:,.4g}{unit}", "end"))
     bar_width = 0.8 * step / (1 if stacked else len(series))
     for index, label in enumerate(labels):
@@ -72,17 +74,15 @@ def bars(
             bar_height = plot_height * values[index] / top
             left = _LEFT + index * step + 0.1 * step + (0 if stacked else number * bar_width)
             parts.append(
-                f'<rect x="{left:.1f}" y="{base - bar_height:.1f}" width="{bar_width:.1f}" height="{bar_height:.1f}"'
-                f' fill="{COLOURS[number % len(COLOURS)]}"><title>{escape(tooltip)}</title></rect>'
+                f'<rect class="bar s{number % COLOURS}" x="{left:.1f}" y="{base - bar_height:.1f}"'
+                f' width="{bar_width:.1f}" height="{bar_height:.1f}"><title>{escape(tooltip)}</title></rect>'
             )
             base -= bar_height if stacked else 0
         if index % -(-len(labels) // _LABELS) == 0:
             parts.append(_text(_LEFT + (index + 0.5) * step, HEIGHT - _BOTTOM + 14, label, "middle"))
     parts.append(_text(_LEFT + plot_width / 2, HEIGHT - 6, x, "middle"))
     parts.append(_text(2, 12, y, "start"))
-    names = list(series)
-    colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
-    key = legend(names, colours) if len(names) > 1 else ""
+    key = legend(list(series)) if len(series) > 1 else ""
     return f"{key}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
 
 
@@ -147,10 +147,10 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def legend(names: Sequence[str], colours: Sequence[str]) -> str:
-    """Names, each with its colour (#rrggbb)."""
-    keys = (
-        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
-        for name, colour in zip(names, colours, strict=True)
-    )
+def legend(names: Sequence[str], colours: Sequence[str] = ()) -> str:
+    """Names, each with its colour: `colours` (#rrggbb), or those of the series of a chart."""
+    marks = [f'style="background:{colour}"' for colour in colours] or [
+        f"class=s{number % COLOURS}" for number in range(len(names))
+    ]
+    keys = (f"<span><i {mark}></i>{escape(name)}</span>" for name, mark in zip(names, marks, strict=True))
     return f"<div class=legend>{''.join(keys)}</div>"

@@ -66,10 +66,7 @@ def dataset_page(
         _rejected(rejects),
         *_pictures(samples, manifest.class_names),
     ]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Pixel dataset</title><style>{html.STYLE}</style>{''.join(body)}</html>\n"
-    )
+    return html.document("Pixel dataset", "".join(body))
 
 
 def summary_lines(manifest: Manifest, statistics: Statistics) -> list[str]:

@@ -1,6 +1,7 @@
 """Plots, tables and pictures as text: in proportion, escaped, and readable back."""
 
 import base64
+import hashlib
 import re
 
 import numpy as np
@@ -71,3 +72,22 @@ def test_text_neither_marks_up_nor_turns_the_line() -> None:
     assert html.escape("<script>\"&'\u202egnp\u2066\u200b\n") == (
         "&lt;script&gt;&quot;&amp;&#x27;\\u202egnp\\u2066\\u200b\\x0a"
     )
+
+
+def test_a_document_lets_a_browser_load_nothing_and_run_its_own_script_alone() -> None:
+    policies = []
+    for script in ("", "document.title = 'read'"):
+        page = Page(html.document("<a>", "<p>text</p>", "p { color: red }", script))
+        assert page.text.startswith("<a>")
+        policies += [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv")]
+    digest = base64.b64encode(hashlib.sha256(b"document.title = 'read'").digest()).decode()
+    assert "script-src" not in str(policies[0])
+    assert f"script-src 'sha256-{digest}';" in str(policies[1])
+    assert all(str(policy).startswith("default-src 'none';") for policy in policies)
+
+
+def test_a_legend_has_the_colours_of_the_chart_or_those_it_is_given() -> None:
+    marks = [attrs for tag, attrs in Page(html.legend(["a", "b<"])).tags if tag == "i"]
+    assert [mark["class"] for mark in marks] == ["s0", "s1"]
+    marks = [attrs for tag, attrs in Page(html.legend(["a"], ["#ff0000"])).tags if tag == "i"]
+    assert marks == [{"style": "background:#ff0000"}]
