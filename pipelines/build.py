@@ -86,6 +86,8 @@ def build(config: Config) -> Manifest:
                     manifest = _build(config, uri, request, good, rejected, readings, held)
                 else:
                     _restore(config, uri, request, manifest, set(lost), good, rejected, held)
+    for sentence in report.findings(manifest, Statistics.from_json(manifest.statistics)):
+        console.warn(f"build: {sentence}")
     console.say(f"build: {uri} has {_counts(manifest)}; look at {uris.join(uri, integrity.REPORT)}")
     return manifest
 

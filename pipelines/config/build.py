@@ -146,6 +146,9 @@ class SourceConfig(Section):
     indexed)."""
     only: Annotated[Pattern | None, ADDED] = None
     """A regular expression: items are taken whose name, the path below the location, has a match."""
+    level_files: Annotated[bool, ADDED] = False
+    """Recompress every image, forged and authentic alike, as JPEG of a quality drawn by the seed (70 to 90), so that
+    the kind of file does not tell the classes apart (images with masks, such as layout pairs)."""
     group: Annotated[Pattern | None, ADDED] = None
     """A regular expression: items of which it finds the same text in their names, such as a patient, share a split.
     With parentheses, the text in them counts."""

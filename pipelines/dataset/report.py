@@ -87,7 +87,7 @@ def summary_lines(manifest: Manifest, statistics: Statistics) -> list[str]:
         "",
     ]
     lines += class_report.scribble_lines(manifest, statistics)
-    return lines + [f"! {sentence}" for sentence in _sentences(manifest, statistics) or [_sound(manifest)]]
+    return lines + [f"! {sentence}" for sentence in findings(manifest, statistics) or [_sound(manifest)]]
 
 
 def _area_lines(statistics: Statistics) -> list[str]:
@@ -98,7 +98,7 @@ def _area_lines(statistics: Statistics) -> list[str]:
     ]
 
 
-def _sentences(manifest: Manifest, statistics: Statistics) -> list[str]:
+def findings(manifest: Manifest, statistics: Statistics) -> list[str]:
     """What to know before training on it."""
     if manifest.indexed:
         return class_report.missing(manifest, statistics)
@@ -135,7 +135,7 @@ def _tiles(statistics: Statistics, rejects: Sequence[Reject]) -> str:
 
 
 def _warnings(manifest: Manifest, statistics: Statistics) -> str:
-    warnings = _sentences(manifest, statistics)
+    warnings = findings(manifest, statistics)
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in warnings)
     summary = f"<ul>{items}</ul>" if warnings else f"<p>{_sound(manifest)}</p>"
     summary = f"<div class='first{'' if warnings else ' sound'}'>{summary}</div>"

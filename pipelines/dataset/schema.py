@@ -68,7 +68,8 @@ class Row(TypedDict):
     "unlabelled" or the kind of forgery. `height`, `width`, `forged_pixels` and, of index masks, `class_pixels` (by
     class) are those of the canonical view, views[0]. `perceptual_hash` is of
     that view, `photo_hash` and `photo_hash_fine` of the whole source file. `jpeg_quality` is of the source file, None
-    where it is no JPEG. `recipe` is JSON: what was drawn to forge the sample.
+    where it is no JPEG, and with `level_files` of the levelled file. `recipe` is JSON: what was drawn to forge the
+    sample.
     """
 
     id: str

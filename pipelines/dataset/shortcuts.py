@@ -1,6 +1,7 @@
 """The shortcuts that a detector could learn from a dataset, in plain sentences.
 
 A *shortcut* is something besides forgery that tells forged from authentic images: a detector learns it instead.
+`of_manifest` has the sentences of a finished dataset; nothing but its manifest is needed.
 """
 
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dataset.counts import CLASSES, Statistics
+from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.schema import UNLABELLED
 
 _Table = npt.NDArray[np.int64]
@@ -30,10 +32,14 @@ FEATURES = {
     "source": "the source",
 }
 _REMEDY = {
-    "encoding": "render both classes alike (final_quality of a source to forge from), or drop a source",
-    "quality": "recompress both alike before they become a source, or drop a source",
-    "size": "take crops or sources of one size for both",
-    "source": "take both classes from every source, or whatever tells the sources apart tells the classes",
+    "encoding": "compress both classes alike: set level_files: true on a source of images with masks, and"
+    " forge.final_quality: [70, 90] on one of photographs",
+    "quality": "set level_files: true on a source of images with masks, or leave out the sources whose photographs"
+    " differ",
+    "size": "set crop on a source of photographs; of images with masks, cut both classes to the same sizes before the"
+    " build",
+    "source": "give every source both classes, such as an authentic/ folder to one that has forged images alone, or"
+    " leave it out",
 }
 
 
@@ -89,6 +95,15 @@ def scopes(statistics: Statistics) -> list[str]:
     return statistics.splits() + (sources if len(sources) > 1 else [])
 
 
+def of_manifest(manifest: Manifest) -> list[str]:
+    """The shortcuts of a dataset, a sentence each with its remedy, for whoever reports on a model that was trained or
+    evaluated on it. Nothing is read: the manifest has the counts. A dataset of named classes has none.
+
+    Raises DataError for a manifest whose counts no dataset can have.
+    """
+    return [] if manifest.indexed else shortcuts(Statistics.from_json(manifest.statistics))
+
+
 def shortcuts(statistics: Statistics) -> list[str]:
     """What a detector could learn instead of forgeries, in plain sentences."""
     sentences: list[str] = []
@@ -102,14 +117,15 @@ def shortcuts(statistics: Statistics) -> list[str]:
         sentences.append(
             f"{description[0].upper()}{description[1:]} alone tells forged from authentic images: {where} (chance is"
             f" 50%). {_typical_values(statistics, feature, worst)}"
-            f" A detector will learn this instead of forgeries: {_REMEDY[feature]}."
+            f" A detector will learn this instead of forgeries. Remedy: {_REMEDY[feature]}."
         )
     prior = position_prior(statistics)
     if prior and prior[0] - prior[1] > REPORTED_F1_GAIN:
         sentences.append(
             f"Forged pixels lie in one place: a map that is the same for every image reaches F1 {prior[0]:.2f}, calling"
-            f" everything forged {prior[1]:.2f}. A detector will learn to look there: cut or shift the images"
-            " (crop and samples_per_photo of a source to forge from), or report this baseline with every result."
+            f" everything forged {prior[1]:.2f}. A detector will learn to look there: set crop and"
+            " samples_per_photo on a source of photographs; of images with masks, report this baseline with every"
+            " result."
         )
     return sentences
 

@@ -215,6 +215,12 @@ def _check_settings(source: SourceConfig, kinds: set[str]) -> None:
         raise UserError(f"source {source.name}: images of kind {LABELLED} need layout indexed")
     if source.scribbles and kinds == {UNLABELLED}:
         raise UserError(f"source {source.name}: without labels there is nothing to draw scribbles from; leave them out")
+    if source.level_files and (photos or LABELLED in kinds or kinds == {UNLABELLED}):
+        raise UserError(
+            f"source {source.name}: level_files is for authentic and forged images as they are, and layout"
+            f" {source.layout} lists {', '.join(sorted(kinds))}; leave it out"
+            + (", and set forge.final_quality" if photos else "")
+        )
     if source.crop is not None and not photos:
         raise UserError(f"source {source.name}: layout {source.layout} takes images as they are; leave out crop")
     for setting in () if photos else ("samples_per_photo", "forge"):

@@ -26,6 +26,8 @@ SURROUNDINGS = 1.5
 CROP_ATTEMPTS = 50
 """Positions tried for that crop."""
 NOT_FORGED = "not_forged"
+LEVEL_QUALITY = (70, 90)
+"""The JPEG quality, least and largest, of the images of a source with `level_files`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,23 +73,8 @@ def render(
     Raises DataError with reason `not_forged` for a photograph in which no forgery succeeded.
     """
     generator = sample_generator(seed, sample.key)
-    item, encoded = sample.image, files.image
-    image, mask, scribble = _decode(item, files, source)
-    recipe: dict[str, object] = {}
-    if item["kind"] == PHOTO:
-        if sample.kind != "authentic":
-            image, mask, recipe = _forge(image, files.donor, sample, source, generator)
-        elif source.crop is not None:
-            (image,) = _crop(source.crop, generator, image)
-            mask = np.zeros(image.shape[:2], np.uint8)
-        if source.forge.final_quality is not None:
-            quality = int(generator.integers(*source.forge.final_quality, endpoint=True))
-            encoded, recipe = codecs.encode_jpeg(image, quality), recipe | {"final_quality": quality}
-            image = codecs.decode_image(encoded, sample.key)  # JPEG is lossy: the file's pixels are other ones
-        elif sample.kind != "authentic" or source.crop is not None:
-            encoded = codecs.encode_png(image)
-    if read_header(files.image, item["image"]).several:
-        recipe = recipe | {"first_of_several": True}  # a frame of an animation, a page of a document
+    item = sample.image
+    encoded, image, mask, scribble, recipe = _canonical(sample, files, source, seed, generator)
     if scribbled and scribble is None:
         scribble = _drawn_scribble(mask, source, seed, sample.key)
     rendered = views.render_views(
@@ -113,7 +100,7 @@ def render(
         "perceptual_hash": codecs.difference_hash(image),
         "photo_hash": item["photo_hash"],
         "photo_hash_fine": item["photo_hash_fine"],
-        "jpeg_quality": codecs.jpeg_quality(files.image),
+        "jpeg_quality": codecs.jpeg_quality(encoded if source.level_files else files.image),
         "forged_fraction": forged / max(counted, 1),
         "forged_pixels": forged,
         "recipe": json.dumps(recipe, sort_keys=True),
@@ -122,6 +109,52 @@ def render(
     if classes:
         row["class_pixels"] = codecs.class_pixels(mask, classes)
     return Rendered(row, mask, scribble if scribbled else None)
+
+
+class _Canonical(NamedTuple):
+    """The canonical view of a sample before it is stored: its file, pixels, mask, scribble, and how it was made."""
+
+    encoded: bytes
+    image: codecs.Image
+    mask: codecs.Mask
+    scribble: codecs.Mask | None
+    recipe: dict[str, object]
+
+
+def _canonical(
+    sample: PlannedSample, files: Files, source: SourceConfig, seed: int, generator: np.random.Generator
+) -> _Canonical:
+    """The sample itself: decoded, then forged, cropped or levelled as the plan and its source say."""
+    item, encoded = sample.image, files.image
+    image, mask, scribble = _decode(item, files, source)
+    recipe: dict[str, object] = {}
+    if item["kind"] == PHOTO:
+        if sample.kind != "authentic":
+            image, mask, recipe = _forge(image, files.donor, sample, source, generator)
+        elif source.crop is not None:
+            (image,) = _crop(source.crop, generator, image)
+            mask = np.zeros(image.shape[:2], np.uint8)
+        if source.forge.final_quality is not None:
+            quality = int(generator.integers(*source.forge.final_quality, endpoint=True))
+            encoded, recipe = codecs.encode_jpeg(image, quality), recipe | {"final_quality": quality}
+            image = codecs.decode_image(encoded, sample.key)  # JPEG is lossy: the file's pixels are other ones
+        elif sample.kind != "authentic" or source.crop is not None:
+            encoded = codecs.encode_png(image)
+    elif source.level_files:
+        encoded, recipe = _levelled(image, seed, sample.key), {"source_quality": codecs.jpeg_quality(files.image)}
+        image = codecs.decode_image(encoded, sample.key)
+    if read_header(files.image, item["image"]).several:
+        recipe = recipe | {"first_of_several": True}  # a frame of an animation, a page of a document
+    return _Canonical(encoded, image, mask, scribble, recipe)
+
+
+def _levelled(image: codecs.Image, seed: int, key: str) -> bytes:
+    """An image as a JPEG file of 4:2:0 chroma; the quality is drawn whatever its class and its file were.
+
+    The draw is its own: the views are those of a source that is not levelled.
+    """
+    quality = int(sample_generator(seed, f"{key} level").integers(*LEVEL_QUALITY, endpoint=True))
+    return codecs.encode_jpeg(image, quality)
 
 
 def _stored(view: views.View) -> StoredView:

@@ -176,6 +176,8 @@ def _digest(shard: Shard, samples: list[PlannedSample], config: BuildConfig, see
     ]
     if config.classes or scribbles:
         inputs.append([config.classes, scribbles, source.model_dump(mode="json", include={"values", "scribbles"})])
+    if source.level_files:
+        inputs.append({"level_files": render.LEVEL_QUALITY})
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=bytes.hex).encode()).hexdigest()
 
 

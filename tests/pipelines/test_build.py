@@ -22,6 +22,7 @@ from pipelines.dataset import integrity
 from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest, PixelCounts, SourceCounts
 from pipelines.dataset.order import Cursor
+from pipelines.dataset.shortcuts import of_manifest
 from pipelines.ingest import listing, survey
 from pipelines.inspect import inspect
 from pipelines.runtime import lease
@@ -387,3 +388,55 @@ def test_folders_of_the_users_own_are_left_alone(tmp_path: Path, pairs: Path, ra
         file.write_text("not ours to delete")
     build(config)
     assert all(file.exists() for file in own)
+
+
+@pytest.fixture
+def unlike(tmp_path: Path) -> Path:
+    """A folder in the pairs layout: 40 forged images in JPEG files of quality 75, 40 authentic ones of 92."""
+    folder, rng = tmp_path / "unlike", np.random.default_rng(5)
+    for name in ("images", "masks", "authentic"):
+        (folder / name).mkdir(parents=True)
+    for number in range(80):
+        image = cv2.resize(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
+        forged = number % 2
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 75 if forged else 92]
+        cv2.imwrite(str(folder / ("images" if forged else "authentic") / f"{number}.jpg"), image, quality)
+        if forged:
+            mask = np.zeros((64, 64), np.uint8)
+            top, left = rng.integers(0, 44, 2)
+            mask[top : top + 20, left : left + 20] = 255
+            cv2.imwrite(str(folder / "masks" / f"{number}.png"), mask)
+    return folder
+
+
+def test_files_that_tell_the_classes_apart_are_said_and_levelled(
+    tmp_path: Path, unlike: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Build says the shortcut, also of a finished dataset; with level_files there is none, and views are the same."""
+    at, shortcut = f"build.output={tmp_path}/", "build: warning: The kind of file (format and JPEG quality)"
+    plain = pairs_config(tmp_path, unlike, f"{at}plain", keys="split: train")
+    manifest = build(plain)
+    assert shortcut in (said := capsys.readouterr().err)
+    assert "level_files: true" in said
+    assert build(pairs_config(tmp_path, unlike, f"{at}plain", keys="split: train, level_files: false")) == manifest
+    assert shortcut in capsys.readouterr().err
+    assert len(of_manifest(manifest)) == 1
+
+    level = pairs_config(tmp_path, unlike, f"{at}level", keys="split: train, level_files: true")
+    assert of_manifest(build(level)) == []
+    assert "tells forged from authentic" not in capsys.readouterr().err
+    again = pairs_config(tmp_path, unlike, f"{at}again", keys="split: train, level_files: true")
+    assert build(again).fingerprint == Manifest.read(f"{tmp_path}/level").fingerprint != manifest.fingerprint
+    before = {row["key"]: row for row in rows_of(plain)}
+    for row in rows_of(level):
+        file, source = row["views"][0]["image"], before[row["key"]]
+        assert 70 <= row["jpeg_quality"] == codecs.jpeg_quality(file) <= 90
+        assert json.loads(row["recipe"])["source_quality"] == source["jpeg_quality"]
+        assert row["views"][0]["mask"] == source["views"][0]["mask"]
+        assert row["views"][1]["done"] == source["views"][1]["done"]
+
+
+def test_photographs_are_levelled_by_final_quality(tmp_path: Path, photos: Path) -> None:
+    override = f"build.sources=[{{name: mine, layout: photos, location: {photos}, level_files: true}}]"
+    with pytest.raises(UserError, match=r"source mine: level_files .*leave it out, and set forge.final_quality"):
+        build(recipe.load(None, [f"workspace={tmp_path}", override]))

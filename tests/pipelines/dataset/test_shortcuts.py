@@ -128,3 +128,11 @@ def test_a_split_without_a_class_is_named() -> None:
         "Split validation has no authentic image",
         "Split test has no forged image",
     ]
+
+
+@pytest.mark.parametrize("feature", ["encoding", "quality"])
+def test_a_remedy_names_a_key_that_can_be_set(feature: str) -> None:
+    values = {name: values for name, values, *_ in FEATURES}[feature]
+    (sentence,) = shortcuts(of_rows(feature_rows(feature, values, classes())))
+    assert "Remedy: " in sentence
+    assert "level_files: true" in sentence
