@@ -23,7 +23,10 @@ from mpc_model.model_files import ModelSpec
 from pipelines.runtime import canonical, console, documents, storage, uris
 from pipelines.runtime.documents import Count, Sha256
 
-_Column = list[Annotated[float, Field(ge=0, le=1)]]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Column = list[_Share]
+_Defined = list[_Share | None]
+"""None is what is not defined for the image."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -54,6 +57,13 @@ class _Columns(TypedDict):
     forged_fraction: _Column
     called_fraction: _Column
     pixels: list[Count]
+    best_f1: _Defined
+    best_threshold: _Defined
+    permuted_f1: _Defined
+    macro_f1: _Defined
+    mcc: list[Annotated[float, Field(ge=-1, le=1)] | None]
+    auc: _Defined
+    average_precision: _Defined
 
 
 @with_config(ConfigDict(extra="forbid"))

@@ -1,15 +1,17 @@
 """The published protocol: per-image scores against plain counting, resizing, the 8-bit threshold, and the means."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn import metrics as reference
 
 from mpc_model.errors import DataError
-from mpc_model.evaluation.metrics import Scores, average_over_sets, pixel_scores, summarize
+from mpc_model.evaluation.metrics import DEFINED_MEANS, Scores, average_over_sets, pixel_scores, scores_of, summarize
 
 
 def slow_counts(eight_bit: np.ndarray, mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -103,6 +105,50 @@ def test_a_mask_with_other_values_is_refused():
         pixel_scores(np.zeros((2, 2), np.float32), np.full((2, 2), 128, np.uint8))
 
 
+@given(
+    levels=hnp.arrays(np.uint8, (6, 5), elements=st.sampled_from([0, 1, 90, 127, 128, 200, 255])),
+    mask=hnp.arrays(np.uint8, (6, 5), elements=st.sampled_from([0, 1, 255])),
+    threshold=st.sampled_from([0.2, 0.5, 0.9]),
+)
+@settings(deadline=None, max_examples=25)
+def test_the_metrics_of_other_protocols_are_those_of_scikit_learn(levels, mask, threshold):
+    scores = pixel_scores(levels.astype(np.float32) / 255, mask, threshold=threshold)
+    true, level = mask[mask != 255] == 1, levels[mask != 255].astype(int)
+    if not true.any():
+        assert {getattr(scores, name) for name in (*DEFINED_MEANS, "best_threshold")} == {None}
+        return
+    called = level > 255 * threshold
+    f1 = [reference.f1_score(true, level >= least, zero_division=0) for least in {1, *level.tolist()} - {0}]
+    assert scores.best_f1 == pytest.approx(max(f1))
+    best = pixel_scores(levels.astype(np.float32) / 255, mask, threshold=scores.best_threshold)
+    assert best.f1 == pytest.approx(max(f1))
+    assert scores.best_f1 >= scores.f1
+    assert scores.permuted_f1 == pytest.approx(
+        max(reference.f1_score(true, one, zero_division=0) for one in (called, ~called))
+    )
+    assert scores.macro_f1 == pytest.approx(reference.f1_score(true, called, average="macro", zero_division=0))
+    assert scores.average_precision == pytest.approx(reference.average_precision_score(true, level))
+    if true.all():
+        assert (scores.mcc, scores.auc) == (None, None)
+    else:
+        assert scores.mcc == pytest.approx(reference.matthews_corrcoef(true, called), abs=1e-12)
+        assert scores.auc == pytest.approx(reference.roc_auc_score(true, level))
+
+
+def test_the_metrics_of_an_image_of_more_pixels_than_32_bits_count_are_exact():
+    counts = np.zeros((2, 256), np.int64)
+    counts[0, [10, 200]], counts[1, [10, 200]] = (3 * 2**32, 2**32), (2**32, 3 * 2**32)
+    scores = scores_of(counts)
+    assert (scores.f1, scores.auc, scores.mcc) == (0.75, 0.75, 0.5)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5])
+def test_the_inverse_of_a_perfect_map_is_perfect_when_permuted(threshold):
+    mask = np.eye(8, dtype=np.uint8)
+    scores = pixel_scores(1 - mask.astype(np.float32), mask, threshold=threshold)
+    assert (scores.f1, scores.permuted_f1, scores.mcc, scores.auc) == (0, 1, -1, 0)
+
+
 def record(f1: float = 0.0, iou: float = 0.0, forged: float = 0.0, called: float = 0.0, pixels: int = 100) -> Scores:
     return Scores(f1, iou, f1, f1, forged, called, pixels)
 
@@ -122,6 +168,14 @@ def test_a_summary_averages_f1_over_forged_images_and_false_alarms_over_authenti
     assert summary["iou"] == pytest.approx(0.5)
     assert summary["false_alarm_rate"] == pytest.approx(0.2)
     assert (summary["forged_images"], summary["authentic_images"]) == (2, 3)
+
+
+def test_a_summary_averages_other_metrics_over_the_forged_images_where_they_are_defined():
+    forged, defined = record(f1=0.9, forged=0.2), {"best_f1": 0.5, "mcc": -0.5, "auc": None}
+    others = [replace(forged, **defined), replace(forged, **{**defined, "mcc": 1.0}), record(called=0.1)]
+    summary = summarize(others)
+    assert (summary["best_f1"], summary["mcc"]) == (0.5, 0.25)
+    assert math.isnan(summary["auc"])
 
 
 def test_a_summary_of_one_kind_of_image_has_no_number_for_the_other():

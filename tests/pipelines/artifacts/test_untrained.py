@@ -11,7 +11,10 @@ from mpc_model.localizer import ModelSpec
 from pipelines.artifacts import untrained
 
 SPEC = ModelSpec("hrformer_tiny", "mlp4", 64)
-SCORES = [Scores(0.1 + 0.2, 1 / 3, 1.0, 0.0, 2**-40, 0.7, 4096), Scores(0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0)]
+SCORES = [
+    Scores(0.1 + 0.2, 1 / 3, 1.0, 0.0, 2**-40, 0.7, 4096, 0.3, 0.5, 0.4, 0.6, -0.25, 1 / 7, 1.0),
+    Scores(0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0),
+]
 
 
 def origin(spec: ModelSpec = SPEC, **changed: Any) -> untrained.MadeFrom:
@@ -60,7 +63,7 @@ def damage(document: dict[str, Any], kind: str) -> Any:
         case "lacking":
             del scores["iou"]
         case "unknown":
-            scores["auc"] = [0.5, 0.5]
+            scores["brier"] = [0.5, 0.5]
         case "shorter":
             document["scores"] = {name: values[:1] for name, values in scores.items()}
         case "another":
