@@ -20,7 +20,7 @@ from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.evaluation import class_metrics
 from mpc_model.evaluation.metrics import Scores, summarize
 from mpc_model.imaging import codecs, drawing
-from mpc_model.imaging.degradations import DEGRADATIONS
+from mpc_model.imaging.degradations import degradation
 from mpc_model.localizer import Localizer
 from pipelines import reuse
 from pipelines.artifacts import evaluation, record, untrained
@@ -67,7 +67,7 @@ def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult:
     settings = config.evaluate
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
     for name in settings.robustness:
-        DEGRADATIONS.require(name)
+        degradation(name)
     manifest = Manifest.read(dataset)
     reader = ShardReader(dataset, manifest, settings.split)
     manifest.require_labels(dataset, [settings.split], "evaluate")

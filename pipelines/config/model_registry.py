@@ -1,10 +1,11 @@
 """The config sections on the way to the registry: evaluation, registration and promotion."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from mpc_model.imaging.degradation_sets import SETS, expanded
 from pipelines.config.base import (
     ADDED,
     BatchSize,
@@ -46,6 +47,12 @@ Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Text of one line."""
 
 
+def _degradations(names: Any) -> Any:
+    """A list of names, or one of them, with what is in the sets among them."""
+    listed = [names] if isinstance(names, str) else names
+    return expanded(listed) if isinstance(listed, list) and all(isinstance(name, str) for name in listed) else listed
+
+
 class EvaluateConfig(PoolConfig):
     """A model on one split of a dataset, beside two baselines."""
 
@@ -64,10 +71,10 @@ class EvaluateConfig(PoolConfig):
     """Where metrics, scores and pictures go; left out, `<workspace>/evaluate`."""
     pictures: Annotated[int, Field(ge=0, le=100)] = 6
     """Images drawn beside their masks and maps."""
-    robustness: list[str] = Field(default=["jpeg70", "half_size"])
-    """Degradations (imaging/degradations.py) under which the forged images are scored once more. Each costs a pass
-    over them with the model alone, as the evaluation has over all images; the default is what nearly every image meets
-    on its way."""
+    robustness: Annotated[list[str], BeforeValidator(_degradations)] = Field(default=SETS["light"])
+    """Degradations under which the forged images are scored once more, such as jpeg70, blur1.5 or JRBN, or a set of
+    them: light, or paper with 24. Each costs a pass over these images with the model alone, as the evaluation has
+    over all; the default is what nearly every image meets on its way."""
 
     volumes: Annotated[Pattern | None, ADDED] = None
     """For a model of several classes: a regular expression; samples in whose keys it finds the same text, such as a

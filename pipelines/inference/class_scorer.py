@@ -66,11 +66,12 @@ class ClassScorer(SplitScorer[CountedImage]):
     def finish(self, decoded: Decoded, answers: Answers) -> CountedImage:
         """The counts of a sample."""
         mask, row, classes = decoded.mask, decoded.source.row, self.model.spec.classes
-        probabilities, *degraded = (_probabilities(answer, mask) for answer in answers.model)
+        masks = [mask[region] for region in decoded.regions]
+        probabilities, *degraded = map(_probabilities, answers.model, masks)
         predicted = most_probable(probabilities)
 
-        def counted(labels: Labels) -> Counts:
-            return packed_counts(confusion(labels, mask, classes))
+        def counted(labels: Labels, true: Labels = mask) -> Counts:
+            return packed_counts(confusion(labels, true, classes))
 
         untrained = answers.untrained and counted(most_probable(_probabilities(answers.untrained, mask)))
         difference = answers.fp32 and _difference(_probabilities(answers.fp32, mask), probabilities)
@@ -83,7 +84,10 @@ class ClassScorer(SplitScorer[CountedImage]):
             decoded.source.index,
             counted(predicted),
             untrained,
-            {name: counted(most_probable(one)) for name, one in zip(self.robustness, degraded, strict=True)},
+            {
+                name: counted(most_probable(one), true)
+                for name, one, true in zip(self.robustness, degraded, masks[1:], strict=True)
+            },
             difference,
             None if volume is None else Slice(volume, _encoded(predicted), _encoded(mask)),
         )

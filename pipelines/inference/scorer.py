@@ -88,8 +88,8 @@ class Scorer(SplitScorer[ScoredImage]):
             image_score(probability),
             scores,
             {
-                name: pixel_scores(map_, mask, threshold=threshold)
-                for name, map_ in zip(self.robustness, degraded, strict=bool(degraded))
+                name: pixel_scores(map_, mask[region], threshold=threshold)
+                for name, map_, region in zip(self.robustness, degraded, decoded.regions[1:], strict=bool(degraded))
             },
             difference,
             None if answers.model[0].image is None else image_probability(answers.model[0].image),

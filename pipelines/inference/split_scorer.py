@@ -5,6 +5,7 @@ published protocol, pipelines/inference/class_scorer.py counts those of several 
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,7 +17,7 @@ import torch
 from mpc_model.errors import InfrastructureError, MPCError
 from mpc_model.imaging import codecs
 from mpc_model.imaging.decoding import read_header
-from mpc_model.imaging.degradations import DEGRADATIONS
+from mpc_model.imaging.degradations import WHOLE, Region, degradation
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.nn.heads import HeadParts
 from pipelines.artifacts.model_directory import load_model
@@ -57,10 +58,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A sample's images, the stored one first and then its degraded ones, and its mask."""
+    """A sample's images, the stored one first and then its degraded ones, the part of the stored one that each shows,
+    and its mask."""
 
     source: Source
     images: list[codecs.Image]
+    regions: list[Region]
     mask: codecs.Mask
 
 
@@ -99,6 +102,7 @@ class SplitScorer(Generic[S]):
         self.indexed = manifest.indexed
         self.reader = ShardReader(str(settings.dataset), manifest, settings.split)
         self.robustness, self.compared = settings.robustness, scope.compared
+        self.degradations = [degradation(name) for name in settings.robustness]
 
     def finish(self, decoded: Decoded, answers: Answers) -> S:
         """The scores of a sample. Called by several threads."""
@@ -107,11 +111,11 @@ class SplitScorer(Generic[S]):
     def score(self, groups: Sequence[int]) -> Iterator[S]:
         """The scores of all images of row groups, in order."""
         chunk = max(self.network.images, self.threads)
-        # Decoded, an image is about as large as its degraded renderings.
+        renderings = math.ceil(1 + sum(each.pixels for each in self.degradations))
         return in_stages(
             self._sources(groups),
             chunk,
-            pixels=lambda source: _pixels(source.row) * (1 + len(self.robustness)),
+            pixels=lambda source: _pixels(source.row) * renderings,
             decode=self._decode,
             infer=self._infer,
             finish=self.finish,
@@ -132,10 +136,11 @@ class SplitScorer(Generic[S]):
         evaluations can be compared."""
         row = source.row
         image, mask = decode_row(row, self.indexed)
-        names = [] if self.robust_kinds == "forged" and row["kind"] == "authentic" else self.robustness
+        asked = [] if self.robust_kinds == "forged" and row["kind"] == "authentic" else self.degradations
         seed = list(row["id"].encode())
-        degraded = [DEGRADATIONS[name](image, np.random.default_rng(seed)) for name in names]
-        return Decoded(source, [image, *degraded], mask)
+        degraded = [each(image, np.random.default_rng(seed)) for each in asked]
+        images, regions = [image, *(each.image for each in degraded)], [WHOLE, *(each.region for each in degraded)]
+        return Decoded(source, images, regions, mask)
 
     def _infer(self, decoded: list[Decoded]) -> list[Answers]:
         of_model = iter(_answers(self.network, [(image, each) for each in decoded for image in each.images]))

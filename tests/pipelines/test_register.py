@@ -18,7 +18,7 @@ import mpc_model
 from mpc_model.errors import UserError
 from mpc_model.evaluation.metrics import pixel_scores
 from mpc_model.imaging import codecs
-from mpc_model.imaging.degradations import DEGRADATIONS
+from mpc_model.imaging.degradations import degradation
 from mpc_model.localizer import Localizer, ModelSpec
 from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import model_digest
@@ -88,7 +88,7 @@ def test_robustness_is_the_f1_of_degraded_images(config: Config, figures: dict[s
             if row["kind"] != "authentic":
                 view = row["views"][0]
                 image = codecs.decode_image(view["image"], "row")
-                worse = DEGRADATIONS[name](image, np.random.default_rng(list(row["id"].encode())))
+                worse = degradation(name)(image, np.random.default_rng(list(row["id"].encode()))).image
                 slow.append(pixel_scores(model.predict([worse])[0], codecs.decode_mask(view["mask"], "row")).f1)
         assert found[name]["f1"] == pytest.approx(np.mean(slow), abs=1e-6)
         assert found[name]["forged_images"] == len(slow)

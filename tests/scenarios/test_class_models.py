@@ -14,6 +14,7 @@ from support import tiny
 
 from mpc_model.errors import UserError
 from mpc_model.evaluation import class_metrics
+from mpc_model.imaging.degradations import degradation
 from mpc_model.localizer import Localizer
 from pipelines import commands
 from pipelines.config import recipe
@@ -43,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
         "model={backbone: hrformer_tiny, head: mlp4, input_size: 32, classes: 3}",
         "train={workers: 0, batch_size: 4, validation_images: 6, pictures_every: 2}",
         "finetune={start: scratch, unfreeze: all, epochs: 2, learning_rate: 1.0e-2, loss: cross_entropy}",
-        f"evaluate={{volumes: 'patient\\d+', spacing: {SPACING}}}",
+        f"evaluate={{volumes: 'patient\\d+', spacing: {SPACING}, robustness: [light, crop0.5]}}",
     )
     finetune(config)
     return config
@@ -87,12 +88,15 @@ def test_an_evaluation_counts_the_pixels_of_all_images_by_class(
 ) -> None:
     model, manifest = Localizer.load(str(other.evaluate.model)), Manifest.read(str(trained.train.dataset))
     reader = ShardReader(str(trained.train.dataset), manifest, "test")
-    rows = [row for group in range(len(reader.sizes)) for row in reader.read(group, ("key", "views"))]
+    rows = [row for group in range(len(reader.sizes)) for row in reader.read(group, ("id", "key", "views"))]
     matrix, volumes = np.zeros((3, 3), np.int64), dict[str, list[tuple[np.ndarray, np.ndarray]]]()
+    cropped = np.zeros((3, 3), np.int64)
     for row in sorted(rows, key=lambda row: row["key"]):
         image, mask = decode_row(row, indexed=True)
         labels = model.predict([image])[0].argmax(0).astype(np.uint8)
         matrix += class_metrics.confusion(labels, mask, 3)
+        part, region = degradation("crop0.5")(image, np.random.default_rng(list(row["id"].encode())))
+        cropped += class_metrics.confusion(model.predict([part])[0].argmax(0).astype(np.uint8), mask[region], 3)
         volumes.setdefault(row["key"].split("/")[1].split("_")[0], []).append((labels, mask))
     expected = class_metrics.dataset_level(matrix, CLASSES)
     assert metrics["model"]["dataset_level"] == pytest.approx(expected)
@@ -101,7 +105,9 @@ def test_an_evaluation_counts_the_pixels_of_all_images_by_class(
     assert set(expected) == set(metrics["model"]["dataset_level"])
     assert of_volumes["volumes"] == len(volumes)
     assert of_volumes["mean_hd95"] == pytest.approx(class_metrics.of_volumes(scores, CLASSES)["mean_hd95"])
-    assert set(metrics["robustness"]) == {"jpeg70", "half_size"}
+    assert set(metrics["robustness"]) == {"jpeg70", "half_size", "crop0.5"}
+    of_crops = metrics["robustness"]["crop0.5"]["dataset_level"]
+    assert of_crops == pytest.approx(class_metrics.dataset_level(cropped, CLASSES))
     assert metrics["classes"] == CLASSES
     for of_one_class in ("f1_by_kind", "threshold", "everything_forged"):
         assert of_one_class not in metrics

@@ -11,7 +11,6 @@ from support import tiny
 
 from mpc_model.imaging.class_mix import MIXES
 from mpc_model.imaging.codecs import MASK_RULES
-from mpc_model.imaging.degradations import DEGRADATIONS
 from mpc_model.imaging.forging import ForgeSettings
 from mpc_model.losses.gaussian_similarity import SIMILARITIES
 from mpc_model.losses.prototypes import PROTOTYPES
@@ -58,7 +57,7 @@ def test_every_setting_of_adaptation_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [EvaluateConfig.model_fields, RegisterConfig.model_fields, PromoteConfig.model_fields, DEGRADATIONS],
+    [EvaluateConfig.model_fields, RegisterConfig.model_fields, PromoteConfig.model_fields],
 )
 def test_every_setting_of_the_registry_is_documented(names: Iterable[str]) -> None:
     documented = set(re.findall(r"`(\w+)`", REGISTRY))

@@ -109,6 +109,15 @@ CHECKS = {
         assert original.ops == []
         assert 100 <= decode_image(second.image_bytes, "x").mean() <= 180
         """,
+    "A degradation": """
+        from mpc_model.evaluation.robustness import curves
+        from mpc_model.imaging.degradations import degradation
+        image = np.full((4, 4, 3), 200, np.uint8)
+        found, region = degradation("darker0.5")(image, np.random.default_rng(0))
+        assert (found == 100).all()
+        (curve,) = curves({"darker0.5": 0.4, "darker0.8": 0.8}, 1.0)
+        assert curve.strengths == [1, 0.8, 0.5]
+        """,
     "A source layout": """
         train = manifest.splits["train"]
         assert (train.samples, train.forged) == (2, 2)

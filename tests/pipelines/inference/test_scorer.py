@@ -10,6 +10,7 @@ from support import tiny
 
 from mpc_model.errors import DataError
 from mpc_model.evaluation.metrics import pixel_scores
+from mpc_model.imaging.degradations import degradation
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
@@ -50,6 +51,18 @@ def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) ->
         assert set(image.degraded) == ({"jpeg70"} if image.is_forged else set())
     assert any(image.is_forged for image in images)
     assert scores_of(scorer, 0) == images == unpacked(packed(images))
+
+
+def test_a_crop_is_scored_against_its_part_of_the_mask(scorer: Scorer, built: Config, tmp_path: Path) -> None:
+    cropping = scorer_of(built, str(tmp_path / "model"), robustness=["crop0.5", "resize0.5"])
+    reader = ShardReader(str(built.build.output), Manifest.read(str(built.build.output)), "train")
+    for image, row in zip(scores_of(cropping, 0), reader.read(0, ("id", "key", "kind", "views")), strict=True):
+        pixels, mask = decode_row(row)
+        for name in image.degraded:
+            worse, region = degradation(name)(pixels, np.random.default_rng(list(row["id"].encode())))
+            expected = pixel_scores(cropping.model.predict([worse])[0], mask[region])
+            assert image.degraded[name] == expected
+        assert all(scores.pixels <= mask.size for scores in image.degraded.values())
 
 
 def test_scores_are_stored_by_whole_row_groups_and_a_failure_is_a_value(
