@@ -15,7 +15,7 @@ from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
 from pipelines.dataset import leakage
 from pipelines.dataset.manifest import Manifest
-from pipelines.model_registry import audit_trail, gates, lineage, lock, version_metrics
+from pipelines.model_registry import audit_trail, baseline_gates, gates, lineage, lock, version_metrics
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.model_registry.gates import Answer
 from pipelines.model_registry.version_metrics import AnyMetrics
@@ -136,7 +136,11 @@ def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVe
         if metrics.model != candidate.tags.get(lineage.MODEL):
             words = f"on {metrics.name} are of another model; run `mpc evaluate` for this one, and `mpc register` again"
             answers.append(Answer("metrics", False, words))
+    answers += baseline_gates.baselines(compared, settings.baselines)
+    answers += baseline_gates.images(compared, settings.min_images)
+    answers += baseline_gates.floors(compared, settings.min_f1, settings.robustness_area)
     answers += gates.leakage(compared, {metrics.key: _leaks(candidate, metrics) for metrics in compared})
+    answers += baseline_gates.shortcuts(compared, settings.refuse_shortcuts)
     return answers + gates.robustness(compared, settings.robustness_floor)
 
 

@@ -1,7 +1,7 @@
 """The config sections on the way to the registry: evaluation, registration and promotion."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -14,6 +14,7 @@ from pipelines.config.base import (
     OutputLocation,
     Pattern,
     PoolConfig,
+    Positive,
     Precision,
     Section,
     SplitName,
@@ -45,6 +46,9 @@ Alias = Annotated[str, Field(max_length=200), AfterValidator(_is_an_alias)]
 
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Text of one line."""
+
+
+Baseline = Literal["untrained", "everything_forged", "constant_map"]
 
 
 def _degradations(names: Any) -> Any:
@@ -120,8 +124,20 @@ class PromoteConfig(Section):
     """
     margin: Fraction = 0.0
     """How much worse than the target's version each figure may be."""
+    baselines: list[Baseline] = Field(default=["untrained", "everything_forged", "constant_map"])
+    """What the F1 must be above with 95% confidence: the same network untrained, a map that calls every pixel forged,
+    the best map that is the same for all images; [] asks for none. Of several classes the Dice is compared, without
+    confidence."""
+    min_images: Positive = 20
+    """Least number of forged images of a test set with an F1."""
+    min_f1: Fraction | None = None
+    """Least F1 (Dice with several classes) on each test set; null asks for none."""
     robustness_floor: Fraction | None = 0.5
     """Least share of its F1 that the model must keep under every degradation that `evaluate` measured; null asks for
     none."""
+    robustness_area: Fraction | None = None
+    """Least mean area under the robustness curves that `evaluate` measured; null asks for none."""
+    refuse_shortcuts: bool = False
+    """Whether what a detector can cheat with in a test set refuses; otherwise it is said with the answers."""
     reason: Annotated[Line, Field(max_length=1000)] = ""
     """Why, in your own words, for the audit trail."""

@@ -1,4 +1,5 @@
 """What has to hold before an alias moves to another version: metrics, no leakage, robustness. Pure functions.
+What a version has to be by itself is in baseline_gates.py.
 
 A gate is answered for one dataset, split and precision at a time, in words with the numbers. The metrics that versions
 carry are those of version_metrics.py: F1, IoU and false alarms of a model of one class, Dice and mean IoU of one of
@@ -53,7 +54,11 @@ def metrics(
             elif candidate[key] not in compared:
                 compared.append(candidate[key])
                 answers.append(_compared(candidate[key], None if champion is None else champion[key], margin))
-    if compared and all(answer.holds for answer in answers) and all(_main(metrics) is None for metrics in compared):
+    if (
+        compared
+        and all(answer.holds for answer in answers)
+        and not any(main_value(one) is not None for one in compared)
+    ):
         names = ", ".join(metrics.name for metrics in compared)
         remedy = "evaluate both versions on a split with forged images too, and register"
         answers.append(_no("metrics", f"F1 cannot be compared: {names} has no forged image to score; {remedy}"))
@@ -76,12 +81,13 @@ def _missing(wanted: AnyMetrics, candidate: Mapping[Key, AnyMetrics]) -> str:
     )
 
 
-def _main(metrics: AnyMetrics) -> float | None:
+def main_value(metrics: AnyMetrics) -> float | None:
     """The metric without which a model cannot be judged: F1, or Dice."""
     return metrics.f1 if isinstance(metrics, VersionMetrics) else metrics.foreground_dice
 
 
-def _main_name(metrics: AnyMetrics) -> str:
+def main_name(metrics: AnyMetrics) -> str:
+    """What people call it."""
     return "F1" if isinstance(metrics, VersionMetrics) else "Dice"
 
 
@@ -93,9 +99,9 @@ def _judged(metrics: AnyMetrics) -> list[tuple[str, float | None, int]]:
 
 
 def _compared(new: AnyMetrics, old: AnyMetrics | None, margin: float) -> Answer:
-    main, name = _main(new), _main_name(new)
+    main, name = main_value(new), main_name(new)
     false_alarms = new.false_alarm_rate if isinstance(new, VersionMetrics) else None
-    if main is None and (false_alarms is None or (old is not None and _main(old) is not None)):
+    if main is None and (false_alarms is None or (old is not None and main_value(old) is not None)):
         return _no("metrics", f"on {new.name} there is no {name}: none of its images could be scored")
     if old is None:
         shown = f"no F1, false alarms {false_alarms:.4f}" if main is None else f"{name} {main:.4f}"
@@ -131,7 +137,7 @@ def robustness(compared: Sequence[AnyMetrics], floor: float | None) -> list[Answ
         return []
     answers = []
     for metrics in compared:
-        main, label = _main(metrics), _main_name(metrics)
+        main, label = main_value(metrics), main_name(metrics)
         if main is None:
             answers.append(Answer("robustness", True, f"not asked on {metrics.name}: there is no {label}"))
             continue
@@ -140,6 +146,9 @@ def robustness(compared: Sequence[AnyMetrics], floor: float | None) -> list[Answ
             answers.append(_no("robustness", f"on {metrics.name} it was not measured; {remedy}"))
             continue
         lowest = main * floor
+        if main == 0 < floor:
+            answers.append(_no("robustness", f"on {metrics.name}: {label} is 0, and a share of nothing is no floor"))
+            continue
         weak = [name for name, value in metrics.robustness.items() if value is None or value < lowest - 1e-9]
         shown = ", ".join(f"{name} {value or 0:.4f}" for name, value in metrics.robustness.items())
         verdict = f"too low under {', '.join(weak)}" if weak else "enough"

@@ -1,23 +1,30 @@
 """The metrics that a registered version carries: one tag for each evaluation, which the gates of a promotion read.
 
 A tag is mpc.figures.<first 12 of the fingerprint>.<split>, or mpc.classes.<...> of a model of several classes; it ends
-in .bf16 where the network ran in that precision. Its value is JSON.
+in .bf16 where the network ran in that precision. Its value is JSON of at most TAG_LENGTH characters.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
 from mpc_model.errors import UserError
+from pipelines.artifacts.evaluation import Difference, Interval, Slice
 from pipelines.dataset.schema import SplitName
 from pipelines.runtime import documents
 from pipelines.runtime.documents import Count, Sha256
 
 PREFIX, CLASS_PREFIX = "mpc.figures.", "mpc.classes."
 """Of tags with the metrics of a model of one class, and of several."""
+TAG_LENGTH = 5000
+"""Characters of a tag's value that every version of MLflow's server takes."""
+WORST_SLICES = 3
+"""Slices that a tag has; the rest is in the entry."""
+INTERVALS = ("f1", "iou", "false_alarm_rate", "image_auc")
+"""The metrics whose intervals a tag has."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Key = tuple[str, str, str]
@@ -31,6 +38,7 @@ class _Named:
     fingerprint: str
     split: str
     precision: Literal["fp32", "bf16"]
+    set_name: str
 
     @property
     def _parts(self) -> list[str]:
@@ -38,8 +46,18 @@ class _Named:
 
     @property
     def name(self) -> str:
-        """As people read it."""
-        return " ".join(self._parts)
+        """As people read it: what the set is called, and how its fingerprint begins."""
+        if not self.set_name:
+            return " ".join(self._parts)
+        named = f"{self.set_name} ({self.fingerprint[:12]})"
+        return named if self.precision == "fp32" else f"{named} {self.precision}"
+
+    @property
+    def short_name(self) -> str:
+        """The same without the fingerprint, where the set has a name."""
+        if not self.set_name:
+            return self.name
+        return self.set_name if self.precision == "fp32" else f"{self.set_name} {self.precision}"
 
     @property
     def file_name(self) -> str:
@@ -60,6 +78,12 @@ class VersionMetrics(_Named):
     `robustness` the F1 under each degradation that was measured, `warnings` why the metrics may look better than
     the model is. None stands for a mean over no images: there is no F1 without forged images, and no rate of false
     alarms without authentic ones. `precision` is that of the network; metrics that do not say are of fp32.
+
+    The fields with a default are missing in tags of earlier versions. `set_name` is what people call the set,
+    `intervals` has the 95% intervals by metric, `against` the model's lead over each baseline
+    (artifacts/evaluation.py, BASELINES), `everything_forged` and `constant_map` are the F1 of these, `robustness_area`
+    is the mean area under the curves of robustness, `slices` are the worst ones, `shortcuts` is what the dataset's
+    report says that a detector can cheat with; None where it was not looked for.
     """
 
     prefix: ClassVar[str] = PREFIX
@@ -77,6 +101,15 @@ class VersionMetrics(_Named):
     robustness: dict[str, Share | None]
     warnings: list[str]
     precision: Literal["fp32", "bf16"] = "fp32"
+    set_name: str = ""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    against: dict[str, Difference] = field(default_factory=dict)
+    everything_forged: Share | None = None
+    constant_map: Share | None = None
+    image_auc: Share | None = None
+    robustness_area: Share | None = None
+    slices: list[Slice] = field(default_factory=list)
+    shortcuts: list[str] | None = None
 
     @property
     def key(self) -> Key:
@@ -90,7 +123,9 @@ class ClassVersionMetrics(_Named):
 
     `foreground_dice` and `mean_iou` are those of mpc_model/evaluation/class_metrics.py, `untrained` is the Dice of the
     same network with random weights, `robustness` the Dice under each degradation, `by_class` the IoU of each class.
-    `volume_dice` and `volume_hd95` are means over volumes. None stands for what is not defined, or was not measured.
+    `volume_dice` and `volume_hd95` are means over volumes, `most_frequent` is the Dice of a map that says the most
+    frequent class everywhere, which tags of earlier versions lack. None stands for what is not defined, or was not
+    measured.
     """
 
     prefix: ClassVar[str] = CLASS_PREFIX
@@ -108,6 +143,9 @@ class ClassVersionMetrics(_Named):
     robustness: dict[str, Share | None]
     warnings: list[str]
     precision: Literal["fp32", "bf16"] = "fp32"
+    set_name: str = ""
+    most_frequent: Share | None = None
+    shortcuts: list[str] | None = None
 
     @property
     def key(self) -> Key:
@@ -147,6 +185,9 @@ def _by_class(document: Mapping[str, Any], digest: str) -> ClassVersionMetrics:
         robustness={
             name: summary["dataset_level"]["foreground_dice"] for name, summary in document["robustness"].items()
         },
+        set_name=document.get("name", ""),
+        most_frequent=document["most_frequent"]["dataset_level"]["foreground_dice"],
+        shortcuts=document.get("shortcuts"),
     )
 
 
@@ -160,12 +201,45 @@ def _metrics_of(document: Mapping[str, Any], digest: str) -> VersionMetrics:
         untrained=document["untrained"]["f1"],
         robustness={name: summary["f1"] for name, summary in document["robustness"].items()},
         precision=document.get("precision", "fp32"),
+        set_name=document.get("name", ""),
+        intervals={name: of for name, of in document.get("intervals", {}).items() if name in INTERVALS},
+        against=document.get("against", {}),
+        everything_forged=document.get("everything_forged", {}).get("f1"),
+        constant_map=document.get("constant_map", {}).get("f1"),
+        image_auc=document.get("image_level", {}).get("auc"),
+        robustness_area=document.get("robustness_area"),
+        slices=document.get("slices", [])[:WORST_SLICES],
+        shortcuts=document.get("shortcuts"),
     )
 
 
 def to_tag(metrics: AnyMetrics) -> dict[str, str]:
-    """The tag that holds metrics."""
-    return {metrics.tag: json.dumps(asdict(metrics))}
+    """The tag that holds metrics. Where they are too long for one, texts are cut, and then slices and the F1 under
+    single degradations left out: the entry has all of them."""
+    value = _json(metrics)
+    if len(value) > TAG_LENGTH:
+        metrics = replace(
+            metrics, warnings=_cut(metrics.warnings), shortcuts=metrics.shortcuts and _cut(metrics.shortcuts)
+        )
+        value = _json(metrics)
+    if len(value) > TAG_LENGTH and isinstance(metrics, VersionMetrics):
+        value = _json(replace(metrics, slices=[], robustness=dict(_lowest(metrics.robustness))))
+    return {metrics.tag: value}
+
+
+def _json(metrics: AnyMetrics) -> str:
+    """In it a letter stays one letter."""
+    return json.dumps(asdict(metrics), ensure_ascii=False)
+
+
+def _cut(texts: list[str]) -> list[str]:
+    """The first texts, of one length at most."""
+    return [text if len(text) <= 300 else f"{text[:297]}..." for text in texts[:4]]
+
+
+def _lowest(robustness: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
+    """The degradations that the F1 bears worst: a gate that asks for a least F1 asks these."""
+    return sorted(robustness.items(), key=lambda item: item[1] or 0)[:10]
 
 
 def from_tags(tags: Mapping[str, str]) -> dict[Key, AnyMetrics]:

@@ -28,6 +28,7 @@ def config(trained: Config, tracking_server: str, tmp_path: Path, monkeypatch: p
         monkeypatch.delenv(name)
     overrides = [f"tracking.uri={tracking_server}", f"register.name={NAME}", f"promote.name={NAME}"]
     overrides += [f"evaluate.output={tmp_path}", f"register.evaluation={tmp_path}", "promote.robustness_floor=null"]
+    overrides += ["promote.baselines=[]", "promote.min_images=1"]
     made = recipe.revised(trained, *overrides)
     evaluate(made)
     return made
@@ -43,7 +44,8 @@ def test_a_version_is_registered_promoted_by_two_at_once_loaded_and_rolled_back(
 ) -> None:
     assert register(config)["version"] == "1"
     file = tmp_path / "recipe.yaml"
-    file.write_text(f"tracking: {{uri: '{config.tracking.uri}'}}\npromote: {{name: {NAME}, robustness_floor: null}}\n")
+    unasked = "robustness_floor: null, baselines: [], min_images: 1"
+    file.write_text(f"tracking: {{uri: '{config.tracking.uri}'}}\npromote: {{name: {NAME}, {unasked}}}\n")
     command = [sys.executable, "-m", "pipelines.cli", "promote", "--config", str(file)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in running]

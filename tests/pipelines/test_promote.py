@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines import cli
+from pipelines.artifacts.evaluation import BASELINES, Difference
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.model_registry import audit_trail, lineage, lock, version_metrics
@@ -78,6 +79,10 @@ def store(uri: str, request: pytest.FixtureRequest) -> Store:
     return Store(uri, f"m{abs(hash(request.node.name))}")
 
 
+def lead(by: float) -> Difference:
+    return {"difference": by, "low": by - 0.05, "high": by + 0.05}
+
+
 def metrics(fingerprint: str = SET, **changed: Any) -> VersionMetrics:
     values: dict[str, Any] = {
         "model": "",
@@ -87,12 +92,13 @@ def metrics(fingerprint: str = SET, **changed: Any) -> VersionMetrics:
         "f1": 0.5,
         "iou": 0.4,
         "false_alarm_rate": 0.1,
-        "forged_images": 9,
+        "forged_images": 40,
         "authentic_images": 3,
         "untrained": 0.2,
         "threshold": 0.5,
         "robustness": {"jpeg70": 0.4},
         "warnings": [],
+        "against": {name: lead(0.1) for name in BASELINES},
     }
     return VersionMetrics(**{**values, **changed})
 
@@ -152,6 +158,44 @@ def test_each_gate_refuses_and_says_why(
     assert store.champion() == first
     assert store.trail() == [("promote", None, first), ("refuse", first, second)]
     assert "REFUSES" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (
+            {"f1": 0.0, "iou": 0.0, "robustness": {"jpeg70": 0.0}, "against": {n: lead(-0.2) for n in BASELINES}},
+            "by -0.2",
+        ),
+        ({"f1": 0.15, "untrained": 0.2, "against": {"untrained": lead(-0.05)}}, "untrained network by -0.05"),
+        ({"against": {"constant_map": lead(0.05)}}, "than the best constant map by 0.05"),
+        ({"against": {}}, "earlier version .* untrained network and everything forged and the best constant map; run"),
+    ],
+)
+def test_a_first_champion_must_be_better_than_what_sees_nothing(store: Store, bad: dict[str, Any], words: str) -> None:
+    against = {name: lead(0.2) for name in BASELINES} | bad["against"] if bad["against"] else {}
+    store.add(metrics(**bad | {"against": against}))
+    with pytest.raises(Refused, match=f"is not promoted to champion: baselines: .*{words}"):
+        promote(store.config())
+    assert store.champion() is None
+    assert store.trail() == [("refuse", None, "1")]
+    unasked = store.config("promote.baselines=[]", "promote.robustness_floor=null")
+    assert promote(unasked, dry_run=True)["version"] == "1"
+
+
+def test_floors_and_shortcuts_refuse_where_the_config_asks(store: Store, capsys: Any) -> None:
+    store.add(metrics(shortcuts=["forged images are PNG"], robustness_area=0.3, forged_images=19))
+    for setting, words in (
+        ("promote.min_f1=0", "images: .*19 forged images, at least 20"),
+        ("promote.min_f1=0.51", r"floor: .*F1 0\.5000, at least 0\.51"),
+        ("promote.robustness_area=0.31", r"robustness area: .*0\.3000, at least 0\.31"),
+        ("promote.refuse_shortcuts=true", "shortcuts: .*forged images are PNG"),
+    ):
+        few = [] if words.startswith("images") else ["promote.min_images=19"]
+        with pytest.raises(Refused, match=words):
+            promote(store.config(setting, *few))
+    assert promote(store.config("promote.min_images=19"))["version"] == "1"
+    assert "may be too good: forged images are PNG" in capsys.readouterr().err
 
 
 def test_margin_datasets_and_floor_are_the_users(store: Store) -> None:

@@ -178,13 +178,15 @@ def test_a_long_card_is_cut_at_a_line_and_says_where_the_rest_is() -> None:
 
 def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Config, version: Any) -> None:
     """The leakage gate with real datasets: both figures are of the dataset that trained the model."""
-    floor = "promote.robustness_floor=null"
-    with pytest.raises(Refused, match=r"leakage: on .* validation: the model was chosen by split 'validation'"):
-        promote(recipe.revised(config, floor))
+    with pytest.raises(Refused, match=r"baselines: .* test.*images: on .* test.*at least 20 are asked for"):
+        promote(config)
+    unasked = ("promote.robustness_floor=null", "promote.baselines=[]", "promote.min_images=1")
+    with pytest.raises(Refused, match=r"leakage: on .* validation.*: the model was chosen by split 'validation'"):
+        promote(recipe.revised(config, *unasked))
     mlflow_client = client.client(config)
     fingerprint = Manifest.read(str(config.build.output)).fingerprint
     mlflow_client.delete_model_version_tag(version.name, version.version, f"mpc.figures.{fingerprint[:12]}.validation")
-    assert promote(recipe.revised(config, floor))["version"] == str(version.version)
+    assert promote(recipe.revised(config, *unasked))["version"] == str(version.version)
     register(config)  # which brings the figures back
 
 
@@ -195,7 +197,7 @@ def test_leakage_is_looked_for_again(config: Config, version: Any, tmp_path: Pat
         if key.endswith(".validation"):
             told = json.dumps({**json.loads(value), "warnings": []})
             mlflow_client.set_model_version_tag(version.name, version.version, key, told)
-    with pytest.raises(Refused, match=r"leakage: on .* validation: the model was chosen by"):
+    with pytest.raises(Refused, match=r"leakage: on .* validation.*: the model was chosen by"):
         promote(recipe.revised(config, "promote.robustness_floor=null", "promote.target=other"))
     register(config)
 
