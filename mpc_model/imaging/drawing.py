@@ -9,15 +9,20 @@ import numpy.typing as npt
 from mpc_model.classes import BACKGROUND
 from mpc_model.imaging.codecs import IGNORED, Image, Mask
 
-OUTLINE = (255, 40, 120)
+AUTHENTIC, FORGED = (43, 108, 176), (213, 63, 111)
+"""The colours of the two classes in every picture and on every page: blue and pink, which people with any kind of
+colour blindness tell apart."""
 IGNORED_GREY = 110
+_CLEAR, _OPAQUE = 0.1, 0.7
+"""Of an overlay: the probability up to which the image shows as it is, and the share of colour at probability 1."""
+_FONT, _FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
 def outlined(image: Image, mask: Mask) -> Image:
     """The image, uint8 RGB (H, W, 3), with the border of the forged region of its mask (H, W) drawn on a copy."""
     drawn = image.copy()
     contours, _ = cv2.findContours((mask == 1).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, contours, -1, OUTLINE, max(1, round(max(image.shape) / 256)))
+    cv2.drawContours(drawn, contours, -1, FORGED, max(1, round(max(image.shape) / 256)))
     return drawn
 
 
@@ -48,35 +53,88 @@ def heat(probability: npt.NDArray[np.float32]) -> Image:
     return coloured
 
 
-def overlay(image: Image, probability: npt.NDArray[np.float32]) -> Image:
-    """The image and the heat map of its probabilities (H, W), blended 40:60."""
-    blended: Image = cv2.addWeighted(image, 0.4, heat(probability), 0.6, 0)
-    return blended
+def overlay(image: Image, probability: npt.NDArray[np.float32], threshold: float) -> Image:
+    """The image with the colour of forged pixels over it: the more opaque the higher their probability (H, W), and not
+    there at all where it is low. A white line in a dark one goes around what is above the threshold."""
+    opacity = _opacity(probability)[..., None]
+    drawn = np.rint(image + opacity * (np.float32(FORGED) - image)).astype(np.uint8)
+    contours, _ = cv2.findContours((probability > threshold).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(max(image.shape) / 512))
+    for colour, width in (((20, 20, 20), thickness + 2), ((255, 255, 255), thickness)):
+        cv2.drawContours(drawn, contours, -1, colour, width, cv2.LINE_8)
+    return drawn
+
+
+def with_scale(picture: Image, threshold: float) -> Image:
+    """A picture with the colours of `overlay` from probability 0 to 1 below it, and a mark at the threshold."""
+    height, edge, width = 34, 8, max(picture.shape[1], 96)
+    strip = np.full((height, width, 3), 255, np.uint8)
+    levels = np.tile(np.linspace(0, 1, width - 2 * edge, dtype=np.float32), (10, 1))
+    grey = np.full((*levels.shape, 3), 160, np.float32)
+    strip[4:14, edge:-edge] = np.rint(grey + _opacity(levels)[..., None] * (np.float32(FORGED) - grey))
+    at = edge + round(threshold * (width - 2 * edge - 1))
+    strip[2:16, at] = 20
+    words = [text for text in (f"forged above {threshold:.2g}", f"{threshold:.2g}") if _width(text) < width - 60]
+    write(strip, "0", edge, 29)
+    write(strip, "1", width - edge - _width("1"), 29)
+    for text in words[:1]:
+        write(strip, text, min(max(at - _width(text) // 2, 24), width - 24 - _width(text)), 29)
+    below = cv2.copyMakeBorder(picture, 0, 0, 0, width - picture.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    return np.concatenate([below, strip])
+
+
+def _opacity(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    opacity: npt.NDArray[np.float32] = np.clip((probability - _CLEAR) / (1 - _CLEAR), 0, 1) * np.float32(_OPAQUE)
+    return opacity
 
 
 def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequence[str], side: int = 192) -> Image:
-    """Pictures of any sizes, scaled to fit squares of `side` pixels, in a grid with column titles and row captions."""
+    """Pictures of any sizes, scaled to fit squares of `side` pixels, in a grid with column titles, and below the
+    pictures of each row its caption. A text that is longer than its place is shortened in the middle."""
     gap, text = 8, 20
     width = gap + len(titles) * (side + gap)
-    height = text + gap + len(rows) * (side + text + gap)
-    canvas = np.full((height, width, 3), 255, np.uint8)
+    head = np.full((text + 4, width, 3), 255, np.uint8)
     for column, title in enumerate(titles):
-        write(canvas, title, gap + column * (side + gap), text - 5)
-    for line, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-        top = text + line * (side + text + gap)
-        for column, picture in enumerate(row):
-            scale = side / max(picture.shape[:2])
-            size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-            fitted = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+        write(head, shortened(title, side), gap + column * (side + gap), text - 5)
+    strips = [head]
+    for row, caption in zip(rows, captions, strict=True):
+        pictures = [_fitted(picture, side) for picture in row]
+        height = max(picture.shape[0] for picture in pictures)
+        strip = np.full((height + text + gap, width, 3), 255, np.uint8)
+        for column, picture in enumerate(pictures):
             left = gap + column * (side + gap)
-            canvas[top : top + size[1], left : left + size[0]] = fitted
-        write(canvas, caption, gap, top + side + text - 6)
-    return canvas
+            strip[: picture.shape[0], left : left + picture.shape[1]] = picture
+        write(strip, shortened(caption, width - 2 * gap), gap, height + text - 5)
+        strips.append(strip)
+    return np.concatenate(strips)
+
+
+def _fitted(picture: Image, side: int) -> Image:
+    """A picture scaled so that its longer side has so many pixels."""
+    scale = side / max(picture.shape[:2])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    fitted: Image = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    return fitted
+
+
+def shortened(text: str, width: int) -> str:
+    """A text as it is, or without its middle, so that `write` needs at most so many pixels for it."""
+    left = len(text)
+    short = text
+    while _width(short) > width and left > 2:
+        left -= 1
+        short = f"{text[: (left + 1) // 2]}...{text[len(text) - left // 2 :]}"
+    return short
+
+
+def _width(text: str) -> int:
+    """The pixels that `write` needs for a text."""
+    return int(cv2.getTextSize(text, _FONT, _FONT_SIZE, 1)[0][0])
 
 
 def write(canvas: Image, text: str, left: int, baseline: int) -> None:
     """Draw a line of text on a picture, in place; (left, baseline) in pixels."""
-    cv2.putText(canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 50), 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, (left, baseline), _FONT, _FONT_SIZE, (40, 40, 50), 1, cv2.LINE_AA)
 
 
 def class_colours(names: Sequence[str]) -> Image:
@@ -110,5 +168,5 @@ def class_legend(names: Sequence[str], width: int) -> Image:
     for label, (name, colour) in enumerate(zip(names, class_colours(names), strict=True)):
         left, top = step * (label % columns) + 8, line * (label // columns)
         canvas[top + 4 : top + 16, left : left + 12] = colour
-        write(canvas, name[:20], left + 18, top + 15)
+        write(canvas, shortened(name, step - 26), left + 18, top + 15)
     return canvas

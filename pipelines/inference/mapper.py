@@ -196,7 +196,8 @@ class Mapper:
 
     def _overlay(self, image: codecs.Image, probability: npt.NDArray[np.float32], levels: codecs.Mask) -> codecs.Image:
         if self.spec.classes == 1:
-            return drawing.overlay(image, probability)
+            threshold = self.spec.threshold
+            return drawing.with_scale(drawing.overlay(image, probability, threshold), threshold)
         return drawing.class_overlay(image, levels, self.spec.labels)
 
 

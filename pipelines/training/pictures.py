@@ -25,7 +25,10 @@ from pipelines.training import validation
 IMAGES = 5
 PLOT = 420
 """Side of the scatter plot, in pixels."""
-_COLOURS = ((43, 108, 176), (213, 63, 111))  # authentic, forged
+_SHOWN_PIXELS = 2000
+"""Pixels of each class in the scatter plot, at most."""
+_CLUSTERS = (np.uint8(70), np.uint8(190))
+"""Greys of two clusters: which of them is forged is not known."""
 
 
 class _Output(NamedTuple):
@@ -67,17 +70,18 @@ class Pictures:
             labels.append(cv2.resize(mask, stacked.shape[1::-1], interpolation=cv2.INTER_NEAREST))
             picture = drawing.mask_picture(mask) if len(names) == 2 else drawing.class_picture(mask, names)
             rows.append([image, picture, _prediction(maps, output.logits, names, mask.shape)])
-        points = _principal_components(torch.cat([pixels.flatten(0, 1) for pixels in features]))
+        points, shares = _principal_components(torch.cat([pixels.flatten(0, 1) for pixels in features]))
         colours = _as_colours(points)
         start = 0
         for row, pixels in zip(rows, features, strict=True):
             count = pixels.shape[0] * pixels.shape[1]
             row.insert(2, colours[start : start + count].reshape(*pixels.shape[:2], 3))
             start += count
-        prediction = _title(outputs[0].logits)
-        sheet = drawing.sheet(rows, ("image", "mask", "features", prediction), [""] * len(rows))
+        titles = ("image", "mask: white is forged" if len(names) == 2 else "mask", *_titles(outputs[0].logits))
+        captions = [f"image {number}: {_share(mask, names)}" for number, (_, mask) in enumerate(self._images, 1)]
+        sheet = drawing.sheet(rows, titles, captions)
         classes = np.concatenate([label.ravel() for label in labels])
-        plot = _scatter(points[:, :2], classes, names, f"{self._verb}, step {step}")
+        plot = _scatter(points[:, :2], classes, names, f"{self._verb}, step {step}", shares)
         name = f"pictures/step-{step:09d}.jpg"
         data = codecs.encode_jpeg(_side_by_side(sheet, plot), 90)
         try:
@@ -91,7 +95,8 @@ class Pictures:
         return name
 
     def _read(self) -> list[tuple[codecs.Image, codecs.Mask]]:
-        batches = validation.fixed_batches(self._config, "validation", 2 * IMAGES)  # half of them are forged
+        dataset = validation.validation_dataset(self._config, self._verb)
+        batches = validation.fixed_batches(self._config, "validation", 2 * IMAGES, dataset=dataset)  # half are forged
         pairs = [pair for batch in batches for pair in zip(batch.images.numpy(), batch.masks.numpy(), strict=True)]
         return [(image, mask) for image, mask in pairs if ((mask > 0) & (mask != codecs.IGNORED)).any()][:IMAGES]
 
@@ -101,11 +106,19 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(values.cpu(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _title(logits: torch.Tensor | None) -> str:
-    """What the pictures of predictions show."""
+def _titles(logits: torch.Tensor | None) -> tuple[str, str]:
+    """What the pictures of features and of predictions show."""
+    features = "features: axes 1 to 3"
     if logits is None:
-        return "two clusters"
-    return "forgery probability" if logits.shape[1] == 1 else "class map"
+        return features, "two clusters"
+    return features, "forgery probability" if logits.shape[1] == 1 else "class map"
+
+
+def _share(mask: npt.NDArray[np.uint8], names: Sequence[str]) -> str:
+    """What a mask holds, for the caption of its image."""
+    if len(names) == 2:
+        return f"{(mask == 1).sum() / max(1, (mask != codecs.IGNORED).sum()):.0%} of it forged"
+    return f"{len(np.setdiff1d(mask, [codecs.IGNORED]))} of {len(names)} classes in it"
 
 
 def _prediction(
@@ -119,17 +132,18 @@ def _prediction(
             return drawing.heat(probabilities)
         return drawing.class_picture(most_probable(probabilities), names)
     clusters = kmeans_probe(maps, torch.Generator().manual_seed(0))
-    return drawing.heat(clusters.astype(np.float32))
+    return np.repeat(np.where(clusters > 0, *_CLUSTERS)[..., None], 3, axis=2)
 
 
-def _principal_components(rows: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Rows (N, C) on their first three principal axes: (N, 3)."""
+def _principal_components(rows: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Rows (N, C) on their first three principal axes, (N, 3), and the share of the variance that each axis has."""
     centred = rows.double().numpy()
     centred -= centred.mean(0)
     # In float64: in float32, torch's eigh was seen to give NaN for a finite covariance.
     _, axes = np.linalg.eigh(centred.T @ centred)
-    projected: npt.NDArray[np.float32] = (centred @ axes[:, :-4:-1]).astype(np.float32)
-    return projected
+    projected = centred @ axes[:, :-4:-1]
+    shares = np.square(projected).sum(0) / max(float(np.square(centred).sum()), 1e-30)
+    return projected.astype(np.float32), shares
 
 
 def _as_colours(points: npt.NDArray[np.float32]) -> codecs.Image:
@@ -141,25 +155,40 @@ def _as_colours(points: npt.NDArray[np.float32]) -> codecs.Image:
 
 
 def _scatter(
-    points: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], names: Sequence[str], title: str
+    points: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.uint8],
+    names: Sequence[str],
+    title: str,
+    shares: Sequence[float] | npt.NDArray[np.float64],
 ) -> codecs.Image:
-    """At most 2,000 pixels of each class on the first two principal axes, coloured by class."""
-    canvas = np.full((PLOT + 60, PLOT, 3), 255, np.uint8)
+    """At most _SHOWN_PIXELS pixels of each class on the first two principal axes (N, 2), coloured by class, in random
+    order so that none hides the others. `shares` of the variance are written at the axes."""
+    left, top = 26, 46
+    canvas = np.full((top + PLOT + 54, left + PLOT + 10, 3), 255, np.uint8)
     low, high = np.percentile(points, (0.5, 99.5), axis=0)
-    positions = np.clip((points - low) / np.maximum(high - low, 1e-9), 0, 1) * (PLOT - 20) + 10
+    positions = np.clip((points - low) / np.maximum(high - low, 1e-9), 0, 1) * (PLOT - 12) + 6
     generator = np.random.default_rng(0)
-    colours = _COLOURS if len(names) == 2 else tuple(map(tuple, drawing.class_colours(names).tolist()))
-    for label, colour in enumerate(colours):
-        members = np.flatnonzero(labels == label)
-        for member in generator.permutation(members)[:2000]:
-            x, y = positions[member]
-            cv2.circle(canvas, (round(float(x)), 30 + round(float(y))), 2, colour, -1, cv2.LINE_AA)
-    drawing.write(canvas, f"{title}: pixels on their two principal axes", 10, 18)
-    if len(names) > 2:
-        return np.concatenate([canvas[:-30], drawing.class_legend(names, PLOT)])
+    two = len(names) == 2
+    colours = (
+        (drawing.AUTHENTIC, drawing.FORGED) if two else [tuple(map(int, one)) for one in drawing.class_colours(names)]
+    )
+    members = [generator.permutation(np.flatnonzero(labels == label))[:_SHOWN_PIXELS] for label in range(len(names))]
+    cv2.rectangle(canvas, (left, top), (left + PLOT, top + PLOT), (170, 176, 190), 1)
+    for member in generator.permutation(np.concatenate(members)):
+        x, y = positions[member]
+        centre = (left + round(float(x)), top + PLOT - round(float(y)))
+        cv2.circle(canvas, centre, 2, colours[labels[member]], -1, cv2.LINE_AA)
+    drawing.write(canvas, title, left, 16)
+    drawing.write(canvas, "a dot is a pixel of these images, by its features", left, 36)
+    drawing.write(canvas, f"principal axis 1 ({shares[0]:.0%} of the variance)", left + 90, top + PLOT + 18)
+    upright = np.full((left - 4, PLOT, 3), 255, np.uint8)
+    drawing.write(upright, f"principal axis 2 ({shares[1]:.0%})", 130, left - 10)
+    canvas[top : top + PLOT, : left - 4] = cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE)
+    if not two:
+        return np.concatenate([canvas[:-24], drawing.class_legend(names, canvas.shape[1])])
     for label, name in enumerate(names):
-        cv2.circle(canvas, (16 + 110 * label, PLOT + 45), 5, colours[label], -1, cv2.LINE_AA)
-        drawing.write(canvas, name, 28 + 110 * label, PLOT + 50)
+        cv2.circle(canvas, (left + 8 + 110 * label, top + PLOT + 39), 5, colours[label], -1, cv2.LINE_AA)
+        drawing.write(canvas, name, left + 20 + 110 * label, top + PLOT + 44)
     return canvas
 
 

@@ -13,7 +13,7 @@ def test_the_outline_is_the_border_of_the_forged_region_and_nothing_else() -> No
     border = np.zeros_like(mask, bool)
     border[20:40, 30:60] = True
     border[21:39, 31:59] = False
-    assert (drawn[border] == drawing.OUTLINE).all()
+    assert (drawn[border] == drawing.FORGED).all()
     assert (drawn[~border] == 90).all()
     assert (image == 90).all()  # the argument is not drawn on
 
@@ -24,7 +24,7 @@ def test_ignored_pixels_are_grey_and_have_no_outline() -> None:
     picture = drawing.mask_picture(mask)
     assert [picture[place].tolist() for place in ((0, 0), (7, 7), (14, 14))] == [[0] * 3, [255] * 3, [110] * 3]
     assert (drawing.outlined(image, mask)[12:18, 12:18] == 90).all()
-    assert (drawing.outlined(image, mask)[5, 5:10] == drawing.OUTLINE).all()
+    assert (drawing.outlined(image, mask)[5, 5:10] == drawing.FORGED).all()
 
 
 def test_an_authentic_image_has_no_outline() -> None:
@@ -44,11 +44,51 @@ def test_heat_grows_brighter_with_the_probability() -> None:
     assert red > blue + 50  # orange in RGB, not blue as in BGR
 
 
-def test_an_overlay_mixes_image_and_heat() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    probability = np.random.default_rng(1).random((20, 30), np.float32)
-    expected = 0.4 * image + 0.6 * drawing.heat(probability)
-    assert np.abs(drawing.overlay(image, probability) - expected).max() <= 0.5
+def test_an_overlay_shows_the_image_where_the_map_is_low_and_a_line_at_the_threshold() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    probability = np.full((40, 60), 0.05, np.float32)
+    probability[10:30, 20:50], probability[17:23, 30:40] = 0.6, 1.0
+    drawn = drawing.overlay(image, probability, threshold=0.5)
+    inside, line = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    inside[12:28, 22:48] = True
+    line[10:30, 20:50], line[11:29, 21:49] = True, False
+    outside = cv2.dilate((probability > 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    np.testing.assert_array_equal(drawn[outside], image[outside])
+    assert (drawn[line] == 255).all()
+    distance = [np.abs(one.astype(float) - drawing.FORGED).mean(2) for one in (image, drawn)]
+    ratio = distance[1] / np.maximum(distance[0], 1)
+    assert ratio[inside & (probability < 1)].mean() > 1.5 * ratio[probability == 1].mean()  # more opaque where it is 1
+    assert np.array_equal(drawing.overlay(image, np.zeros_like(probability), 0.5), image)
+
+
+def test_the_scale_of_an_overlay_begins_clear_and_has_a_mark_at_the_threshold() -> None:
+    for width in (40, 300):
+        picture = np.full((50, width, 3), 9, np.uint8)
+        drawn = drawing.with_scale(picture, 0.25)
+        assert np.array_equal(drawn[:50, :width], picture)
+        bar = drawn[50 + 8, 8:-8].astype(int)
+        assert (bar[0] == 160).all()
+        assert np.abs(bar[-1] - drawing.FORGED).max() < 60
+        assert abs(int(np.flatnonzero((bar < 30).all(1))[0]) / len(bar) - 0.25) < 0.02
+
+
+def test_a_caption_stands_below_its_own_pictures_and_loses_its_middle() -> None:
+    low, high = np.full((40, 160, 3), (200, 0, 0), np.uint8), np.full((160, 40, 3), (0, 0, 200), np.uint8)
+    key = "a-source/" + "folder/" * 20 + "the-last-one.png"
+    sheet = drawing.sheet([[low], [high]], ["a title"], [key, "short"], side=160)
+    rows_of = {
+        name: np.flatnonzero((sheet == colour).all(2).any(1))
+        for name, colour in (("low", low[0, 0]), ("high", high[0, 0]))
+    }
+    between = sheet[rows_of["low"][-1] + 1 : rows_of["high"][0]]
+    assert len(between) < 30  # the caption alone
+    assert (between < 128).any()
+    text = drawing.shortened(key, 300)
+    start, end = text.split("...")
+    assert key.startswith(start)
+    assert key.endswith(end)
+    assert len(end) > 10
+    assert drawing.shortened("short", 300) == "short"
 
 
 def test_a_sheet_holds_every_picture_with_its_shape_below_its_title() -> None:
