@@ -12,6 +12,7 @@ from mpc_model.imaging.codecs import IGNORED, Image, Mask
 AUTHENTIC, FORGED = (43, 108, 176), (213, 63, 111)
 """The colours of the two classes in every picture and on every page: blue and pink, which people with any kind of
 colour blindness tell apart."""
+_FORGED = np.array(FORGED, np.float32)
 IGNORED_GREY = 110
 _CLEAR, _OPAQUE = 0.1, 0.7
 """Of an overlay: the probability up to which the image shows as it is, and the share of colour at probability 1."""
@@ -57,7 +58,7 @@ def overlay(image: Image, probability: npt.NDArray[np.float32], threshold: float
     """The image with the colour of forged pixels over it: the more opaque the higher their probability (H, W), and not
     there at all where it is low. A white line in a dark one goes around what is above the threshold."""
     opacity = _opacity(probability)[..., None]
-    drawn = np.rint(image + opacity * (np.float32(FORGED) - image)).astype(np.uint8)
+    drawn = np.rint(image + opacity * (_FORGED - image)).astype(np.uint8)
     contours, _ = cv2.findContours((probability > threshold).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(image.shape) / 512))
     for colour, width in (((20, 20, 20), thickness + 2), ((255, 255, 255), thickness)):
@@ -71,7 +72,7 @@ def with_scale(picture: Image, threshold: float) -> Image:
     strip = np.full((height, width, 3), 255, np.uint8)
     levels = np.tile(np.linspace(0, 1, width - 2 * edge, dtype=np.float32), (10, 1))
     grey = np.full((*levels.shape, 3), 160, np.float32)
-    strip[4:14, edge:-edge] = np.rint(grey + _opacity(levels)[..., None] * (np.float32(FORGED) - grey))
+    strip[4:14, edge:-edge] = np.rint(grey + _opacity(levels)[..., None] * (_FORGED - grey))
     at = edge + round(threshold * (width - 2 * edge - 1))
     strip[2:16, at] = 20
     words = [text for text in (f"forged above {threshold:.2g}", f"{threshold:.2g}") if _width(text) < width - 60]
@@ -84,8 +85,8 @@ def with_scale(picture: Image, threshold: float) -> Image:
 
 
 def _opacity(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    opacity: npt.NDArray[np.float32] = np.clip((probability - _CLEAR) / (1 - _CLEAR), 0, 1) * np.float32(_OPAQUE)
-    return opacity
+    share: npt.NDArray[np.float32] = np.clip((probability - _CLEAR) / (1 - _CLEAR), 0, 1)
+    return _OPAQUE * share
 
 
 def sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], captions: Sequence[str], side: int = 192) -> Image:
