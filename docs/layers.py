@@ -37,7 +37,16 @@ LAYERS = (
     ),
     ("pipelines.training", "pipelines.search"),
     ("pipelines.reuse",),
-    ("pipelines.ingest", "pipelines.tracking", "pipelines.inference", "pipelines.model_registry", "pipelines.read"),
+    (
+        *(
+            "pipelines.ingest",
+            "pipelines.tracking",
+            "pipelines.inference",
+            "pipelines.model_registry",
+            "pipelines.pages",
+        ),
+        "pipelines.read",
+    ),
     ("pipelines.config", "pipelines.dataset", "pipelines.artifacts", "pipelines.commands"),
     ("pipelines.runtime",),
     ("mpc_model", "mpc_model.contrast"),

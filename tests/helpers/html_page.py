@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 LEFT_OPEN = {"html", "td", "th", "tr"}  # HTML closes these itself
 
 
