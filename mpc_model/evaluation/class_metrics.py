@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -231,12 +232,18 @@ def _surface(volume: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _distances(points: npt.NDArray[np.bool_], spacing: Sequence[float]) -> npt.NDArray[np.float64]:
-    """The Euclidean distance of each voxel to the nearest of some voxels, exact: its square is lowered axis by axis."""
+    """The Euclidean distance of each voxel to the nearest of some voxels, exact: its square is lowered axis by axis,
+    but in slices whose voxels are squares by OpenCV, which is faster."""
     squared = np.where(points, 0.0, np.inf)
-    for axis, step in enumerate(spacing):
+    in_slices, *axes = (True, 0) if spacing[1] == spacing[2] else (False, 0, 1, 2)
+    if in_slices:
+        for number in np.flatnonzero(points.any((1, 2))):
+            apart = cv2.distanceTransform((~points[number]).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            squared[number] = np.rint(np.square(apart, dtype=np.float64)) * spacing[1] ** 2  # of voxels: whole numbers
+    for axis in axes:
         lines = np.moveaxis(squared, axis, 0)
         reached = np.isfinite(lines).any(0)
-        lines[:, reached] = _lowered(lines[:, reached], step)
+        lines[:, reached] = _lowered(lines[:, reached], spacing[axis])
     return np.sqrt(squared)
 
 

@@ -106,11 +106,12 @@ def test_a_volume_has_the_published_scores(spacing: tuple[float, float, float], 
     assert score.hd95 == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_hd95_is_that_of_distance_transforms(seed: int) -> None:
+@pytest.mark.parametrize("columns", [1.7, 1.4])
+@pytest.mark.parametrize("seed", range(3))
+def test_hd95_is_that_of_distance_transforms(seed: int, columns: float) -> None:
     rng = np.random.default_rng(seed)
-    first, second = (ndimage.uniform_filter(rng.random((5, 14, 11)), 3) > 0.5 for _ in range(2))
-    spacing = (8.0, 1.4, 1.7)
+    first, second = (ndimage.uniform_filter(rng.random((5, 64, 51)), 3) > 0.5 for _ in range(2))
+    spacing = (8.0, 1.4, columns)
     cross = ndimage.generate_binary_structure(3, 1)
     surfaces = [one & ~ndimage.binary_erosion(one, cross) for one in (first, second)]
     to_first, to_second = (ndimage.distance_transform_edt(~one, spacing) for one in surfaces)
