@@ -75,6 +75,8 @@ class EvaluateConfig(PoolConfig):
     """Where metrics, scores and pictures go; left out, `<workspace>/evaluate`."""
     pictures: Annotated[int, Field(ge=0, le=100)] = 6
     """Images drawn beside their masks and maps."""
+    gallery: Annotated[int, Field(ge=0, le=5000)] = 500
+    """Images that images.parquet has small pictures of: the best, the worst, false alarms, and others at random."""
     robustness: Annotated[list[str], BeforeValidator(_degradations)] = Field(default=SETS["light"])
     """Degradations under which the forged images are scored once more, such as jpeg70, blur1.5 or JRBN, or a set of
     them: light, or paper with 24. Each costs a pass over these images with the model alone, as the evaluation has

@@ -155,7 +155,7 @@ def _decoded(text: str) -> Labels:
 
 
 def unpacked(rows: pa.Table) -> list[CountedImage]:
-    """The counts in rows of score_store.SCHEMA, as split_scorer.packed made them."""
+    """The counts in rows of split_scorer.SCHEMA, as split_scorer.packed made them."""
     return [_image(json.loads(text)) for text in rows["scores"].to_pylist()]
 
 

@@ -1,18 +1,29 @@
 """The work of `mpc evaluate` for maps of one class: the scores of each image by the published protocol."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
+from mpc_model.imaging import codecs
 from mpc_model.localizer import image_probability, to_probabilities
+from pipelines.artifacts.evaluation import PICTURES
+from pipelines.inference import gallery
+from pipelines.inference.gallery import Files, Ranked, Small
+from pipelines.inference.score_store import GROUP
 from pipelines.inference.split_scorer import Answers, Decoded, SplitScorer
 
 METHODS = ("model", "untrained", "everything_forged")
 """What is scored on every image: the model, and two baselines."""
+SCHEMA = pa.schema([GROUP, ("scores", pa.string()), *((name, pa.binary()) for name in PICTURES)])
+"""A row an image: its ScoredImage as JSON, and its pictures, null where it has none."""
+_BINARY = ("small", "files")
 
 
 @dataclass(frozen=True)
@@ -28,21 +39,30 @@ class Difference:
 class ScoredImage:
     """The scores of one sample, which is row `row` of row group `group` of the split.
 
-    `scores` has those of each of METHODS that were asked for, `degraded` the model's under each degradation (forged
-    images only); `image_score` is the model's score of the image as a whole, as `mpc predict` gives it, `head_score`
-    the probability that it was forged by a head that says so. `difference` is there where it was asked for.
+    `quality` is that of the file where it is a JPEG, `centre` that of the forged pixels (x, y as shares of width and
+    height). `scores` has those of each of METHODS that were asked for, `degraded` the model's under each degradation
+    (forged images only); `image_score` is the model's score of the image as a whole, as `mpc predict` gives it,
+    `head_score` the probability that it was forged by a head that says so. `difference` is there where it was asked
+    for. A worker has `small` pictures, a reader of stored rows their `files` where they were stored.
     """
 
     id: str
     key: str
     kind: str
+    source: str
     group: int
     row: int
+    height: int
+    width: int
+    quality: int | None
+    centre: tuple[float, float] | None
     image_score: float
     scores: dict[str, Scores]
     degraded: dict[str, Scores]
     difference: Difference | None = None
     head_score: float | None = None
+    small: Small | None = field(default=None, repr=False, compare=False)
+    files: Files | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_forged(self) -> bool:
@@ -59,6 +79,7 @@ class Scorer(SplitScorer[ScoredImage]):
     """Scores the maps of a model of one class."""
 
     robust_kinds = "forged"
+    schema = SCHEMA
 
     def finish(self, decoded: Decoded, answers: Answers) -> ScoredImage:
         """The scores of a sample."""
@@ -83,8 +104,13 @@ class Scorer(SplitScorer[ScoredImage]):
             row["id"],
             row["key"],
             row["kind"],
+            row["source"],
             decoded.source.group,
             decoded.source.index,
+            mask.shape[0],
+            mask.shape[1],
+            codecs.jpeg_quality(row["views"][0]["image"]),
+            _centre(mask),
             image_score(probability),
             scores,
             {
@@ -93,19 +119,88 @@ class Scorer(SplitScorer[ScoredImage]):
             },
             difference,
             None if answers.model[0].image is None else image_probability(answers.model[0].image),
+            gallery.small(decoded.images[0], mask, probability) if self._has_pictures else None,
+        )
+
+    @property
+    def _has_pictures(self) -> bool:
+        return bool(self.settings.gallery or self.settings.pictures)
+
+    def packed(self, images: Iterable[ScoredImage]) -> pa.Table:
+        """Scores of whole row groups as rows of SCHEMA: with the pictures of all images, where the gallery has room for
+        the whole split, else with those of a few of each row group."""
+        scored = list(images)
+        pictured = set(range(len(scored)))
+        if self.reader.sizes.sum() > self.settings.gallery:
+            pictured = _candidates(scored)
+        return as_rows(
+            replace(image, files=gallery.encoded(image.small)) if image.small and index in pictured else image
+            for index, image in enumerate(scored)
         )
 
 
+def as_rows(images: Iterable[ScoredImage]) -> pa.Table:
+    """Images as rows of SCHEMA, with their `files`."""
+    scored = list(images)
+    files = [image.files or (None, None, None) for image in scored]
+    columns = [[image.group for image in scored], [_to_json(image) for image in scored]]
+    return pa.table(columns + [[file[number] for file in files] for number in range(3)], schema=SCHEMA)
+
+
+def ranked(images: list[ScoredImage]) -> Ranked:
+    """What decides which images are shown."""
+    scores = [image.scores["model"] for image in images]
+    return Ranked(
+        np.array([one.f1 if one.forged_fraction else np.nan for one in scores]),
+        np.array([one.called_fraction if one.pixels else np.nan for one in scores]),
+        np.array([not image.is_forged for image in images], np.bool_),
+    )
+
+
+def _candidates(scored: list[ScoredImage]) -> set[int]:
+    """Indices of the images that get pictures."""
+    of_group: dict[int, list[int]] = {}
+    for index, image in enumerate(scored):
+        of_group.setdefault(image.group, []).append(index)
+    return {
+        indices[one]
+        for group, indices in of_group.items()
+        for one in gallery.candidates(ranked([scored[index] for index in indices]), [group])
+    }
+
+
+def _centre(mask: npt.NDArray[np.uint8]) -> tuple[float, float] | None:
+    """The mean place of the forged pixels, as shares of width and height; None without any."""
+    moments = cv2.moments((mask == 1).view(np.uint8), binaryImage=True)
+    if not moments["m00"]:
+        return None
+    x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+    return (x + 0.5) / mask.shape[1], (y + 0.5) / mask.shape[0]
+
+
+def _to_json(image: ScoredImage) -> str:
+    plain = {one.name: getattr(image, one.name) for one in fields(ScoredImage) if one.name not in _BINARY}
+    return json.dumps(plain, default=asdict)
+
+
 def unpacked(rows: pa.Table) -> list[ScoredImage]:
-    """The scores in rows of score_store.SCHEMA, as split_scorer.packed made them."""
-    return [_image(json.loads(text)) for text in rows["scores"].to_pylist()]
+    """The scores in rows of SCHEMA, as `as_rows` made them; rows that were read without pictures have none."""
+    texts = rows["scores"].to_pylist()
+    if PICTURES[0] not in rows.column_names:
+        return [_image(json.loads(text), None) for text in texts]
+    files = zip(*(rows[name].to_pylist() for name in PICTURES), strict=True)
+    return [
+        _image(json.loads(text), Files(*of_image) if of_image[0] else None)
+        for text, of_image in zip(texts, files, strict=True)
+    ]
 
 
-def _image(row: dict[str, Any]) -> ScoredImage:
+def _image(row: dict[str, Any], files: Files | None) -> ScoredImage:
     scores = {method: Scores(**values) for method, values in row["scores"].items()}
     degraded = {name: Scores(**values) for name, values in row["degraded"].items()}
-    difference = row["difference"] and _difference(row["difference"])
-    return ScoredImage(**{**row, "scores": scores, "degraded": degraded, "difference": difference})
+    centre, difference = row["centre"] and tuple(row["centre"]), row["difference"] and _difference(row["difference"])
+    changed = {"scores": scores, "degraded": degraded, "centre": centre, "difference": difference, "files": files}
+    return ScoredImage(**{**row, **changed})
 
 
 def _difference(values: dict[str, Any]) -> Difference:

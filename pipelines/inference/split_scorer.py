@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +28,24 @@ from pipelines.dataset.schema import Row
 from pipelines.inference import score_store
 from pipelines.inference.job import Result, Work
 from pipelines.inference.network import Network
-from pipelines.inference.score_store import SCHEMA
+from pipelines.inference.score_store import DONE, GROUP
 from pipelines.inference.stages import in_stages
 from pipelines.runtime import device, storage
 from pipelines.runtime.device import Accelerator
 
-S = TypeVar("S")
-"""What is stored of a sample: a dataclass of plain values."""
+
+class OfGroup(Protocol):
+    """What is known of every sample that was scored."""
+
+    @property
+    def group(self) -> int:
+        """The row group that it is from."""
+
+
+S = TypeVar("S", bound=OfGroup)
+"""What is stored of a sample: a dataclass."""
+SCHEMA = pa.schema([GROUP, ("scores", pa.string())])
+"""Scores as JSON."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class SplitScorer(Generic[S]):
 
     robust_kinds: ClassVar[str]
     """The samples whose degraded renderings are scored, too: "forged" or "all"."""
+    schema: ClassVar[pa.Schema] = SCHEMA
+    """Of the rows that are stored."""
 
     def __init__(
         self,
@@ -108,6 +121,10 @@ class SplitScorer(Generic[S]):
         """The scores of a sample. Called by several threads."""
         raise NotImplementedError
 
+    def packed(self, images: Iterable[S]) -> pa.Table:
+        """Scores of whole row groups as rows of `schema`."""
+        return packed(images)
+
     def score(self, groups: Sequence[int]) -> Iterator[S]:
         """The scores of all images of row groups, in order."""
         chunk = max(self.network.images, self.threads)
@@ -124,7 +141,7 @@ class SplitScorer(Generic[S]):
 
     def _sources(self, groups: Sequence[int]) -> Iterator[Source]:
         def read(group: int) -> list[Row]:
-            return self.reader.read(group, ("id", "key", "kind", "views"))
+            return self.reader.read(group, ("id", "key", "kind", "source", "views"))
 
         for group, rows in storage.prefetch(read, groups, 1):
             forged = [index for index, row in enumerate(rows) if row["kind"] != "authentic"]
@@ -156,7 +173,7 @@ class SplitScorer(Generic[S]):
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """The scores of images: numbers of row groups in (`group`), rows of SCHEMA out, and stored (score_store.py)."""
+    """The scores of images: numbers of row groups in (`group`); scores are stored (score_store.py), DONE comes out."""
 
     scorer: type[SplitScorer[Any]]
     manifest: Manifest
@@ -166,7 +183,7 @@ class ScoreJob:
     key: str
     """That of the stored scores."""
     verb = "evaluate"
-    schema = SCHEMA
+    schema = DONE
 
     def start(self, accelerator: Accelerator, cores: int) -> Work:
         """A scorer on the device of this process."""
@@ -177,12 +194,10 @@ class ScoreJob:
         def work(task: pa.Table) -> Result:
             groups = task["group"].to_pylist()
             try:
-                images = list(scorer.score(groups))
+                rows = scorer.packed(list(scorer.score(groups)))
             except MPCError as error:  # no metric is right without one of the images
-                return Result(SCHEMA.empty_table(), error)
-            rows = packed(images)
-            score_store.add(str(self.settings.output), self.key, groups, rows)
-            return Result(rows)
+                return Result(DONE.empty_table(), error)
+            return Result(score_store.add(str(self.settings.output), self.key, groups, rows))
 
         return work
 
@@ -216,8 +231,10 @@ def _pixels(row: Row) -> int:
 
 
 def packed(images: Iterable[Any]) -> pa.Table:
-    """Scores as rows of SCHEMA."""
-    return pa.table({"scores": [json.dumps(asdict(image)) for image in images]}, SCHEMA)
+    """Scores, dataclasses of plain values, as rows of SCHEMA."""
+    scored = list(images)
+    columns = [[image.group for image in scored], [json.dumps(asdict(image)) for image in scored]]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def decode_row(row: Row, indexed: bool = False) -> tuple[codecs.Image, codecs.Mask]:

@@ -1,28 +1,28 @@
 """A model on a split: the metrics of the protocol, and datasets that cannot be read."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support import tiny
 
 from mpc_model.errors import DataError, UserError
-from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
+from mpc_model.evaluation.metrics import image_score, pixel_scores
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
 from pipelines import reuse
 from pipelines.artifacts import record, untrained
+from pipelines.artifacts.evaluation import IMAGES, IMAGES_SCHEMA
 from pipelines.build import build
-from pipelines.commands import COMMANDS
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.evaluate import _metrics, _result, _Run, _score_all, evaluate, summary_line
-from pipelines.inference.scorer import METHODS, ScoredImage
+from pipelines.evaluate import _Run, _score_all, evaluate
+from pipelines.inference import image_report
 
 
 def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
@@ -43,7 +43,9 @@ def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
     assert found["everything_forged"]["f1"] == pytest.approx(np.mean(whole))
     assert found["model"]["forged_images"] == len(f1)
     assert 0 <= found["untrained"]["f1"] <= 1
-    listed = json.loads(Path(str(trained.evaluate.output), "images.json").read_text())
+    listed = pq.read_table(Path(str(trained.evaluate.output), IMAGES))
+    assert listed.schema.equals(IMAGES_SCHEMA)
+    assert listed["f1"].drop_null().to_pylist() == pytest.approx(f1, abs=1e-6)
     assert len(listed) == Manifest.read(dataset).splits["test"].samples
     sheet = codecs.decode_image(Path(found["pictures"][0]).read_bytes(), "sheet")
     assert sheet.std() > 20
@@ -78,7 +80,7 @@ def test_the_untrained_network_is_scored_once(
     evaluate(again)
     assert "the scores of the untrained network are those of an earlier evaluation" in capsys.readouterr().err
     assert file.stat().st_mtime_ns == before
-    for name in ("metrics.json", "images.json"):
+    for name in ("metrics.json", IMAGES):
         assert (tmp_path / name).read_bytes() == Path(str(trained.evaluate.output), name).read_bytes()
 
 
@@ -109,63 +111,6 @@ def test_an_evaluation_in_bf16_says_what_that_changes(
         evaluate(recipe.revised(trained, *(change for change in changes if "precision" not in change)))
 
 
-def scored(kind: str, f1: float, forged: float, called: float, pixels: int = 100) -> ScoredImage:
-    scores = Scores(f1, f1 / 2, 0.0, 0.0, forged, called, pixels)
-    return ScoredImage(kind, f"a/{kind}", kind, 0, 0, 0.75, dict.fromkeys(METHODS, scores), {"jpeg70": scores})
-
-
-SPLICE, AUTHENTIC, IGNORED = (
-    scored("splice", 0.5, 0.2, 0.3),
-    scored("authentic", 0.0, 0.0, 0.125),
-    scored("copy_move", 0.0, 0.0, 0.0, pixels=0),
-)
-
-
-@pytest.mark.parametrize(
-    ("images", "f1", "false_alarms", "by_kind", "line"),
-    [
-        ([SPLICE, AUTHENTIC], 0.5, 0.125, {"splice": 0.5}, "F1 0.500, IoU 0.250 (mean over 1 forged images, threshold"),
-        ([SPLICE, IGNORED], 0.5, None, {"copy_move": None, "splice": 0.5}, "F1 0.500, IoU 0.250 (mean over 1 forged"),
-        (
-            [AUTHENTIC],
-            None,
-            0.125,
-            {},
-            "no F1, since no forged image is scored; false alarms 0.1250 of the pixels",
-        ),
-        ([IGNORED], None, None, {"copy_move": None}, "no F1 and no false alarms: every pixel of the split is ignored"),
-    ],
-)
-def test_what_a_split_without_one_class_has_no_metric_of_is_none(
-    built: Config,
-    images: list[ScoredImage],
-    f1: float | None,
-    false_alarms: float | None,
-    by_kind: dict[str, float | None],
-    line: str,
-) -> None:
-    config = recipe.revised(built, "evaluate.robustness=[jpeg70]")
-    metrics = _metrics(images, config, 0.5, "f" * 64, [])
-    for method in METHODS:
-        assert metrics[method]["f1"] == f1  # type: ignore[literal-required]
-        assert metrics[method]["false_alarm_rate"] == false_alarms  # type: ignore[literal-required]
-    assert metrics["f1_by_kind"] == by_kind
-    assert metrics["robustness"]["jpeg70"]["f1"] == f1
-    assert summary_line(metrics["model"], 0.5).startswith(line)
-    json.dumps(metrics, allow_nan=False)
-    logged = COMMANDS["evaluate"].metrics
-    assert logged
-    assert all(math.isfinite(value) for value in logged(metrics).values())
-
-
-def test_a_caption_says_what_is_not_defined() -> None:
-    assert [_result(image) for image in (SPLICE, AUTHENTIC, IGNORED)] == [
-        "F1 0.50",
-        "false alarms 0.1250",
-        "every pixel ignored",
-    ]
-
-
 def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "authentic").symlink_to(photos)
@@ -182,7 +127,7 @@ def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path,
     assert found["everything_forged"]["false_alarm_rate"] == 1
     assert found["f1_by_kind"] == {}
     assert found["robustness"]["jpeg70"]["f1"] is None
-    entries = json.loads(Path(str(config.evaluate.output), "images.json").read_text())
+    entries = pq.read_table(Path(str(config.evaluate.output), IMAGES)).to_pylist()
     model_of = Localizer.load(Path(str(trained.finetune.output), "model"))
     reader = ShardReader(str(config.build.output), manifest, "test")
     rows = [row for group in range(len(reader.sizes)) for row in reader.read(group)]
@@ -190,7 +135,7 @@ def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path,
         probability = model_of.predict([codecs.decode_image(row["views"][0]["image"], "row")])[0]
         assert entry["score"] == pytest.approx(image_score(probability), abs=1e-5)
         assert entry["called_fraction"] == pytest.approx((np.rint(probability * 255) > 127).mean(), abs=1e-3)
-        assert entry["model"] == {"f1": None, "iou": None}
+        assert [name for name in entry if name.endswith(("f1", "iou")) and entry[name] is not None] == []
     assert summary["false_alarm_rate"] == pytest.approx(np.mean([entry["called_fraction"] for entry in entries]))
     assert codecs.decode_image(Path(found["pictures"][0]).read_bytes(), "sheet").std() > 20
 
@@ -206,6 +151,7 @@ def test_scores_of_another_model_are_not_taken_up(trained: Config, tmp_path: Pat
         settings = trained.evaluate.model_copy(update=update)
         config = trained.model_copy(update={"evaluate": settings, "workspace": str(tmp_path / f"workspace-{seed}")})
         identity = reuse.evaluation_identity(config, manifest)
-        found.append(_score_all(_Run(config, identity, tiny(), manifest, reader, [], resumed=True)))
+        request = _score_all(_Run(config, identity, tiny(), manifest, reader, [], resumed=True))
+        found.append([image for images in image_report.batches(request) for image in images])
     assert [image.id for image in found[0]] == [image.id for image in found[1]]
     assert [image.image_score for image in found[0]] != [image.image_score for image in found[1]]

@@ -15,8 +15,9 @@ from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.inference import score_store
-from pipelines.inference.scorer import METHODS, ScoredImage, Scorer, unpacked
-from pipelines.inference.split_scorer import Scope, ScoreJob, decode_row, packed
+from pipelines.inference.gallery import CANDIDATES
+from pipelines.inference.scorer import METHODS, SCHEMA, ScoredImage, Scorer, unpacked
+from pipelines.inference.split_scorer import Scope, ScoreJob, decode_row
 
 
 @pytest.fixture
@@ -47,10 +48,16 @@ def test_scores_are_those_of_the_stored_pixels(scorer: Scorer, built: Config) ->
         pixels, mask = decode_row(row)
         assert image.scores["model"] == pixel_scores(scorer.model.predict([pixels])[0], mask)
         assert image.scores["everything_forged"] == pixel_scores(np.ones(mask.shape, np.float32), mask)
+        assert (image.source, image.height, image.width, image.quality) == ("photos", *mask.shape, None)
+        if image.is_forged:
+            centre = np.argwhere(mask == 1).mean(0)[::-1] + 0.5
+            assert image.centre == pytest.approx(tuple(centre / mask.shape[::-1]))
+        else:
+            assert image.centre is None
         assert set(image.scores) == set(METHODS)
         assert set(image.degraded) == ({"jpeg70"} if image.is_forged else set())
     assert any(image.is_forged for image in images)
-    assert scores_of(scorer, 0) == images == unpacked(packed(images))
+    assert scores_of(scorer, 0) == images == unpacked(scorer.packed(images))
 
 
 def test_a_crop_is_scored_against_its_part_of_the_mask(scorer: Scorer, built: Config, tmp_path: Path) -> None:
@@ -84,10 +91,25 @@ def test_scores_are_stored_by_whole_row_groups_and_a_failure_is_a_value(
     (rows, _), (none, failure) = (work(pa.table({"group": groups})) for groups in ([0], [0, 1]))
     assert len(none) == 0
     assert isinstance(failure, DataError)
-    groups, stored = score_store.read(output, "k")
-    assert groups == {0}
-    assert unpacked(stored) == unpacked(rows) == list(scorer_of(built, made["model"], robustness=[]).score([0]))
-    assert score_store.read(output, "another")[0] == set()
+    stored = score_store.stored(output, "k", SCHEMA)
+    assert stored.equals(rows)
+    assert stored["group"].to_pylist() == [0]
+    (of_group,) = score_store.read({0: stored["location"][0].as_py()})
+    assert unpacked(of_group) == list(scorer_of(built, made["model"], robustness=[]).score([0]))
+    assert len(score_store.stored(output, "another", SCHEMA)) == 0
+
+
+def test_pictures_are_of_all_images_or_of_some_of_each_row_group(scorer: Scorer, built: Config, tmp_path: Path) -> None:
+    images = scores_of(scorer, 0, 1)
+    assert all(image.files for image in unpacked(scorer.packed(images)))
+    few = scorer_of(built, str(tmp_path / "model"), gallery=1)
+    pictured = [image for image in unpacked(few.packed(images)) if image.files]
+    assert [image.group for image in pictured].count(0) <= CANDIDATES
+    forged = [image for image in images if image.group == 0 and image.has_f1]
+    best = max(forged, key=lambda image: image.scores["model"].f1)
+    assert best.id in {image.id for image in pictured}
+    none = scorer_of(built, str(tmp_path / "model"), gallery=0, pictures=0)
+    assert not any(image.files for image in unpacked(none.packed(scores_of(none, 0))))
 
 
 def test_batches_have_the_scores_of_one_image_at_a_time(scorer: Scorer, built: Config, tmp_path: Path) -> None:
