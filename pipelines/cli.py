@@ -21,8 +21,8 @@ from pipelines.runtime.uris import without_secrets
 
 _S3 = "S3 endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"
 _OVERRIDES = """overrides: section.key=value, for example train.batch_size=8 or workspace=s3://bucket/run
-recipes that ship: demo, paper_small, paper_large, mscc, pppc, pclmix_acdc, pclmix_forgery, acdc, camvid_day,
-  camvid_dusk (give the name, or a path of your own)
+recipes that ship: demo, paper_small, paper_medium, paper_large, mscc, pppc, pclmix_acdc, pclmix_forgery, acdc,
+  camvid_day, camvid_dusk (give the name, or a path of your own)
 """
 
 

@@ -1,5 +1,6 @@
 """Public sets: small trees of real files, named as the archives name them, and the items written out by hand."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from mpc_model.errors import DataError, UserError
+from pipelines.config import recipe
 from pipelines.config.build import SourceConfig
+from pipelines.dataset.schema import AUTHENTIC
 from pipelines.ingest.layouts import LAYOUTS, Item
 from pipelines.ingest.public_sets import SETS
 
@@ -424,6 +427,24 @@ def test_what_the_error_shows_is_what_the_patterns_read(layout: str, tmp_path: P
     for shown in naming.expects.replace("masks ", "").replace(" or ...", ", Ground Truth Masks").split(", "):
         name = shown.replace("*", "CNN_A_ani0001_ani0002_1")
         assert any(_path_pattern(pattern).fullmatch(name) for pattern in (*naming.images.values(), naming.mask)), shown
+
+
+def test_the_medium_recipe_draws_its_share_of_the_large_one_and_forged_images_alone(tmp_path: Path) -> None:
+    medium, large = (recipe.load(f"paper_{name}").build.sources for name in ("medium", "large"))
+    listed = dict(zip((source.name for source in large), (199_999, 199_429, 199_443, 5_123, 2_010), strict=True))
+    total = sum(listed[source.name] * source.repeat for source in large)
+    assert total == 843_991
+    drawn = {source.name: (source.limit or 0) * source.repeat for source in medium}
+    assert sum(drawn.values()) == 60_000
+    for source in large:
+        assert drawn[source.name] == pytest.approx(60_000 * listed[source.name] * source.repeat / total, abs=1)
+    for source in medium:
+        assert (source.limit or 0) <= listed[source.name]
+        if source.only:
+            unpack(source.layout, folder := tmp_path / source.name)
+            chosen = [item for item in items(source.layout, folder) if re.search(source.only, item.name)]
+            assert len(chosen) == len([item for item in TREES[source.layout][1] if item.kind != AUTHENTIC]) > 0
+            assert AUTHENTIC not in {item.kind for item in chosen}
 
 
 def test_two_masks_of_one_image_are_named_not_chosen_from(tmp_path: Path) -> None:
