@@ -63,6 +63,18 @@ class Adapting:
     feature_cache: FeatureCache | None = None
 
     def __init__(self, config: Config) -> None:
+        start = self.load_start(config)
+        self.localizer = Localizer(replace(start.spec, input_size=config.model.input_size))
+        self.localizer.load_state_dict(start.state_dict())
+        self.localizer.card = start.card
+        adaptation = ADAPTATIONS[config.adapt.method](self.localizer, config)
+        self.module: nn.Module = adaptation
+        self.parameter_groups: ParameterGroups = adaptation.parameter_groups
+        self.calls = adaptation.calls
+
+    @staticmethod
+    def load_start(config: Config) -> Localizer:
+        """The localizer of `adapt.start`. UserError where it is none that this config can train on its dataset."""
         model, uri = config.model, str(config.adapt.start)
         start = load_model(uri)
         require_head(start, uri)
@@ -80,13 +92,7 @@ class Adapting:
             )
         dataset = str(config.train.dataset)
         classes.require(dataset, Manifest.read(dataset), model.classes, start.spec.class_names, uri, _REMEDY)
-        self.localizer = Localizer(replace(start.spec, input_size=model.input_size))
-        self.localizer.load_state_dict(start.state_dict())
-        self.localizer.card = start.card
-        adaptation = ADAPTATIONS[config.adapt.method](self.localizer, config)
-        self.module: nn.Module = adaptation
-        self.parameter_groups: ParameterGroups = adaptation.parameter_groups
-        self.calls = adaptation.calls
+        return start
 
     @staticmethod
     def require_inputs(config: Config) -> None:

@@ -207,13 +207,16 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
 def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) -> None:
     """What every trial checks before it trains. `manifest` is that of its dataset, None where it is yet to be built.
 
-    Networks are made, and sources listed, once each: `checked` holds those that were.
+    Networks are made or loaded, and sources listed, once each: `checked` holds those that were.
     """
     HEADS.require(config.model.head)
     if config.tune.stages == "adapt":
         assert manifest  # no key of build is searched with it
         check(config, manifest)
         adapt.Adapting.check(config, manifest)
+        if "start" not in checked:  # no key of the space changes it, nor the model
+            adapt.Adapting.load_start(config)
+            checked.add("start")
         return
     if manifest:
         check(config, manifest)

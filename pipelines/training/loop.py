@@ -31,7 +31,7 @@ from pipelines.training.compile import accelerate
 from pipelines.training.device_feed import on_device
 from pipelines.training.optimization import Optimization
 from pipelines.training.progress import Pace, TrainingProgress, TrainingResult, is_stale
-from pipelines.training.schedules import learning_rate
+from pipelines.training.schedules import learning_rate, warmup_warning
 from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
 from pipelines.training.step_ring import StepFacts, StepRing
@@ -157,6 +157,9 @@ class TrainingLoop:
             segment.world * segment.batch_size * segment.steps for segment in cursor.segments
         )
         self.progress_bar = console.Progress(self.verb, self.settings.epochs * size, "samples", done=done)
+        total = self.progress.total_steps(self.settings.epochs, self.pace)
+        if self.context.rank == 0 and (warning := warmup_warning(self.settings, self.verb, total)):
+            console.warn(f"{self.verb}: {warning}")
         while self.progress.cursor.epoch < self.settings.epochs and not self._stops_early():
             if not self._epoch(stop_after):
                 self._read()

@@ -34,6 +34,17 @@ def learning_rate(
     return warmup * _scheduled(settings, step / total, epoch, progress, metrics)
 
 
+def warmup_warning(settings: OptimConfig, section: str, total: int) -> str | None:
+    """What to say of a training of `total` steps that ends within its warm-up; None of one that does not."""
+    if total > settings.warmup_steps:
+        return None
+    share = total / (settings.warmup_steps + 1)
+    return (
+        f"{section}.warmup_steps is {settings.warmup_steps}, but the training has {total} steps: its learning rate"
+        f" rises to {share:.1%} of {section}.learning_rate; set {section}.warmup_steps={total // 20}, a twentieth"
+    )
+
+
 def _scheduled(settings: OptimConfig, share: float, epoch: int, progress: float, metrics: Sequence[float]) -> float:
     rate, floor = settings.learning_rate, settings.floor
     if settings.schedule == "poly":

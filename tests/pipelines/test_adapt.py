@@ -146,10 +146,14 @@ def test_labels_of_the_target_change_no_weight(
 
 @pytest.mark.parametrize("method", ["none", "self_training"])
 def test_the_methods_that_it_is_compared_with_run_on_the_same_pairs(
-    trained: Config, target: str, tmp_path: Path, method: str
+    trained: Config, target: str, tmp_path: Path, method: str, capsys: Any
 ) -> None:
-    result = run(adapted_at(trained, target, tmp_path, f"adapt.method={method}", "adapt.rare_classes=0.5"), Adapting)
+    """With the published warm-up, which is longer than so short a training."""
+    more = (f"adapt.method={method}", "adapt.rare_classes=0.5", "adapt.warmup_steps=1500")
+    result = run(adapted_at(trained, target, tmp_path, *more), Adapting)
     assert result["step"] > 0
+    warning = f"adapt.warmup_steps is 1500, but the training has {result['step']} steps"
+    assert capsys.readouterr().err.count(warning) == 1
     assert all(np.isfinite(loss) for loss in result["losses"])
 
 

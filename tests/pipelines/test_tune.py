@@ -9,6 +9,7 @@ from searches import SPACE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpc_model.errors import MPCError, UserError
+from mpc_model.localizer import Localizer, ModelSpec
 from pipelines import tune as command
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -61,6 +62,29 @@ from pipelines.training.supervision import SUPERVISIONS
 def test_a_space_that_cannot_be_searched_is_refused(built: Config, tmp_path: Path, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         command.tune(recipe.revised(built, f"tune.output={tmp_path / 'tune'}", SPACE, *_split(override)))
+    assert not (tmp_path / "tune").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "classes", "words"),
+    [
+        (None, 1, "is a stage-1 encoder without a head"),
+        ("mlp5", 1, "has head mlp5, the config asks for mlp4"),
+        ("mlp4", 2, "has classes 2, the config asks for 1"),
+    ],
+)
+def test_a_start_that_no_trial_could_adapt_is_refused_before_the_search(
+    built: Config, tmp_path: Path, head: str | None, classes: int, words: str
+) -> None:
+    Localizer(ModelSpec(built.model.backbone, head, 64, classes=classes)).save(tmp_path / "start")
+    config = recipe.revised(
+        built,
+        f"adapt={{start: {tmp_path}/start, target: {built.train.dataset}}}",
+        "tune={stages: adapt, space: {adapt.temperature: [0.1, 0.2]}}",
+        f"tune.output={tmp_path / 'tune'}",
+    )
+    with pytest.raises(UserError, match=words):
+        command.tune(config)
     assert not (tmp_path / "tune").exists()
 
 

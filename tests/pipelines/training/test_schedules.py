@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.config.training import OptimConfig
-from pipelines.training.schedules import learning_rate
+from pipelines.training.schedules import learning_rate, warmup_warning
 
 
 def rate(settings: OptimConfig, progress: float = 0.0, metrics: list[float] | None = None, **more: int) -> float:
@@ -63,6 +63,19 @@ def test_poly_falls_step_by_step(start: float, floor: float, total: int, expecte
 def test_a_warm_up_rises_to_the_schedule() -> None:
     settings = OptimConfig(schedule="constant", learning_rate=1e-3, warmup_steps=4)
     assert [rate(settings, step=step) for step in range(6)] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3])
+
+
+def test_a_training_that_ends_within_its_warm_up_is_warned_of() -> None:
+    settings = OptimConfig(schedule="constant", learning_rate=1e-3, warmup_steps=1500)
+    warning = warmup_warning(settings, "adapt", 150)
+    assert warning == (
+        "adapt.warmup_steps is 1500, but the training has 150 steps: its learning rate rises to 10.0% of"
+        " adapt.learning_rate; set adapt.warmup_steps=7, a twentieth"
+    )
+    assert rate(settings, step=149, total=150) == pytest.approx(1e-3 * 150 / 1501)
+    assert warmup_warning(settings, "adapt", 1500) is not None
+    assert warmup_warning(settings, "adapt", 1501) is None
+    assert warmup_warning(OptimConfig(), "finetune", 1) is None
 
 
 def test_a_protocol_sets_what_was_published_and_given_keys_win() -> None:
