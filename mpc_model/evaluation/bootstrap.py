@@ -122,17 +122,18 @@ class Replicates:
     def estimate(self, name: str) -> Estimate | None:
         """The mean of a value over the images where it is defined; None where it is so nowhere."""
         means = self._means(name)
-        return None if math.isnan(means[0]) else Estimate(float(means[0]), *interval(means[1:]), self._images(name))
+        return None if math.isnan(means[0]) else Estimate(float(means[0]), *interval(means[1:]), self.images(name))
 
     def difference(self, first: str, second: str) -> Estimate | None:
         """The mean of one value minus that of another, which are to be defined on the same images; None where they are
         so nowhere. ValueError where one of them is defined on more images."""
-        if self._images(first) != self._images(second):
+        if self.images(first) != self.images(second):
             raise ValueError(f"{first} and {second} are defined on different images: their difference is not paired")
         apart = self._means(first) - self._means(second)
-        return None if math.isnan(apart[0]) else Estimate(float(apart[0]), *interval(apart[1:]), self._images(first))
+        return None if math.isnan(apart[0]) else Estimate(float(apart[0]), *interval(apart[1:]), self.images(first))
 
-    def _images(self, name: str) -> int:
+    def images(self, name: str) -> int:
+        """The number of images on which a value is defined."""
         return round(self._sums.totals[0, len(self.names) + self.names.index(name)])
 
     def _means(self, name: str) -> npt.NDArray[np.float64]:
