@@ -220,6 +220,7 @@ def test_gradients_of_several_replays_are_added(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # Inductor compiles the whole backbone: ten minutes of two busy cores
 @pytest.mark.parametrize("how", ["blocks", "full"])
 def test_a_run_compiled_by_inductor_gives_nearly_the_same_losses(how: str, trained: Config, tmp_path: Path) -> None:
     plain, fast = (
