@@ -10,6 +10,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -22,6 +23,7 @@ from mpc_model.imaging.degradations import degradation
 from mpc_model.localizer import Localizer, ModelSpec
 from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import model_digest
+from pipelines.commands import COMMANDS
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
@@ -93,6 +95,25 @@ def test_robustness_is_the_f1_of_degraded_images(config: Config, figures: dict[s
         assert found[name]["f1"] == pytest.approx(np.mean(slow), abs=1e-6)
         assert found[name]["forged_images"] == len(slow)
     assert figures["validation"]["robustness"] == {}
+
+
+def test_f1_of_all_pixels_together_is_another_number_under_another_name(
+    config: Config, figures: dict[str, dict[str, Any]]
+) -> None:
+    """By hand, of the scores of each image: a mean over images, and one F1 of the sums over the split."""
+    rows = pq.read_table(Path(str(config.evaluate.output), "images.parquet")).to_pylist()
+    of_images = [row["f1"] for row in rows if row["f1"] is not None]
+    forged, called = (sum(row[f"{which}_fraction"] * row["pixels"] for row in rows) for which in ("forged", "called"))
+    hits = sum((row["recall"] or 0) * row["forged_fraction"] * row["pixels"] for row in rows)
+    metrics = figures["test"]
+    assert metrics["model"]["f1"] == pytest.approx(np.mean(of_images))
+    assert metrics["by_class"]["forged"]["dice"] == pytest.approx(2 * hits / (forged + called))
+    assert abs(metrics["model"]["f1"] - metrics["by_class"]["forged"]["dice"]) > 0.01
+    assert "f1" not in metrics["dataset_level"]
+    named = COMMANDS["evaluate"].metrics
+    assert named
+    assert named(metrics)["f1"] == metrics["model"]["f1"]
+    assert named(metrics)["by_class.forged.dice"] == metrics["by_class"]["forged"]["dice"]
 
 
 def test_an_evaluation_with_other_degradations_is_another(config: Config, figures: dict[str, Any]) -> None:
