@@ -190,10 +190,10 @@ def degradation(name: str) -> Degradation:
     """The degradation called `name`. Raises UserError for a name that is none, and names the nearest one."""
     parts = name.split("+")
     if len(parts) > 1 and not all(parts):
-        raise UserError(f"degradation {name!r}: a plus sign joins two names, such as facebook+jpeg60")
+        raise UserError(f"degradation {name!r:.80}: a plus sign joins two names, such as facebook+jpeg60")
     steps = tuple(step for part in parts for step in _steps(part))
     if any(step.family == "crop" for step in steps[1:]):
-        raise UserError(f"degradation {name!r}: a crop has to come first")
+        raise UserError(f"degradation {name!r:.80}: a crop has to come first")
     return Degradation(name, steps)
 
 
@@ -206,12 +206,12 @@ def _steps(name: str) -> list[Step]:
         raise UserError(_unknown(name))
     of_name, number = DEGRADATIONS[match[1]], match[2]
     if number and not of_name.has_strengths:
-        raise UserError(f"degradation {name!r}: {match[1]} takes no number")
+        raise UserError(f"degradation {name!r:.80}: {match[1]} takes no number")
     strength = float(number or 0)
     if of_name.has_strengths and not of_name.allows(strength):
-        raise UserError(f"degradation {name!r}: {match[1]} takes a number, {of_name.range}")
+        raise UserError(f"degradation {name!r:.80}: {match[1]} takes a number, {of_name.range}")
     if number and number != f"{strength:.12g}":
-        raise UserError(f"degradation {name!r}: write it {match[1]}{strength:.12g}")
+        raise UserError(f"degradation {name!r:.80}: write it {match[1]}{strength:.12g}")
     return [Step(match[1], strength)]
 
 
