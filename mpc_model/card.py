@@ -35,7 +35,8 @@ class Card(TypedDict, total=False):
 
     `stage` is the command that trained the model, `step` and `epoch` (counted from 1) say when it was saved,
     `validation` holds the metrics of the last epoch before that; `validated_on` names their dataset where a stage has
-    the choice (`adapt.validate_on`).
+    the choice (`adapt.validate_on`). `image_threshold` is the score above which an image is called
+    forged, as advised.
     """
 
     published: PublishedOrigin
@@ -46,6 +47,7 @@ class Card(TypedDict, total=False):
     epoch: int
     validation: dict[str, float]
     validated_on: TrainingDataset
+    image_threshold: float
 
 
 def check_card(card: object) -> Card:
@@ -58,6 +60,8 @@ def check_card(card: object) -> Card:
         raise ValueError("card.published lacks file, sha256 or kind")
     if not isinstance(trained_on, list) or not all(_has_texts(entry, "uri", "fingerprint") for entry in trained_on):
         raise ValueError("card.trained_on is no list of uri and fingerprint")
+    if "image_threshold" in card and not isinstance(card["image_threshold"], int | float):
+        raise ValueError("card.image_threshold is no number")
     return cast(Card, card)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from mpc_model.formats import jpeg
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.commands import COMMANDS
-from pipelines.config.recipe import load
+from pipelines.config.recipe import load, revised
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
@@ -27,6 +27,7 @@ from pipelines.runtime import console, environment, storage, uris
 from pipelines.runtime.canonical import canonical_json
 
 EXAMPLES = 8
+_CANDIDATE = "predict.model=models:/{0.name}@{0.alias}"
 STAGES = ("build", "pretrain", "finetune", "evaluate", "register", "promote", "predict")
 """The commands that the demo runs, in this order."""
 
@@ -48,6 +49,8 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
             if name == "predict":
                 console.say("\n== examples")
                 _write_examples(config)
+                if "promote" not in results:  # there may be no champion
+                    config = revised(config, _CANDIDATE.format(config.register_))
             console.say(f"\n== {name}")
             started = time.monotonic()
             try:
@@ -147,6 +150,7 @@ def _table(config: Config, results: dict[str, Any], seconds: dict[str, float]) -
         "",
         *(f"{label:<11}{place}" for label, place in zip_longest(["look at"], places, fillvalue="")),
         f"try        {_typed_command('mpc')} predict --config demo {shlex.quote('workspace=' + config.workspace)}"
+        f"{'' if moved else ' ' + _CANDIDATE.format(config.register_)}"
         " predict.input=FOLDER predict.output=FOLDER-maps   # maps of your images",
         "           make demo DATA=FOLDER   # the whole pipeline on your photographs",
         f"           {_typed_command('mlflow')} ui --backend-store-uri {shlex.quote(str(config.tracking.uri))}",

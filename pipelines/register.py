@@ -206,7 +206,7 @@ def signature(model: Localizer) -> ModelSignature:
     several, scores_image = model.spec.classes > 1, model.decoder is not None and scores_images(model.decoder)
     columns: dict[str, Any] = {
         **({"shares": AnyType()} if several else {"score": DataType.double}),
-        **({"image_score": DataType.double} if scores_image else {}),
+        **({"head_score": DataType.double} if scores_image else {}),
         **({} if several else {"forged_fraction": DataType.double}),
         "height": DataType.long,
         "width": DataType.long,

@@ -13,9 +13,12 @@ from pipelines.artifacts.record import Record, finished
 from pipelines.config import renamed
 from pipelines.config.root import Config, PredictConfig
 from pipelines.config.training import WORKER_KEYS
+from pipelines.dataset import listing_file
 from pipelines.dataset.manifest import Manifest
 from pipelines.runtime import canonical, console, layout, selection, storage, uris
 from pipelines.runtime.stamp import Stamp
+
+_NO_STAMP = Stamp(0, 0)
 
 NOT_IDENTITY = {
     "dataset",
@@ -84,9 +87,10 @@ def prediction_identity(digest: str, source: str) -> dict[str, Any]:
     return {"model": digest, "input": source}
 
 
-def prediction_request(files: dict[str, Stamp], settings: PredictConfig) -> str:
-    """A digest of the images, with their stamps, and of what is made of each."""
-    others = settings.overlays, settings.tile, *_precision(settings.precision).values()
+def prediction_request(files: dict[str, Stamp], settings: PredictConfig, *version: object) -> str:
+    """A digest of the images, with their stamps, of what is made of each, and of the names of a registered version,
+    which its table holds."""
+    others = settings.overlays, settings.tile, *_precision(settings.precision).values(), *version
     return canonical.digest_of_many(((name, files[name]) for name in sorted(files)), *others)
 
 
@@ -96,10 +100,26 @@ def _precision(precision: str) -> dict[str, str]:
 
 
 def images(source: str) -> selection.Selection:
-    """The image at a location, or all images below it."""
+    """The image at a location, those that a listing there names, or all images below it."""
     if storage.exists(source):
+        if listing_file.is_listing(source):
+            return _listed(source)
         return selection.Selection({source: storage.stamp(source)}, "")
     return selection.select(source, IMAGE_SUFFIXES)
+
+
+def _listed(listing: str) -> selection.Selection:
+    """The images that a listing names, sorted."""
+    named = list(listing_file.locations(listing))
+    files = {location: _local_stamp(location) for location in sorted(set(named))}
+    repeated = len(named) - len(files)
+    return selection.Selection(files, f"{repeated} rows of {listing} name an image once more" if repeated else "")
+
+
+def _local_stamp(location: str) -> Stamp:
+    """The stamp of a file; none of one that is not there. Objects in a store are not asked for theirs: a request for
+    each would take hours."""
+    return storage.stamp(location) if not uris.is_remote(location) and storage.exists(location) else _NO_STAMP
 
 
 def search_identity(config: Config) -> dict[str, Any]:

@@ -53,6 +53,18 @@ class _ClassEvaluation(TypedDict):
     pictures: list[str]
 
 
+class UsedModel(TypedDict):
+    """The model that made maps: its location or registered name, and of a registered one its version and the alias that
+    it was asked for by; its threshold of pixels, and the advised one of image scores where its card has one."""
+
+    name: str
+    version: str | None
+    alias: str | None
+    digest: Sha256
+    threshold: float
+    image_threshold: float | None
+
+
 class _Prediction(TypedDict):
     """`predict`."""
 
@@ -60,6 +72,7 @@ class _Prediction(TypedDict):
     failed: Count
     seen: Sha256
     scores: str
+    model: NotRequired[UsedModel]
     precision: NotRequired[Literal["fp32", "bf16"]]
 
 

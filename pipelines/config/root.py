@@ -24,9 +24,11 @@ class PredictConfig(PoolConfig):
     """A folder or prefix of images to probability maps."""
 
     input: Location | None = None
-    """One image, or a folder or s3:// prefix of images; it must be given."""
+    """One image, a folder or s3:// prefix of images, or a listing: CSV, TSV or Parquet with a column image, or a .txt
+    file with one location a line. It must be given."""
     model: ModelLocation | None = None
-    """A model directory, or a registered model such as models:/mpc-localizer@candidate."""
+    """A model directory, or a registered model such as models:/mpc-localizer@candidate; left out, the champion: what
+    `promote.target` names of `register.name`."""
     output: OutputLocation | None = None
     """Where maps, overlays and scores go; left out, `<workspace>/predict`."""
     overlays: bool = True
@@ -93,7 +95,7 @@ def resolve_locations(config: Config) -> Config:
 
     dataset = config.build.output or at("dataset")
     model = layout.model_of(config.finetune.output or at("finetune"))
-    register, evaluate = config.register_, config.evaluate
+    register, evaluate, promote = config.register_, config.evaluate, config.promote
     defaults = {
         "build": {"output": dataset},
         "train": {"dataset": dataset},
@@ -107,7 +109,7 @@ def resolve_locations(config: Config) -> Config:
         "evaluate": {"model": model, "dataset": config.train.dataset or dataset, "output": at("evaluate")},
         "register_": {"model": model, "evaluation": evaluate.output or at("evaluate")},
         "promote": {"name": register.name, "source": register.alias},
-        "predict": {"model": f"models:/{register.name}@{register.alias}", "output": at("predict")},
+        "predict": {"model": f"models:/{register.name}@{promote.target}", "output": at("predict")},
         "tracking": {"uri": config.tracking.uri or _tracking(config.workspace)},
     }
     sections = {name: _filled(getattr(config, name), values) for name, values in defaults.items()}

@@ -21,15 +21,16 @@ _LABELS = 12
 """Labels that fit below the horizontal axis."""
 
 
-def document(title: str, body: str, style: str = "", script: str = "") -> str:
+def document(title: str, body: str, style: str = "", script: str = "", images: str = "") -> str:
     """A page of its own: what is in `body`, in the look of all pages, with more `style` and one `script` if need be.
 
-    Its policy lets a browser load nothing from elsewhere, and run no other script than this one.
+    Its policy lets a browser load nothing from elsewhere, and run no other script than this one. `images` are sources
+    of images besides those in the page: 'self' for files beside it.
     """
     allowed = f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'; " * bool(
         script
     )
-    policy = f"default-src 'none'; {allowed}img-src data:; style-src 'unsafe-inline'"
+    policy = f"default-src 'none'; {allowed}img-src {f'data: {images}'.strip()}; style-src 'unsafe-inline'"
     look = resources.files("pipelines.dataset").joinpath("page.css").read_text()
     run = f"<script>{script}</script>" * bool(script)
     return (

@@ -26,22 +26,26 @@ def overlay_location(output: str, name: str) -> str:
 
 
 def map_names(images: Collection[str], source: str, output: str, is_folded: bool) -> Iterator[str]:
-    """For each of the images below `source` its name below `output`, unique among them.
+    """For each of the images below `source`, or of those that a listing in the folder `source` names, its name below
+    `output`, unique among them.
 
-    It is the path below `source`. Where no file can have that path, it has a digest, as in `photo~0a1b2c3d4e5f`: the
+    It is the path below `source`; of an image elsewhere its whole location, such as `@s3/bucket/photo.jpg` or
+    `@file/data/photo.jpg`. Where no file can have that path, it has a digest, as in `photo~0a1b2c3d4e5f`: the
     path is too long, steps out of the folder (keys of objects may hold `..`), or is that of a folder of another map; or
     another map would be the same file, because the output takes upper and lower case for the same (`is_folded`).
     """
+    elsewhere = not all(_is_below(image, source) for image in images)
     folders = {path[:end] for path in _below(images, source) for end in _ends_of_folders(path)}
     files = Counter(map(_folded, _below(images, source))) if is_folded else Counter[str]()
     room = _KEY_BYTES if uris.is_remote(output) else _PATH_BYTES - len(os.fsencode(f"{output}/overlays/"))
-    for path in _below(images, source):
+    for image, path in zip(images, _below(images, source), strict=True):
         parts = path.split("/")
         fits = len(os.fsencode(path)) + len(MAP_SUFFIX) <= room and all(
             len(os.fsencode(part)) + len(MAP_SUFFIX) <= _NAME_BYTES for part in parts
         )
         clear = folders.isdisjoint((path + MAP_SUFFIX, path + OVERLAY_SUFFIX)) and files[_folded(path)] < 2
-        if fits and clear and not {"", ".", ".."}.intersection(parts):
+        is_sure = not (elsewhere and path.startswith("@") and _is_below(image, source))
+        if fits and clear and is_sure and not {"", ".", ".."}.intersection(parts):
             yield path
         else:
             digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
@@ -49,8 +53,20 @@ def map_names(images: Collection[str], source: str, output: str, is_folded: bool
 
 
 def _below(images: Iterable[str], source: str) -> Iterator[str]:
-    """The path of each image below the input, or its name where it is the input itself."""
-    return (image[len(source) :].removeprefix("/") or image.rsplit("/", 1)[-1] for image in images)
+    """The path of each image below the input."""
+    return (_path(image, source) for image in images)
+
+
+def _is_below(image: str, source: str) -> bool:
+    return image == source or image.startswith(f"{source.rstrip('/')}/")
+
+
+def _path(image: str, source: str) -> str:
+    """The path of an image below the input, its name where it is the input itself, or its whole location."""
+    if not _is_below(image, source):
+        scheme, _, path = image.partition("://") if uris.is_remote(image) else ("file", "", image)
+        return f"@{scheme}/{path.lstrip('/')}"
+    return image[len(source) :].removeprefix("/") or image.rsplit("/", 1)[-1]
 
 
 def _ends_of_folders(path: str) -> Iterator[int]:

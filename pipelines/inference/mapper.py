@@ -173,7 +173,7 @@ class Mapper:
             "height": image.shape[0],
             "width": image.shape[1],
             **numbers,
-            **({} if answer.image is None else {"image_score": image_probability(answer.image)}),
+            **({} if answer.image is None else {"head_score": image_probability(answer.image)}),
             "error": None,
             "note": FIRST_OF_SEVERAL if picture.several else None,
             "key": file.key,

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config.root import PredictConfig
+from pipelines.dataset import listing_file
 from pipelines.inference import map_names
 from pipelines.runtime import console, storage, uris
 from pipelines.runtime.stamp import Stamp
@@ -27,13 +28,13 @@ _OBJECTS = 4096
 """Rows that are objects of Python at a time."""
 
 
-def schema(classes: Sequence[str] = (), image_score: bool = False) -> pa.Schema:
+def schema(classes: Sequence[str] = (), head_score: bool = False) -> pa.Schema:
     """The columns of a row: of a model of one class, or of several of these names, with the share of each.
 
-    `image_score`: whether the model's head scores the image as a whole.
+    `head_score`: whether the model's head scores the image as a whole.
     """
     shares = [f"share_{name}" for name in classes]
-    numbers = [*(shares or ["score", "forged_fraction"]), *(["image_score"] if image_score else [])]
+    numbers = [*(shares or ["score", "forged_fraction"]), *(["head_score"] if head_score else [])]
     return pa.schema(
         [
             ("image", pa.string()),
@@ -55,7 +56,9 @@ SCHEMA = schema()
 def wanted(model: str, files: Mapping[str, Stamp], settings: PredictConfig, is_folded: bool) -> pa.Table:
     """`image`, `name` (map_names) and `key` of each image; `model` is the digest of the model."""
     output = str(settings.output)
-    names = map_names.map_names(files, str(settings.input), output, is_folded)
+    source = str(settings.input)
+    folder = source.rsplit("/", 1)[0] if listing_file.is_listing(source) else source
+    names = map_names.map_names(files, folder, output, is_folded)
     rows = (
         (image, name, _key(model, settings, image, stamp, name))
         for (image, stamp), name in zip(files.items(), names, strict=True)
@@ -116,10 +119,18 @@ def _read(output: str, columns: pa.Schema) -> pa.Table:
     parts = [columns.empty_table()]
     for location, data in storage.prefetch(storage.read_bytes, _parts(output)):
         try:
-            parts.append(pq.read_table(storage.in_arrow(data), schema=columns))
-        except (pa.ArrowException, OSError) as error:
+            parts.append(_renamed(pq.read_table(storage.in_arrow(data)), columns))
+        except (pa.ArrowException, OSError, KeyError) as error:
             console.warn(f"predict: {location} is damaged, its images are mapped anew ({error})")
     return pa.concat_tables(parts)
+
+
+def _renamed(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    """Stored rows with these columns; what is not among them is null. `head_score` was called `image_score`."""
+    names = ["head_score" if name == "image_score" else name for name in rows.column_names]
+    rows = rows.rename_columns(names)
+    nulls = {field.name: pa.nulls(len(rows), field.type) for field in columns if field.name not in names}
+    return pa.table({name: nulls[name] if name in nulls else rows[name] for name in columns.names}).cast(columns)
 
 
 def replace(output: str, tables: Iterable[pa.Table]) -> None:

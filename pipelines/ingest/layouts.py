@@ -18,8 +18,9 @@ from mpc_model.imaging.codecs import IMAGE_SUFFIXES, mask_rule
 from mpc_model.imaging.mask_levels import AUTO
 from mpc_model.registry import Registry
 from pipelines.config.build import SourceConfig
+from pipelines.dataset import listing_file
 from pipelines.dataset.schema import AUTHENTIC, FORGED, LABELLED, PHOTO, SPLITS, UNLABELLED
-from pipelines.ingest import listing_file, unused_masks
+from pipelines.ingest import unused_masks
 from pipelines.runtime import console, selection, storage, uris
 from pipelines.runtime.storage import Stamp
 

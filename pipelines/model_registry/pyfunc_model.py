@@ -55,7 +55,7 @@ COLUMN = "image"
 COLUMNS = ("score", "forged_fraction", "height", "width", "map", "mask", "error")
 CLASS_COLUMNS = ("shares", "height", "width", "map", "mask", "error")
 """Of a model of one class, and of one of several."""
-IMAGE_SCORE = "image_score"
+HEAD_SCORE = "head_score"
 """A column more, where the model's head scores the image as a whole."""
 ENCODINGS = ("auto", "array", "png")
 SHOWN = 200  # characters of a path or base64 that an error shows
@@ -135,7 +135,7 @@ class Server:
         of_map = _of_forgery if self.localizer.spec.classes == 1 else _of_classes
         columns = of_map(probability, threshold, png, self.localizer.spec.labels)
         if answer.image is not None:
-            columns[IMAGE_SCORE] = image_probability(answer.image)
+            columns[HEAD_SCORE] = image_probability(answer.image)
         return columns | {"height": image.shape[0], "width": image.shape[1]}
 
 
@@ -299,7 +299,7 @@ def _column_names(localizer: Localizer) -> tuple[str, ...]:
     """The columns of the table of a model; register.signature lists them, too."""
     names = COLUMNS if localizer.spec.classes == 1 else CLASS_COLUMNS
     offers_score = localizer.decoder is not None and scores_images(localizer.decoder)
-    return (names[0], IMAGE_SCORE, *names[1:]) if offers_score else names
+    return (names[0], HEAD_SCORE, *names[1:]) if offers_score else names
 
 
 def _of_forgery(probability: Map, threshold: float, png: bool, names: Sequence[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_maps_come_with_a_score_of_the_image_and_without_tiles(frozen: Config, p
     model = load_model(str(config.predict.model))
     (answer,) = model.answers([cv2.imread(str(config.predict.input))[..., ::-1]])
     assert answer.image is not None
-    assert table["image_score"].tolist() == pytest.approx([image_probability(answer.image)], abs=1e-5)
+    assert table["head_score"].tolist() == pytest.approx([image_probability(answer.image)], abs=1e-5)
     with pytest.raises(UserError, match="tile is 512, but the head mscc looks at an image as a whole"):
         predict(recipe.revised(config, "predict.tile=512", f"predict.output={tmp_path / 'tiles'}"))
     assert not (tmp_path / "tiles").exists()

@@ -60,3 +60,12 @@ def test_where_case_does_not_count_maps_of_one_name_are_told_apart() -> None:
     assert other == "b.png"
     assert len({name.casefold() for name in found}) == 4
     assert all("~" in name for name in found)
+
+
+def test_images_that_a_listing_names_elsewhere_have_their_whole_location() -> None:
+    listed = ["/in/a.png", "/data/a.png", "s3://b/a.png", "/in/@file/data/a.png", "/in/@eaDir/a.png"]
+    *first, twice, own = map_names(listed, "/in", "/out", is_folded=False)
+    assert first == ["a.png", "@file/data/a.png", "@s3/b/a.png"]
+    assert twice.startswith("a.png~")
+    assert own.startswith("a.png~")
+    assert names("@eaDir/a.png") == ["@eaDir/a.png"]

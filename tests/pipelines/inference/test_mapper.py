@@ -190,8 +190,8 @@ def test_a_head_that_scores_the_image_has_a_column_more(photos: Path, tmp_path: 
     model = tiny(head="mscc")
     rows, failure = Mapper(model, PredictConfig(output=str(tmp_path), overlays=False))(batch(photos / "coffee.png"))
     assert failure is None
-    assert rows.schema.names[4:7] == ["score", "forged_fraction", "image_score"]
+    assert rows.schema.names[4:7] == ["score", "forged_fraction", "head_score"]
     image = codecs.decode_image((photos / "coffee.png").read_bytes(), "coffee")
     (answer,) = model.answers([image])
     assert answer.image is not None
-    assert rows["image_score"].to_pylist() == pytest.approx([image_probability(answer.image)], abs=1e-6)
+    assert rows["head_score"].to_pylist() == pytest.approx([image_probability(answer.image)], abs=1e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config.root import PredictConfig
@@ -88,6 +89,17 @@ def test_a_damaged_part_costs_its_own_rows_and_is_named(tmp_path: Path, capsys: 
     storage.write_bytes(f"{output}/rows/0000.parquet", b"PAR1 not really")
     assert images(row_store.stored(table, output, overlays=True)) == ["a.png", "b.png"]
     assert "0000.parquet is damaged" in capsys.readouterr().err
+
+
+def test_rows_of_before_have_the_score_of_the_head_under_its_earlier_name(tmp_path: Path) -> None:
+    output, columns = str(tmp_path), row_store.schema(head_score=True)
+    table = wanted(output)
+    store(output, table)
+    (part,) = (tmp_path / "rows").iterdir()
+    rows = pq.read_table(part)
+    pq.write_table(rows.append_column("image_score", pa.array([0.25, 0.75])), part)
+    assert row_store.stored(table, output, overlays=True, columns=columns)["head_score"].to_pylist() == [0.25, 0.75]
+    assert "image_score" not in row_store.stored(table, output, overlays=True).column_names
 
 
 def test_a_part_ends_where_it_has_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

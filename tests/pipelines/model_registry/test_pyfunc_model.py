@@ -542,6 +542,6 @@ def test_a_head_that_scores_the_image_has_a_column_more(pictures: list[np.ndarra
     table = server.predict(None, pictures[:1])
     assert list(table) == register.signature(server.localizer).outputs.input_names()
     (answer,) = server.localizer.answers(pictures[:1])
-    assert table["image_score"][0] == pytest.approx(image_probability(answer.image), abs=1e-6)
+    assert table["head_score"][0] == pytest.approx(image_probability(answer.image), abs=1e-6)
     with pytest.raises(MlflowException, match="the head mscc looks at an image as a whole"):
         server.predict(None, pictures[:1], {"tile": 256})

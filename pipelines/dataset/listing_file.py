@@ -1,5 +1,7 @@
 """A listing: a CSV or Parquet file that names an image a row, as spreadsheets, pandas and scripts write them.
 
+`mpc build` reads all of its columns (`rows`), `mpc predict` the images alone, also from a text file (`locations`).
+
 A text file is UTF-8, or UTF-16 with a byte order mark. Of comma, semicolon and tab, the first that makes a column
 `image` of the header separates its cells. It is read by Python's csv module: a cell may hold several lines (masks), and
 Arrow's reader, which is faster, loses line ends in such cells where two of its blocks meet (apache/arrow#51368).
@@ -26,6 +28,8 @@ from pipelines.runtime import console, storage, uris
 
 COLUMNS = ("image", "mask", "kind", "split", "group", "mask_rule", "name")
 SUFFIXES = (".csv", ".tsv", ".parquet")
+TEXT = ".txt"
+"""How the name of a text file with one location a line ends."""
 Row = tuple[str, dict[str, str]]
 """Where the row is (for errors), and its cells by column: stripped, without the empty ones."""
 
@@ -52,26 +56,55 @@ _WINDOWS = re.compile(r"(?:[A-Za-z]:)?\\|[A-Za-z]:/")
 """How an absolute path of Windows begins."""
 
 
-def rows(uri: str) -> Iterator[Row]:
+def is_listing(location: str) -> bool:
+    """Whether a location has the name of a listing, or of a text file that `locations` reads."""
+    return location.lower().endswith((*SUFFIXES, TEXT))
+
+
+def locations(uri: str) -> Iterator[str]:
+    """The locations of the images that a listing, or a text file with one a line, names, in its order; those without
+    scheme and leading `/` are relative to its folder. UserError as `rows`."""
+    folder = uri.rsplit("/", 1)[0]
+    if uri.lower().endswith(TEXT):
+        with storage.open_input(uri) as stream:
+            encoding = "UTF-16" if stream.peek(4)[:4].startswith(_UTF16) else "UTF-8"
+            for number, line in enumerate(_lines(uri, stream, encoding), 1):
+                if text := line.strip():
+                    yield _location(f"listing {uri}, line {number}", folder, text)
+        return
+    for place, cells in rows(uri, ("image",)):
+        if "image" not in cells:
+            raise UserError(f"{place}, column image: the row names no image")
+        yield _location(f"{place}, column image", folder, cells["image"])
+
+
+def _location(place: str, folder: str, text: str) -> str:
+    try:
+        return uris.from_folder(folder, text)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def rows(uri: str, columns: Sequence[str] = COLUMNS) -> Iterator[Row]:
     """The rows of a listing in its order, a few thousand in memory at a time.
 
-    Upper case and spaces around a column's name do not matter; columns that are not in COLUMNS are passed over, and one
-    line names them. Raises UserError, naming line (Parquet: row) and column, for what cannot be read or would have to
-    be guessed.
+    Upper case and spaces around a column's name do not matter. Columns that are not in `columns` are passed over; where
+    all of COLUMNS are read, one line names them. Raises UserError, naming line (Parquet: row) and column, for what
+    cannot be read or would have to be guessed.
     """
     if not storage.exists(uri):
         what = "is a folder; a listing is one file" if storage.folder_exists(uri) else "is not there"
         raise UserError(f"listing {uri} {what}; set its location")
-    listed = _parquet_rows(uri) if uri.lower().endswith(".parquet") else _text_rows(uri)
+    listed = _parquet_rows(uri, columns) if uri.lower().endswith(".parquet") else _text_rows(uri, columns)
     return _with_slashes(uri, listed)
 
 
-def _text_rows(uri: str) -> Iterator[Row]:
+def _text_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
     with storage.open_input(uri) as stream:
-        yield from _rows_of_text(uri, stream)
+        yield from _rows_of_text(uri, stream, columns)
 
 
-def _rows_of_text(uri: str, stream: io.BufferedReader) -> Iterator[Row]:
+def _rows_of_text(uri: str, stream: io.BufferedReader, columns: Sequence[str]) -> Iterator[Row]:
     begin = stream.peek(4)[:4]
     for magic, remedy in _OTHER_FORMATS.items():
         if begin.startswith(magic):
@@ -82,10 +115,10 @@ def _rows_of_text(uri: str, stream: io.BufferedReader) -> Iterator[Row]:
     separator = _named_separator(head) or _separator(head)
     parsed = _parsed(uri, chain(head, lines), separator)
     header = next((cells for _, cells in parsed if any(cells)), [])
-    known = _known_columns(uri, header)
+    known = _known_columns(uri, header, columns)
     if encoding != "UTF-8" or separator != ",":
         shown = _SEPARATORS.get(separator, repr(separator))
-        console.say(f"build: listing {uri} is read as {encoding} text separated by {shown}")
+        console.say(f"listing: {uri} is read as {encoding} text separated by {shown}")
     for number, cells in parsed:
         place = f"listing {uri}, line {number}"
         if not any(map(str.strip, cells)):
@@ -157,19 +190,19 @@ def _parsed(uri: str, lines: Iterator[str], separator: str) -> Iterator[tuple[in
             raise UserError(f"listing {uri}, line {number}: {why}") from None
 
 
-def _parquet_rows(uri: str) -> Iterator[Row]:
+def _parquet_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
     data = storage.in_arrow(storage.read_bytes(uri))
     count = 0
     try:
         file = pq.ParquetFile(data)
-        known = _known_columns(uri, file.schema_arrow.names)
+        known = _known_columns(uri, file.schema_arrow.names, columns)
         fields = {name: file.schema_arrow.field(index) for name, index in known.items()}
         for name, field in fields.items():
             if not _is_text(field.type):
                 raise UserError(f"listing {uri}: column {name} holds {field.type}, not text")
         for batch in file.iter_batches(4096, columns=[field.name for field in fields.values()]):
-            columns = [batch.column(field.name).to_pylist() for field in fields.values()]
-            for values in zip(*columns, strict=True):
+            values_of = [batch.column(field.name).to_pylist() for field in fields.values()]
+            for values in zip(*values_of, strict=True):
                 count += 1
                 place = f"listing {uri}, row {count}"
                 cells = {name: _text(value) for name, value in zip(fields, values, strict=True)}
@@ -197,30 +230,31 @@ def _plain(column: str) -> str:
     return column.strip().strip("\ufeff").strip().lower()
 
 
-def _known_columns(uri: str, header: Sequence[str]) -> dict[str, int]:
+def _known_columns(uri: str, header: Sequence[str], columns: Sequence[str]) -> dict[str, int]:
     """The place of each known column. UserError where `image` is missing, or a column is there twice or nearly."""
     known: dict[str, int] = {}
     others: list[str] = []
     for index, column in enumerate(header):
         name = _plain(column)
-        if name not in COLUMNS:
+        if name not in columns:
             others.append(column)
         elif name in known:
             raise UserError(f"listing {uri} has the column {name} twice; rename or delete one")
         else:
             known[name] = index
     if "image" not in known:
-        columns = f"has the columns {_shown(header)}" if header else "has no header"
-        raise UserError(f"listing {uri} {columns}; it needs image, and may have {', '.join(COLUMNS[1:])}")
-    for column in others:
+        has = f"has the columns {_shown(header)}" if header else "has no header"
+        may = f", and may have {', '.join(columns[1:])}" if columns[1:] else ""
+        raise UserError(f"listing {uri} {has}; it needs image{may}")
+    for column in others if columns == COLUMNS else ():
         if meant := _meant(_plain(column), [name for name in COLUMNS if name not in known]):
             raise UserError(
                 f"listing {uri} has the column {_shown([column])}; if it is {meant}, rename it, else give it another"
                 f" name (columns that are read: {', '.join(COLUMNS)})"
             )
-    if others:
+    if others and columns == COLUMNS:
         no_masks = "" if known.keys() & {"mask", "kind"} else "; without mask, all its images are authentic"
-        console.say(f"build: listing {uri}: columns that are not read: {_shown(others)}{no_masks}")
+        console.say(f"listing: {uri}: columns that are not read: {_shown(others)}{no_masks}")
     return known
 
 
@@ -275,7 +309,8 @@ def _with_slashes(uri: str, listed: Iterator[Row]) -> Iterator[Row]:
                 if separates is None and "\\" in location and "://" not in location and not location.startswith("/"):
                     separates = not storage.exists(uris.join(folder, location))
                     if separates:
-                        console.say(rf"build: {place}: from here on, \ in relative locations is read as /")
+                        where = place.removeprefix("listing ")
+                        console.say(rf"listing: {where}: from here on, \ in relative locations is read as /")
             if separates:
                 cells[column] = _slashes(text)
         yield place, cells

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mpc_model.errors import UserError
 from pipelines.config.build import SourceConfig
-from pipelines.ingest import listing_file
+from pipelines.dataset import listing_file
 from pipelines.ingest.layouts import LAYOUTS, Item
 from pipelines.runtime import storage
 
@@ -102,7 +102,7 @@ def test_columns_are_known_in_any_case_and_others_are_named_once(
     assert cells(tmp_path / name) == [{"image": "a.jpg", "mask": "a.png"}] * 3
     said = capfd.readouterr()
     (line,) = [line for line in (said.out + said.err).splitlines() if "listing" in line]
-    assert line.endswith(f"listing {tmp_path}/{name}: columns that are not read: Unnamed: 0, camera, mask_source, ''")
+    assert line.endswith(f"listing: {tmp_path}/{name}: columns that are not read: Unnamed: 0, camera, mask_source, ''")
 
 
 def test_a_listing_without_masks_says_so_where_a_column_is_passed_over(
