@@ -107,6 +107,9 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     if (large === null) turn(step);
     else open(large + step);
-  } else if (event.key === "Enter" && large === null && event.target.dataset.place) open(Number(event.target.dataset.place));
+  } else if (event.key === "Enter" && large === null && event.target.dataset.place) {
+    event.preventDefault(); // else the key would press the button that has the focus then
+    open(Number(event.target.dataset.place));
+  }
 });
 choose();
