@@ -23,6 +23,7 @@ LAYERS = (
     (
         "pipelines.build",
         "pipelines.inspect",
+        "pipelines.view",
         "pipelines.pretrain",
         "pipelines.finetune",
         "pipelines.adapt",

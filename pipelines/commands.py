@@ -118,6 +118,20 @@ _TABLE = (
         ),
     ),
     Command(
+        "view",
+        "the page of any output, or of a folder of outputs, in a browser",
+        "pipelines.view",
+        "view",
+        config="none",
+        arguments=(
+            Argument("uri", "an output, or a folder of outputs: a folder or s3:// prefix", {"metavar": "URI"}),
+            Argument("--no-browser", "print the address and open no browser", _FLAG),
+            Argument("--port", "the port (default: a free one)", {"metavar": "PORT", "default": "0"}),
+        ),
+        epilog="only this machine can connect; from another one: ssh -L 8000:127.0.0.1:PORT HOST",
+        packages=("pyarrow", *CONFIG_PACKAGES),
+    ),
+    Command(
         "pretrain",
         "stage 1: the backbone, by multi-view pixel contrast",
         "pipelines.pretrain",

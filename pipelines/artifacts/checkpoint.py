@@ -28,7 +28,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from mpc_model.card import DOCUMENT, TENSORS
-from mpc_model.errors import InfrastructureError, MPCError
+from mpc_model.errors import InfrastructureError, MPCError, UserError
 from pipelines.runtime import console, documents, storage, uris
 from pipelines.runtime.documents import Count, InvalidDocument, Sha256
 
@@ -157,6 +157,15 @@ def latest(run: str) -> Checkpoint | None:
         console.warn(f"checkpoint: {location} is damaged {text}; looking at the one before")
     if known_steps:
         console.warn(f"checkpoint: no checkpoint of {run} is sound; starting from the beginning")
+    return None
+
+
+def newest_document(run: str) -> CheckpointDocument | None:
+    """What the newest checkpoint says of itself, without a look at its tensors; None where no document is sound. For
+    those who look at a training and do not go on from it."""
+    for step in reversed(steps(run)):
+        with suppress(InvalidDocument, UserError):  # damaged, or pruned meanwhile
+            return _read_document(folder(run, step))
     return None
 
 

@@ -109,6 +109,14 @@ def figure(image: codecs.Image, alt: str, *caption: str) -> str:
     return f'<figure><img alt="{escape(alt)}" src="{source}"><figcaption>{lines}</figcaption></figure>'
 
 
+def preformatted(title: str, text: bytes | None) -> str:
+    """A text file under a title, folded; empty where there is none. Its lines stay lines."""
+    if text is None:
+        return ""
+    lines = "\n".join(escape(line) for line in text.decode(errors="replace").splitlines())
+    return f"<h2>{escape(title)}</h2><details><summary>show</summary><pre>{lines}</pre></details>"
+
+
 def embedded(kind: str, file: bytes) -> str:
     """An image file as the URL of an inline picture; `kind` is png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"

@@ -6,6 +6,7 @@ It is one file that needs no other. `mpc evaluate` writes it; `mpc view` makes i
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ REPORT = "report.html"
 SHEET = "pictures.png"
 _METRICS = TypeAdapter(EvaluationMetrics)
 _CLASS_METRICS = TypeAdapter(ClassEvaluationMetrics)
+_ANY = TypeAdapter(dict[str, Any])
+M = TypeVar("M")
 _ROWS = 2048
 """Rows of images.parquet that are in memory at once."""
 
@@ -131,15 +134,22 @@ def made(output: str) -> str:
     location = uris.join(output, evaluation.FILE_NAME)
     data = storage.read_bytes(location)
     try:
-        document = json.loads(data)
-        if isinstance(document, dict) and isinstance(document.get("sets"), dict):
+        document = documents.parse(data, _ANY, finite=False)
+        if isinstance(document.get("sets"), dict):
             return page_of_sets({name: _one_set(uris.join(output, "sets", name)) for name in document["sets"]})
         sheet = storage.read_if_there(uris.join(output, SHEET)) or b""
-        if isinstance(document, dict) and "classes" in document:
-            return page_of_classes(documents.parse(data, _CLASS_METRICS, finite=False), sheet)
-        return page(documents.parse(data, _METRICS, finite=False), read_images(output), sheet)
-    except ValueError as error:  # InvalidDocument is one
+        if "classes" in document:
+            return page_of_classes(_checked(data, _CLASS_METRICS), sheet)
+        return page(_checked(data, _METRICS), read_images(output), sheet)
+    except documents.InvalidDocument as error:
         raise UserError(f"{location} is damaged ({error}); delete {output} and evaluate again") from None
+
+
+def _checked(data: bytes, schema: TypeAdapter[M]) -> M:
+    """Metrics, with what versions that knew fp32 alone left out."""
+    document = documents.parse(data, _ANY, finite=False)
+    whole = {"precision": "fp32", "against_fp32": None, **document}
+    return documents.parse(json.dumps(whole).encode(), schema, finite=False)
 
 
 def write(output: str) -> str:
@@ -150,9 +160,8 @@ def write(output: str) -> str:
 
 
 def _one_set(output: str) -> tuple[EvaluationMetrics, Images]:
-    return documents.parse(
-        storage.read_bytes(uris.join(output, evaluation.FILE_NAME)), _METRICS, finite=False
-    ), read_images(output)
+    data = storage.read_bytes(uris.join(output, evaluation.FILE_NAME))
+    return _checked(data, _METRICS), read_images(output)
 
 
 def read_images(output: str) -> Images:
