@@ -55,6 +55,8 @@ class Command:
     dataset: str = ""
     """With `metrics`: the config key of the dataset that the result is about."""
 
+    files: tuple[str, ...] = ()
+    """With `metrics`: files of the output that MLflow keeps with the run, where they are there."""
     finished: str = ""
     """The function of pipelines/reuse.py that gives the results of a finished output, without importing the command."""
 
@@ -103,6 +105,7 @@ _TABLE = (
         sections=("build", "tracking"),
         metrics=_build_metrics,
         dataset="build.output",
+        files=("report.html",),
     ),
     Command(
         "inspect",
@@ -172,6 +175,7 @@ _TABLE = (
         sections=("evaluate", "tracking"),
         metrics=_evaluate_metrics,
         dataset="evaluate.dataset",
+        files=("report.html", "metrics.json", "pictures.png"),
     ),
     Command(
         "register",

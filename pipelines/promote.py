@@ -15,10 +15,10 @@ from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
 from pipelines.dataset import leakage
 from pipelines.dataset.manifest import Manifest
-from pipelines.model_registry import audit_trail, baseline_gates, gates, lineage, lock, version_metrics
+from pipelines.model_registry import audit_trail, baseline_gates, gates, lineage, lock, scored_images, version_metrics
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.model_registry.gates import Answer
-from pipelines.model_registry.version_metrics import AnyMetrics
+from pipelines.model_registry.version_metrics import AnyMetrics, VersionMetrics
 from pipelines.runtime import console, tracking_uri
 from pipelines.tracking import client, runs
 
@@ -89,7 +89,8 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
     console.say(f"promote: {settings.source} of {settings.name} is version {new}")
     for line in lineage.walk(candidate.tags):
         console.say(f"promote:   {line}")
-    answers = _answers(settings, candidate, registry.get_model_version(settings.name, old) if old else None)
+    champion = registry.get_model_version(settings.name, old) if old else None
+    answers = _answers(config, candidate, champion)
     gone = audit_trail.rolled_back(list(audit_trail.trail(model.tags, settings.target).values()), new)
     if gone and not settings.reason:
         words = f"version {new} was rolled back by {gone.who} at {gone.when} ({gone.why}); to promote it all the same,"
@@ -127,8 +128,9 @@ def _at(model: RegisteredModel, alias: str | None) -> str | None:
     return None if version is None else str(version)
 
 
-def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
+def _answers(config: Config, candidate: ModelVersion, champion: ModelVersion | None) -> list[Answer]:
     """The answers of all gates."""
+    settings = config.promote
     own = version_metrics.from_tags(candidate.tags)
     other = None if champion is None else version_metrics.from_tags(champion.tags)
     compared, answers = gates.metrics(own, other, settings.datasets, settings.margin)
@@ -136,12 +138,24 @@ def _answers(settings: PromoteConfig, candidate: ModelVersion, champion: ModelVe
         if metrics.model != candidate.tags.get(lineage.MODEL):
             words = f"on {metrics.name} are of another model; run `mpc evaluate` for this one, and `mpc register` again"
             answers.append(Answer("metrics", False, words))
+    if settings.not_worse and champion:
+        with_f1 = [metrics for metrics in compared if isinstance(metrics, VersionMetrics) and metrics.f1 is not None]
+        answers += [_paired(config, metrics, candidate, champion) for metrics in with_f1]
     answers += baseline_gates.baselines(compared, settings.baselines)
     answers += baseline_gates.images(compared, settings.min_images)
     answers += baseline_gates.floors(compared, settings.min_f1, settings.robustness_area)
     answers += gates.leakage(compared, {metrics.key: _leaks(candidate, metrics) for metrics in compared})
     answers += baseline_gates.shortcuts(compared, settings.refuse_shortcuts)
     return answers + gates.robustness(compared, settings.robustness_floor)
+
+
+def _paired(config: Config, metrics: VersionMetrics, candidate: ModelVersion, champion: ModelVersion) -> Answer:
+    """The answer by the images that both versions were scored on."""
+    file = f"evaluations/{metrics.file_name}.parquet"
+    scores = [runs.entry_file(config, version.name, str(version.version), file) for version in (candidate, champion)]
+    ours, theirs = scores
+    apart = None if ours is None or theirs is None else scored_images.difference(ours, theirs)
+    return gates.not_worse(metrics.name, apart, config.promote.margin)
 
 
 def _leaks(candidate: ModelVersion, metrics: AnyMetrics) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from pydantic import TypeAdapter
 
 import mpc_model
 from mpc_model.errors import InfrastructureError, UserError
@@ -31,11 +32,13 @@ from pipelines.artifacts import evaluation
 from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.config.root import Config
-from pipelines.model_registry import entry, lineage, lock, model_card, version_metrics
+from pipelines.model_registry import entry, lineage, lock, model_card, scored_images, version_metrics, version_run
 from pipelines.model_registry.model_card import LICENCE
 from pipelines.model_registry.version_metrics import AnyMetrics
 from pipelines.runtime import console, documents, storage, uris
 from pipelines.tracking import client, leftovers, runs, watchdog
+
+_DOCUMENT = TypeAdapter(dict[str, Any])
 
 
 def register(config: Config) -> dict[str, Any]:
@@ -66,9 +69,18 @@ def register(config: Config) -> dict[str, Any]:
     return {"name": settings.name, "version": number, "alias": settings.alias, "uri": uri}
 
 
-def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[AnyMetrics, bytes]]:
-    """The metrics of each evaluation of this model, with the metrics.json that they are from."""
-    evaluations: list[tuple[AnyMetrics, bytes]] = []
+@dataclass(frozen=True)
+class _Evaluation:
+    """The metrics of one evaluation, the metrics.json that they are from, and the scores of its images, if known."""
+
+    metrics: AnyMetrics
+    document: bytes
+    images: bytes | None
+
+
+def _evaluations(locations: str | list[str] | None, digest: str) -> list[_Evaluation]:
+    """Each evaluation of this model; one of several sets is as many evaluations."""
+    evaluations: list[_Evaluation] = []
     for location in [locations] if isinstance(locations, str) else locations or []:
         if not storage.exists(uris.join(location, records.RECORD)):
             console.say(f"register: no evaluation at {location}; the version will carry no metrics from there")
@@ -78,23 +90,39 @@ def _evaluations(locations: str | list[str] | None, digest: str) -> list[tuple[A
             raise UserError(f"{location} evaluates another model; run `mpc evaluate` for this one first")
         if not record.finished:
             raise UserError(f"the evaluation at {location} is not finished; run `mpc evaluate` again, it goes on")
-        data = storage.read_bytes(uris.join(location, evaluation.FILE_NAME))
-        try:
-            metrics = version_metrics.from_document(data, digest)
-        except documents.InvalidDocument as error:
-            raise UserError(
-                f"{location} is of an earlier version, or its {evaluation.FILE_NAME} is damaged ({error});"
-                " delete it and run `mpc evaluate` again"
-            ) from None
-        if metrics.key in [earlier.key for earlier, _ in evaluations]:
-            raise UserError(f"register.evaluation: {location} is a second one on {metrics.name}; leave one of them out")
-        evaluations.append((metrics, data))
+        for folder in _folders(location):
+            one = _evaluation(folder, digest)
+            if one.metrics.key in [earlier.metrics.key for earlier in evaluations]:
+                name = one.metrics.name
+                raise UserError(f"register.evaluation: {folder} is a second one on {name}; leave one of them out")
+            evaluations.append(one)
     return evaluations
 
 
-def _describe(
-    config: Config, number: str, model: Localizer, digest: str, evaluations: list[tuple[AnyMetrics, bytes]]
-) -> None:
+def _folders(location: str) -> list[str]:
+    """The folder of an evaluation, or of each of its sets."""
+    document = storage.read_bytes(uris.join(location, evaluation.FILE_NAME))
+    try:
+        sets = documents.parse(document, _DOCUMENT).get("sets")
+    except documents.InvalidDocument:
+        return [location]  # its metrics say what is wrong
+    return [uris.join(location, "sets", name) for name in sets] if isinstance(sets, dict) else [location]
+
+
+def _evaluation(folder: str, digest: str) -> _Evaluation:
+    document = storage.read_bytes(uris.join(folder, evaluation.FILE_NAME))
+    try:
+        metrics = version_metrics.from_document(document, digest)
+    except documents.InvalidDocument as error:
+        raise UserError(
+            f"{folder} is of an earlier version, or its {evaluation.FILE_NAME} is damaged ({error});"
+            " delete it and run `mpc evaluate` again"
+        ) from None
+    images = storage.read_if_there(uris.join(folder, evaluation.IMAGES))
+    return _Evaluation(metrics, document, None if images is None else scored_images.taken_from(images))
+
+
+def _describe(config: Config, number: str, model: Localizer, digest: str, evaluations: list[_Evaluation]) -> None:
     """Write the tags, the card and the files of a version.
 
     Known lineage is never replaced by less: the same weights may be registered again from a copy without a record.
@@ -108,17 +136,26 @@ def _describe(
         tags |= lineage.tags(str(settings.model), digest, model, links, status)
     if settings.licence or LICENCE not in known:
         tags[LICENCE] = model_card.licence(model, settings.licence)
-    for metrics, _ in evaluations:
-        tags |= version_metrics.to_tag(metrics)
+    for one in evaluations:
+        tags |= version_metrics.to_tag(one.metrics)
     for key, value in tags.items():
         registry.set_model_version_tag(settings.name, number, key, value)
     version = registry.get_model_version(settings.name, number)
+    measured = [one.metrics for one in evaluations]
+    if not version_run.publish(registry, version, model, links, measured):
+        console.warn(
+            f"register: the run of version {number} was deleted in MLflow; its pages cannot compare the version"
+        )
     card = model_card.write(model, version.tags, list(version_metrics.from_tags(version.tags).values()))
     card = entry.portable(card, config.workspace)
     registry.update_model_version(settings.name, number, model_card.description(card))
     files = {model_card.FILE: card.encode()}
     files |= {f"lineage/{link.name}.yaml": link.config for link in links}
-    files |= {f"evaluations/{metrics.file_name}.json": _portable(data, config) for metrics, data in evaluations}
+    for one in evaluations:
+        name = f"evaluations/{one.metrics.file_name}"
+        files[f"{name}.json"] = _portable(one.document, config)
+        if one.images is not None:
+            files[f"{name}.parquet"] = one.images
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             storage.write_bytes(uris.join(folder, file), data)
@@ -156,6 +193,7 @@ def _log(config: Config, digest: str) -> str:
             leftovers.clear(registry, registry.get_run(run_id))
         raise
     watchdog.leave(run_id)  # MLflow has ended it
+    runs.rename(config, run_id, f"register {config.register_.name} v{number}")
     return number
 
 

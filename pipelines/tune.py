@@ -126,11 +126,10 @@ def _search(tuner: SearchTuner) -> records.Record:
 
 
 def _report_results(config: Config, run_id: str, results: report.SearchResults, count: int) -> None:
-    """Send MLflow the pictures and the best metric, and end the search's run."""
+    """Send MLflow the report and the best metric, and end the search's run."""
     output = str(config.tune.output)
     try:
-        for name in results["pictures"]:
-            runs.log_picture(config, run_id, name, storage.read_bytes(uris.join(output, name)))
+        runs.log_files(config, run_id, output, [*results["pictures"], "trials.csv", "best.yaml", "report.html"])
         if runs.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
             best = results["best"]["figure"]
             assert best is not None  # a ranked trial has a metric

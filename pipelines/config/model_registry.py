@@ -126,6 +126,9 @@ class PromoteConfig(Section):
     """
     margin: Fraction = 0.0
     """How much worse than the target's version each figure may be."""
+    not_worse: bool = False
+    """Whether the F1 must be above the target's minus the margin with 95% confidence, by a paired bootstrap over the
+    images that both versions were scored on."""
     baselines: list[Baseline] = Field(default=["untrained", "everything_forged", "constant_map"])
     """What the F1 must be above with 95% confidence: the same network untrained, a map that calls every pixel forged,
     the best map that is the same for all images; [] asks for none. Of several classes the Dice is compared, without

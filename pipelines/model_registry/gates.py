@@ -9,6 +9,7 @@ several.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipelines.artifacts.evaluation import Difference
 from pipelines.model_registry.version_metrics import AnyMetrics, Key, VersionMetrics
 
 
@@ -115,6 +116,21 @@ def _compared(new: AnyMetrics, old: AnyMetrics | None, margin: float) -> Answer:
         shown = "none" if ours is None else f"{ours:.4f}"
         words.append(f"{label} {shown} against {theirs:.4f}{'' if enough else ' is too far off'}")
     return Answer("metrics", holds, f"on {new.name}: {', '.join(words)}, margin {margin:g}")
+
+
+def not_worse(name: str, apart: tuple[Difference, int] | None, margin: float) -> Answer:
+    """Whether the F1 on a test set is above the champion's minus `margin` with 95% confidence, by the difference on the
+    images that both were scored on, and how many these are; None where they cannot be compared image by image."""
+    if apart is None:
+        remedy = (
+            "evaluate both versions anew on the same dataset, each with an evaluate.output of its own, and register"
+        )
+        return _no("not worse", f"on {name} too few images have a score of both versions; {remedy}")
+    lead, images = apart
+    shown = f"{lead['difference']:+.4f} ({lead['low']:+.4f} to {lead['high']:+.4f}) on {images} images"
+    holds = lead["low"] >= -margin - 1e-9
+    words = f"on {name}: F1 against the champion's {shown}, with 95% confidence"
+    return Answer("not worse", holds, f"{words} {'not' if holds else 'perhaps'} worse by more than {margin:g}")
 
 
 def leakage(compared: Sequence[AnyMetrics], current: Mapping[Key, Sequence[str]]) -> list[Answer]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, TypeAdapter
 
 from mpc_model.errors import UserError
-from pipelines.artifacts.evaluation import Difference, Interval, Slice
+from pipelines.artifacts.evaluation import BASELINES, Difference, Interval, Slice
 from pipelines.dataset.schema import SplitName
 from pipelines.runtime import documents
 from pipelines.runtime.documents import Count, Sha256
@@ -211,6 +211,23 @@ def _metrics_of(document: Mapping[str, Any], digest: str) -> VersionMetrics:
         slices=document.get("slices", [])[:WORST_SLICES],
         shortcuts=document.get("shortcuts"),
     )
+
+
+def as_numbers(metrics: AnyMetrics) -> dict[str, float]:
+    """The metrics as numbers by name, those of a group with its name before a point; what is None is left out."""
+    found: dict[str, float | None] = {}
+    if isinstance(metrics, VersionMetrics):
+        names: tuple[str, ...] = ("f1", "iou", "false_alarm_rate", "image_auc", "robustness_area", "threshold")
+        for name, interval in metrics.intervals.items():
+            found |= {f"{name}.low": interval["low"], f"{name}.high": interval["high"]}
+        found |= {f"{name}.f1": getattr(metrics, name) for name in BASELINES}
+    else:
+        names = ("foreground_dice", "mean_iou", "volume_dice", "volume_hd95")
+        found |= {"untrained.dice": metrics.untrained, "most_frequent.dice": metrics.most_frequent}
+        found |= {f"by_class.{name}.iou": value for name, value in metrics.by_class.items()}
+    found |= {name: getattr(metrics, name) for name in names}
+    found |= {f"robustness.{name}": value for name, value in metrics.robustness.items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def to_tag(metrics: AnyMetrics) -> dict[str, str]:

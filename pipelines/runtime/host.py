@@ -25,15 +25,15 @@ _GIB = 2**30
 
 
 def software() -> dict[str, str]:
-    """Tags of the code: versions as `mpc.version.<package>`, and the commit where this is a git checkout.
+    """Tags of the code: `mpc.versions`, as `python 3.11.9, torch 2.13.0, ...`, and the commit of a git checkout.
 
     The commit has MLflow's own name for it; `mpc.git_dirty` says whether tracked files differ from it.
     """
-    tags = {"mpc.version.python": platform.python_version()}
+    versions = [f"python {platform.python_version()}"]
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
-            tags[f"mpc.version.{package}"] = version(package)
-    return tags | _git(Path(__file__).resolve().parents[2])
+            versions.append(f"{package} {version(package)}")
+    return {"mpc.versions": ", ".join(versions)} | _git(Path(__file__).resolve().parents[2])
 
 
 def machine() -> dict[str, str | int | float]:
@@ -54,14 +54,15 @@ def machine() -> dict[str, str | int | float]:
 
 
 def hardware() -> dict[str, str]:
-    """Tags of the machine that this process is on: `mpc.hardware.host`, `cpu`, `cpus`, `memory_gib`, `gpus`."""
-    facts = {"host": socket.gethostname(), "cpu": _cpu(), "cpus": str(len(os.sched_getaffinity(0)))}
-    facts["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f}"
+    """The tag `mpc.machine` of the machine that this process is on: host, processors, memory, GPUs."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    cpus = f"{len(os.sched_getaffinity(0))} cpus"
+    facts = [socket.gethostname(), f"{cpus} of {_cpu()}" if _cpu() else cpus, f"{memory:.1f} GiB"]
     import torch  # imported here, since most modules that import this one need no torch
 
     if torch.cuda.is_available():
-        facts["gpus"] = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return {f"mpc.hardware.{key}": value for key, value in facts.items() if value}
+        facts += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"mpc.machine": ", ".join(facts)}
 
 
 def user() -> str:

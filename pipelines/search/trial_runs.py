@@ -22,7 +22,10 @@ BACKOFF = Backoff(
     seconds=environment.TRIAL_PATIENCE_SECONDS,
 )
 """How long a new trial waits for an MLflow that does not answer."""
-STATUS: dict[ledger.State, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "open": "KILLED"}
+STATUS: dict[ledger.State, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "FINISHED", "open": "KILLED"}
+"""A trial that the scheduler stopped did what it was asked to: it is no failure, and its tag says how it ended."""
+STATE = "mpc.state"
+"""The tag of a trial's run: finished, failed, stopped (early, by the scheduler), or open (interrupted)."""
 
 
 class TrialRuns:
@@ -75,6 +78,7 @@ class TrialRuns:
                 if not stage.finished and "run_id" in stage.results:
                     outbox.finish(config, verb, stage.results["run_id"], STATUS[trial.state])
         try:
+            runs.tag(self._config, trial.run_id, {STATE: trial.state})
             runs.finish(self._config, trial.run_id, STATUS[trial.state])
         except MPCError as error:
             self._say_away(error)

@@ -194,7 +194,7 @@ class RunWriter:
         if "picture" in first:
             file = uris.join(self._output, first["picture"])
             if storage.exists(file):
-                runs.log_picture(self._config, self._run_id, first["picture"], storage.read_bytes(file))
+                runs.log_file(self._config, self._run_id, first["picture"], storage.read_bytes(file))
         elif "tags" in first:
             runs.tag(self._config, self._run_id, first["tags"])
         elif "status" in first:

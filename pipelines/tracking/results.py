@@ -1,5 +1,6 @@
 """What `build` and `evaluate` made, as an MLflow run that is written when it is there: a failed one leaves none."""
 
+from contextlib import suppress
 from typing import Any
 
 from mpc_model.errors import InfrastructureError, UserError
@@ -27,11 +28,24 @@ def _record(config: Config, command: Command, result: Any) -> None:
     section, _, key = command.dataset.partition(".")
     dataset = str(getattr(getattr(config, section), key))
     manifest = Manifest.read(dataset)
-    if runs.find(config, verb, output, dataset=manifest.fingerprint):
+    known = runs.find(config, verb, output, dataset=manifest.fingerprint)
+    if known and runs.is_finished(config, known):
         return
     with signals.defer_interrupts():
         tags = {"mpc.output": output, "mpc.dataset": manifest.fingerprint}
-        run_id = runs.start_run(config, verb, None, (dataset, manifest), tags=tags)
-        metrics = {f"{verb}/{name}": value for name, value in command.metrics(result).items()}
-        runs.log(config, run_id, metrics, 0)
+        run_id = runs.start_run(config, verb, known, (dataset, manifest), name=_name(config, verb, result), tags=tags)
+        try:
+            runs.log_files(config, run_id, output, command.files)
+            if not runs.last_steps(config, run_id):
+                metrics = {f"{verb}/{name}": value for name, value in command.metrics(result).items()}
+                runs.log(config, run_id, metrics, 0)
+        except BaseException:
+            with suppress(InfrastructureError):  # the failure itself must be said
+                runs.finish(config, run_id, "FAILED")
+            raise
         runs.finish(config, run_id)
+
+
+def _name(config: Config, verb: str, result: Any) -> str | None:
+    """`evaluate coverage/test`, where the result says what its set is called."""
+    return f"{verb} {result['name']}" if verb == "evaluate" and result.get("name") else None

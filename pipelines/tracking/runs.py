@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,11 +16,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mpc_model.errors import InfrastructureError, UserError
-from pipelines.config import renamed
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
-from pipelines.runtime import console, host, signals, tracking_uri, uris
-from pipelines.tracking import watchdog
+from pipelines.runtime import console, host, signals, storage, tracking_uri, uris
+from pipelines.tracking import run_description, watchdog
 from pipelines.tracking.client import client, fluent, mlflow_call
 
 _above: ContextVar[str | None] = ContextVar("above", default=None)
@@ -40,6 +39,17 @@ def entry_is_there(config: Config, name: str, number: str) -> bool:
 
 
 @mlflow_call
+def entry_file(config: Config, name: str, number: str, file: str) -> bytes | None:
+    """A file of a model version by its path in the entry, `<folder>/<name>`; None where there is none."""
+    location = f"models:/{name}/{number}"
+    with fluent(config), tempfile.TemporaryDirectory() as folder:
+        listed = mlflow.artifacts.list_artifacts(artifact_uri=f"{location}/{file.rpartition('/')[0]}")
+        if file.rpartition("/")[2] not in [found.path.rpartition("/")[2] for found in listed]:
+            return None
+        return Path(mlflow.artifacts.download_artifacts(f"{location}/{file}", dst_path=folder)).read_bytes()
+
+
+@mlflow_call
 def start_run(
     config: Config,
     verb: str,
@@ -53,7 +63,7 @@ def start_run(
 
     Each of `datasets`, (location, manifest), is logged as an input under its fingerprint. Parameters are the resolved
     config of the verb and of what training shares. `parent` is the run that this one is shown below; `name` is what
-    people see (the verb, when left out).
+    people see (tracking/run_description.py, when left out).
     """
     store = client(config)
     if run_id and _is_there(store, config, verb, run_id):
@@ -69,7 +79,9 @@ def start_run(
     above = parent or _above.get()
     if above:
         marks[MLFLOW_PARENT_RUN_ID] = above
-    run = store.create_run(_experiment(store, config), run_name=name or verb, tags=marks)
+    run = store.create_run(
+        _experiment(store, config), run_name=name or run_description.name_of(config, verb), tags=marks
+    )
     watchdog.watch(str(config.tracking.uri), run.info.run_id)
     try:
         _describe(store, run.info.run_id, config, verb, datasets)
@@ -97,14 +109,9 @@ def _is_there(store: MlflowClient, config: Config, verb: str, run_id: str) -> bo
 def _describe(
     store: MlflowClient, run_id: str, config: Config, verb: str, datasets: Sequence[tuple[str, Manifest]]
 ) -> None:
-    document = config.dump()
-    stored = renamed.as_stored(document)
-    params = {"seed": config.seed, "workspace": config.workspace}
-    for section in {"model", "train", verb}:
-        params |= {f"{section}.{key}": value for key, value in stored.get(section, {}).items()}
-    listed = [Param(key, uris.without_secrets(str(value))[:6000]) for key, value in params.items()]
+    listed = [Param(key, value) for key, value in run_description.parameters(config, verb).items()]
     store.log_batch(run_id, params=listed)
-    store.log_dict(run_id, document, "config.yaml")
+    store.log_dict(run_id, config.dump(), "config.yaml")
     for location, manifest in datasets:
         entity = Dataset(
             name=location.rstrip("/").rsplit("/", 1)[-1],
@@ -209,12 +216,32 @@ def tag(config: Config, run_id: str, tags: Mapping[str, str]) -> None:
 
 
 @mlflow_call
-def log_picture(config: Config, run_id: str, name: str, data: bytes) -> None:
-    """Keep a picture (an encoded image file) as the artifact `name` of a run."""
+def log_file(config: Config, run_id: str, name: str, data: bytes) -> None:
+    """Keep the bytes of a file as the artifact `name` of a run."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name.rpartition("/")[2]
         file.write_bytes(data)
         client(config).log_artifact(run_id, str(file), name.rpartition("/")[0])
+
+
+def log_files(config: Config, run_id: str, folder: str, names: Iterable[str]) -> None:
+    """Keep those of the named files of a folder that are there as artifacts of a run."""
+    for name in names:
+        location = uris.join(folder, name)
+        if storage.exists(location):
+            log_file(config, run_id, name, storage.read_bytes(location))
+
+
+@mlflow_call
+def rename(config: Config, run_id: str, name: str) -> None:
+    """Change what a run is called."""
+    client(config).update_run(run_id, name=name)
+
+
+@mlflow_call
+def is_finished(config: Config, run_id: str) -> bool:
+    """Whether a run has ended well."""
+    return bool(client(config).get_run(run_id).info.status == "FINISHED")
 
 
 @mlflow_call

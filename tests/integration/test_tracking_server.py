@@ -128,7 +128,7 @@ def test_a_run_is_kept_by_postgresql_and_its_pictures_by_s3(
     assert run.info.status == "FINISHED"
     assert found(config, run_id) == expected(config, 1)
     assert run.data.params["finetune.learning_rate"] == "0.001"
-    assert run.data.tags["mpc.version.python"] == sys.version.split()[0]
+    assert run.data.tags["mpc.versions"].startswith(f"python {sys.version.split()[0]}, ")
     assert run.inputs.dataset_inputs[0].dataset.digest == Manifest.read(str(config.train.dataset)).fingerprint[:32]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     store = boto3.client(

@@ -180,7 +180,8 @@ def test_a_trial_in_a_process_that_another_was_stopped_in_is_the_same_as_in_its_
     grid = tune.tuner(recipe.revised(config, "tune.trials=4")).fit()
     assert [trial.state for trial in trials(output)] == ["finished", "stopped", "stopped", "stopped"]
     assert len({result.metrics["pid"] for result in grid if result.config["number"]}) == 1
-    assert rows(tmp_path, "select distinct status from runs where name = 'trial 3'") == [("KILLED",)]
+    ended = "select distinct status, value from runs join tags using (run_uuid)"
+    assert rows(tmp_path, f"{ended} where name = 'trial 3' and key = 'mpc.state'") == [("FINISHED", "stopped")]
     # Each ended in order before its process took the next one; the last one's process was ended with the search.
     assert not list((output / "trials").glob("000[012]/pretrain/lease/*"))
     alone = recipe.revised(config, "tune.trials=4", "tune.algorithm=random", f"tune.output={tmp_path / 'alone'}")

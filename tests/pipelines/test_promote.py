@@ -5,16 +5,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
 from mpc_model.errors import InfrastructureError, UserError
 from pipelines import cli
-from pipelines.artifacts.evaluation import BASELINES, Difference
+from pipelines.artifacts.evaluation import BASELINES, IMAGES_SCHEMA, Difference
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.model_registry import audit_trail, lineage, lock, version_metrics
@@ -44,11 +46,15 @@ class Store:
     def config(self, *overrides: str) -> Config:
         return recipe.load(None, overrides, [f"tracking.uri={self.uri}", f"register.name={self.name}"])
 
-    def add(self, *metrics: VersionMetrics, alias: str = "candidate", **tags: str) -> str:
-        """A version with these metrics, that the alias moves to."""
-        entry = Path(self.uri.removeprefix("sqlite:///")).parent / "entry"
-        entry.mkdir(exist_ok=True)
+    def add(self, *metrics: VersionMetrics, alias: str = "candidate", scores: Sequence[float] = (), **tags: str) -> str:
+        """A version with these metrics, and F1 of single images, that the alias moves to."""
+        entry = Path(self.uri.removeprefix("sqlite:///")).parent / f"entry{hash((self.name, *scores))}"
+        (entry / "evaluations").mkdir(parents=True, exist_ok=True)
         (entry / "MLmodel").write_text("")
+        if scores:
+            rows = [{"id": str(index), "f1": f1} for index, f1 in enumerate(scores)]
+            file = entry / "evaluations" / f"{metrics[0].file_name}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA), file)
         version = self.client.create_model_version(self.name, str(entry)).version
         digest = f"{version}" * 64
         told = {
@@ -196,6 +202,25 @@ def test_floors_and_shortcuts_refuse_where_the_config_asks(store: Store, capsys:
             promote(store.config(setting, *few))
     assert promote(store.config("promote.min_images=19"))["version"] == "1"
     assert "may be too good: forged images are PNG" in capsys.readouterr().err
+
+
+def test_a_candidate_can_be_asked_to_be_no_worse_with_confidence(store: Store) -> None:
+    """The means agree; what the images say does not."""
+    store.add(metrics(), scores=[0.5] * 20)
+    ask = store.config("promote.not_worse=true", "promote.margin=0.1")
+    assert promote(ask)["version"] == "1"  # there is no champion to compare with
+    for scores, words in (
+        (
+            [0.0, 1.0] * 10,
+            r"not worse: on .*: F1 against the champion's \+0\.0000 \(-0\..* on 20 images.* perhaps worse",
+        ),
+        ([], "not worse: on .* too few images have a score of both versions; evaluate both versions anew"),
+    ):
+        store.add(metrics(), scores=scores)
+        with pytest.raises(Refused, match=words):
+            promote(ask)
+    third = store.add(metrics(), scores=[0.45, 0.5] * 10)
+    assert promote(ask)["version"] == third
 
 
 def test_margin_datasets_and_floor_are_the_users(store: Store) -> None:

@@ -161,6 +161,37 @@ def test_figures_are_tags_by_dataset_and_split(config: Config, version: Any, fig
     assert kept["model"] == figures["test"]["model"]
 
 
+def test_the_run_and_the_logged_model_of_a_version_have_what_mlflow_compares(
+    config: Config, version: Any, figures: Any
+) -> None:
+    store = client.client(config)
+    run, logged = store.get_run(version.run_id), store.get_logged_model(version.source.removeprefix("models:/"))
+    assert run.info.run_name == f"register {version.name} v{version.version}"
+    sets = {metrics.split: metrics.short_name for metrics in version_metrics.from_tags(version.tags).values()}
+    for split, of in figures.items():
+        assert run.data.metrics[f"{sets[split]}/f1"] == of["model"]["f1"]
+        assert run.data.metrics[f"{sets[split]}/untrained.f1"] == of["untrained"]["f1"]
+    assert {metric.key: metric.value for metric in logged.metrics} == run.data.metrics
+    wanted = {"model.backbone": "hrformer_tiny", "finetune.learning_rate": "0.001", "pretrain.epochs": "1"}
+    assert run.data.params | wanted == run.data.params
+    assert logged.params | wanted == logged.params
+    register(config)  # again: nothing twice
+    points = store.get_metric_history(version.run_id, f"{sets['test']}/f1")
+    assert len(points) == 1
+
+
+def test_a_version_whose_run_was_deleted_is_described_all_the_same(
+    config: Config, figures: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = recipe.revised(config, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"workspace={tmp_path}")
+    store = client.client(own)
+    made = register(recipe.revised(own, f"register.evaluation={tmp_path}/none"))
+    store.delete_run(store.get_model_version(made["name"], made["version"]).run_id)
+    assert register(own)["version"] == made["version"]
+    assert "the run of version 1 was deleted in MLflow" in capsys.readouterr().err
+    assert len(version_metrics.from_tags(store.get_model_version(made["name"], "1").tags)) == 2
+
+
 def test_the_card_says_what_is_known(config: Config, version: Any, figures: Any, entry: Path) -> None:
     card = (entry / model_card.FILE).read_text()
     assert version.description == model_card.description(card)

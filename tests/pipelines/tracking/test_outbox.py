@@ -47,7 +47,7 @@ class Store:
         self._answer()
         self.others.append(status)
 
-    def log_picture(self, config: Config, run_id: str, name: str, data: bytes) -> None:
+    def log_file(self, config: Config, run_id: str, name: str, data: bytes) -> None:
         self._answer()
         self.others.append((name, data))
 
@@ -67,7 +67,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     made = Store()
-    for name in ("log_points", "last_steps", "finish", "log_picture", "tag"):
+    for name in ("log_points", "last_steps", "finish", "log_file", "tag"):
         monkeypatch.setattr(outbox.runs, name, getattr(made, name))
     monkeypatch.setattr(outbox, "BACKOFF", Backoff(first=0.01, longest=30.0))
     yield made
