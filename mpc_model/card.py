@@ -3,7 +3,7 @@
 It is the `card` of model.json, plain JSON. Whoever trains or saves a model may add keys of their own.
 """
 
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 """The files of a model directory; the document is written last and holds the card."""
@@ -30,13 +30,26 @@ class TrainingDataset(TypedDict):
     fingerprint: str
 
 
+class ChosenThreshold(TypedDict):
+    """How the threshold of a model was chosen: by a rule (mpc_model/evaluation/threshold.py) on `images` images of a
+    split of a dataset, never of a test split. `at_most` is what the rule false_alarms allowed."""
+
+    rule: str
+    value: float
+    dataset: str
+    fingerprint: str
+    split: str
+    images: int
+    at_most: NotRequired[float]
+
+
 class Card(TypedDict, total=False):
     """The keys that this project writes and reads. `trained_on` names every dataset that any stage of training read.
 
     `stage` is the command that trained the model, `step` and `epoch` (counted from 1) say when it was saved,
     `validation` holds the metrics of the last epoch before that; `validated_on` names their dataset where a stage has
     the choice (`adapt.validate_on`). `image_threshold` is the score above which an image is called
-    forged, as advised.
+    forged, as advised; `chosen_threshold` says how the threshold for pixels was chosen, where it was.
     """
 
     published: PublishedOrigin
@@ -48,6 +61,7 @@ class Card(TypedDict, total=False):
     validation: dict[str, float]
     validated_on: TrainingDataset
     image_threshold: float
+    chosen_threshold: ChosenThreshold
 
 
 def check_card(card: object) -> Card:

@@ -19,28 +19,29 @@ from mpc_model.localizer import Localizer
 from pipelines import reuse
 from pipelines.artifacts import evaluation, record, untrained
 from pipelines.artifacts.evaluation import (
-    AgainstFp32,
     ClassEvaluationMetrics,
     ClassEvaluationResult,
     EvaluationMetrics,
     EvaluationResult,
-    Summary,
 )
 from pipelines.artifacts.model_directory import load_model, require_head
 from pipelines.config.model_registry import EvaluateConfig
 from pipelines.config.root import Config
 from pipelines.dataset import classes as dataset_classes
-from pipelines.dataset import integrity, leakage
+from pipelines.dataset import integrity, leakage, names, shortcuts
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference import class_report, class_scorer, image_report, score_store, scoring
+from pipelines.inference import class_report, class_scorer, evaluation_table, image_report, score_store, scoring
 from pipelines.inference.class_report import Protocol
 from pipelines.inference.class_scorer import ClassScorer, CountedImage
 from pipelines.inference.image_report import Request
 from pipelines.inference.scorer import Scorer
 from pipelines.inference.split_scorer import Scope, ScoreJob, decode_row
+from pipelines.pages import evaluation as page
 from pipelines.runtime import canonical, console, storage, uris
 
+IMAGE_THRESHOLD = 0.5
+"""Above this score an image is called forged, where the card of the model advises no other."""
 _COMPARED = 8
 """Images that are also mapped in fp32, to say what another precision changes, at most."""
 
@@ -68,12 +69,10 @@ def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult:
     spec, remedy = localizer.spec, "evaluate it on a dataset of its own classes"
     dataset_classes.require(dataset, manifest, spec.classes, spec.class_names, model, remedy)
     warnings = leakage.warnings(localizer.card, dataset, manifest, settings.split)
-    for warning in warnings:
-        console.warn(f"evaluate: {warning}")
     identity = reuse.evaluation_identity(config, manifest)
     claimed = record.claim(output, "evaluate", identity, config.dump())
     if claimed.finished:
-        reuse.say_reused("evaluate", "evaluation", output)
+        reuse.say_evaluation(claimed.results, output)
         return cast(EvaluationResult, claimed.results)
     run = _Run(config, identity, localizer, manifest, reader, warnings, claimed.resumed)
     outcome = _by_image(run) if localizer.spec.classes == 1 else _by_class(run)
@@ -83,10 +82,8 @@ def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult:
     storage.write_bytes(uris.join(output, evaluation.FILE_NAME), json.dumps(outcome.metrics, indent=1).encode())
     claimed.finish(**outcome.metrics, pictures=pictures)
     score_store.clear(output)
-    *details, line = outcome.lines
-    for detail in details:
-        console.say(f"evaluate: {detail}")
-    console.say(f"evaluate: {line}; pictures at {', '.join(pictures) or 'no place: there are none'}")
+    page.write(output)
+    evaluation_table.say(outcome.metrics, output)
     return cast(EvaluationResult, claimed.results)
 
 
@@ -105,12 +102,11 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What an evaluation leaves: metrics.json, the sheet of pictures if there is one, and lines for people, the summary
-    last. What it says of each image is written by then."""
+    """What an evaluation leaves: metrics.json, and the sheet of pictures if there is one. What it says of each image is
+    written by then."""
 
     metrics: EvaluationMetrics | ClassEvaluationMetrics
     sheet: bytes
-    lines: list[str]
 
 
 def _by_image(run: _Run) -> _Outcome:
@@ -118,7 +114,9 @@ def _by_image(run: _Run) -> _Outcome:
     settings, spec = run.config.evaluate, run.model.spec
     report = image_report.made(_score_all(run))
     metrics: EvaluationMetrics = {
+        "name": names.of_split(str(settings.dataset), run.manifest, settings.split),
         **report.measured,
+        "shortcuts": shortcuts.of_manifest(run.manifest),
         "threshold": spec.threshold,
         "precision": settings.precision,
         "dataset": str(settings.dataset),
@@ -126,14 +124,12 @@ def _by_image(run: _Run) -> _Outcome:
         "fingerprint": run.manifest.fingerprint,
         "warnings": run.warnings,
     }
-    lines = [against_line(settings.precision, one)] if (one := metrics["against_fp32"]) else []
-    lines.append(summary_line(metrics["model"], metrics["threshold"]))
-    return _Outcome(metrics, report.sheet, lines)
+    return _Outcome(metrics, report.sheet)
 
 
 def _by_class(run: _Run) -> _Outcome:
     """A model of several classes."""
-    settings, names = run.config.evaluate, run.model.spec.class_names or tuple(run.manifest.class_names)
+    settings, classes = run.config.evaluate, run.model.spec.class_names or tuple(run.manifest.class_names)
     scope = Scope(True, _compared(settings, len(run.reader.sizes)))
     key = canonical.digest([run.identity, scope.untrained])
     job = ScoreJob(ClassScorer, run.manifest, settings, run.config.seed, scope, key)
@@ -141,8 +137,9 @@ def _by_class(run: _Run) -> _Outcome:
     images = [image for rows in score_store.read(files) for image in class_scorer.unpacked(rows)]
     if settings.volumes and not any(image.slice for image in images):
         raise UserError(f"evaluate.volumes: {settings.volumes!r} is in no key, such as {images[0].key}; give another")
-    measured = class_report.measured(images, Protocol(names, settings.spacing, settings.robustness))
+    measured = class_report.measured(images, Protocol(classes, settings.spacing, settings.robustness))
     metrics: ClassEvaluationMetrics = {
+        "name": names.of_split(str(settings.dataset), run.manifest, settings.split),
         **measured,
         "precision": settings.precision,
         "dataset": str(settings.dataset),
@@ -150,37 +147,14 @@ def _by_class(run: _Run) -> _Outcome:
         "fingerprint": run.manifest.fingerprint,
         "warnings": run.warnings,
     }
-    listed = class_report.listed(images, names)
+    listed = class_report.listed(images, classes)
     storage.write_bytes(uris.join(str(settings.output), "images.json"), listed)
 
     def decode(image: CountedImage) -> tuple[codecs.Image, codecs.Mask]:
         return decode_row(run.reader.read(image.group, ("key", "views"))[image.row], run.manifest.indexed)
 
-    sheet = class_report.sheet(images, decode, run.model, names, settings.pictures)
-    return _Outcome(metrics, sheet, class_report.words(measured))
-
-
-def summary_line(summary: Summary, threshold: float) -> str:
-    """One line for people, with the protocol: an F1 without it is not a result."""
-    f1, iou, false_alarms = summary["f1"], summary["iou"], summary["false_alarm_rate"]
-    if f1 is not None and iou is not None:
-        return f"F1 {f1:.3f}, IoU {iou:.3f} (mean over {summary['forged_images']} forged images, threshold {threshold})"
-    if false_alarms is not None:
-        return (
-            f"no F1, since no forged image is scored; false alarms {false_alarms:.4f} of the pixels"
-            f" (mean over {summary['authentic_images']} authentic images, threshold {threshold})"
-        )
-    return "no F1 and no false alarms: every pixel of the split is ignored"
-
-
-def against_line(precision: str, compared: AgainstFp32) -> str:
-    """One line for people on what another precision than fp32 changes."""
-    f1, exact = compared["f1"], compared["f1_fp32"]
-    words = "no F1" if f1 is None or exact is None else f"F1 {f1:.3f} against {exact:.3f}"
-    return (
-        f"{precision} against fp32 on {compared['images']} images: a probability differs by"
-        f" {compared['largest_difference']:.2g} at most, {compared['mean_difference']:.2g} on average; {words}"
-    )
+    sheet = class_report.sheet(images, decode, run.model, classes, settings.pictures)
+    return _Outcome(metrics, sheet)
 
 
 def _compared(settings: EvaluateConfig, groups: int) -> frozenset[int]:
@@ -203,6 +177,7 @@ def _score_all(run: _Run) -> Request:
         scoring.score(job, groups, run.resumed),
         str(settings.output),
         run.model.spec.threshold,
+        run.model.card.get("image_threshold", IMAGE_THRESHOLD),
         settings.robustness,
         settings.gallery,
         settings.pictures,

@@ -15,6 +15,7 @@ from pipelines.config.root import Config, PredictConfig
 from pipelines.config.training import WORKER_KEYS
 from pipelines.dataset import listing_file
 from pipelines.dataset.manifest import Manifest
+from pipelines.inference import evaluation_table
 from pipelines.runtime import canonical, console, layout, selection, storage, uris
 from pipelines.runtime.stamp import Stamp
 
@@ -202,10 +203,14 @@ def finished_evaluate(config: Config) -> dict[str, Any] | None:
     record = finished(output, "evaluate", lambda: evaluation_identity(config, Manifest.read(dataset)))
     if record is None:
         return None
-    for warning in record.results["warnings"]:
-        console.warn(f"evaluate: {warning}")
-    say_reused("evaluate", "evaluation", output)
+    say_evaluation(record.results, output)
     return record.results
+
+
+def say_evaluation(results: Any, output: str) -> None:
+    """The line about an evaluation that is used again, and its table; what speaks against it is said again."""
+    say_reused("evaluate", "evaluation", output)
+    evaluation_table.say(results, output)
 
 
 def finished_predict(config: Config) -> dict[str, Any] | None:

@@ -197,6 +197,7 @@ class ClassEvaluationMetrics(TypedDict):
     classes in the order of their labels. The rest is as in EvaluationMetrics.
     """
 
+    name: NotRequired[str]
     model: ClassSummary
     untrained: ClassSummary
     most_frequent: ClassSummary

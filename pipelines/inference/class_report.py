@@ -131,37 +131,6 @@ def _against_fp32(images: Sequence[CountedImage]) -> ClassAgainstFp32 | None:
     }
 
 
-def words(metrics: Measured) -> list[str]:
-    """Lines for people: each class, volumes, the difference from fp32; and last the whole split with its baseline."""
-    of_set, baseline = metrics["model"]["dataset_level"], metrics["most_frequent"]["dataset_level"]
-    summed = (
-        f"dataset level: Dice {_shown(of_set['foreground_dice'])} (mean over the classes, background left out), mean"
-        f" IoU {_shown(of_set['mean_iou'])}, accuracy {_shown(of_set['accuracy'])}; the most frequent class everywhere:"
-        f" mean IoU {_shown(baseline['mean_iou'])}, accuracy {_shown(baseline['accuracy'])}"
-    )
-    lines = list[str]()
-    width = max(map(len, metrics["classes"]))
-    volumes = metrics["model"].get("per_volume")
-    for name, one in metrics["model"]["by_class"].items():
-        line = f"  {name:<{width}}  IoU {_shown(one['iou'])}  Dice {_shown(one['dice'])}"
-        if volumes:
-            of_class = volumes["by_class"][name]
-            line += f"  per volume: Dice {_shown(of_class['dice'])}, HD95 {_shown(of_class['hd95'], 2)}"
-        lines.append(line)
-    if volumes:
-        lines.append(
-            f"{volumes['volumes']} volumes: Dice {_shown(volumes['mean_dice'])}, HD95 {_shown(volumes['mean_hd95'], 2)}"
-            " (means over the classes, background left out)"
-        )
-    if compared := metrics["against_fp32"]:
-        lines.append(
-            f"against fp32 on {compared['images']} images: a probability differs by"
-            f" {compared['largest_difference']:.2g} at most, {compared['mean_difference']:.2g} on average;"
-            f" {compared['changed_pixels']:.2%} of the pixels are of another class"
-        )
-    return [*lines, summed]
-
-
 def _shown(value: float | None, digits: int = 3) -> str:
     return "not defined" if value is None else f"{value:.{digits}f}"
 

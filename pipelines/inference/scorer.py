@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores
+from mpc_model.evaluation import constant_map
+from mpc_model.evaluation.constant_map import Grid
+from mpc_model.evaluation.histogram import LEVELS, Histogram, histogram
+from mpc_model.evaluation.metrics import Scores, image_score, pixel_scores, scores_of
 from mpc_model.imaging import codecs
 from mpc_model.localizer import image_probability, to_probabilities
 from pipelines.artifacts.evaluation import PICTURES
@@ -21,9 +24,19 @@ from pipelines.inference.split_scorer import Answers, Decoded, SplitScorer
 
 METHODS = ("model", "untrained", "everything_forged")
 """What is scored on every image: the model, and two baselines."""
-SCHEMA = pa.schema([GROUP, ("scores", pa.string()), *((name, pa.binary()) for name in PICTURES)])
-"""A row an image: its ScoredImage as JSON, and its pictures, null where it has none."""
-_BINARY = ("small", "files")
+SCHEMA = pa.schema(
+    [
+        GROUP,
+        *((name, pa.string()) for name in ("scores", "grid")),
+        *((name, pa.binary()) for name in ("histogram", *PICTURES)),
+    ]
+)
+"""A row an image: its ScoredImage as JSON, its grid (constant_map.packed), its histogram as little-endian uint32, and
+its pictures, null where it has none."""
+_BINARY = ("grid", "histogram", "small", "files")
+
+
+_NO_GRID: Grid = np.zeros((2, constant_map.SIDE, constant_map.SIDE), np.uint32)
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,8 @@ class ScoredImage:
     height). `scores` has those of each of METHODS that were asked for, `degraded` the model's under each degradation
     (forged images only); `image_score` is the model's score of the image as a whole, as `mpc predict` gives it,
     `head_score` the probability that it was forged by a head that says so. `difference` is there where it was asked
-    for. A worker has `small` pictures, a reader of stored rows their `files` where they were stored.
+    for. `histogram` has the pixels of the model's map, `grid` those of the mask. A worker has `small` pictures, a
+    reader of stored rows their `files` where they were stored.
     """
 
     id: str
@@ -61,6 +75,8 @@ class ScoredImage:
     degraded: dict[str, Scores]
     difference: Difference | None = None
     head_score: float | None = None
+    histogram: Histogram = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64), repr=False, compare=False)
+    grid: Grid = field(default_factory=lambda: _NO_GRID, repr=False, compare=False)
     small: Small | None = field(default=None, repr=False, compare=False)
     files: Files | None = field(default=None, repr=False, compare=False)
 
@@ -88,11 +104,12 @@ class Scorer(SplitScorer[ScoredImage]):
             to_probabilities(answer.mask, image.shape[:2])[0].numpy()
             for answer, image in zip(answers.model, decoded.images, strict=True)
         )
-        scores = {"model": pixel_scores(probability, mask, threshold=threshold)}
+        of_model = histogram(probability, mask)
+        scores = {"model": scores_of(of_model, threshold=threshold)}
         if answers.untrained is not None:
             baseline = to_probabilities(answers.untrained.mask, mask.shape)[0].numpy()
             scores["untrained"] = pixel_scores(baseline, mask)
-        scores["everything_forged"] = pixel_scores(np.ones(mask.shape, np.float32), mask)
+        scores["everything_forged"] = scores_of(_everything(of_model))
         difference = None
         if answers.fp32 is not None:
             exact = to_probabilities(answers.fp32.mask, mask.shape)[0].numpy()
@@ -119,6 +136,8 @@ class Scorer(SplitScorer[ScoredImage]):
             },
             difference,
             None if answers.model[0].image is None else image_probability(answers.model[0].image),
+            of_model,
+            constant_map.grid(mask),
             gallery.small(decoded.images[0], mask, probability) if self._has_pictures else None,
         )
 
@@ -143,7 +162,12 @@ def as_rows(images: Iterable[ScoredImage]) -> pa.Table:
     """Images as rows of SCHEMA, with their `files`."""
     scored = list(images)
     files = [image.files or (None, None, None) for image in scored]
-    columns = [[image.group for image in scored], [_to_json(image) for image in scored]]
+    columns = [
+        [image.group for image in scored],
+        [_to_json(image) for image in scored],
+        [constant_map.packed(image.grid) for image in scored],
+        [image.histogram.astype("<u4").tobytes() for image in scored],
+    ]
     return pa.table(columns + [[file[number] for file in files] for number in range(3)], schema=SCHEMA)
 
 
@@ -169,6 +193,13 @@ def _candidates(scored: list[ScoredImage]) -> set[int]:
     }
 
 
+def _everything(counts: Histogram) -> Histogram:
+    """The histogram of a map that calls every pixel of the same image forged."""
+    everything = np.zeros_like(counts)
+    everything[:, -1] = counts.sum(1)
+    return everything
+
+
 def _centre(mask: npt.NDArray[np.uint8]) -> tuple[float, float] | None:
     """The mean place of the forged pixels, as shares of width and height; None without any."""
     moments = cv2.moments((mask == 1).view(np.uint8), binaryImage=True)
@@ -184,18 +215,21 @@ def _to_json(image: ScoredImage) -> str:
 
 
 def unpacked(rows: pa.Table) -> list[ScoredImage]:
-    """The scores in rows of SCHEMA, as `as_rows` made them; rows that were read without pictures have none."""
-    texts = rows["scores"].to_pylist()
-    if PICTURES[0] not in rows.column_names:
-        return [_image(json.loads(text), None) for text in texts]
-    files = zip(*(rows[name].to_pylist() for name in PICTURES), strict=True)
+    """The scores in rows of SCHEMA, as `as_rows` made them; what was not read of them is left out."""
+    texts, names = rows["scores"].to_pylist(), [name for name in rows.column_names if name not in ("group", "scores")]
+    others = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else [()] * len(texts)
     return [
-        _image(json.loads(text), Files(*of_image) if of_image[0] else None)
-        for text, of_image in zip(texts, files, strict=True)
+        _image(json.loads(text), dict(zip(names, other, strict=True)))
+        for text, other in zip(texts, others, strict=True)
     ]
 
 
-def _image(row: dict[str, Any], files: Files | None) -> ScoredImage:
+def _image(row: dict[str, Any], stored: dict[str, Any]) -> ScoredImage:
+    if "histogram" in stored:
+        row["histogram"] = np.frombuffer(stored["histogram"], "<u4").reshape(2, LEVELS).astype(np.int64)
+    if "grid" in stored:
+        row["grid"] = constant_map.unpacked(stored["grid"])
+    files = Files(*(stored[name] for name in PICTURES)) if stored.get(PICTURES[0]) else None
     scores = {method: Scores(**values) for method, values in row["scores"].items()}
     degraded = {name: Scores(**values) for name, values in row["degraded"].items()}
     centre, difference = row["centre"] and tuple(row["centre"]), row["difference"] and _difference(row["difference"])

@@ -51,10 +51,11 @@ class Line(NamedTuple):
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """The text as it was said, with names as they print; a warning says that it is one."""
+        """The text as it was said, with names as they print; a warning says that it is one, in red on a terminal."""
         line = _line(record)
         text = f"{line.component}: warning: {line.message}" if line.level == logging.WARNING else line.text
-        return "\n".join(map(uris.printable, text.split("\n")))
+        printable = "\n".join(map(uris.printable, text.split("\n")))
+        return f"\x1b[31m{printable}\x1b[0m" if line.level == logging.WARNING and stream().isatty() else printable
 
 
 class _JsonFormatter(logging.Formatter):

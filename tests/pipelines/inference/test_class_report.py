@@ -9,7 +9,7 @@ import pytest
 
 from mpc_model.errors import DataError
 from mpc_model.evaluation import class_metrics
-from pipelines.inference import class_report
+from pipelines.inference import class_report, evaluation_table
 from pipelines.inference.class_report import Protocol
 from pipelines.inference.class_scorer import ClassDifference, CountedImage, Slice, packed_counts
 
@@ -66,7 +66,7 @@ def test_the_metrics_are_of_all_pixels_of_each_class_and_of_each_volume() -> Non
         **{"images": 1, "largest_difference": 0.5, "mean_difference": 0.25, "changed_pixels": 0.125}
     }
     json.dumps(metrics, allow_nan=False)
-    lines = class_report.words(metrics)
+    lines = evaluation_table.class_table(metrics)
     assert [line.split()[0] for line in lines[:3]] == list(NAMES)
     assert "right" in lines[2]
     assert "IoU not defined  Dice not defined" in lines[2]

@@ -2,14 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mpc_model.evaluation.metrics import Scores, scores_of, summarize
 from pipelines.commands import COMMANDS
-from pipelines.inference.image_sums import Means, Sums
-from pipelines.inference.scorer import METHODS, ScoredImage
+from pipelines.inference.image_sums import METHODS, Means, Sums
+from pipelines.inference.scorer import ScoredImage
 
 
 def scored(kind: str, f1: float, forged: float, called: float, pixels: int = 100) -> ScoredImage:
@@ -37,14 +38,17 @@ SPLICE, AUTHENTIC, IGNORED = (
 def test_what_a_split_without_one_class_has_no_metric_of_is_none(
     images: list[ScoredImage], f1: float | None, false_alarms: float | None, by_kind: dict[str, float | None]
 ) -> None:
-    sums = Sums(["jpeg70"])
-    for image in images:
-        sums.add(image)
+    sums = Sums(["jpeg70"], 0.5)
+    sums.add(images)
     measured = sums.measured()
     for method in METHODS:
         assert measured[method]["f1"] == f1  # type: ignore[literal-required]
         assert measured[method]["false_alarm_rate"] == false_alarms  # type: ignore[literal-required]
     assert measured["f1_by_kind"] == by_kind
+    assert set(measured["against"]) == (set(METHODS[1:]) if f1 is not None else set())
+    assert ("f1" in measured["intervals"]) == (f1 is not None)
+    assert ("false_alarm_rate" in measured["intervals"]) == (false_alarms is not None)
+    assert (measured["image_level"]["auc"] is None) == (f1 is None or false_alarms is None)
     assert measured["robustness"]["jpeg70"]["f1"] == f1
     json.dumps(measured, allow_nan=False)
     logged = COMMANDS["evaluate"].metrics
@@ -60,3 +64,36 @@ def test_means_of_images_that_come_one_at_a_time_are_those_of_all_together() -> 
     for one in images:
         means.add(one)
     assert means.summary == pytest.approx(summarize(images))
+
+
+def test_intervals_differences_slices_and_curves_are_those_of_the_images() -> None:
+    rng = np.random.default_rng(1)
+    sums, f1 = Sums(["jpeg70", "jpeg50"], 0.5), []
+    images = []
+    for number in range(60):
+        counts = rng.integers(1, 9, (2, 256)) * (1 + 2 * np.eye(2, dtype=np.int64)[:, rng.permutation(256) % 2])
+        scores = scores_of(counts)
+        everything = np.zeros_like(counts)
+        everything[:, -1] = counts.sum(1)
+        methods = dict.fromkeys(METHODS, scores_of(everything)) | {"model": scores}
+        image = scored("splice" if number % 2 else "copy_move", 0.5, 0.2, 0.3)
+        changes = {"id": f"{number}", "scores": methods, "degraded": dict.fromkeys(("jpeg70", "jpeg50"), scores)}
+        images.append(replace(image, **changes, histogram=counts, centre=(0.5, 0.5)))
+        f1.append((scores.f1, methods["untrained"].f1))
+    sums.add(images[:20])
+    sums.add(images[20:])
+    measured = sums.measured()
+    mean, baseline = np.mean(f1, axis=0)
+    interval, lead = measured["intervals"]["f1"], measured["against"]["everything_forged"]
+    assert interval["low"] < mean < interval["high"]
+    assert lead["difference"] == pytest.approx(mean - baseline)
+    assert lead["low"] < lead["difference"] < lead["high"]
+    assert {(one["by"], one["value"], one["images"]) for one in measured["slices"]} == {
+        ("kind", "splice", 30),
+        ("kind", "copy_move", 30),
+    }
+    assert [one["f1"] for one in measured["slices"]] == sorted(one["f1"] for one in measured["slices"])
+    (curve,) = measured["robustness_curves"]
+    assert curve["f1"] == pytest.approx([mean] * 3)
+    assert measured["robustness_area"] == pytest.approx(mean)
+    assert sum(one["pixels"] for one in measured["calibration"]["bins"]) == sum(i.histogram.sum() for i in images)
