@@ -230,10 +230,10 @@ def test_a_long_card_is_cut_at_a_line_and_says_where_the_rest_is() -> None:
 
 def test_it_is_promoted_on_its_test_split_and_not_on_what_chose_it(config: Config, version: Any) -> None:
     """The leakage gate with real datasets: both figures are of the dataset that trained the model."""
-    with pytest.raises(Refused, match=r"baselines: .* test.*images: on .* test.*at least 20 are asked for"):
+    with pytest.raises(Refused, match=r"baselines: .*/test.*images: on .*/test.*at least 20 are asked for"):
         promote(config)
     unasked = ("promote.robustness_floor=null", "promote.baselines=[]", "promote.min_images=1")
-    with pytest.raises(Refused, match=r"leakage: on .* validation.*: the model was chosen by split 'validation'"):
+    with pytest.raises(Refused, match=r"leakage: on .*/validation.*: the model was chosen by split 'validation'"):
         promote(recipe.revised(config, *unasked))
     mlflow_client = client.client(config)
     fingerprint = Manifest.read(str(config.build.output)).fingerprint
@@ -249,7 +249,7 @@ def test_leakage_is_looked_for_again(config: Config, version: Any, tmp_path: Pat
         if key.endswith(".validation"):
             told = json.dumps({**json.loads(value), "warnings": []})
             mlflow_client.set_model_version_tag(version.name, version.version, key, told)
-    with pytest.raises(Refused, match=r"leakage: on .* validation.*: the model was chosen by"):
+    with pytest.raises(Refused, match=r"leakage: on .*/validation.*: the model was chosen by"):
         promote(recipe.revised(config, "promote.robustness_floor=null", "promote.target=other"))
     register(config)
 
@@ -368,7 +368,7 @@ def test_what_training_began_with_stays_in_the_card_of_the_model(trained: Config
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("twice", "is a second one on .* test; leave one of them out"),
+        ("twice", "is a second one on .*/test .*; leave one of them out"),
         ("unfinished", "is not finished; run `mpc evaluate` again"),
         ("other", "evaluates another model; run `mpc evaluate` for this one first"),
         ("old", "is of an earlier version"),
