@@ -22,7 +22,7 @@ from pipelines.training import launch, validation_metrics
 from pipelines.training.adaptation import ADAPTATIONS
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
-from pipelines.training.stage import ParameterGroups
+from pipelines.training.stage import Measured, ParameterGroups
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -149,7 +149,7 @@ class Adapting:
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
+    ) -> Measured:
         """F1, IoU and false alarm rate on the validation images."""
         return validation_metrics.of_forgeries(localizer, validation, device, shares)
 
@@ -167,6 +167,6 @@ class ClassAdapting(Adapting):
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
+    ) -> Measured:
         """Dice, mean IoU and accuracy on the validation images."""
         return validation_metrics.of_classes(localizer, validation, device, shares)

@@ -22,7 +22,7 @@ from pipelines.training import (
 )
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
-from pipelines.training.stage import ParameterGroups
+from pipelines.training.stage import Measured, ParameterGroups
 from pipelines.training.supervision import SUPERVISIONS
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Finetuning:
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
+    ) -> Measured:
         """F1, IoU and false alarm rate on the validation images."""
         return validation_metrics.of_forgeries(localizer, validation, device, shares)
 
@@ -154,7 +154,7 @@ class ClassFinetuning(Finetuning):
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
+    ) -> Measured:
         """Dice (mean over all classes but the background), mean IoU and accuracy on the validation images."""
         return validation_metrics.of_classes(localizer, validation, device, shares)
 

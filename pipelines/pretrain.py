@@ -26,7 +26,7 @@ from pipelines.runtime import storage
 from pipelines.training import launch
 from pipelines.training.feature_cache import FeatureCache
 from pipelines.training.shares import Shares
-from pipelines.training.stage import ParameterGroups, Steps
+from pipelines.training.stage import Measured, ParameterGroups, Steps
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -181,7 +181,7 @@ class Pretraining:
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
+    ) -> Measured:
         """F1 and IoU of both probes on the validation images; the linear one is fitted on training images, by rank 0.
 
         Each image has draws of its own, from `seed` and its id: it does not matter which rank scores it.
@@ -204,7 +204,7 @@ class Pretraining:
         )
         clustered, probed = zip(*(scores for of_batch in of_batches for scores in of_batch), strict=True)
         summaries = {"kmeans": summarize(clustered), "linear_probe": summarize(probed)}
-        return {f"{name}_{key}": summary[key] for name, summary in summaries.items() for key in ("f1", "iou")}
+        return Measured({f"{name}_{key}": summary[key] for name, summary in summaries.items() for key in ("f1", "iou")})
 
 
 _Mapped = tuple[list[Tensor], npt.NDArray[np.uint8], torch.Generator]

@@ -10,7 +10,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from pipelines.runtime import documents, storage, uris
+from mpc_model.errors import InfrastructureError, UserError
+from pipelines.runtime import console, documents, storage, uris
 from pipelines.runtime.documents import Count
 
 FOLDER = "epochs"
@@ -42,10 +43,13 @@ class Epoch(TypedDict):
 _EPOCH = TypeAdapter(Epoch)
 
 
-def write(output: str, epoch: Epoch) -> None:
-    """Store an epoch. InfrastructureError or UserError where storage fails or refuses."""
+def write(output: str, epoch: Epoch, verb: str) -> None:
+    """Store an epoch; a warning of the command `verb` where storage fails or refuses: only a page needs it."""
     location = uris.join(output, FOLDER, f"{epoch['epoch']:05d}.json")
-    storage.write_bytes(location, json.dumps(epoch, indent=1).encode() + b"\n")
+    try:
+        storage.write_bytes(location, json.dumps(epoch, indent=1).encode() + b"\n")
+    except (InfrastructureError, UserError) as error:
+        console.warn(f"{verb}: what its page shows of epoch {epoch['epoch']} is not stored: {error}")
 
 
 def read(output: str) -> list[Epoch]:

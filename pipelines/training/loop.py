@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpc_model.errors import UserError
-from pipelines.artifacts import checkpoint
+from pipelines.artifacts import checkpoint, epochs
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.config.training import OptimConfig
@@ -35,7 +35,7 @@ from pipelines.training.schedules import learning_rate, warmup_warning
 from pipelines.training.shares import Shares
 from pipelines.training.stage import Stage
 from pipelines.training.step_ring import StepFacts, StepRing
-from pipelines.training.step_window import GIB, StepWindow
+from pipelines.training.step_window import GIB, EpochPace, StepWindow
 from pipelines.training.worker_context import AsyncValidator, Report, WorkerContext
 
 LOG_EVERY = 10
@@ -110,6 +110,7 @@ class TrainingLoop:
         self.progress, self.window = TrainingProgress(), StepWindow(context.device)
         self.ring = StepRing(LOG_EVERY, context.device, context.world_size)
         self.note = ""
+        self.epoch_pace = EpochPace()
         self.asked_at, self.saved_for_preemption = time.monotonic(), False
         self.look_every = LOG_EVERY
         self._restore()
@@ -185,6 +186,7 @@ class TrainingLoop:
     def _epoch(self, stop_after: int | None) -> bool:
         """Train the rest of the current epoch; False where `stop_after` ended it before."""
         self.window.restart()
+        self.epoch_pace = EpochPace()
         batch_groups = _grouped(
             on_device(self.loader.epoch(self.progress.cursor), self.context.device), self.config.train.accumulate
         )
@@ -228,6 +230,7 @@ class TrainingLoop:
             metrics = record.metrics
             self.progress.add_loss(metrics["total"])
             self.window.add(metrics, record.facts.samples, record.facts.waited)
+            self.epoch_pace.add(record.facts)
         if records:
             self.note = f", loss {metrics['total']:.4f}, waiting for data {self.window.waiting:.0%}"
         return noted
@@ -322,10 +325,30 @@ class TrainingLoop:
         """Validate, move the cursor to the next epoch, and write a checkpoint."""
         if self.progress.awaits_validation:
             self._add_validation()
+        images_per_second = self.epoch_pace.images_per_second
         self.progress.finish_epoch()
         if not self.config.train.async_validation:
             self._add_validation()
+        self._store_epoch(images_per_second)
         self._save(ends_epoch=True)
+
+    def _store_epoch(self, images_per_second: float) -> None:
+        """Store the pace of the epoch that ended, and the samples it does worst on, for the page of the training."""
+        if not self.reports:
+            return
+        epoch: epochs.Epoch = {
+            "epoch": len(self.progress.history),
+            "step": self.progress.step,
+            "learning_rate": self.epoch_pace.learning_rate,
+            "images_per_second": images_per_second,
+            "hardest": [*self.validator.hardest],
+        }
+
+        def store() -> None:
+            self.context.check_lease()
+            epochs.write(self.output, epoch, self.verb)
+
+        self.background.submit(store)
 
     def _add_validation(self) -> None:
         """Add the validation metrics of the last epoch to the history, on all ranks."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpc_model.localizer import Localizer
+from pipelines.artifacts.epochs import HardSample
 from pipelines.config.root import Config
 from pipelines.dataset.batch import Batch
 from pipelines.dataset.manifest import Manifest
@@ -41,6 +42,14 @@ class Steps(NamedTuple):
     def share(self) -> Tensor:
         """The share of the training that is done, in [0, 1): a float64 scalar."""
         return self.done.double() / self.total
+
+
+class Measured(NamedTuple):
+    """What a stage measures on the validation split: its metrics by name, and the samples that it does worst on, the
+    worst first; none where a stage does not score samples one by one."""
+
+    metrics: dict[str, float]
+    hardest: Sequence[HardSample] = ()
 
 
 class Stage(Protocol):
@@ -87,8 +96,8 @@ class Stage(Protocol):
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
-        """Metrics by name of a localizer in eval mode on the validation batches, the same on every rank.
+    ) -> Measured:
+        """What a localizer in eval mode does on the validation batches, the same on every rank.
 
         The training batches are for probes that are fitted first; `seed` draws what is random. Both lists are the
         batches of this rank: `shares` puts together what the ranks have found.

@@ -8,6 +8,7 @@ import torch
 from pipelines.artifacts.checkpoint import WindowFacts
 from pipelines.runtime import host
 from pipelines.runtime.host import resident_bytes
+from pipelines.training.step_ring import StepFacts
 
 GIB = 2**30
 
@@ -62,3 +63,20 @@ class StepWindow:
     def to_json(self) -> WindowFacts:
         """The part that checkpoints store."""
         return {"sums": dict(self._sums), "steps": self.steps}
+
+
+class EpochPace:
+    """The steps of the current epoch in this process: their samples a second, and the learning rate of the last."""
+
+    def __init__(self) -> None:
+        self._samples, self._started, self.learning_rate = 0, time.monotonic(), 0.0
+
+    def add(self, step: StepFacts) -> None:
+        """Count a step."""
+        self._samples += step.samples
+        self.learning_rate = step.learning_rate
+
+    @property
+    def images_per_second(self) -> float:
+        """Samples of all ranks a second since the epoch began here."""
+        return self._samples / max(time.monotonic() - self._started, 1e-9)

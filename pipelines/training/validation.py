@@ -2,12 +2,13 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from mpc_model.localizer import Localizer, eval_mode
+from pipelines.artifacts.epochs import HardSample
 from pipelines.artifacts.model_directory import load_model
 from pipelines.config.root import Config
 from pipelines.dataset.batch import Batch
@@ -35,13 +36,16 @@ class Validator:
         self._config, self._stage, self._device = config, stage, device
         self._shares = shares or Shares()
         self._images: tuple[list[Batch], list[Batch]] | None = None
+        self.hardest: Sequence[HardSample] = ()
+        """The samples that the localizer of the last call did worst on."""
 
     def validate(self, localizer: Localizer) -> dict[str, float]:
         """The stage's metrics of a localizer on this device, evaluated in eval mode; only finite ones."""
         self._images = self._images or self._shares.agreed(self._read)
         with eval_mode(localizer):
-            metrics = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed, self._shares)
-        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+            found = self._stage.evaluate(localizer, *self._images, self._device, self._config.seed, self._shares)
+        self.hardest = found.hardest
+        return {name: value for name, value in found.metrics.items() if math.isfinite(value)}
 
     def _read(self) -> tuple[list[Batch], list[Batch]]:
         """This rank's batches of the training and of the validation split."""

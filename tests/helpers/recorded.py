@@ -27,7 +27,7 @@ def training(folder: Path, config: str = "seed: 0\n", sheets: int = 3, **details
         sheet = np.full((30, 40, 3), 40 * number % 256, np.uint8)
         (folder / "pictures" / f"step-{10 * number:09d}.jpg").write_bytes(codecs.encode_jpeg(sheet, 80))
     epoch = epochs.Epoch(epoch=2, step=20, learning_rate=1e-4, images_per_second=12.5, hardest=[])
-    epochs.write(str(folder), {**epoch, **details})  # type: ignore[typeddict-item]
+    epochs.write(str(folder), {**epoch, **details}, "finetune")  # type: ignore[typeddict-item]
     return folder
 
 

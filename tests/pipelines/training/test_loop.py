@@ -8,7 +8,7 @@ import pytest
 from training_runs import at, run
 
 from mpc_model.errors import MPCError
-from pipelines.artifacts import checkpoint
+from pipelines.artifacts import checkpoint, epochs
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.finetune import Finetuning
@@ -27,8 +27,16 @@ def test_an_epoch_of_accumulated_steps_sees_every_sample_once(trained: Config, t
 
 def test_training_stops_early_when_the_figure_does_not_rise(trained: Config, tmp_path: Path, capsys: Any) -> None:
     more = ["finetune.epochs=9", "finetune.patience=2", "finetune.learning_rate=1.0e-12", "finetune.floor=0.0"]
-    found = run(at(trained, tmp_path, *more, verb="finetune"), Finetuning)
+    config = at(trained, tmp_path, *more, verb="finetune")
+    found = run(config, Finetuning)
     figures = [epoch["f1"] for epoch in found["history"]]
+    stored = epochs.read(str(config.finetune.output))
+    assert [one["epoch"] for one in stored] == [*range(1, len(figures) + 1)]
+    assert all(one["images_per_second"] > 0 and one["learning_rate"] > 0 for one in stored)
+    hardest = [one["f1"] for one in stored[-1]["hardest"]]
+    assert 0 < len(hardest) == len({one["id"] for one in stored[-1]["hardest"]})
+    assert hardest == sorted(hardest)
+    assert sum(hardest) / len(hardest) <= figures[-1]
     assert len(figures) < 9
     assert len(figures) - 1 - figures.index(max(figures)) == 2
     assert "f1 has not risen for 2 epochs; stopping early" in capsys.readouterr().err

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from pipelines.training.step_window import StepWindow
+from pipelines.training.step_ring import StepFacts
+from pipelines.training.step_window import EpochPace, StepWindow
 
 CPU = torch.device("cpu")
 
@@ -50,3 +51,13 @@ def test_waiting_is_a_share_of_the_time_since_the_restart(monkeypatch: pytest.Mo
     assert (metrics["data_wait"], metrics["images_per_second"]) == (0.25, 5.0)
     now[0] = 115.0
     assert window.waiting == 0.0
+
+
+def test_the_pace_of_an_epoch_is_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pipelines.training.step_window.time.monotonic", lambda: now[0])
+    pace = EpochPace()
+    for step, rate in enumerate((0.1, 0.05)):
+        pace.add(StepFacts(step, rate, ["a"], samples=6, waited=0.0))
+    now[0] += 4
+    assert (pace.images_per_second, pace.learning_rate) == (3.0, 0.05)

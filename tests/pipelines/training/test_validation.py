@@ -17,6 +17,7 @@ from pipelines.dataset.batch import Batch
 from pipelines.finetune import Finetuning
 from pipelines.training import validation
 from pipelines.training.shares import Shares
+from pipelines.training.stage import Measured
 from pipelines.training.validation import Validator
 
 CPU = torch.device("cpu")
@@ -59,13 +60,11 @@ class Counting(Finetuning):
         device: torch.device,
         seed: int,
         shares: Shares,
-    ) -> dict[str, float]:
+    ) -> Measured:
         assert not localizer.training
         counts = {"train": train, "validation": validation}
-        return {name: float(sum(len(batch.ids) for batch in batches)) for name, batches in counts.items()} | {
-            "undefined": math.nan,
-            "unbounded": math.inf,
-        }
+        found = {name: float(sum(len(batch.ids) for batch in batches)) for name, batches in counts.items()}
+        return Measured({**found, "undefined": math.nan, "unbounded": math.inf})
 
 
 def test_a_stage_is_given_about_as_many_images_of_each_split_and_only_finite_metrics_are_kept(built: Config) -> None:
