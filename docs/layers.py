@@ -30,6 +30,7 @@ LAYERS = (
         "pipelines.evaluate",
         "pipelines.register",
         "pipelines.promote",
+        "pipelines.models",
         "pipelines.predict",
         "pipelines.cli",
         "pipelines.init",

@@ -196,6 +196,15 @@ _TABLE = (
         sections=("promote", "tracking"),
     ),
     Command(
+        "models",
+        "the versions of a registered model, their aliases and metrics, and who moved an alias when and why",
+        "pipelines.models",
+        "models",
+        arguments=(Argument("--json", "print one JSON document", _FLAG),),
+        sections=("register", "tracking"),
+        packages=("mlflow",),
+    ),
+    Command(
         "predict",
         "a folder or s3:// prefix of images to probability maps and scores",
         "pipelines.predict",

@@ -8,14 +8,22 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
 
 from mpc_model.errors import MPCError, UserError
 from pipelines.config.model_registry import PromoteConfig
 from pipelines.config.root import Config
 from pipelines.dataset import leakage
 from pipelines.dataset.manifest import Manifest
-from pipelines.model_registry import audit_trail, baseline_gates, gates, lineage, lock, scored_images, version_metrics
+from pipelines.model_registry import (
+    audit_trail,
+    baseline_gates,
+    gates,
+    lineage,
+    lock,
+    lookup,
+    scored_images,
+    version_metrics,
+)
 from pipelines.model_registry.audit_trail import PROMOTE, REFUSE, ROLLBACK, Entry, Refused
 from pipelines.model_registry.gates import Answer
 from pipelines.model_registry.version_metrics import AnyMetrics, VersionMetrics
@@ -31,7 +39,7 @@ def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) ->
     """
     settings, registry = config.promote, _registry(config)
     with client.translate_errors(config):
-        model = _model(registry, config)
+        model = lookup.registered_model(registry, str(settings.name), "promote.name")
         move = _back(config, model) if rollback else _forward(registry, config, model)
         if isinstance(move, str):
             console.say(f"promote: {settings.target} of {settings.name} is already version {move}; nothing to do")
@@ -61,16 +69,6 @@ def _registry(config: Config) -> MlflowClient:
     return client.client(config)
 
 
-def _model(registry: MlflowClient, config: Config) -> RegisteredModel:
-    try:
-        return registry.get_registered_model(config.promote.name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        name = config.promote.name
-        raise UserError(f"there is no registered model {name}; run `mpc register`, or set promote.name") from None
-
-
 def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]] | str:
     """The requested move, or its refusal, with the gates' answers; the version alone if the alias is already there."""
     settings = config.promote
@@ -95,8 +93,9 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
     if gone and not settings.reason:
         words = f"version {new} was rolled back by {gone.who} at {gone.when} ({gone.why}); to promote it all the same,"
         answers.append(Answer("history", False, f"{words} say why in promote.reason"))
-    action = PROMOTE if all(answer.holds for answer in answers) else REFUSE
-    why = settings.reason or ("the gates hold" if action == PROMOTE else "a gate refuses")
+    refusing = list(dict.fromkeys(answer.gate for answer in answers if not answer.holds))
+    action = REFUSE if refusing else PROMOTE
+    why = settings.reason or (f"refused by {', '.join(refusing)}" if refusing else "the gates hold")
     return Entry(action, old, new, audit_trail.who(), audit_trail.now(), why), answers
 
 
@@ -199,3 +198,4 @@ def _write(registry: MlflowClient, settings: PromoteConfig, entry: Entry, answer
         audit_trail.write(registry, name, target, max(trail, default=0) + 1, entry, lines)
         if entry.action != REFUSE:
             registry.set_registered_model_alias(name, target, entry.after)
+        audit_trail.describe(registry, name)

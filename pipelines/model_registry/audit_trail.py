@@ -24,6 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 from mpc_model.errors import MPCError, UserError
 from pipelines.runtime import host
 
+DESCRIBED = 10
+"""Entries of each alias in the description of a registered model."""
+_HEADING = "Audit trail, newest first (`mpc models` prints all of it)"
 PROMOTE, ROLLBACK, REFUSE = "promote", "rollback", "refuse"
 
 
@@ -54,6 +57,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def aliases(tags: Mapping[str, str]) -> list[str]:
+    """The aliases that have a trail, by the tags of the registered model."""
+    found = map(re.compile(r"mpc\.audit\.(.+)\.\d{6,}").fullmatch, tags)
+    return sorted({match[1] for match in found if match})
+
+
 def trail(tags: Mapping[str, str], alias: str) -> dict[int, Entry]:
     """All entries of an alias by number, ascending, from the tags of the registered model."""
     pattern = re.compile(rf"mpc\.audit\.{re.escape(alias)}\.(\d{{6,}})")
@@ -73,6 +82,30 @@ def write(registry: MlflowClient, name: str, alias: str, number: int, entry: Ent
     key = f"mpc.audit.{alias}.{number:06d}"
     registry.set_registered_model_tag(name, key, _line(asdict(entry)))
     registry.set_model_version_tag(name, entry.after, key, _line({**asdict(entry), "gates": list(answers)}))
+
+
+def in_words(entry: Entry) -> str:
+    """An entry for people, in one line."""
+    before = f"version {entry.before}" if entry.before else "nowhere"
+    moved = {
+        PROMOTE: f"moved from {before} to version {entry.after}",
+        ROLLBACK: f"went back from {before} to version {entry.after}",
+        REFUSE: f"stayed at {before}, version {entry.after} was refused",
+    }
+    return f"{entry.when}  {moved.get(entry.action, entry.action)}  by {entry.who}: {entry.why}"
+
+
+def describe(registry: MlflowClient, name: str) -> None:
+    """Write the last entries of every alias into the description of a registered model, for MLflow's page of it. One
+    that somebody else wrote stays."""
+    model = registry.get_registered_model(name)
+    if model.description and not model.description.startswith(_HEADING):
+        return
+    lines = [_HEADING]
+    for alias in aliases(model.tags):
+        entries = list(trail(model.tags, alias).values())[: -DESCRIBED - 1 : -1]
+        lines += ["", f"**{alias}**", "", *(f"- {in_words(entry)[:400]}" for entry in entries)]
+    registry.update_registered_model(name, "\n".join(lines)[:5000])
 
 
 def _line(value: dict[str, Any]) -> str:

@@ -21,13 +21,15 @@ MPC = Path(sys.executable).with_name("mpc")
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
     jobs = ["build", "pretrain", "finetune", "adapt", "tune", "evaluate", "register", "promote", "predict", "demo"]
-    assert set(COMMANDS) == {*jobs, "inspect", "view", "bench", "init", "config", "completion"}
+    assert set(COMMANDS) == {*jobs, "models", "inspect", "view", "bench", "init", "config", "completion"}
     for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
         assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
     assert cli.parser().parse_args(["demo"]).config == "demo"
     told = cli.parser().parse_args(["promote", "--config", "x.yaml", "--rollback", "--dry-run"])
     assert (told.rollback, told.dry_run) == (True, True)
+    told = cli.parser().parse_args(["models", "--config", "x.yaml", "--json"])
+    assert told.json is True
     told = cli.parser().parse_args(["inspect", "s3://b/d", "--verify", "--against", "e", "--page", "p.html"])
     assert (told.uri, told.verify, told.against, told.page) == ("s3://b/d", True, "e", "p.html")
     told = cli.parser().parse_args(["view", "s3://b/e", "--no-browser", "--port", "8000"])

@@ -126,6 +126,11 @@ def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
     assert last.when[:2] == "20"
     on_version = store.client.get_model_version(store.name, second).tags["mpc.audit.champion.000002"]
     assert "F1 0.6000 against 0.5000" in on_version
+    page = store.client.get_registered_model(store.name).description
+    assert page.index(f"moved from version {first} to version {second}  by ann@") < page.index("moved from nowhere")
+    store.client.update_registered_model(store.name, "ours")
+    promote(store.config(), rollback=True)
+    assert store.client.get_registered_model(store.name).description == "ours"  # somebody wrote it
     said = capsys.readouterr().err
     assert "metrics: holds, on aaaaaaaaaaaa test: F1 0.6000 against 0.5000" in said
     assert f"trained on {'f' * 64} at /no/longer/there" in said  # the way back from the version
