@@ -28,6 +28,7 @@ LAYERS = (
         "pipelines.finetune",
         "pipelines.adapt",
         "pipelines.evaluate",
+        "pipelines.compare",
         "pipelines.register",
         "pipelines.promote",
         "pipelines.models",

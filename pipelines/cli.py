@@ -83,19 +83,19 @@ def _add_levels(arguments: argparse.ArgumentParser, default: str | None) -> None
 
 def _add(arguments: argparse.ArgumentParser, command: Command) -> None:
     _add_levels(arguments, argparse.SUPPRESS)
+    for argument in command.arguments:
+        arguments.add_argument(argument.name, help=argument.help, **argument.options)
     if command.config != "none":
         arguments.add_argument(
             "--config",
             metavar="FILE",
-            required=command.recipe is None,
+            required=command.recipe is None and command.config != "optional",
             default=command.recipe,
-            help="recipe (YAML)",
+            help="recipe (YAML); it may be left out" if command.config == "optional" else "recipe (YAML)",
         )
         arguments.add_argument(
             "overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's"
         )
-    for argument in command.arguments:
-        arguments.add_argument(argument.name, help=argument.help, **argument.options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

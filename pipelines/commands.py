@@ -37,9 +37,9 @@ class Command:
     summary: str
     module: str
     function: str
-    config: Literal["loaded", "named", "none"] = "loaded"
-    """What the function gets first: a config that was read and checked, the recipe's name and the overrides as they
-    were typed, or nothing."""
+    config: Literal["loaded", "optional", "named", "none"] = "loaded"
+    """What the function gets first: a config that was read and checked, the same where a recipe may be left out, the
+    recipe's name and the overrides as they were typed, or nothing."""
     recipe: str | None = None
     """The recipe where `--config` is left out; None requires it."""
     arguments: tuple[Argument, ...] = ()
@@ -176,6 +176,18 @@ _TABLE = (
         metrics=_evaluate_metrics,
         dataset="evaluate.dataset",
         files=("report.html", "metrics.json", "pictures.png"),
+    ),
+    Command(
+        "compare",
+        "two models on the same images: which is better, where, and what chance explains",
+        "pipelines.compare",
+        "compare",
+        config="optional",
+        arguments=(
+            Argument("a", "a folder that `mpc evaluate` wrote, or models:/name@alias", {"metavar": "A"}),
+            Argument("b", "the other one; differences are B minus A", {"metavar": "B"}),
+        ),
+        sections=("compare", "tracking"),
     ),
     Command(
         "register",

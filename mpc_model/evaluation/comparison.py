@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mpc_model.evaluation.bootstrap import REPLICATES, Estimate, Replicates
+from mpc_model.evaluation.bootstrap import FEW_IMAGES, REPLICATES, Estimate, Replicates
 from mpc_model.evaluation.slices import LEAST_IMAGES, Sliced
 
 F1 = "f1"
@@ -27,8 +27,8 @@ class Pair:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval of the difference does not hold 0."""
-        return self.difference.low > 0 or self.difference.high < 0
+        """Whether the interval of the difference does not hold 0, of FEW_IMAGES at least."""
+        return self.difference.images >= FEW_IMAGES and (self.difference.low > 0 or self.difference.high < 0)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,12 @@ class Comparison:
         first: Mapping[str, Sequence[float | None]],
         second: Mapping[str, Sequence[float | None]],
     ) -> None:
-        """Add images: as many `slices_of`, and values of each name of both models, as ids."""
-        models = {"first": first, "second": second}
-        columns = {f"{which} {name}": model[name] for which, model in models.items() for name in self.names}
+        """Add images: as many `slices_of`, and values of each name of both models, as ids. A value that is None for one
+        of the models is left out."""
+        columns = dict[str, Sequence[float | None]]()
+        for name in self.names:
+            pairs = zip(first[name], second[name], strict=True)
+            columns |= dict(zip(_of(name), zip(*map(_both, pairs), strict=True), strict=True))
         self._all.add(ids, columns)
         self._slices.add(ids, slices, {name: columns[name] for name in _of(F1)})
         for one, f1, other in zip(ids, first[F1], second[F1], strict=True):
@@ -87,8 +90,7 @@ class Comparison:
                 (heapq.heappushpop if len(self._apart) == MOST_APART else heapq.heappush)(self._apart, item)
 
     def result(self, least_images: int = LEAST_IMAGES) -> Compared:
-        """The comparison over all images that were added, with slices of at least so many forged images. ValueError
-        where a metric is defined on other images for the first model than for the second."""
+        """The comparison over all images that were added, with slices of at least so many forged images."""
         first, _ = _of(F1)
         slices = [
             ComparedSlice(by, value, pair)
@@ -100,6 +102,10 @@ class Comparison:
             sorted(slices, key=lambda one: (-abs(one.f1.difference.value), one.by, one.value)),
             [ImageDifference(*item[1:]) for item in sorted(self._apart, reverse=True) if item[0] > 0],
         )
+
+
+def _both(pair: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    return (None, None) if None in pair else pair
 
 
 def _of(name: str) -> tuple[str, str]:

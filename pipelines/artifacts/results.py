@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from pipelines.artifacts.comparison import ComparisonResult
 from pipelines.artifacts.evaluation import ClassSummary, Summary
 from pipelines.runtime.documents import Count, RunId, Sha256
 
@@ -94,6 +95,7 @@ FINISHED: dict[str, TypeAdapter[Any]] = {
     "finetune": TypeAdapter(_Training),
     "adapt": TypeAdapter(_Training),
     "evaluate": TypeAdapter(_Evaluation),
+    "compare": TypeAdapter(ComparisonResult),
     "predict": TypeAdapter(_Prediction),
     "tune": TypeAdapter(_Search),
 }

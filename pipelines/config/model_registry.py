@@ -97,6 +97,15 @@ class EvaluateConfig(PoolConfig):
         return self
 
 
+class CompareConfig(Section):
+    """Two models on the same images."""
+
+    output: OutputLocation | None = None
+    """Where the comparison goes; left out, a folder in `<workspace>/compare` for each pair of models."""
+    min_images: Positive = 20
+    """Forged images that a slice must have to be listed."""
+
+
 class RegisterConfig(Section):
     """A model directory into the MLflow registry."""
 

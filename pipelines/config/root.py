@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from mpc_model.errors import UserError
 from pipelines.config.base import BatchSize, Location, ModelLocation, OutputLocation, PoolConfig, Precision, Section
 from pipelines.config.build import BuildConfig
-from pipelines.config.model_registry import EvaluateConfig, PromoteConfig, RegisterConfig
+from pipelines.config.model_registry import CompareConfig, EvaluateConfig, PromoteConfig, RegisterConfig
 from pipelines.config.search import TuneConfig
 from pipelines.config.training import AdaptConfig, FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from pipelines.runtime import layout, tracking_uri, uris
@@ -75,6 +75,7 @@ class Config(Section):
     adapt: AdaptConfig = AdaptConfig()
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    compare: CompareConfig = CompareConfig()
     register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
     promote: PromoteConfig = PromoteConfig()
     predict: PredictConfig = PredictConfig()

@@ -21,7 +21,7 @@ MPC = Path(sys.executable).with_name("mpc")
 def test_the_verbs_and_their_arguments_are_frozen() -> None:
     """Scripts and manifests call these: changing them breaks users."""
     jobs = ["build", "pretrain", "finetune", "adapt", "tune", "evaluate", "register", "promote", "predict", "demo"]
-    assert set(COMMANDS) == {*jobs, "models", "inspect", "view", "bench", "init", "config", "completion"}
+    assert set(COMMANDS) == {*jobs, "models", "compare", "inspect", "view", "bench", "init", "config", "completion"}
     for verb in jobs:
         parsed = cli.parser().parse_args([verb, "--config", "x.yaml", "a.b=1", "c=2"])
         assert (parsed.verb, parsed.config, parsed.overrides) == (verb, "x.yaml", ["a.b=1", "c=2"])
@@ -34,6 +34,9 @@ def test_the_verbs_and_their_arguments_are_frozen() -> None:
     assert (told.uri, told.verify, told.against, told.page) == ("s3://b/d", True, "e", "p.html")
     told = cli.parser().parse_args(["view", "s3://b/e", "--no-browser", "--port", "8000"])
     assert (told.uri, told.no_browser, told.port) == ("s3://b/e", True, "8000")
+    told = cli._parsed(["compare", "a", "b", "c=1", "--config", "x.yaml", "d=2"])
+    assert (told.a, told.b, told.overrides, told.config) == ("a", "b", ["c=1", "d=2"], "x.yaml")
+    assert cli._parsed(["compare", "a", "b"]).config is None
     told = cli.parser().parse_args(["bench", "--group", "build", "--output", "b.json", "--quick"])
     assert (told.group, told.output, told.quick) == ("build", "b.json", True)
 

@@ -75,8 +75,9 @@ def test_authentic_images_have_no_f1_and_other_metrics_all_the_same() -> None:
     assert (found.slices, found.most_apart) == ([], [])
 
 
-def test_metrics_of_different_images_are_no_pair() -> None:
+def test_an_image_on_which_one_model_has_no_value_is_left_out() -> None:
     comparison = Comparison(["f1"], replicates=50)
-    comparison.add(["a", "b"], [{}, {}], {"f1": [0.1, None]}, {"f1": [0.1, 0.2]})
-    with pytest.raises(ValueError, match="not paired"):
-        comparison.result()
+    comparison.add(["a", "b"], [{}, {}], {"f1": [0.1, None]}, {"f1": [0.3, 0.2]})
+    f1 = comparison.result().metrics["f1"]
+    assert (f1.second.value, f1.difference.value, f1.difference.images) == pytest.approx((0.3, 0.2, 1))
+    assert not f1.is_shown  # of one image the interval has no width
