@@ -8,6 +8,7 @@ the command. The commands take what tells their outputs apart (`..._identity`) f
 from typing import Any
 
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
+from pipelines.artifacts import search_table
 from pipelines.artifacts.model_directory import is_model_directory, model_digest
 from pipelines.artifacts.record import Record, finished
 from pipelines.config import renamed
@@ -137,11 +138,19 @@ def search_identity(config: Config) -> dict[str, Any]:
         "train": config.train.identity(NOT_IDENTITY),
         "pretrain": config.pretrain.identity({"output"}),
         "finetune": config.finetune.identity({"output", "encoder"}),
+        **_stage_2_alone(config),
         **_adaptation(config),
         "tune": config.tune.model_dump(mode="json", include={"space", "stages", "algorithm", "grace", "reduction"})
         | config.tune.model_dump(mode="json", include={"scheduler", "searcher"}, exclude_none=True),
     }
     return renamed.as_stored(identity)
+
+
+def _stage_2_alone(config: Config) -> dict[str, Any]:
+    """What a search of stage 2 alone begins with."""
+    if config.tune.stages != "finetune" or config.finetune.start == "scratch":
+        return {}
+    return {"encoder": model_digest(str(config.finetune.encoder))}
 
 
 def _adaptation(config: Config) -> dict[str, Any]:
@@ -237,5 +246,12 @@ def finished_tune(config: Config) -> dict[str, Any] | None:
     record = finished(output, "tune", lambda: search_identity(config))
     if record is None or record.results.get("budget") != search_budget(config):
         return None
-    say_reused("tune", "search", output)
+    say_finished_search(output)
     return record.results
+
+
+def say_finished_search(output: str) -> None:
+    """The line about a search that is used again, and its trials, the best first."""
+    say_reused("tune", "search", output)
+    for line in search_table.lines(search_table.read(output)):
+        console.say(f"tune: {line}")

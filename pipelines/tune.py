@@ -23,6 +23,7 @@ from mpc_model.imaging.views import VIEW_POLICIES
 from mpc_model.nn.heads import HEADS
 from pipelines import adapt, build, finetune, pretrain, reuse
 from pipelines.artifacts import record as records
+from pipelines.artifacts.model_directory import model_digest
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.config.search import Range, TuneConfig
@@ -101,7 +102,7 @@ def _search(tuner: SearchTuner) -> records.Record:
         record = records.claim(output, "tune", reuse.search_identity(config), config.dump())
         budget = reuse.search_budget(config)
         if record.finished and record.results.get("budget") == budget:
-            reuse.say_reused("tune", "search", output)
+            reuse.say_finished_search(output)
             return record
         if record.resumed or record.finished:
             console.say(f"tune: a search is at {output} already; going on with it")
@@ -130,10 +131,11 @@ def _report_results(config: Config, run_id: str, results: report.SearchResults, 
     output = str(config.tune.output)
     try:
         runs.log_files(config, run_id, output, [*results["pictures"], "trials.csv", "best.yaml", "report.html"])
-        if runs.last_steps(config, run_id).get("best_figure", -1) < count:  # a larger budget adds a point
+        name = f"best_{results['best']['metric']}"
+        if runs.last_steps(config, run_id).get(name, -1) < count:  # a larger budget adds a point
             best = results["best"]["figure"]
             assert best is not None  # a ranked trial has a metric
-            runs.log(config, run_id, {"best_figure": best, "trials": count}, count)
+            runs.log(config, run_id, {name: best, "trials": count}, count)
         runs.finish(config, run_id)
     except InfrastructureError as error:
         console.warn(f"tune: {error}; all is done, but its run there is not ended")
@@ -164,10 +166,6 @@ def _check(config: Config) -> None:
             _check_config(recipe.revised(config, override), manifest, checked)
         except (UserError, DataError) as error:
             raise UserError(f"tune.space: {error}") from None
-    if settings.stages != "adapt" and config.finetune.start != "encoder":
-        raise UserError(
-            f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder"
-        )
     if config.train.async_validation:
         raise UserError("train.async_validation tells an epoch's metric an epoch late; turn it off for a search")
 
@@ -179,6 +177,8 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         raise UserError(
             f"tune.space: {key} is nothing a trial trains with; search model, train, pretrain, finetune, adapt, build"
         )
+    if section == "pretrain" and settings.stages == "finetune":
+        raise UserError(f"tune.space: {key} is not used with tune.stages=finetune; use both")
     if (settings.stages == "adapt") != (section == "adapt") and section != "train":
         raise UserError(
             f"tune.space: {key} is not used with tune.stages={settings.stages}; a search of adapt goes with"
@@ -225,12 +225,34 @@ def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) 
         if sources not in checked:
             listing.list_all(config.build, config.seed)
             checked.add(sources)
+    if config.tune.stages == "finetune":
+        _check_finetune(config, manifest, checked)
+        return
+    if config.finetune.start != "encoder":
+        raise UserError(
+            f"finetune.start is {config.finetune.start}, but a trial starts from its own stage 1; use encoder, or"
+            " tune.stages=finetune, which searches stage 2 alone"
+        )
     pretrain.Pretraining.check(config, manifest)
     if config.tune.stages == "both":
         finetune.Finetuning.check(config, manifest)
     network = f"{config.model.model_dump_json()} {config.pretrain.initial}"
     if network not in checked:
         check_head(config, pretrain.Pretraining(config).localizer)
+        checked.add(network)
+
+
+def _check_finetune(config: Config, manifest: Manifest | None, checked: set[str]) -> None:
+    """What a trial of stage 2 alone checks before it trains."""
+    settings = config.finetune
+    if settings.start != "scratch":
+        model_digest(str(settings.encoder))  # raises where there is none
+    stage = finetune.stage_of(config)
+    stage.check(config, manifest)
+    made_of = (settings.start, settings.supervision, settings.pclmix.second_head)
+    network = digest([config.model.model_dump(mode="json"), *made_of])
+    if manifest and network not in checked:  # the names of classes are the dataset's
+        stage(config)
         checked.add(network)
 
 

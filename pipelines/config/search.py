@@ -60,8 +60,9 @@ class TuneConfig(Section):
     space: dict[str, Range | list[Any]] = Field(default={})
     """Dotted config keys to what they may be: a list of values, or {least, most, log}. Keys of `build` make datasets,
     one for each of their values, before the search."""
-    stages: Literal["pretrain", "both", "adapt"] = "both"
-    """What a trial trains: stage 1, read by its linear probe, or both stages, read by the validation split's F1; or
+    stages: Literal["pretrain", "both", "finetune", "adapt"] = "both"
+    """What a trial trains: stage 1, read by its linear probe; both stages; finetune, stage 2 alone, from
+    `finetune.encoder` or from scratch: both are read by the validation split's F1 (Dice, with several classes); or
     adapt, from `adapt.start`, read by the validation split that `adapt.validate_on` names."""
     algorithm: Literal["asha", "optuna", "random"] = "asha"
     """asha: random points, poor ones stopped early; optuna: points that follow from the earlier ones (TPE), poor ones

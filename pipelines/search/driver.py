@@ -13,7 +13,7 @@ from pipelines.runtime import console, storage, uris
 from pipelines.runtime.lease import Lease
 from pipelines.search import ledger, plots, report, space
 from pipelines.search.ledger import Point, Trial
-from pipelines.search.trial import VERBS
+from pipelines.search.trial import VERBS, metric_column
 from pipelines.search.trial_runs import TrialRuns
 
 SHOWN = 200
@@ -28,6 +28,7 @@ class Search:
         self.runs = TrialRuns(config, run_id, datasets)
         self.trials = ledger.read_all(self.output)
         self._record, self._lease = record, lease
+        self._warned = set[str]()
         self._unfinished = [trial for trial in self.trials if trial.state == "open"]
         self._seconds_before, self._started = float(record.results.get("seconds", 0.0)), time.monotonic()
         self._progress = console.Progress("tune", self.settings.trials, "trials", done=self._closed)
@@ -78,6 +79,12 @@ class Search:
         console.say(f"tune: trial {trial.number} {'goes on' if trial.curve else 'begins'}: {values}")
         return trial
 
+    def on_warning(self, number: int, text: str) -> None:
+        """Say what a trial warned of; what another trial warned of before is not said again."""
+        if text not in self._warned:
+            self._warned.add(text)
+            console.warn(f"tune: trial {number}: {text}")
+
     def on_epoch_end(self, trial: Trial, point: Point, seconds: float) -> None:
         """Store the metrics of an epoch and the `seconds` that it took. A stored epoch does not change."""
         if (point["stage"], point["epoch"]) in {(known["stage"], known["epoch"]) for known in trial.curve}:
@@ -88,7 +95,8 @@ class Search:
         self._record.results["seconds"] = self.seconds
         self._record.save()
         self.runs.report(trial)
-        note = f"trial {trial.number}: {point['stage']} epoch {point['epoch']}, {point['figure']:.3f}"
+        reached = f"{metric_column(self.config, point['stage'])} {point['figure']:.3f}"
+        note = f"trial {trial.number}: {point['stage']} epoch {point['epoch']}, {reached}"
         self._progress.advance(0, note)
 
     def close_trial(self, trial: Trial, state: ledger.State, reason: str = "") -> None:
@@ -99,7 +107,8 @@ class Search:
         self.prune()
         reached = "no epoch"
         if trial.metric is not None:
-            reached = f"{trial.metric:.3f}, epochs trained {len(trial.curve)}"
+            metric = metric_column(self.config, trial.curve[-1]["stage"])
+            reached = f"{metric} {trial.metric:.3f}, epochs trained {len(trial.curve)}"
         console.say(f"tune: trial {trial.number} {state}: {reached}{': ' if reason else ''}{reason[:SHOWN]}")
         self._progress.advance(self._closed - self._progress.done)
 

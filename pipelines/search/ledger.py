@@ -54,8 +54,11 @@ class Trial:
     @property
     def metric(self) -> float | None:
         """The best metric of the last stage that was reached; None before the first epoch."""
-        last_stage = [point["figure"] for point in self.curve if point["stage"] == self.curve[-1]["stage"]]
-        return max(last_stage, default=None)
+        return self.best_of(self.curve[-1]["stage"]) if self.curve else None
+
+    def best_of(self, stage: str) -> float | None:
+        """The best metric of a stage; None where it has no epoch."""
+        return max((point["figure"] for point in self.curve if point["stage"] == stage), default=None)
 
     def folder(self, output: str) -> str:
         """The folder of this trial."""

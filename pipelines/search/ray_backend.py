@@ -265,6 +265,8 @@ class LedgerCallback(_WithoutState, ray.tune.Callback):
         self._groups[number] = result.get("group", "")
         if "failed" in result:
             trial.max_failures = 0  # what it raises next would come again
+        for text in result.get("warnings", "").splitlines():
+            self._search.on_warning(number, text)
         if METRIC in result:
             point = Point(
                 stage=result["stage"],

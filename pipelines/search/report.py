@@ -1,6 +1,6 @@
 """The result of a search: the table, the best config, how much each parameter matters, and pictures of it.
 
-trials.csv          one row a trial, the best first
+trials.csv          one row a trial, the best first (artifacts/search_table.py)
 best.yaml           the config of the best trial, as the commands of its stages take it
 parallel.png        every trial as a line through its parameters, coloured by what it reached
 parameters.png      what was reached against each parameter
@@ -16,21 +16,24 @@ from optuna.importance import FanovaImportanceEvaluator
 from typing_extensions import TypedDict
 
 from mpc_model.errors import MPCError
+from pipelines.artifacts import search_table
 from pipelines.config.root import Config
 from pipelines.runtime import console, layout, storage, uris, written_yaml
 from pipelines.search import plots, space
 from pipelines.search.ledger import Parameters, Trial
-from pipelines.search.plots import metric_name, short
+from pipelines.search.plots import metric_name
+from pipelines.search.trial import metric_column, stages
 
 PICTURES = ("parallel.png", "parameters.png", "curves.png")
-_SHOWN = 20
-"""Rows of the table that are printed on the terminal, at most."""
+LEAST_TRIALS = 8
+"""Trials that differ below which no share of a parameter is given: a forest on fewer tells chance from nothing."""
 
 
 class BestTrial(TypedDict):
-    """The best trial; `figure` is the metric that it reached."""
+    """The best trial; `figure` is what it reached of `metric`."""
 
     number: int
+    metric: str
     figure: float | None
     parameters: Parameters
 
@@ -55,7 +58,8 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     """
     output = str(config.tune.output)
     order = ranked(trials)
-    storage.write_bytes(uris.join(output, "trials.csv"), table(config, order, trials).to_csv(index=False).encode())
+    text = table(config, order, trials).to_csv(index=False)
+    storage.write_bytes(uris.join(output, search_table.TABLE), text.encode())
     if not order:
         reason = next((f"the last to fail: {trial.reason}" for trial in reversed(trials) if trial.reason), None)
         raise MPCError(f"no trial finished an epoch; {reason or 'raise tune.hours or tune.epochs'}")
@@ -65,18 +69,18 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
     pictures = (plots.parallel(config, order), plots.parameters(config, order), plots.curves(config, order))
     for name, figure in zip(PICTURES, pictures, strict=True):
         storage.write_bytes(uris.join(output, name), plots.to_png(figure))
-    for line in printed_table(config, order, trials):
+    for line in (*search_table.lines(search_table.parsed(text)), *importance_lines(config, trials, shares, epoch)):
         console.say(f"tune: {line}")
-    if shares:
-        text = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
-        console.say(f"tune: share of the differences after epoch {epoch} that a parameter explains: {text}")
-    else:
-        console.say("tune: the share of each parameter needs four trials, or more, that differ")
     console.say(
         f"tune: the best config is {uris.join(output, 'best.yaml')}, the table is trials.csv in the same folder"
     )
     return SearchResults(
-        best={"number": best.number, "figure": best.metric, "parameters": best.parameters},
+        best=BestTrial(
+            number=best.number,
+            metric=metric_column(config, best.curve[-1]["stage"]),
+            figure=best.metric,
+            parameters=best.parameters,
+        ),
         importances=shares,
         importances_epoch=epoch,
         states={
@@ -84,7 +88,7 @@ def write(config: Config, trials: Sequence[Trial], config_of: Callable[[Trial], 
         },
         pictures=list(PICTURES),
         recipe=uris.join(output, "best.yaml"),
-        table=uris.join(output, "trials.csv"),
+        table=uris.join(output, search_table.TABLE),
     )
 
 
@@ -103,31 +107,33 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     )
 
 
-def printed_table(config: Config, order: Sequence[Trial], trials: Sequence[Trial]) -> list[str]:
-    """The trials as lines for the terminal: number, state, epochs, metric, parameters; those without a metric last."""
-    rest = [trial for trial in trials if trial not in order]
-    rows = [("trial", "state", "epochs", "metric", "parameters")]
-    for trial in [*order, *rest][:_SHOWN]:
-        reached = f"{metric_name(config, trial)} {trial.metric:.4f}" if trial in order else "-"
-        values = ", ".join(f"{key} {short(value)}" for key, value in trial.parameters.items())
-        rows.append((str(trial.number), trial.state, str(len(trial.curve)), reached, values))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        f"{number:<{widths[0]}}  {state:<{widths[1]}}  {epochs:>{widths[2]}}  {metric:<{widths[3]}}  {values}"
-        for number, state, epochs, metric, values in rows
+def importance_lines(config: Config, trials: Sequence[Trial], shares: dict[str, float], epoch: int) -> list[str]:
+    """The importances in words, and what so many trials can and cannot tell."""
+    count = len(_with_metric(trials))
+    what = f"{count} trial{'s' if count > 1 else ''} with a metric, each with one seed"
+    if not shares:
+        return [
+            f"{what}: which of them is best so far is known, what share of the differences a parameter explains is not;"
+            f" that needs {LEAST_TRIALS} or more that differ"
+        ]
+    metric = metric_column(config, _with_metric(trials)[0].curve[epoch - 1]["stage"])
+    text = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
+    return [
+        f"share of the differences in {metric} after epoch {epoch} that a parameter explains: {text}",
+        f"{what}: a hint where to look, not a finding. Another seed moves a metric, too: train the best few with other"
+        " seeds before you call one better",
     ]
-    more = len(trials) - _SHOWN
-    return [*lines, f"and {more} more in trials.csv"] if more > 0 else lines
 
 
 def table(config: Config, order: Sequence[Trial], trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row a trial: number, state, metric (`figure`), stage, epochs, seconds, the parameters, reason."""
+    """One row a trial: number, state, the best of each metric, stage, epochs, seconds, the parameters, reason."""
     rest = [trial for trial in trials if trial not in order]
+    metrics = {stage: metric_column(config, stage) for stage in stages(config)}
     rows = [
         {
             "trial": trial.number,
             "state": trial.state,
-            "figure": trial.metric,
+            **{name: trial.best_of(stage) for stage, name in metrics.items()},
             "stage": trial.curve[-1]["stage"] if trial.curve else None,
             "epochs": len(trial.curve),
             "seconds": round(trial.seconds, 1),
@@ -136,18 +142,24 @@ def table(config: Config, order: Sequence[Trial], trials: Sequence[Trial]) -> pd
         }
         for trial in [*order, *rest]
     ]
-    columns = ["trial", "state", "figure", "stage", "epochs", "seconds", *config.tune.space, "reason"]
+    columns = ["trial", "state", *metrics.values(), "stage", "epochs", "seconds", *config.tune.space, "reason"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _with_metric(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.curve and trial.state != "open"]
 
 
 def importances(config: Config, trials: Sequence[Trial]) -> tuple[dict[str, float], int]:
     """Share of the variance of the metric that each parameter explains (fANOVA, Hutter et al., ICML 2014), largest
-    first, and the epoch it is of: the last that every trial with a metric reached, since trials that were stopped at
-    different epochs cannot be compared otherwise. Empty where there are fewer than four trials or nothing differs."""
-    reached = [trial for trial in trials if trial.curve and trial.state != "open"]
+    first, and the epoch it is of: the last that every trial with a metric reached in the same stage, since metrics of
+    different epochs and stages do not compare. Empty where there are fewer than LEAST_TRIALS or nothing differs."""
+    reached = _with_metric(trials)
     epoch = min((len(trial.curve) for trial in reached), default=0)
-    metrics = [trial.curve[epoch - 1]["figure"] for trial in reached]
-    if len(reached) < 4 or len(set(metrics)) < 2:
+    while epoch and len({trial.curve[epoch - 1]["stage"] for trial in reached}) > 1:
+        epoch -= 1
+    metrics = [trial.curve[epoch - 1]["figure"] for trial in reached] if epoch else []
+    if len(metrics) < LEAST_TRIALS or len(set(metrics)) < 2:
         return {}, epoch
     study = optuna.create_study(direction="maximize")
     study.add_trials(
@@ -169,10 +181,10 @@ def _recipe(config: Config, best: Trial, best_config: Config) -> bytes:
     whole section is left out."""
     output = str(config.tune.output)
     values = best_config.dump()
-    sections = ("adapt",) if config.tune.stages == "adapt" else ("pretrain", "finetune")
+    sections = ("pretrain", "finetune") if config.tune.stages == "pretrain" else stages(config)
     for verb in sections:
         values[verb]["output"] = uris.join(output, "best", verb)
-    if "finetune" in sections:
+    if "pretrain" in sections:
         values["finetune"]["encoder"] = layout.model_of(uris.join(output, "best", "pretrain"))
     recipe = {key: values[key] for key in ("seed", "workspace", "model", "train", *sections)}
     if values["tracking"] == config.tracking.model_dump(mode="json"):

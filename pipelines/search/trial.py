@@ -1,6 +1,7 @@
 """One trial of a search: its config, and what runs in its own process."""
 
 import gc
+import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pipelines.tracking import runs
 STAGES: dict[str, tuple[str, ...]] = {
     "pretrain": ("pretrain",),
     "both": ("pretrain", "finetune"),
+    "finetune": ("finetune",),
     "adapt": ("adapt",),
 }
 """The stages of a trial, in order, by `tune.stages`."""
@@ -50,6 +52,15 @@ def stages(config: Config) -> Sequence[str]:
     return STAGES[config.tune.stages]
 
 
+def metric_column(config: Config, stage: str) -> str:
+    """The name of the metric that a stage is measured by, in tables and in MLflow: that of the validation split."""
+    if stage == "pretrain":
+        return "linear_probe_f1"
+    if config.model.classes == 1:
+        return "validation_f1"
+    return "validation_dice" if stage == "finetune" else "validation_mean_iou"
+
+
 def whole_epochs(config: Config) -> int:
     """The epochs of a trial that is trained to its end, all its stages together."""
     return sum(int(getattr(config, verb).epochs) for verb in stages(config))
@@ -62,7 +73,8 @@ def config_of(base: Config, trial: Trial, datasets: Mapping[str, str]) -> Config
     build = {key: value for key, value in trial.parameters.items() if key.startswith("build.")}
     folder = trial.folder(str(base.tune.output))
     locations = {f"{verb}.output": uris.join(folder, verb) for verb in VERBS}
-    locations["finetune.encoder"] = layout.model_of(uris.join(folder, "pretrain"))
+    if base.tune.stages == "both":
+        locations["finetune.encoder"] = layout.model_of(uris.join(folder, "pretrain"))
     if build:
         locations["train.dataset"] = datasets[" ".join(space.overrides(build))]
     return recipe.revised(base, *space.overrides(training | locations))
@@ -72,22 +84,24 @@ def train(request: Request, base: Config, datasets: Mapping[str, str], functions
     """What runs in a trial's own process: its stages, one after the other.
 
     Ray Tune gets a report for each epoch, and a last one, which repeats the last epoch with `"ended": True` or
-    `"failed": reason`. TrialFailedError where a failure of ours ends it: it would come again, so Ray Tune must not try
-    again.
+    `"failed": reason`. What was warned of since the report before is its `"warnings"`, a line each. TrialFailedError
+    where a failure of ours ends it: it would come again, so Ray Tune must not try again.
     """
     trial = ledger.read(str(base.tune.output), request["number"])
     config = config_of(base, trial, datasets)
     _forget_earlier_trial()
     torch.set_num_threads(config.train.cpus_per_worker)
-    reported, last = set[tuple[str, int]](), dict[str, Any]()
+    reported, last, warned = set[tuple[str, int]](), dict[str, Any](), _Warnings()
 
     def report(stage: str, metrics: Mapping[str, Any]) -> None:
         if (stage, metrics["epoch"]) not in reported:
             reported.add((stage, metrics["epoch"]))
             last.clear()
             last.update(metrics, stage=stage)
-            ray.tune.report(dict(last))
+            ray.tune.report({**last, **warned.taken()})
 
+    logger = logging.getLogger("mpc")
+    logger.addHandler(warned)
     try:
         for point in trial.curve:  # of earlier calls: early stopping counts them
             report(point["stage"], point)
@@ -99,9 +113,30 @@ def train(request: Request, base: Config, datasets: Mapping[str, str], functions
                 report(stage, {**metrics, "epoch": epoch, "figure": metrics.get(function.monitor, -math.inf)})
     except MPCError as error:
         reason = uris.without_secrets(str(error))
-        ray.tune.report({**last, "failed": reason})
+        ray.tune.report({**last, **warned.taken(), "failed": reason})
         raise TrialFailedError(reason) from None
-    ray.tune.report({**last, "ended": True})
+    finally:
+        logger.removeHandler(warned)
+    ray.tune.report({**last, **warned.taken(), "ended": True})
+
+
+class _Warnings(logging.Handler):
+    """The warnings of this process, and of its workers: Ray shows nobody what a trial's process writes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a warning."""
+        if record.levelno == logging.WARNING:
+            text = f"{record.name.removeprefix('mpc.')}: {record.getMessage()}"
+            self._lines.append(" ".join(text.split()))
+
+    def taken(self) -> dict[str, str]:
+        """The warnings since this was called before, as a part of a report; nothing where there are none."""
+        lines, self._lines = self._lines, []
+        return {"warnings": uris.without_secrets("\n".join(lines))} if lines else {}
 
 
 def _forget_earlier_trial() -> None:

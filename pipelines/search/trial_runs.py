@@ -12,8 +12,8 @@ from pipelines.config.root import Config
 from pipelines.runtime import console, environment, storage, uris
 from pipelines.runtime.retry import Backoff, retry
 from pipelines.search import ledger, space
-from pipelines.search.ledger import Trial
-from pipelines.search.trial import VERBS, config_of
+from pipelines.search.ledger import Point, Trial
+from pipelines.search.trial import VERBS, config_of, metric_column
 from pipelines.tracking import outbox, runs
 
 BACKOFF = Backoff(
@@ -52,7 +52,7 @@ class TrialRuns:
     def report(self, trial: Trial) -> None:
         """Send the points that MLflow does not have yet, at steps that count the epochs of both stages."""
         points = [
-            (step, runs.now(), {"figure": point["figure"], "train_loss": point["train_loss"]})
+            (step, runs.now(), {self._metric(point): point["figure"], "train_loss": point["train_loss"]})
             for step, point in enumerate(trial.curve, 1)
             if step > trial.reported
         ]
@@ -65,6 +65,9 @@ class TrialRuns:
                 self._away = False
                 trial.reported = len(trial.curve)
                 trial.save(str(self._config.tune.output))
+
+    def _metric(self, point: Point) -> str:
+        return metric_column(self._config, point["stage"])
 
     def end(self, trial: Trial) -> None:
         """End the runs of a trial and of its stages: a process that was stopped could not."""

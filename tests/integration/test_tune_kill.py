@@ -56,8 +56,10 @@ def saved(uri: str, folder: Path) -> Path:
 
 
 def told(folder: Path) -> list[tuple[str, int, int]]:
-    """(run, step, times) of every figure in MLflow."""
-    return rows(folder, "select run_uuid, step, count(*) from metrics where key = 'figure' group by run_uuid, step")
+    """(run, step, times) of every metric of a trial in MLflow."""
+    trials = "select run_uuid from tags where key = 'mpc.trial'"
+    of_trials = f"key in ('linear_probe_f1', 'validation_f1') and run_uuid in ({trials})"
+    return rows(folder, f"select run_uuid, step, count(*) from metrics where {of_trials} group by run_uuid, step")
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mpc_model.errors import MPCError, UserError
 from mpc_model.localizer import Localizer, ModelSpec
+from pipelines import reuse
 from pipelines import tune as command
 from pipelines.config import recipe
 from pipelines.config.root import Config
@@ -55,6 +56,12 @@ from pipelines.training.supervision import SUPERVISIONS
         ("tune.stages=pretrain tune.space={finetune.alpha: [0.5]}", "tune.stages=pretrain"),
         ("tune.space={adapt.temperature: [0.1]}", "a search of adapt goes with stages=adapt"),
         ("tune.stages=adapt tune.space={pretrain.temperature: [0.1]}", "not used with tune.stages=adapt"),
+        (
+            "tune.stages=finetune tune.space={pretrain.temperature: [0.1]}",
+            "not used with tune.stages=finetune; use both",
+        ),
+        ("tune.stages=finetune tune.space={adapt.temperature: [0.1]}", "not used with tune.stages=finetune"),
+        ("tune.space={finetune.start: [encoder, localizer]}", "tune.space: finetune.start is localizer, but a trial"),
         ("tune.stages=adapt tune.space={adapt.target: [a, b]}", "adapt.target is set by the search itself"),
         ("tune.stages=adapt tune.space={adapt.temperature: [0.1]}", "adapt.target is not set"),
     ],
@@ -86,6 +93,15 @@ def test_a_start_that_no_trial_could_adapt_is_refused_before_the_search(
     with pytest.raises(UserError, match=words):
         command.tune(config)
     assert not (tmp_path / "tune").exists()
+
+
+def test_a_search_of_stage_2_alone_needs_what_its_trials_start_from(built: Config) -> None:
+    config = recipe.revised(
+        built, "tune.stages=finetune", "tune.space={finetune.alpha: [0.4, 0.5]}", "finetune.encoder=/gone"
+    )
+    with pytest.raises(UserError, match="no model directory at /gone"):
+        command._check(config)
+    command._check(recipe.revised(config, "finetune.start=scratch", "finetune.unfreeze=all"))
 
 
 def test_optimizers_schedules_supervisions_and_weights_of_parts_can_be_searched(built: Config) -> None:
@@ -188,3 +204,31 @@ def test_tensorboard_reads_the_metrics_of_a_trial(searched: tuple[Config, Result
     curve = ledger.read(str(config.tune.output), 0).curve
     read = [event.value for event in events.Scalars("ray/tune/figure")]
     assert read[: len(curve)] == pytest.approx([point["figure"] for point in curve])
+
+
+def test_stage_2_alone_is_searched_and_what_its_trials_warn_of_is_said(
+    built: Config, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of MSCC from scratch. A graph of CUDA, which the CPU has none of, is what both trials warn of."""
+    config = recipe.revised(
+        built,
+        f"tune={{stages: finetune, algorithm: random, searcher: grid, concurrent: 1, output: {tmp_path / 'tune'}}}",
+        "tune.space={finetune.part_weights.coarse: [0.25, 1.0]}",
+        "model.head=mscc",
+        "finetune={start: scratch, unfreeze: all, epochs: 1}",
+        "train={workers: 0, batch_size: 4, validation_images: 6, compile: false, cuda_graph: true, accelerator: cpu}",
+        f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
+    )
+    results = command.tune(config)
+    said = capsys.readouterr().err
+    assert said.count(": cuda_graph: ") == 1
+    assert "tune: warning: trial 0: cuda_graph: " in said
+    assert results["best"]["metric"] == "validation_f1"
+    assert {point["stage"] for one in ledger.read_all(str(config.tune.output)) for point in one.curve} == {"finetune"}
+    best = recipe.load(results["recipe"])
+    assert (best.finetune.start, best.model.head) == ("scratch", "mscc")
+    assert "pretrain:" not in Path(results["recipe"]).read_text()
+    assert reuse.finished_tune(config) == results
+    printed = capsys.readouterr().err
+    assert "trial  state     epochs  validation_f1  parameters" in printed
+    assert printed.count("finetune.part_weights.coarse") == 2

@@ -40,7 +40,7 @@ def test_an_epoch_that_is_told_twice_is_kept_once_and_a_closed_trial_s_runs_are_
     state.close_trial(trial, "stopped")
     assert ledger.read_all(state.output)[0].curve == curve(0.3)
     store = client.client(state.config)
-    assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1]
+    assert [point.step for point in store.get_metric_history(trial.run_id, "linear_probe_f1")] == [1]
     assert {store.get_run(run).info.status for run in (trial.run_id, stage_run)} == {"FINISHED"}
     assert store.get_run(trial.run_id).data.tags["mpc.state"] == "stopped"
     assert store.get_run(trial.run_id).data.tags["mlflow.parentRunId"] == state._record.results["run_id"]

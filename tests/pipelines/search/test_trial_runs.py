@@ -31,7 +31,7 @@ def test_figures_that_mlflow_could_not_take_are_sent_when_it_answers_again(
     database.with_suffix(".away").rename(database)
     state.runs.settle(ledger.read_all(state.output))
     store = client.client(state.config)
-    assert [point.step for point in store.get_metric_history(trial.run_id, "figure")] == [1, 2]
+    assert [point.step for point in store.get_metric_history(trial.run_id, "linear_probe_f1")] == [1, 2]
     assert store.get_run(trial.run_id).info.status == "FINISHED"
 
 
