@@ -10,14 +10,15 @@ from mpc_model.errors import UserError
 from pipelines.artifacts import record
 from pipelines.dataset import html
 from pipelines.dataset.manifest import FILE_NAME as MANIFEST
-from pipelines.pages import dataset, evaluation, files, search, training
+from pipelines.pages import dataset, evaluation, files, predictions_output, search, training
 from pipelines.runtime import storage, uris
 
-_STORED = {"build": "report.html", "evaluate": "report.html", "compare": "report.html", "predict": "index.html"}
+_STORED = {"build": "report.html", "evaluate": "report.html", "compare": "comparison.html", "predict": "index.html"}
 """The page that a finished output has, by command."""
 _MADE: dict[str, Callable[[str], str]] = {
     "build": dataset.made,
     "evaluate": evaluation.made,
+    "predict": predictions_output.made,
     "tune": search.made,
     "pretrain": training.made,
     "finetune": training.made,
