@@ -80,6 +80,8 @@ def build(config: Config) -> Manifest:
                 label_values.check(settings, listed, surveyed)
                 decided = mask_rules.decide(listed, surveyed)
                 good, rejected = screening.screen(settings, decided.listed, decided.survey)
+                for sentence in screening.incomplete_groups(settings, decided.listed, good):
+                    console.warn(f"build: {sentence}")
                 readings = decided.readings
                 del listed, surveyed, decided  # the good items are a copy, and a million items need much memory
                 if manifest is None:

@@ -21,6 +21,8 @@ from pipelines.ingest import listing
 from pipelines.runtime import uris
 
 _SURVEYED = ("image_sha256", "mask_sha256", *duplicates.COLUMNS)
+NAMED = 3
+"""Groups that are named of those that lack images."""
 _NO_DIGEST = -1
 """In `_number`: no file, or one that could not be read."""
 
@@ -69,6 +71,31 @@ def screen(config: BuildConfig, listed: pa.Table, survey: pa.Table) -> tuple[pa.
             key = listing.sample_key(source, name, number)
             rejects.append(Reject(sample=key, source=source, stage=stage, reason=reason, message=message))
     return good.combine_chunks(), rejects
+
+
+def incomplete_groups(config: BuildConfig, listed: pa.Table, good: pa.Table) -> list[str]:
+    """A sentence for each source of named classes whose groups, such as the slices of a volume, lose some of their
+    items and keep others: metrics of volumes would be those of shorter ones."""
+    sentences = []
+    for source in config.sources if config.classes else ():
+        before, after = (_group_sizes(table, source.name) for table in (listed, good))
+        shorter = [
+            f"{group} ({after[group]} of {count})" for group, count in before.items() if 0 < after[group] < count
+        ]
+        if shorter:
+            more = f" and {len(shorter) - NAMED} more" if len(shorter) > NAMED else ""
+            sentences.append(
+                f"source {source.name}: {len(shorter)} groups lack some of their images, so that volumes made of them"
+                f" are shorter: {', '.join(shorter[:NAMED])}{more}; mend what rejects.parquet names, or leave the whole"
+                " group out"
+            )
+    return sentences
+
+
+def _group_sizes(table: pa.Table, source: str) -> Counter[str]:
+    """Items by group, of a source whose items are in groups."""
+    own = table.filter(pc.equal(table["source"], source))["group"].drop_null()
+    return Counter({value["values"]: value["counts"] for value in pc.value_counts(own).to_pylist()})
 
 
 def check(config: BuildConfig, rejects: list[Reject], listed: int) -> None:

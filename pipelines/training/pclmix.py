@@ -22,6 +22,7 @@ from mpc_model.losses.segmentation import cross_entropy
 from mpc_model.nn.heads import HEADS, has_parts, logits_at
 from pipelines.config.pclmix import PCLMixConfig
 from pipelines.config.root import Config
+from pipelines.config.training import PartWeights
 from pipelines.dataset.batch import DeviceBatch
 from pipelines.dataset.manifest import Manifest
 from pipelines.training.partial import ScribbleSupervision, scribbles_of
@@ -83,6 +84,11 @@ class PCLMix(ScribbleSupervision):
             raise UserError(
                 f"finetune.pclmix.second_head is {settings.second_head}, as model.head is: two like decoders make"
                 " the same mistakes; choose unlike ones"
+            )
+        if config.finetune.part_weights != PartWeights():
+            raise UserError(
+                "finetune.part_weights are of supervision mask and partial; pclmix trains maps alone, which"
+                " finetune.pclmix.weights weigh: leave part_weights out"
             )
         if config.finetune.cache:
             raise UserError("finetune.cache has features of stored images, and pclmix mixes new ones; leave it out")

@@ -173,3 +173,20 @@ def test_rejects_are_stored_as_a_table(tmp_path: Path, count: int) -> None:
     table = pq.read_table(tmp_path / "rejects.parquet")
     assert table.schema.names == ["sample", "source", "stage", "reason", "message"]
     assert table.to_pylist() == rows == rejects.read(str(tmp_path))
+
+
+def test_volumes_that_lose_some_of_their_slices_are_named() -> None:
+    source = SourceConfig(
+        name="hearts", layout="indexed", location="/x", class_names=["background", "ventricle"], group=r"p\d"
+    )
+    names_of = ("p1/1", "p1/2", "p2/1", "p2/2", "p3/1", "p3/2")
+    table = listed(*(("hearts", name, "labelled") for name in names_of))
+    groups = pa.array([name[:2] for name in names_of])
+    table = table.set_column(table.schema.get_field_index("group"), "group", groups)
+    found = surveyed("ok:a", "truncated", "ok:c", "ok:d", "truncated", "empty_mask")
+    made = BuildConfig(sources=[source], output="/out")
+    good, _ = screening.screen(made, table, found)
+    (sentence,) = screening.incomplete_groups(made, table, good)
+    assert sentence.startswith("source hearts: 1 groups lack some of their images")
+    assert "p1 (1 of 2);" in sentence  # p3 has none left, and p2 all
+    assert screening.incomplete_groups(made, table, table) == []

@@ -322,6 +322,7 @@ def test_the_localizer_has_the_first_decoder_alone() -> None:
         (["finetune.pclmix.second_head=mlp4"], "second_head is mlp4, as model.head is"),
         (["finetune.pclmix.second_head=windw"], "did you mean 'window'"),
         (["train.batch_size=1"], "no other image to mix with"),
+        (["finetune.part_weights.mask=2.0"], "leave part_weights out"),
         (["finetune.unfreeze=head", "finetune.start=encoder", "finetune.cache=features"], "pclmix mixes new ones"),
     ],
 )
