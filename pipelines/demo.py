@@ -49,7 +49,8 @@ def demo(recipe: str, overrides: Sequence[str]) -> None:
             if name == "predict":
                 console.say("\n== examples")
                 _write_examples(config)
-                if "promote" not in results:  # there may be no champion
+                champion = f"models:/{config.register_.name}@{config.promote.target}"
+                if "promote" not in results and config.predict.model == champion:  # there may be none
                     config = revised(config, _CANDIDATE.format(config.register_))
             console.say(f"\n== {name}")
             started = time.monotonic()
