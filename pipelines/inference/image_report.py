@@ -151,7 +151,8 @@ def _row(image: ScoredImage, is_shown: bool) -> dict[str, Any]:
         "score": image.image_score,
         "head_score": image.head_score,
         "called_fraction": model.called_fraction if model.pixels else None,
-        "degraded": {name: scores.f1 for name, scores in image.degraded.items()} if image.has_f1 else {},
+        # A crop may leave nothing forged, and then there is no F1 under it.
+        "degraded": {name: scores.f1 for name, scores in image.degraded.items() if scores.forged_fraction > 0},
     }
     if image.has_f1:
         row |= {name: getattr(model, name, None) for name in (*SCORES, "average_precision")}

@@ -1,6 +1,7 @@
 """Stored scores of a split become images.parquet and metrics, in a memory that does not grow with the images."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,15 @@ def test_the_table_has_a_row_an_image_in_the_order_of_the_split(tmp_path: Path) 
     assert report.measured["model"]["f1"] == pytest.approx(np.mean([0, 1, 2, 3, 4, 6, 7]) / 8)
     assert (report.measured["model"]["forged_images"], report.measured["model"]["authentic_images"]) == (490, 70)
     assert codecs.decode_image(report.sheet, "sheet").shape[0] > 3 * gallery.SIDE
+
+
+def test_a_crop_that_leaves_nothing_forged_has_no_f1() -> None:
+    whole = image(0, 0, 0.5)
+    nothing = Scores(0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 16)
+    scores = whole.scores | {"constant_map": whole.scores["model"]}
+    cropped = replace(whole, scores=scores, degraded={**whole.degraded, "crop0.5": nothing})
+    (row,) = image_report.rows([cropped], [False]).to_pylist()
+    assert row["degraded"] == [("jpeg70", 0.5)]
 
 
 def test_scores_of_the_untrained_network_that_were_remembered_are_put_in_their_places(tmp_path: Path) -> None:
