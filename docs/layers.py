@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("pipelines.demo", "pipelines.bench"),
     ("pipelines.benchmarks",),
-    ("pipelines.tune",),
+    ("pipelines.tune", "pipelines.evaluate"),
+    ("pipelines.evaluate_sets",),
     (
         "pipelines.build",
         "pipelines.inspect",
@@ -27,7 +28,6 @@ LAYERS = (
         "pipelines.pretrain",
         "pipelines.finetune",
         "pipelines.adapt",
-        "pipelines.evaluate",
         "pipelines.compare",
         "pipelines.register",
         "pipelines.promote",

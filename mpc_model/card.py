@@ -3,7 +3,9 @@
 It is the `card` of model.json, plain JSON. Whoever trains or saves a model may add keys of their own.
 """
 
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, cast
+
+from typing_extensions import TypedDict
 
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 """The files of a model directory; the document is written last and holds the card."""

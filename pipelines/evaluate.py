@@ -22,6 +22,7 @@ from pipelines.artifacts.evaluation import (
     ClassEvaluationMetrics,
     ClassEvaluationResult,
     EvaluationMetrics,
+    EvaluationOfSets,
     EvaluationResult,
 )
 from pipelines.artifacts.model_directory import load_model, require_head
@@ -31,7 +32,16 @@ from pipelines.dataset import classes as dataset_classes
 from pipelines.dataset import integrity, leakage, names, shortcuts
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
-from pipelines.inference import class_report, class_scorer, evaluation_table, image_report, score_store, scoring
+from pipelines.evaluate_sets import evaluate_sets
+from pipelines.inference import (
+    class_report,
+    class_scorer,
+    evaluation_table,
+    image_report,
+    score_store,
+    scoring,
+    threshold_choice,
+)
 from pipelines.inference.class_report import Protocol
 from pipelines.inference.class_scorer import ClassScorer, CountedImage
 from pipelines.inference.image_report import Request
@@ -46,7 +56,15 @@ _COMPARED = 8
 """Images that are also mapped in fp32, to say what another precision changes, at most."""
 
 
-def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult:
+def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult | EvaluationOfSets:
+    """Evaluate `evaluate.model` on a split, or on each of `evaluate.sets`; see `evaluate_one`."""
+    if not config.evaluate.sets:
+        return evaluate_one(config)
+    card = load_model(str(config.evaluate.model)).card
+    return evaluate_sets(config, card, evaluate_one)
+
+
+def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
     """Score `evaluate.model` on a split, write the metrics as metrics.json, and return them.
 
     images.parquet has a row an image (artifacts/evaluation.py); a model of several classes has images.json: id, key,
@@ -70,6 +88,8 @@ def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult:
     dataset_classes.require(dataset, manifest, spec.classes, spec.class_names, model, remedy)
     warnings = leakage.warnings(localizer.card, dataset, manifest, settings.split)
     identity = reuse.evaluation_identity(config, manifest)
+    if settings.threshold != "keep" and spec.classes > 1:
+        raise UserError(f"evaluate.threshold is for models of one class, and {model} has {spec.classes}; leave it out")
     claimed = record.claim(output, "evaluate", identity, config.dump())
     if claimed.finished:
         reuse.say_evaluation(claimed.results, output)
@@ -112,7 +132,8 @@ class _Outcome:
 def _by_image(run: _Run) -> _Outcome:
     """A model of one class, by the published protocol."""
     settings, spec = run.config.evaluate, run.model.spec
-    report = image_report.made(_score_all(run))
+    request = _score_all(run)
+    report = image_report.made(request)
     metrics: EvaluationMetrics = {
         "name": names.of_split(str(settings.dataset), run.manifest, settings.split),
         **report.measured,
@@ -124,6 +145,10 @@ def _by_image(run: _Run) -> _Outcome:
         "fingerprint": run.manifest.fingerprint,
         "warnings": run.warnings,
     }
+    if settings.threshold != "keep":
+        choice = threshold_choice.chosen(request.files, settings, run.manifest.fingerprint)
+        metrics["chosen_threshold"] = choice
+        threshold_choice.write(str(settings.output), run.model, choice, metrics)
     return _Outcome(metrics, report.sheet)
 
 

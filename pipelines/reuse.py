@@ -5,13 +5,15 @@ is finished says so without torch, Ray or MLflow; nothing here may import them. 
 the command. The commands take what tells their outputs apart (`..._identity`) from here, too: there is one rule.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from mpc_model.imaging.codecs import IMAGE_SUFFIXES
 from pipelines.artifacts import search_table
+from pipelines.artifacts.evaluation import EvaluationOfSets
 from pipelines.artifacts.model_directory import is_model_directory, model_digest
 from pipelines.artifacts.record import Record, finished
 from pipelines.config import renamed
+from pipelines.config.model_registry import EvaluateConfig
 from pipelines.config.root import Config, PredictConfig
 from pipelines.config.training import WORKER_KEYS
 from pipelines.dataset import listing_file
@@ -73,15 +75,47 @@ def start_of(config: Config, verb: str) -> str | None:
 
 def evaluation_identity(config: Config, manifest: Manifest) -> dict[str, Any]:
     """What tells one evaluation from another."""
+    return _evaluation_of(config, manifest.fingerprint)
+
+
+def _evaluation_of(config: Config, dataset: Any) -> dict[str, Any]:
     settings = config.evaluate
     return {
         "model": model_digest(str(settings.model)),
-        "dataset": manifest.fingerprint,
+        "dataset": dataset,
         "split": settings.split,
         "robustness": sorted(settings.robustness),
         **_precision(settings.precision),
         **({"volumes": settings.volumes, "spacing": settings.spacing} if settings.volumes else {}),
+        **_threshold(settings),
     }
+
+
+def _threshold(settings: EvaluateConfig) -> dict[str, Any]:
+    """How the threshold is chosen, where it is."""
+    if settings.threshold == "keep":
+        return {}
+    at_most = [settings.threshold_false_alarms] if settings.threshold == "false_alarms" else []
+    return {"threshold": [settings.threshold, *at_most]}
+
+
+def set_config(config: Config, name: str) -> Config:
+    """The config of the evaluation of one of `evaluate.sets`."""
+    settings = config.evaluate
+    output, one = str(settings.output), settings.sets[name]
+    dataset = one.dataset or uris.join(output, "datasets", name)
+    update = {"dataset": dataset, "split": one.split, "output": uris.join(output, "sets", name), "sets": {}}
+    return config.model_copy(update={"evaluate": settings.model_copy(update=update)})
+
+
+def sets_identity(config: Config) -> dict[str, Any]:
+    """What tells one evaluation of several sets from another. Sources need not be built yet."""
+    identities = {}
+    for name, asked in config.evaluate.sets.items():
+        one = set_config(config, name)
+        dataset = asked.source.identity() if asked.source else Manifest.read(str(asked.dataset)).fingerprint
+        identities[name] = _evaluation_of(one, dataset)
+    return {"model": model_digest(str(config.evaluate.model)), "sets": identities}
 
 
 def prediction_identity(digest: str, source: str) -> dict[str, Any]:
@@ -207,12 +241,29 @@ def _finished_training(config: Config, verb: str) -> dict[str, Any] | None:
 
 def finished_evaluate(config: Config) -> dict[str, Any] | None:
     """The results of a finished evaluation; None where there is something to do. Its warnings are said again."""
+    if config.evaluate.sets:
+        return _finished_sets(config)
     output = str(config.evaluate.output)
     dataset = str(config.evaluate.dataset)
     record = finished(output, "evaluate", lambda: evaluation_identity(config, Manifest.read(dataset)))
     if record is None:
         return None
     say_evaluation(record.results, output)
+    return record.results
+
+
+def _finished_sets(config: Config) -> dict[str, Any] | None:
+    """The results of a finished evaluation of datasets. Whether the files of a source are the same, a build finds
+    out."""
+    output, sets = str(config.evaluate.output), config.evaluate.sets
+    if any(one.source for one in sets.values()):
+        return None
+    record = finished(output, "evaluate", lambda: sets_identity(config))
+    if record is None:
+        return None
+    for name, metrics in record.results["sets"].items():
+        say_evaluation(metrics, uris.join(output, "sets", name))
+    evaluation_table.say_sets(cast(EvaluationOfSets, record.results), output)
     return record.results
 
 

@@ -5,6 +5,8 @@ from typing import Literal, NotRequired
 import pyarrow as pa
 from typing_extensions import TypedDict
 
+from mpc_model.card import ChosenThreshold
+
 FILE_NAME = "metrics.json"
 IMAGES = "images.parquet"
 SCORES = ("f1", "iou", "precision", "recall", "best_f1", "best_threshold", "permuted_f1", "macro_f1", "mcc", "auc")
@@ -160,6 +162,7 @@ class EvaluationMetrics(TypedDict):
     robustness_curves: NotRequired[list[Curve]]
     robustness_area: NotRequired[float | None]
     shortcuts: NotRequired[list[str]]
+    chosen_threshold: NotRequired[ChosenThreshold]
     f1_by_kind: dict[str, float | None]
     robustness: dict[str, Summary]
     dataset_level: NotRequired[Summary]
@@ -177,6 +180,29 @@ class EvaluationResult(EvaluationMetrics):
     """The results of an evaluation as its record has them: the metrics, and the locations of its pictures."""
 
     pictures: list[str]
+
+
+class PublishedRow(TypedDict):
+    """A row of the table beside published metrics: F1 and IoU of a method on a test set, and the protocol, which is
+    what it was trained on. The row of the model itself says in `note` whether its protocol is known."""
+
+    set: str
+    test_set: str
+    method: str
+    protocol: str
+    f1: float | None
+    iou: float | None
+    source: str
+    note: NotRequired[str]
+
+
+class EvaluationOfSets(TypedDict):
+    """An evaluation of several sets, by name. `averages` over sets with forged images: `weighted_f1` and `weighted_iou`
+    by their number, `plain_f1` and `plain_iou` one vote a set. `published` has rows for public test sets alone."""
+
+    sets: dict[str, EvaluationMetrics]
+    averages: Summary
+    published: list[PublishedRow]
 
 
 class ClassAgainstFp32(TypedDict):

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from pipelines.artifacts.comparison import ComparisonResult
-from pipelines.artifacts.evaluation import ClassSummary, Summary
+from pipelines.artifacts.evaluation import ClassSummary, PublishedRow, Summary
 from pipelines.runtime.documents import Count, RunId, Sha256
 
 
@@ -89,6 +89,14 @@ class _Search(_Begun):
     budget: dict[str, Any]
 
 
+class _EvaluationOfSets(TypedDict):
+    """`evaluate` of several sets."""
+
+    sets: dict[str, _Evaluation]
+    averages: Summary
+    published: list[PublishedRow]
+
+
 BEGUN = TypeAdapter(_Begun)
 FINISHED: dict[str, TypeAdapter[Any]] = {
     "pretrain": TypeAdapter(_Training),
@@ -101,10 +109,13 @@ FINISHED: dict[str, TypeAdapter[Any]] = {
 }
 """By command; those of others are not read back."""
 _BY_CLASS = TypeAdapter(_ClassEvaluation)
+_OF_SETS = TypeAdapter(_EvaluationOfSets)
 
 
 def finished(verb: str, results: object) -> TypeAdapter[Any]:
     """What the results of a finished output of a command have to be; `results` tells which evaluation it was."""
     if verb == "evaluate" and isinstance(results, dict) and "classes" in results:
         return _BY_CLASS
+    if verb == "evaluate" and isinstance(results, dict) and "sets" in results:
+        return _OF_SETS
     return FINISHED.get(verb, BEGUN)

@@ -19,6 +19,7 @@ from pipelines.config.base import (
     Section,
     SplitName,
 )
+from pipelines.config.build import SourceConfig
 
 
 def _is_no_lock(name: str) -> str:
@@ -57,6 +58,37 @@ def _degradations(names: Any) -> Any:
     return expanded(listed) if isinstance(listed, list) and all(isinstance(name, str) for name in listed) else listed
 
 
+class SetConfig(Section):
+    """A test set: a split of a pixel dataset, or a source of images, which is built without views."""
+
+    dataset: Location | None = None
+    """Pixel dataset."""
+    split: SplitName = "test"
+    """The split of it that is scored."""
+    source: SourceConfig | None = None
+    """A source instead, with the keys of build.sources; all of it is scored."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> "SetConfig":
+        if (self.dataset is None) == (self.source is None):
+            raise ValueError("give either dataset or source")
+        if self.source and (self.split != "test" or self.source.split not in (None, "test")):
+            raise ValueError("all of a source is scored; leave split out")
+        return self
+
+
+def _with_source_names(sets: Any) -> Any:
+    """Sets whose sources have the names of the sets, where they give none."""
+    if not isinstance(sets, dict):
+        return sets
+    return {
+        name: one | {"source": {"name": name, **one["source"]}}
+        if isinstance(one, dict) and isinstance(one.get("source"), dict)
+        else one
+        for name, one in sets.items()
+    }
+
+
 class EvaluateConfig(PoolConfig):
     """A model on one split of a dataset, beside two baselines."""
 
@@ -89,6 +121,30 @@ class EvaluateConfig(PoolConfig):
         default=[1.0, 1.0, 1.0]
     )
     """Of voxels of volumes: from slice to slice, row to row, column to column; HD95 is in its unit."""
+
+    sets: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,99}$")], SetConfig],
+        BeforeValidator(_with_source_names),
+        ADDED,
+    ] = Field(default={})
+    """Test sets by name, instead of `dataset` and `split`: {columbia: {dataset: runs/columbia}, coverage: {source:
+    {layout: coverage, location: data/coverage}}}. Each is an evaluation of its own in `<output>/sets/<name>`."""
+    threshold: Annotated[Literal["keep", "best_f1", "youden", "false_alarms"], ADDED] = "keep"
+    """A rule (mpc_model/evaluation/threshold.py) that chooses the threshold of pixels on the split, which must not be
+    a test split. A model with it is written to `<output>/model`."""
+    threshold_false_alarms: Annotated[Fraction, ADDED] = 0.01
+    """Share of the pixels of authentic images that the rule false_alarms lets be called forged, on average."""
+
+    @model_validator(mode="after")
+    def _chooses_on_no_test_set(self) -> "EvaluateConfig":
+        if self.threshold != "keep" and self.sets:
+            raise ValueError("threshold is chosen on one split, and sets are for tests; leave one of them out")
+        if self.threshold != "keep" and self.split == "test":
+            raise ValueError(
+                f"threshold is {self.threshold}, and a threshold that is chosen on a test split makes its metrics too"
+                " good; set split to validation"
+            )
+        return self
 
     @model_validator(mode="after")
     def _spaces_volumes(self) -> "EvaluateConfig":

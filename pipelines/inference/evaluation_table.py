@@ -12,6 +12,7 @@ from pipelines.artifacts.evaluation import (
     AgainstFp32,
     ClassEvaluationMetrics,
     EvaluationMetrics,
+    EvaluationOfSets,
     Interval,
     Summary,
 )
@@ -50,6 +51,41 @@ def say(metrics: EvaluationMetrics | ClassEvaluationMetrics, output: str) -> Non
         console.warn(f"evaluate: {warning}")
 
 
+def say_sets(document: EvaluationOfSets, output: str) -> None:
+    """Show a line for each set, the averages, and the published table; what speaks against a set comes last."""
+    for line in sets_table(document):
+        console.say(f"evaluate: {line}")
+    console.say(f"evaluate: look at {uris.join(output, 'report.html')}")
+    for name, metrics in document["sets"].items():
+        for warning in metrics["warnings"]:
+            console.warn(f"evaluate: {name}: {warning}")
+
+
+def sets_table(document: EvaluationOfSets) -> list[str]:
+    """The lines of an evaluation of several sets."""
+    rows = []
+    for name, metrics in document["sets"].items():
+        model, level = metrics["model"], metrics.get("image_level")
+        spans = metrics.get("intervals", {})
+        row = [f"{name} ({metrics['fingerprint'][:12]})", f"{model['forged_images']:.0f}", shown(model["f1"])]
+        row += [_span(spans["f1"]) if "f1" in spans else "-", shown(model["iou"]), shown(model["false_alarm_rate"])]
+        rows.append([*row, shown(level["auc"] if level else None)])
+    averages = document["averages"]
+    for kind in ("weighted", "plain"):
+        values = [shown(averages[f"{kind}_f1"]), "", shown(averages[f"{kind}_iou"]), "", ""]
+        rows.append([f"average, {kind}", f"{averages['forged_images']:.0f}", *values])
+    lines = html.columns(["set", "forged", "F1", "95% interval", "IoU", "false alarms", "image AUC"], rows)
+    if document["published"]:
+        published = [
+            [f"{one['test_set']}: {one['method']}", one["protocol"], shown(one["f1"]), shown(one["iou"])]
+            for one in document["published"]
+        ]
+        lines += html.columns(["published", "protocol", "F1", "IoU"], published)
+        lines += sorted({f"this model: {note}" for one in document["published"] if (note := one.get("note"))})
+        lines += sorted({f"published: {one['source']}" for one in document["published"] if "note" not in one})
+    return lines
+
+
 def _is_by_class(metrics: EvaluationMetrics | ClassEvaluationMetrics) -> TypeIs[ClassEvaluationMetrics]:
     return "classes" in metrics
 
@@ -78,6 +114,9 @@ def table(metrics: EvaluationMetrics) -> list[str]:
     ]
     if one := metrics["against_fp32"]:
         lines.append(against_line(metrics["precision"], one))
+    if choice := metrics.get("chosen_threshold"):
+        words = f"threshold {choice['value']:.4g} by the rule {choice['rule']} on {choice['images']} images"
+        lines.append(f"{words} of split {choice['split']}; the model with it is in model/")
     return [*lines, summary_line(model, metrics["threshold"])]
 
 

@@ -7,7 +7,7 @@ from mpc_model.errors import InfrastructureError, UserError
 from pipelines.commands import Command
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
-from pipelines.runtime import console, signals
+from pipelines.runtime import console, signals, uris
 from pipelines.tracking import runs
 
 
@@ -16,8 +16,12 @@ def record(config: Config, command: Command, result: Any) -> None:
 
     The result itself is safe: where MLflow does not answer, this says so and returns.
     """
+    sets = result.get("sets") if command.name == "evaluate" else None
     try:
-        _record(config, command, result)
+        for name, of_set in sets.items() if sets else ():
+            _record(_of_set(config, name, of_set), command, of_set)
+        if not sets:
+            _record(config, command, result)
     except (InfrastructureError, UserError) as error:
         console.warn(f"{command.name}: {error}; the result is not in MLflow")
 
@@ -44,6 +48,13 @@ def _record(config: Config, command: Command, result: Any) -> None:
                 runs.finish(config, run_id, "FAILED")
             raise
         runs.finish(config, run_id)
+
+
+def _of_set(config: Config, name: str, result: Any) -> Config:
+    """The config of an evaluation of one of several sets."""
+    output = uris.join(str(config.evaluate.output), "sets", name)
+    update = {"dataset": result["dataset"], "split": result["split"], "output": output, "sets": {}}
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update=update)})
 
 
 def _name(config: Config, verb: str, result: Any) -> str | None:
