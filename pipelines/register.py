@@ -184,6 +184,7 @@ def _log(config: Config, digest: str) -> str:
                 code_paths=[os.path.dirname(mpc_model.__file__)],
                 signature=signature(Localizer.load(local)),
                 input_example=_example(),
+                metadata={"inputs": model_card.INPUTS},
                 pip_requirements=entry.requirements(registry.get_run(run_id).info.artifact_uri),
             )
             _make_portable(registry, logged.model_id)
@@ -239,7 +240,9 @@ def signature(model: Localizer) -> ModelSignature:
     """What the entry gives, and the parameters it takes, with this model's own defaults.
 
     No schema of inputs: MLflow's would put the images into a DataFrame, which fails for arrays, and refuse what it does
-    not foresee; the entry takes bytes, arrays and paths mixed, and answers for each by itself.
+    not foresee; the entry takes bytes, arrays and paths mixed, and answers for each by itself. With a schema from type
+    hints MLflow lets them through, and its server then refuses requests with dataframe_split, dataframe_records and
+    instances. The metadata of the entry, its example and its card say what it takes.
     """
     several, scores_image = model.spec.classes > 1, model.decoder is not None and scores_images(model.decoder)
     columns: dict[str, Any] = {

@@ -177,18 +177,18 @@ def trained_on(tags: Mapping[str, str]) -> list[TrainingDataset] | None:
 
 def walk(tags: Mapping[str, str]) -> list[str]:
     """From a version's tags back to where it came from, a line a step, for people."""
-    lines = [f"model {tags.get(MODEL, UNKNOWN)} from {tags.get('mpc.model_directory', UNKNOWN)}"]
+    lines = [f"model from {tags.get('mpc.model_directory', UNKNOWN)}, sha256 {tags.get(MODEL, UNKNOWN)}"]
     matches = map(re.compile(r"mpc\.([\w-]+)\.run_id").fullmatch, sorted(tags))
     for name in (match[1] for match in matches if match):
         run_id, location, step, config_sha256 = (
             tags.get(f"mpc.{name}.{key}", UNKNOWN) for key in ("run_id", "checkpoint", "step", "config_sha256")
         )
         lines.append(
-            f"{name} run {run_id}, step {step}, checkpoint {location};"
-            f" config {config_sha256} (lineage/{name}.yaml of the entry)"
+            f"{name}: step {step}, checkpoint {location}, config lineage/{name}.yaml of the entry;"
+            f" run {run_id}, sha256 of the config {config_sha256}"
         )
     datasets = trained_on(tags)
-    lines += [f"trained on {dataset['fingerprint']} at {dataset['uri']}" for dataset in datasets or []]
+    lines += [f"trained on {dataset['uri']}, fingerprint {dataset['fingerprint']}" for dataset in datasets or []]
     if datasets is None:
         lines.append("trained on: unknown")
     return [*lines, f"lineage {tags.get(STATUS, UNKNOWN)}"]

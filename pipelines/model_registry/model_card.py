@@ -6,7 +6,9 @@ It says what is known and, where something is not, that it is not: nothing in it
 from collections.abc import Mapping, Sequence
 
 from mpc_model.localizer import Localizer, ModelSpec
+from pipelines.artifacts.evaluation import Slice
 from pipelines.model_registry import lineage
+from pipelines.model_registry.baseline_gates import NAMES
 from pipelines.model_registry.version_metrics import AnyMetrics, ClassVersionMetrics, VersionMetrics
 
 FILE = "MODEL_CARD.md"
@@ -21,8 +23,14 @@ _PUBLIC = {
 }
 _PROTOCOL = (
     "F1 and IoU of the forged pixels of each image at the model's threshold, averaged over the forged images alone;"
-    " false alarms: the share of pixels called forged, averaged over the authentic images. `untrained` is the same"
-    " network with random weights; `none` is a mean over no images."
+    " false alarms: the share of pixels called forged, averaged over the authentic images; image AUC: authentic and"
+    " forged images told apart by their scores. `untrained` is the same network with random weights, `everything` a map"
+    " that calls every pixel forged, `constant` the best map that is the same for all images. In parentheses: 95%"
+    " intervals by a bootstrap over images. `none` is not defined, or was not measured."
+)
+INPUTS = (
+    "Takes images of any size: the bytes of image files, arrays (height, width, 3) of uint8 RGB, paths, file:// and s3://"
+    " URIs, or base64, alone, in a list, or as the column `image` of a table."
 )
 _CLASS_PROTOCOL = (
     "Metrics of all pixels of the test set together. Dice: its mean over the classes, background left out; mean IoU:"
@@ -68,9 +76,19 @@ def write(model: Localizer, tags: Mapping[str, str], evaluations: Sequence[AnyMe
         f"`{spec.backbone}` with head `{spec.head}`, {count:,} parameters. {size.capitalize()} go in, RGB / 255; the",
         *_output(spec),
         "",
+        INPUTS,
+        "",
         "## Metrics",
         "",
         *(_table(evaluations) if evaluations else ["None: it was not evaluated when this was written."]),
+        "",
+        "## Intended use and limits",
+        "",
+        _USE if spec.classes == 1 else _CLASS_USE,
+        "",
+        "## Licence of the weights",
+        "",
+        tags[LICENCE],
         "",
         "## Training",
         "",
@@ -79,16 +97,14 @@ def write(model: Localizer, tags: Mapping[str, str], evaluations: Sequence[AnyMe
     if datasets is None:
         lines.append("- data: unknown, so whether test images are among them is unknown, too")
     for dataset in datasets or []:
-        lines.append(f"- data: `{dataset['fingerprint']}` at {dataset['uri']}")
+        lines.append(f"- data: {dataset['uri']} (fingerprint `{dataset['fingerprint']}`)")
     if published:
         lines.append(
             f"- began as the public checkpoint {published['file']} ({published['kind']}, sha256"
             f" `{published['sha256'][:12]}`); what that was trained on is not recorded here"
         )
     lines += [f"- {line}" for line in lineage.walk(tags) if not line.startswith("trained on")]
-    use = _USE if spec.classes == 1 else _CLASS_USE
-    lines += ["", "## Intended use and limits", "", use, "", "## Licence of the weights", "", tags[LICENCE], ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def description(card: str) -> str:
@@ -116,23 +132,60 @@ def _table(evaluations: Sequence[AnyMetrics]) -> list[str]:
     if several := [metrics for metrics in evaluations if isinstance(metrics, ClassVersionMetrics)]:
         lines += _class_table(several)
     for metrics in evaluations:
-        of_one = isinstance(metrics, VersionMetrics)
-        threshold = f"; threshold {metrics.threshold}" if isinstance(metrics, VersionMetrics) else ""
-        lines.append(f"- {metrics.name} is `{metrics.fingerprint}` at {metrics.dataset}{threshold}")
-        if metrics.robustness:
-            degraded = ", ".join(f"{name} {_shown(value)}" for name, value in metrics.robustness.items())
-            lines.append(f"  - {'F1' if of_one else 'Dice'} under degradations: {degraded}")
-        lines += [f"  - doubt: {doubt}" for doubt in metrics.warnings]
+        threshold = f", threshold {metrics.threshold}" if isinstance(metrics, VersionMetrics) else ""
+        lines.append(f"- {metrics.short_name}: {metrics.dataset}{threshold}, fingerprint `{metrics.fingerprint}`")
+        lines += [f"  - {line}" for line in _details(metrics)]
     return lines
 
 
+def _details(metrics: AnyMetrics) -> list[str]:
+    """What the table has no room for, in words."""
+    of_one = metrics if isinstance(metrics, VersionMetrics) else None
+    lines = _against(of_one) if of_one else []
+    if metrics.robustness:
+        degraded = ", ".join(f"{name} {_shown(value)}" for name, value in metrics.robustness.items())
+        area = of_one.robustness_area if of_one else None
+        mean = "" if area is None else f"; mean area under the curves {area:.3f}"
+        lines.append(f"{'F1' if of_one else 'Dice'} under degradations: {degraded}{mean}")
+    if of_one and of_one.slices:
+        lines.append(f"weakest on: {'; '.join(map(_slice, of_one.slices))}")
+    lines += [f"a detector can cheat here, so the metrics may be too good: {said}" for said in metrics.shortcuts or []]
+    return [*lines, *(f"doubt: {doubt}" for doubt in metrics.warnings)]
+
+
+def _slice(one: Slice) -> str:
+    spread = f"{one['low']:.3f} to {one['high']:.3f}, {one['images']} images"
+    return f"{one['by']} {one['value']} F1 {one['f1']:.3f} ({spread})"
+
+
+def _against(metrics: VersionMetrics) -> list[str]:
+    """Which baselines the model is better than."""
+    better = [NAMES[name] for name, lead in metrics.against.items() if lead["low"] > 0]
+    others = [NAMES[name] for name, lead in metrics.against.items() if lead["low"] <= 0]
+    return [
+        f"with 95% confidence {words} than {', '.join(names)}"
+        for words, names in (("better", better), ("NOT better", others))
+        if names
+    ]
+
+
 def _forgery_table(evaluations: Sequence[VersionMetrics]) -> list[str]:
-    lines = [_PROTOCOL, "", "| test set | images | F1 | untrained | IoU | false alarms |", "|---|---|---|---|---|---|"]
+    titles = ("test set", "images", "F1", "untrained", "everything", "constant", "IoU", "image AUC", "false alarms")
+    lines = [_PROTOCOL, "", f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for metrics in evaluations:
-        cells = [_shown(value) for value in (metrics.f1, metrics.untrained, metrics.iou, metrics.false_alarm_rate)]
+        baselines = [_shown(value) for value in (metrics.untrained, metrics.everything_forged, metrics.constant_map)]
+        others = [_spread(metrics, name) for name in ("iou", "image_auc", "false_alarm_rate")]
+        cells = [_spread(metrics, "f1"), *baselines, *others]
         images = f"{metrics.forged_images} forged, {metrics.authentic_images} authentic"
-        lines.append(f"| {metrics.name} | {images} | {' | '.join(cells)} |")
+        lines.append(f"| {metrics.short_name} | {images} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _spread(metrics: VersionMetrics, name: str) -> str:
+    """A metric with its interval, where it has one."""
+    interval = metrics.intervals.get(name)
+    shown = _shown(getattr(metrics, name))
+    return f"{shown} ({interval['low']:.3f} to {interval['high']:.3f})" if interval else shown
 
 
 def _class_table(evaluations: Sequence[ClassVersionMetrics]) -> list[str]:
@@ -141,11 +194,11 @@ def _class_table(evaluations: Sequence[ClassVersionMetrics]) -> list[str]:
     for metrics in evaluations:
         values = (metrics.foreground_dice, metrics.untrained, metrics.mean_iou, metrics.volume_dice)
         hd95 = "none" if metrics.volume_hd95 is None else f"{metrics.volume_hd95:.2f}"
-        lines.append(f"| {metrics.name} | {' | '.join(map(_shown, values))} | {hd95} |")
+        lines.append(f"| {metrics.short_name} | {' | '.join(map(_shown, values))} | {hd95} |")
     lines.append("")
     for metrics in evaluations:
         of_classes = ", ".join(f"{name} {_shown(iou)}" for name, iou in metrics.by_class.items())
-        lines.append(f"IoU on {metrics.name}: {of_classes}")
+        lines.append(f"IoU on {metrics.short_name}: {of_classes}")
     return [*lines, ""]
 
 

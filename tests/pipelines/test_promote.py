@@ -133,7 +133,7 @@ def test_a_candidate_that_passes_becomes_champion_and_the_trail_says_so(
     assert store.client.get_registered_model(store.name).description == "ours"  # somebody wrote it
     said = capsys.readouterr().err
     assert "metrics: holds, on aaaaaaaaaaaa test: F1 0.6000 against 0.5000" in said
-    assert f"trained on {'f' * 64} at /no/longer/there" in said  # the way back from the version
+    assert f"trained on /no/longer/there, fingerprint {'f' * 64}" in said  # the way back from the version
     assert "not all data can be read from here" in said
 
 

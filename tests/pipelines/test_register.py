@@ -197,8 +197,11 @@ def test_the_card_says_what_is_known(config: Config, version: Any, figures: Any,
     assert version.description == model_card.description(card)
     fingerprint = Manifest.read(str(config.build.output)).fingerprint
     for fact in (
-        f"- data: `{fingerprint}` at {config.build.output}",
-        f"| {figures['test']['model']['f1']:.3f} | {figures['test']['untrained']['f1']:.3f} |",
+        f"- data: {config.build.output} (fingerprint `{fingerprint}`)",
+        f"| {figures['test']['model']['f1']:.3f} ({figures['test']['intervals']['f1']['low']:.3f} to ",
+        f") | {figures['test']['untrained']['f1']:.3f} | {figures['test']['everything_forged']['f1']:.3f} | ",
+        "with 95% confidence NOT better than",
+        "paths, file:// and s3:// URIs, or base64",
         "averaged over the forged images alone",
         f"half_size {figures['test']['robustness']['half_size']['f1']:.3f}",
         "doubt: the model was chosen by split 'validation'",

@@ -129,10 +129,12 @@ def test_tags_hold_the_lineage_and_are_walked_back(chain: Path) -> None:
     assert tags["mpc.finetune.config_sha256"] == hashlib.sha256((chain / "b" / "config.yaml").read_bytes()).hexdigest()
     assert lineage.trained_on(tags) == [{"uri": "/data/a", "fingerprint": "ab" * 32}]
     lines = lineage.walk(tags)
-    assert lines[0] == f"model {digest} from {directory}"
-    assert lines[1].startswith(f"finetune run {'f' * 32}, step 7, checkpoint {chain}/b/checkpoints/step-000000007;")
-    assert lines[2].startswith(f"pretrain run {RUN_IDS['pretrain']}, step 120,")
-    assert lines[3:] == [f"trained on {'ab' * 32} at /data/a", "lineage complete"]
+    assert lines[0] == f"model from {directory}, sha256 {digest}"
+    assert lines[1].startswith(f"finetune: step 7, checkpoint {chain}/b/checkpoints/step-000000007, config lineage/")
+    assert f"run {'f' * 32}, sha256 of the config {tags['mpc.finetune.config_sha256']}" in lines[1]
+    assert lines[2].startswith("pretrain: step 120,")
+    assert f"run {RUN_IDS['pretrain']}," in lines[2]
+    assert lines[3:] == [f"trained on /data/a, fingerprint {'ab' * 32}", "lineage complete"]
 
 
 @pytest.mark.parametrize("value", ["", "{}", '[{"uri": "/a"}]', '[{"uri": 1, "fingerprint": []}]'])

@@ -1,5 +1,8 @@
 """The model card says what is known, and where something is not known, that it is not."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 from support import tiny
 
@@ -34,11 +37,37 @@ def test_it_holds_the_model_its_metrics_its_data_and_its_licence() -> None:
     card = model_card.write(model, TAGS, [METRICS])
     count = sum(parameter.numel() for parameter in model.parameters())
     assert f"`hrformer_tiny` with head `mlp4`, {count:,} parameters. Images resized to 64 pixels a side go in" in card
-    assert "| aaaaaaaaaaaa test | 7 forged, 3 authentic | 0.512 | 0.100 | none | 0.250 |" in card
+    assert "| aaaaaaaaaaaa test | 7 forged, 3 authentic | 0.512 | 0.100 | none | none | none | none | 0.250 |" in card
     assert "  - F1 under degradations: jpeg70 0.400, half_size none" in card
     assert "  - doubt: the test images were trained on" in card
-    assert f"- data: `{'ab' * 32}` at /data/a" in card
-    assert card.rstrip().endswith("## Licence of the weights\n\nMIT")
+    assert f"- data: /data/a (fingerprint `{'ab' * 32}`)" in card
+    assert "## Licence of the weights\n\nMIT\n" in card
+
+
+def test_metrics_stand_with_intervals_beside_the_baselines_and_limits_before_hashes() -> None:
+    interval: Any = {"f1": {"low": 0.4, "high": 0.6}, "image_auc": {"low": 0.7, "high": 0.9}}
+    weakest: Any = [{"by": "forged area", "value": "below 1%", "images": 9, "f1": 0.05, "low": 0.0, "high": 0.1}]
+    lead: Any = {"difference": 0.2, "low": 0.1, "high": 0.3}
+    against: Any = {"untrained": lead, "constant_map": lead | {"low": -0.1}}
+    measured = dataclasses.replace(
+        METRICS,
+        **{"set_name": "coverage/test", "intervals": interval, "against": against, "slices": weakest},
+        **{"everything_forged": 0.2, "constant_map": 0.25, "image_auc": 0.8, "robustness_area": 0.3},
+        shortcuts=["forged images are PNG"],
+    )
+    card = model_card.write(tiny(), TAGS, [measured])
+    row = "| 0.512 (0.400 to 0.600) | 0.100 | 0.200 | 0.250 | none | 0.800 (0.700 to 0.900) | 0.250 |"
+    assert f"| coverage/test | 7 forged, 3 authentic {row}" in card
+    for line in (
+        f"- coverage/test: /data/b, threshold 0.5, fingerprint `{'a' * 64}`",
+        "  - with 95% confidence better than the untrained network",
+        "  - with 95% confidence NOT better than the best constant map",
+        "  - F1 under degradations: jpeg70 0.400, half_size none; mean area under the curves 0.300",
+        "  - weakest on: forged area below 1% F1 0.050 (0.000 to 0.100, 9 images)",
+        "  - a detector can cheat here, so the metrics may be too good: forged images are PNG",
+    ):
+        assert f"\n{line}\n" in card
+    assert card.index("never proof of forgery") < card.index("d" * 64)
 
 
 def test_a_model_of_several_classes_has_their_names_and_their_metrics() -> None:
