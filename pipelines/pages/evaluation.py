@@ -4,7 +4,7 @@ It is one file that needs no other. `mpc evaluate` writes it; `mpc view` makes i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,7 +16,15 @@ from pydantic import TypeAdapter
 
 from mpc_model.errors import UserError
 from pipelines.artifacts import evaluation
-from pipelines.artifacts.evaluation import PICTURES, ClassEvaluationMetrics, ClassSummary, EvaluationMetrics
+from pipelines.artifacts.evaluation import (
+    PICTURES,
+    ClassEvaluationMetrics,
+    ClassSummary,
+    EvaluationMetrics,
+    EvaluationOfSets,
+    PublishedRow,
+    Summary,
+)
 from pipelines.dataset import html
 from pipelines.pages import gallery, sections
 from pipelines.pages.sections import number, set_name, table
@@ -26,6 +34,7 @@ REPORT = "report.html"
 SHEET = "pictures.png"
 _METRICS = TypeAdapter(EvaluationMetrics)
 _CLASS_METRICS = TypeAdapter(ClassEvaluationMetrics)
+_OF_SETS = TypeAdapter(EvaluationOfSets)
 _ANY = TypeAdapter(dict[str, Any])
 M = TypeVar("M")
 _ROWS = 2048
@@ -60,8 +69,11 @@ def page(metrics: EvaluationMetrics, images: Images, sheet: bytes = b"") -> str:
     return _document(f"Evaluation: {name}", body, pictures or _sheet(sheet), bool(pictures))
 
 
-def page_of_sets(sets: Mapping[str, tuple[EvaluationMetrics, Images]]) -> str:
-    """The page of an evaluation of several sets, by name: a table of all, the parts of each, and one gallery."""
+def page_of_sets(
+    sets: Mapping[str, tuple[EvaluationMetrics, Images]], averages: Summary, published: Sequence[PublishedRow]
+) -> str:
+    """The page of an evaluation of several sets, by name: a table of all, what is published on them, the parts of each,
+    and one gallery."""
     count = sum(images.count for _, images in sets.values())
     threshold = next(metrics["threshold"] for metrics, _ in sets.values())
     pictures = gallery.section({name: images.pictured for name, (_, images) in sets.items()}, count, threshold)
@@ -69,6 +81,7 @@ def page_of_sets(sets: Mapping[str, tuple[EvaluationMetrics, Images]]) -> str:
         f"<h1>Evaluation of {len(sets)} sets</h1>",
         sections.sets_table({name: one for name, (one, _) in sets.items()}),
     ]
+    body += [sections.averages_table(averages), sections.published_table(published)]
     for name, (metrics, images) in sets.items():
         body.append(sections.boxed(f"{name}: why these metrics may be too good", metrics["warnings"], "bad"))
         parts = "".join(sections.sections(metrics, images.f1_by_kind))
@@ -136,7 +149,9 @@ def made(output: str) -> str:
     try:
         document = documents.parse(data, _ANY, finite=False)
         if isinstance(document.get("sets"), dict):
-            return page_of_sets({name: _one_set(uris.join(output, "sets", name)) for name in document["sets"]})
+            whole = documents.parse(data, _OF_SETS, finite=False)
+            sets = {name: _one_set(uris.join(output, "sets", name)) for name in whole["sets"]}
+            return page_of_sets(sets, whole["averages"], whole["published"])
         sheet = storage.read_if_there(uris.join(output, SHEET)) or b""
         if "classes" in document:
             return page_of_classes(_checked(data, _CLASS_METRICS), sheet)

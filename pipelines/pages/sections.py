@@ -15,6 +15,7 @@ from pipelines.artifacts.evaluation import (
     EvaluationMetrics,
     ImageLevel,
     Interval,
+    PublishedRow,
     Slice,
     Summary,
 )
@@ -77,6 +78,34 @@ def sets_table(sets: Mapping[str, EvaluationMetrics]) -> str:
     return table(head, rows)
 
 
+def averages_table(averages: Summary) -> str:
+    """Means over sets: weighted by their forged images, and one vote a set."""
+    rows = [
+        [title, number(averages.get(f"{key}_f1")), number(averages.get(f"{key}_iou"))]
+        for key, title in (("weighted", "weighted by forged images"), ("plain", "one vote a set"))
+    ]
+    return _section("Averages", table(("mean over the sets", "F1", "IoU"), rows)) if any(averages.values()) else ""
+
+
+def published_table(rows: Sequence[PublishedRow]) -> str:
+    """What is published on the same test sets; rows with a note are those of the model."""
+    if not rows:
+        return ""
+    head = ("set", "test set", "method", "trained on", "F1", "IoU", "source")
+    lines = [
+        f"<tr{' class=ours' if 'note' in row else ''}>"
+        + "".join(f"<td>{html.escape(text)}" for text in (row["set"], row["test_set"], row["method"], row["protocol"]))
+        + "".join(f"<td class=n>{number(value)}" for value in (row["f1"], row["iou"]))
+        + f"<td>{html.escape(row.get('note') or row['source'])}</tr>"
+        for row in rows
+    ]
+    names = "".join(f"<th{' class=n' if name in ('F1', 'IoU') else ''}>{name}" for name in head)
+    words = "<p class=dim>Only methods of one protocol, which is what they are trained on, can be compared.</p>"
+    return _section(
+        "Beside published metrics", f"<div class=wide><table><tr>{names}</tr>{''.join(lines)}</table></div>{words}"
+    )
+
+
 def sections(metrics: EvaluationMetrics, f1_by_kind: Mapping[str, npt.NDArray[np.int64]]) -> list[str]:
     """The parts of the page of one set, without its title and its gallery. `f1_by_kind` says of each kind of forgery
     how many images have an F1 in each of F1_BINS bins."""
@@ -107,6 +136,11 @@ def identity(metrics: EvaluationMetrics) -> str:
         f" {metrics['threshold']:.4g}, {precision}",
         f"fingerprint {metrics['fingerprint']}",
     ]
+    if choice := metrics.get("chosen_threshold"):
+        lines.append(
+            f"the threshold was chosen by the rule {choice['rule']} on {choice['images']:,} images of split"
+            f" {choice['split']} of {without_secrets(choice['dataset'])}"
+        )
     if compared:
         lines.append(
             f"against fp32, on {compared['images']} images, a probability differs by"
@@ -277,7 +311,7 @@ def _robustness_curve(curve: Curve) -> str:
         "F1",
         bounds=(0, 1),
         ticks=ticks[::step],
-        names=curve["names"],
+        names=[name or "as it is" for name in curve["names"]],
     )
     return f"{drawn}<p class=dim>F1 left on average: {left}</p>"
 

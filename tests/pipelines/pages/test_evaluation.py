@@ -28,6 +28,19 @@ CLASSES = {
 }
 
 
+AVERAGES = {"weighted_f1": 0.5, "weighted_iou": 0.4, "plain_f1": 0.25, "plain_iou": 0.125}
+PUBLISHED = [
+    {
+        "set": "casia", "test_set": "CASIA v1", "method": "MPC", "protocol": "large", "f1": 0.745, "iou": 0.686,
+        "source": "Lou et al.",
+    },
+    {
+        "set": "casia", "test_set": "CASIA v1", "method": "this model<b>", "protocol": "-", "f1": 0.61, "iou": 0.5,
+        "source": "", "note": "not trained on the same data",
+    },
+]  # fmt: skip
+
+
 def test_a_page_is_made_of_the_files_and_written_beside_them(tmp_path: Path) -> None:
     output = evaluated.write(tmp_path / "evaluate", [evaluated.row(number) for number in range(9)])
     assert evaluation.write(str(output)) == str(output / "report.html")
@@ -59,10 +72,15 @@ def test_several_sets_are_on_one_page(tmp_path: Path) -> None:
     for name in ("casia", "coverage"):
         evaluated.write(tmp_path / "sets" / name, [evaluated.row(1), evaluated.row(2)], name=name)
     sets = {name: evaluated.metrics() for name in ("casia", "coverage")}
-    (tmp_path / files.FILE_NAME).write_text(json.dumps({"sets": sets}))
+    (tmp_path / files.FILE_NAME).write_text(json.dumps({"sets": sets, "averages": AVERAGES, "published": PUBLISHED}))
     text = evaluation.made(str(tmp_path))
     assert "Evaluation of 2 sets" in text
     assert text.count("<details class=set>") == 2
+    words = Page(text).text
+    assert "weighted by forged images0.50000.4000one vote a set0.25000.1250" in words
+    assert "casiaCASIA v1MPClarge0.74500.6860Lou et al." in words
+    assert "casiaCASIA v1this model<b>-0.61000.5000not trained on the same data" in words
+    assert text.count("<tr class=ours>") == 1
     assert text.count("2 test images were trained on") == 4  # of each set, at the top and in its part
     assert '<option value="coverage">' in text
 

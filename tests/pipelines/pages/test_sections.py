@@ -41,6 +41,12 @@ def test_all_that_was_measured_is_there() -> None:
         assert expected in text, expected
 
 
+def test_how_the_threshold_was_chosen_is_said() -> None:
+    choice = {"rule": "best_f1", "value": 0.45, "dataset": "s3://b/d", "fingerprint": "ab" * 32, "split": "validation"}
+    text = text_of(sections.identity(evaluated.metrics(chosen_threshold={**choice, "images": 1200})))
+    assert "chosen by the rule best_f1 on 1,200 images of split validation of s3://b/d" in text
+
+
 def test_slices_come_worst_first() -> None:
     text = text_of(sections.slices(evaluated.metrics()["slices"]))
     assert text.index("up to 1%") < text.index("scans") < text.index("splice")
