@@ -39,6 +39,9 @@ def summary(output: Output) -> str:
         results = record.read(output.uri).results
     except MPCError as error:  # one damaged output does not hide the others
         return str(error)
+    if sets := results.get("sets"):
+        f1 = (results.get("averages") or {}).get("plain_f1")
+        return f"{len(sets)} sets" + (f", mean F1 {f1:.4f}" if f1 is not None else "")
     metrics = results.get("model") or {}
     if f1 := metrics.get("f1"):
         return f"F1 {f1:.4f} on {results.get('name') or results.get('split')}"
