@@ -100,6 +100,8 @@ class Site:
             alone = len(self.outputs) == 1 and not self.outputs[0].name
             content = outputs.page(self.outputs[0]) if alone else index.page(self.root, self.outputs).encode()
             return Answer(HTTPStatus.OK, _PAGE, content)
+        if path == "favicon.ico":  # browsers ask for it by themselves
+            return Answer(HTTPStatus.NO_CONTENT, "image/x-icon")
         for output in self.outputs:
             below = f"{output.name}/" if output.name else ""
             if path == output.name:

@@ -39,6 +39,8 @@ def summary(output: Output) -> str:
         results = record.read(output.uri).results
     except MPCError as error:  # one damaged output does not hide the others
         return str(error)
+    if "second" in results:
+        return f"{results['first']} against {results['second']}"
     if sets := results.get("sets"):
         f1 = (results.get("averages") or {}).get("plain_f1")
         return f"{len(sets)} sets" + (f", mean F1 {f1:.4f}" if f1 is not None else "")

@@ -69,6 +69,7 @@ def test_a_folder_has_an_index_and_each_output_its_page(port: int, workspace: Pa
     status, text, headers = ask(port, "/my%20tune/curves.png", "HEAD")
     assert (status, text, headers["content-type"]) == (200, "", "image/png")
     assert int(headers["content-length"]) == (workspace / "my tune" / "curves.png").stat().st_size
+    assert ask(port, "/favicon.ico")[:2] == (204, "")
     recorded.training(workspace / "finetune")
     assert "finetune" in ask(port, "/")[1]
     assert "Curves" in ask(port, "/finetune/")[1]

@@ -31,7 +31,7 @@ def test_what_came_out_is_said_by_command(built: Config, tmp_path: Path) -> None
     results = evaluated.metrics(pictures=[])
     evaluation = recorded.output(tmp_path / "e", "evaluate", **results)
     assert index.summary(Output("", str(evaluation), "evaluate", True)) == "F1 0.6100 on photos/test"
-    compared = recorded.output(tmp_path / "c", "compare", sets={"a": {}, "b": {}})
-    assert index.summary(Output("", str(compared), "compare", True)) == "2 sets"
+    compared = recorded.output(tmp_path / "c", "compare", first="A", second="B", sets=[], only_first=[], only_second=[])
+    assert index.summary(Output("", str(compared), "compare", True)) == "A against B"
     (evaluation / "record.json").write_text("{")
     assert "is damaged" in index.summary(Output("", str(evaluation), "evaluate", True))
