@@ -65,7 +65,8 @@ def compare(config: Config, a: str, b: str) -> ComparisonResult:
         result = cast(ComparisonResult, claimed.results)
     else:
         result = _compared(models, shared, config.compare.min_images)
-        storage.write_bytes(uris.join(output, page.REPORT), page.page(result).encode())
+        made = page.page(result, [_pictures(models, key, one) for key, one in zip(shared, result["sets"], strict=True)])
+        storage.write_bytes(uris.join(output, page.REPORT), made.encode())
         storage.write_bytes(uris.join(output, comparison.FILE_NAME), json.dumps(result, indent=1).encode())
         claimed.finish(**result)
     print("\n".join(lines(result)), flush=True)
@@ -262,6 +263,17 @@ def _named(found: Compared, rows: pa.Table) -> list[comparison.ComparedImage]:
         chosen = rows.filter(pc.is_in(rows["id"], value_set=pa.array(ids, pa.string())))
         keys |= dict(zip(chosen["id"].to_pylist(), chosen["key"].to_pylist(), strict=True))
     return [{"id": one.id, "key": keys[one.id], "first": one.first, "second": one.second} for one in found.most_apart]
+
+
+def _pictures(models: Sequence[_Model], key: Key, compared: ComparedSet) -> dict[str, list[bytes]]:
+    """Image, mask, and both maps of those of the listed images that both evaluations have pictures of, by id."""
+    ids = [one["id"] for one in compared["most_apart"]]
+    first, second = (model.sets[key].pictures(ids) if ids else {} for model in models)
+    return {
+        one: [*(first[one][name] for name in evaluation.PICTURES), second[one][evaluation.PICTURES[-1]]]
+        for one in ids
+        if one in first and one in second
+    }
 
 
 def verdict(found: Compared) -> str:

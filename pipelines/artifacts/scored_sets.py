@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +16,8 @@ from pipelines.artifacts import evaluation
 from pipelines.runtime import documents, storage, uris
 from pipelines.runtime.documents import Sha256
 
+Pictures = dict[str, bytes]
+"""The small pictures of an image by column: see `evaluation.PICTURES`."""
 NEEDED = ("id", "kind", "f1", "iou", "called_fraction")
 """Columns that every table of scores has."""
 Key = tuple[str, str, str]
@@ -31,6 +33,8 @@ class ScoredSet:
     key: Key
     digest: str
     read: Callable[[], pa.Table]
+    pictures: Callable[[Sequence[str]], dict[str, Pictures]] = lambda ids: {}
+    """Of those of some images that have pictures; a registered version carries none."""
 
 
 class _Metrics(TypedDict):
@@ -78,7 +82,20 @@ def _scored(name: str, folder: str, document: dict[str, Any]) -> ScoredSet:
         raise UserError(f"{folder} has no {evaluation.IMAGES}: an earlier version made it; run `mpc evaluate` again")
     key = metrics["fingerprint"], metrics["split"], metrics["precision"]
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    return ScoredSet(str(shown), key, digest, lambda: table(storage.read_bytes(location), location))
+    return ScoredSet(
+        str(shown),
+        key,
+        digest,
+        lambda: table(storage.read_bytes(location), location),
+        lambda ids: _pictures(storage.read_bytes(location), ids),
+    )
+
+
+def _pictures(data: bytes, ids: Sequence[str]) -> dict[str, Pictures]:
+    """The pictures of those of some images that have any, by id."""
+    columns = ["id", *evaluation.PICTURES]
+    rows = pq.read_table(storage.in_arrow(data), columns=columns, filters=[("id", "in", list(ids))]).to_pylist()
+    return {row.pop("id"): row for row in rows if all(row[name] for name in evaluation.PICTURES)}
 
 
 def table(data: bytes, location: str) -> pa.Table:

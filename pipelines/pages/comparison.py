@@ -10,8 +10,13 @@ REPORT = "comparison.html"
 _HEAD = ("A", "B", "B - A", "95% interval", "images", "shown")
 
 
-def page(result: ComparisonResult) -> str:
-    """The page of a comparison: self-contained HTML."""
+Pictures = Mapping[str, Sequence[bytes]]
+"""Image, mask, map of A and map of B (PNG or JPEG) by the id of an image."""
+
+
+def page(result: ComparisonResult, pictures: Sequence[Pictures] = ()) -> str:
+    """The page of a comparison: self-contained HTML. `pictures` has those of each set, of images that have any."""
+    of_sets = pictures or [{}] * len(result["sets"])
     only = [
         f"<p>Of {which} alone, not compared: {html.escape(', '.join(names))}</p>"
         for which, names in (("A", result["only_first"]), ("B", result["only_second"]))
@@ -23,13 +28,13 @@ def page(result: ComparisonResult) -> str:
         "<p class=dim>Differences are B minus A over the same images, with 95% intervals by a paired bootstrap over"
         " images. A difference is shown where its interval does not hold 0. Of twenty slices without any difference,"
         " one shows one by chance.</p>",
-        *(_set(one) for one in result["sets"]),
+        *(_set(one, some) for one, some in zip(result["sets"], of_sets, strict=True)),
         *only,
     ]
     return html.document("Comparison of two models", "".join(body))
 
 
-def _set(one: ComparedSet) -> str:
+def _set(one: ComparedSet, pictures: Pictures) -> str:
     left_out = f", {one['unmatched']} of one of the two alone left out" if one["unmatched"] else ""
     parts = [
         f"<h2>{html.escape(one['name'])}</h2>",
@@ -43,6 +48,7 @@ def _set(one: ComparedSet) -> str:
         parts += ["<h3>F1 by slice</h3>", _metrics("slice", slices)]
     if one["most_apart"]:
         parts += ["<h3>Images where F1 differs most</h3>", _images(one["most_apart"])]
+        parts += [_figures(image, pictures[image["id"]]) for image in one["most_apart"] if image["id"] in pictures]
     return "".join(parts)
 
 
@@ -71,3 +77,18 @@ def _images(images: Sequence[ComparedImage]) -> str:
         for one in images
     ]
     return table(("image", "F1 of A", "F1 of B", "B - A"), rows)
+
+
+def _figures(image: ComparedImage, pictures: Sequence[bytes]) -> str:
+    """The pictures of an image in one line."""
+    captions = ("image", "mask", f"map of A, F1 {image['first']:.3f}", f"map of B, F1 {image['second']:.3f}")
+    figures = [
+        f'<figure><img alt="{caption}" src="{html.embedded(_kind(file), file)}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for caption, file in zip(captions, pictures, strict=True)
+    ]
+    return f"<p><b>{html.escape(image['key'] or image['id'])}</b></p><div class=shown>{''.join(figures)}</div>"
+
+
+def _kind(file: bytes) -> str:
+    return "png" if file.startswith(b"\x89PNG") else "jpeg"

@@ -37,7 +37,11 @@ def written(folder: Path, f1: np.ndarray, ids: list[str] | None = None, **change
         row |= {"id": f"image-{number}" if ids is None else ids[number], "key": f"photos/{number}.jpg", "source": "s"}
         row |= {"kind": ("splice", "removal")[number % 2] if is_forged[number] else "authentic"}
         row |= {"height": 100, "width": 100 * (1 + number), "forged_fraction": 0.1 * is_forged[number], "pixels": 9}
-        row |= {"called_fraction": value / 2, "picture_image": b"not looked at", "degraded": [("jpeg70", 0.5)]}
+        row |= {
+            "called_fraction": value / 2,
+            **dict.fromkeys(evaluation.PICTURES, b"a picture"),
+            "degraded": [("jpeg70", 0.5)],
+        }
         if is_forged[number]:
             row |= {"f1": value, "iou": value / 2, "auc": 0.5, "centre_x": 0.5, "centre_y": 0.1}
         rows.append(row)
@@ -79,7 +83,9 @@ def test_the_better_model_is_named_with_an_interval(tmp_path: Path, capsys: pyte
     folder = next((tmp_path / "work" / "compare").iterdir())
     stored = json.loads((folder / "comparison.json").read_text())
     assert stored == json.loads(json.dumps(result))
-    assert one["verdict"] in (folder / "comparison.html").read_text()
+    page = (folder / "comparison.html").read_text()
+    assert one["verdict"] in page
+    assert page.count("<figure>") == 4 * len(one["most_apart"])
 
 
 def test_the_order_of_the_two_turns_the_verdict_round(tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def test_a_set_has_its_name_and_what_it_is_compared_by(tmp_path: Path) -> None:
     assert not set(evaluation.PICTURES) & set(one.read().schema.names)
 
 
+def test_pictures_are_those_of_the_images_that_have_all(tmp_path: Path) -> None:
+    folder, empty = written(tmp_path), dict.fromkeys(evaluation.IMAGES_SCHEMA.names)
+    files = {name: name.encode() for name in evaluation.PICTURES}
+    rows = [{**empty, "id": "a", **files}, {**empty, "id": "b"}, {**empty, "id": "c", **files}]
+    pq.write_table(pa.Table.from_pylist(rows, evaluation.IMAGES_SCHEMA), folder / evaluation.IMAGES)
+    (one,) = scored_sets.of_evaluation(str(folder))
+    assert one.pictures(["a", "b"]) == {"a": files}
+
+
 def test_a_table_without_a_column_or_with_one_of_another_type_is_damaged(tmp_path: Path) -> None:
     schema = evaluation.IMAGES_SCHEMA
     for damaged in (

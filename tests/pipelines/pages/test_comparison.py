@@ -42,6 +42,16 @@ def test_the_page_has_the_verdict_the_tables_and_the_images() -> None:
         assert expected in text
 
 
+def test_images_that_have_pictures_are_shown_with_both_maps() -> None:
+    pictures = {"7": [b"image", b"\x89PNG mask", b"map a", b"map b"]}
+    result = {"first": "/a", "second": "/b", "sets": [SET], "only_first": [], "only_second": []}
+    shown = Page(page(result, [pictures]))
+    sources = [str(values["src"]).partition(";")[0] for tag, values in shown.tags if tag == "img"]
+    assert sources == ["data:image/jpeg", "data:image/png", "data:image/jpeg", "data:image/jpeg"]
+    assert "imagemaskmap of A, F1 0.900map of B, F1 0.100" in shown.text
+    assert not any(tag == "img" for tag, _ in Page(page(result)).tags)
+
+
 def test_a_set_without_slices_and_without_images_that_differ_has_no_empty_tables() -> None:
     text = Page(
         page(
