@@ -78,14 +78,17 @@ class ImageScores:
 
     def _counted(self, bins: npt.NDArray[np.int64], is_forged: npt.NDArray[np.bool_], size: int) -> _Counts:
         """Images by kind and bin, as they are and in each replicate."""
-        of_images = np.array(self._keys, np.uint64)
-        counts = np.zeros((2, size, self.replicates + 1), np.int64)
-        for start in range(0, len(bins), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            drawn = weights_of(of_images[part], self.replicates)
-            ones = np.ones((len(drawn), 1), drawn.dtype)
-            np.add.at(counts, (is_forged[part].astype(int), bins[part]), np.hstack([ones, drawn]))
-        return counts
+        cells = is_forged * size + bins
+        order = np.argsort(cells)
+        cells, of_images = cells[order], np.array(self._keys, np.uint64)[order]
+        counts = np.zeros((2 * size, self.replicates + 1), np.int64)
+        for start in range(0, len(cells), _CHUNK):
+            part = cells[start : start + _CHUNK]
+            first = np.flatnonzero(np.diff(part, prepend=-1))  # of each cell
+            drawn = weights_of(of_images[start : start + _CHUNK], self.replicates)
+            counts[part[first], 1:] += np.add.reduceat(drawn, first, axis=0, dtype=np.int64)
+            counts[part[first], 0] += np.diff(first, append=len(part))
+        return counts.reshape(2, size, -1)
 
 
 def _bins(scores: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:

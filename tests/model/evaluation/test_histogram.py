@@ -37,3 +37,12 @@ def test_a_label_that_is_none_is_refused_wherever_it_is(label: int) -> None:
     mask[-1, -1], mask[0] = label, 255
     with pytest.raises(DataError, match="other than 0, 1 and 255"):
         histogram(np.zeros((3, 2), np.float32), mask)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (2, 40000), (1, 1)])
+def test_images_of_any_shape_are_counted_whole(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    levels, mask = rng.integers(0, 256, shape), rng.choice(np.array([0, 1, 255], np.uint8), shape)
+    counts = histogram((levels / 255).astype(np.float32), mask)
+    for label in (0, 1):
+        assert np.array_equal(counts[label], np.bincount(levels[mask == label], minlength=256))
