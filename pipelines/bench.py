@@ -56,6 +56,12 @@ def _serve(quick: bool, keep: Keep) -> Metrics:
     return {**serve.measure_serve(quick), "search": search.measure_search(quick)}
 
 
+def _evaluate(quick: bool, keep: Keep) -> Metrics:
+    from pipelines.benchmarks import evaluate
+
+    return evaluate.measure_evaluate(quick)
+
+
 def _gpu(quick: bool, keep: Keep) -> Metrics:
     from pipelines.benchmarks import gpu
 
@@ -67,6 +73,7 @@ GROUPS.add("build")(Group(_build))
 GROUPS.add("scheduling")(Group(_scheduling))
 GROUPS.add("train")(Group(_train))
 GROUPS.add("serve")(Group(_serve))
+GROUPS.add("evaluate")(Group(_evaluate))
 GROUPS.add("gpu")(Group(_gpu, packages=(), prints_itself=True))
 
 

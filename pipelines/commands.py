@@ -266,7 +266,9 @@ _TABLE = (
         config="none",
         arguments=(
             Argument(
-                "--group", "what to measure: build (default), scheduling, train, serve or gpu", {"default": "build"}
+                "--group",
+                "what to measure: build (default), scheduling, train, serve, evaluate, gpu",
+                {"default": "build"},
             ),
             Argument(
                 "--output",
