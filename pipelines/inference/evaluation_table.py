@@ -189,7 +189,7 @@ def _methods(metrics: EvaluationMetrics) -> Iterator[str]:
     if not names:
         return
     rows = [[NAMES[key], *(shown(one.get(name)) for name in names)] for key, one in summaries.items()]
-    yield from html.columns(["", *(_COLUMNS[name] for name in names)], rows)
+    yield from html.columns(["mean over images", *(_COLUMNS[name] for name in names)], rows)
     if {"best_f1", "permuted_f1"} & set(names):
         yield "* oracles: they look at the mask of each image"
 

@@ -229,7 +229,7 @@ def test_jobs_share_one_workspace_so_that_each_finds_what_the_last_one_left() ->
     registered = configs["register"].register_
     assert configs["promote"].promote.name == registered.name
     assert configs["promote"].promote.source == registered.alias
-    assert configs["predict"].predict.model == f"models:/{registered.name}@{registered.alias}"
+    assert configs["predict"].predict.model == f"models:/{registered.name}@{configs['promote'].promote.target}"
 
 
 def test_config_is_mounted_where_the_entrypoints_read_it() -> None:

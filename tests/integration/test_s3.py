@@ -30,6 +30,7 @@ def test_build_to_predict_in_a_bucket(swift: str, photos: Path, settings: list[s
             f"build.sources.0.location={swift}/photos",
             f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
             f"predict.input={swift}/photos",
+            "predict.model=models:/mpc-localizer@candidate",
         ],
     )
     with restarted_ray():

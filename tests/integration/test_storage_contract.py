@@ -119,7 +119,7 @@ names, folder, count = sys.argv[1:]
 def claim(name):
     for number in range(int(count)):
         if storage.create(f"{folder}/{number}", name.encode() * 100_000):
-            print(f"{name}{number}")
+            sys.stdout.write(f"{name}{number}\\n")  # in one piece, among threads
         assert len(storage.read_bytes(f"{folder}/{number}")) == 100_000, "half a file was seen"
 
 storage.exists(folder)

@@ -142,7 +142,7 @@ def test_prediction_writes_class_maps(trained: Config, tmp_path: Path) -> None:
     written = cv2.imread(str(tmp_path / "out" / "maps" / f"{stem}.png.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(written, labels)
     header, row = (tmp_path / "out" / "scores.csv").read_text().splitlines()
-    assert header == "image,map,height,width,share_background,share_left,share_right,error,note"
+    assert header == "image,map,height,width,share_background,share_left,share_right,error,note,model,version,alias"
     assert float(row.split(",")[5]) == pytest.approx((labels == 1).mean())
 
 
