@@ -92,6 +92,7 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
         raise UserError(f"evaluate.threshold is for models of one class, and {model} has {spec.classes}; leave it out")
     claimed = record.claim(output, "evaluate", identity, config.dump())
     if claimed.finished:
+        page.restore(output)
         reuse.say_evaluation(claimed.results, output)
         return cast(EvaluationResult, claimed.results)
     run = _Run(config, identity, localizer, manifest, reader, warnings, claimed.resumed)
@@ -100,9 +101,9 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
     for location in pictures:
         storage.write_bytes(location, outcome.sheet)
     storage.write_bytes(uris.join(output, evaluation.FILE_NAME), json.dumps(outcome.metrics, indent=1).encode())
+    page.write(output)
     claimed.finish(**outcome.metrics, pictures=pictures)
     score_store.clear(output)
-    page.write(output)
     evaluation_table.say(outcome.metrics, output)
     return cast(EvaluationResult, claimed.results)
 

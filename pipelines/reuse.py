@@ -246,7 +246,7 @@ def finished_evaluate(config: Config) -> dict[str, Any] | None:
     output = str(config.evaluate.output)
     dataset = str(config.evaluate.dataset)
     record = finished(output, "evaluate", lambda: evaluation_identity(config, Manifest.read(dataset)))
-    if record is None:
+    if record is None or not _has_page(output):
         return None
     say_evaluation(record.results, output)
     return record.results
@@ -259,12 +259,17 @@ def _finished_sets(config: Config) -> dict[str, Any] | None:
     if any(one.source for one in sets.values()):
         return None
     record = finished(output, "evaluate", lambda: sets_identity(config))
-    if record is None:
+    if record is None or not all(map(_has_page, [output, *(uris.join(output, "sets", name) for name in sets)])):
         return None
     for name, metrics in record.results["sets"].items():
         say_evaluation(metrics, uris.join(output, "sets", name))
     evaluation_table.say_sets(cast(EvaluationOfSets, record.results), output)
     return record.results
+
+
+def _has_page(output: str) -> bool:
+    """Whether an evaluation has its page. One of an earlier version gets it now."""
+    return storage.exists(uris.join(output, "report.html"))
 
 
 def say_evaluation(results: Any, output: str) -> None:

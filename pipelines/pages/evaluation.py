@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from mpc_model.errors import UserError
+from mpc_model.errors import InfrastructureError, UserError
 from pipelines.artifacts import evaluation
 from pipelines.artifacts.evaluation import (
     PICTURES,
@@ -28,7 +28,7 @@ from pipelines.artifacts.evaluation import (
 from pipelines.dataset import html
 from pipelines.pages import gallery, sections
 from pipelines.pages.sections import number, set_name, table
-from pipelines.runtime import documents, storage, uris
+from pipelines.runtime import console, documents, storage, uris
 
 REPORT = "report.html"
 SHEET = "pictures.png"
@@ -172,6 +172,19 @@ def write(output: str) -> str:
     location = uris.join(output, REPORT)
     storage.write_bytes(location, made(output).encode())
     return location
+
+
+def restore(output: str) -> None:
+    """Write the page of a finished evaluation that has none: an earlier version made it, or the page was deleted.
+
+    The metrics are there without it, so what goes wrong is a warning: the output may be one that can only be read.
+    """
+    if storage.exists(uris.join(output, REPORT)):
+        return
+    try:
+        write(output)
+    except (UserError, InfrastructureError) as error:
+        console.warn(f"evaluate: the page is not written: {error}")
 
 
 def _one_set(output: str) -> tuple[EvaluationMetrics, Images]:

@@ -23,6 +23,8 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.evaluate import _Run, _score_all, evaluate
 from pipelines.inference import image_report
+from pipelines.pages import evaluation as page
+from pipelines.runtime import storage
 
 
 def test_the_figures_are_those_of_the_protocol(trained: Config) -> None:
@@ -82,6 +84,12 @@ def test_the_untrained_network_is_scored_once(
     assert file.stat().st_mtime_ns == before
     for name in ("metrics.json", IMAGES):
         assert (tmp_path / name).read_bytes() == Path(str(trained.evaluate.output), name).read_bytes()
+    report = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()  # as of an evaluation of an earlier version
+    assert reuse.finished_evaluate(again) is None
+    evaluate(again)
+    assert (tmp_path / "report.html").read_bytes() == report
+    assert reuse.finished_evaluate(again) is not None
 
 
 def test_an_evaluation_in_bf16_says_what_that_changes(
@@ -111,7 +119,9 @@ def test_an_evaluation_in_bf16_says_what_that_changes(
         evaluate(recipe.revised(trained, *(change for change in changes if "precision" not in change)))
 
 
-def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path, tmp_path: Path) -> None:
+def test_authentic_images_alone_give_false_alarms(
+    trained: Config, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "authentic").symlink_to(photos)
     source = {"name": "clean", "layout": "pairs", "location": str(tmp_path / "in"), "split": "test", "limit": 4}
@@ -120,7 +130,13 @@ def test_authentic_images_alone_give_false_alarms(trained: Config, photos: Path,
     config = recipe.load(None, overrides)
     manifest = build(config)
     assert (manifest.splits["test"].samples, manifest.splits["test"].forged) == (4, 0)
+    with monkeypatch.context() as patched:  # an evaluation without its page is not finished
+        patched.setattr(page, "write", lambda output: storage.read_bytes(f"{output}/missing"))
+        with pytest.raises(UserError, match="missing"):
+            evaluate(config)
+    assert not record.read(str(config.evaluate.output)).finished
     found = evaluate(config)
+    assert Path(str(config.evaluate.output), "report.html").exists()
     summary = found["model"]
     assert (summary["f1"], summary["iou"], summary["precision"], summary["recall"]) == (None, None, None, None)
     assert (summary["forged_images"], summary["authentic_images"]) == (0, 4)

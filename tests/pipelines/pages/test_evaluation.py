@@ -52,6 +52,21 @@ def test_a_page_is_made_of_the_files_and_written_beside_them(tmp_path: Path) -> 
     assert text == evaluation.made(str(output))
 
 
+def test_a_page_that_is_missing_is_made_and_a_damaged_file_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = evaluated.write(tmp_path, [evaluated.row(1)])
+    evaluation.restore(str(output))
+    assert (output / "report.html").read_text() == evaluation.made(str(output))
+    (output / "report.html").write_text("as it was")
+    evaluation.restore(str(output))
+    assert (output / "report.html").read_text() == "as it was"
+    (output / "report.html").unlink()
+    (output / "metrics.json").write_text("{")
+    evaluation.restore(str(output))
+    assert "the page is not written: " in capsys.readouterr().err
+
+
 def test_images_are_counted_by_kind_and_only_those_with_pictures_are_rows(tmp_path: Path) -> None:
     without = {**evaluated.row(2), **dict.fromkeys(files.PICTURES)}
     perfect = {**evaluated.row(3), "f1": 1.0}
