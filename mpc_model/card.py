@@ -76,6 +76,9 @@ def check_card(card: object) -> Card:
         raise ValueError("card.published lacks file, sha256 or kind")
     if not isinstance(trained_on, list) or not all(_has_texts(entry, "uri", "fingerprint") for entry in trained_on):
         raise ValueError("card.trained_on is no list of uri and fingerprint")
+    chosen: dict[str, Any] | None = card.get("chosen_threshold")
+    if "chosen_threshold" in card and not _has_texts(chosen, "rule", "dataset", "fingerprint", "split"):
+        raise ValueError("card.chosen_threshold lacks rule, dataset, fingerprint or split")
     if "image_threshold" in card and not isinstance(card["image_threshold"], int | float):
         raise ValueError("card.image_threshold is no number")
     return cast(Card, card)

@@ -88,6 +88,7 @@ def of_settings(settings: object, **changes: object) -> Callable[[str], str]:
         (edited(card=None), "card is no object"),
         (edited(card={"published": None}), "card.published lacks"),
         (edited(card={"published": {"file": "a", "sha256": "b", "kind": 3}}), "card.published lacks"),
+        (edited(card={"chosen_threshold": {"rule": "best_f1"}}), "card.chosen_threshold lacks"),
         (edited(card={"trained_on": "all"}), "card.trained_on is no list"),
         (edited(card={"trained_on": [{"uri": 1, "fingerprint": "a"}]}), "card.trained_on is no list"),
         (spec(more=1), "incomplete or altered"),

@@ -119,3 +119,21 @@ def test_what_two_datasets_share_comes_in_pairs(sets: dict[str, Any]) -> None:
     assert len(none) == 0
     itself, _ = leakage.shared(*sets["apart"], sets["apart"][0])
     assert len(itself) == sets["apart"][1].splits["test"].samples == 2
+
+
+def test_images_that_the_threshold_was_chosen_on_are_no_test(sets: dict[str, Any]) -> None:
+    def card(name: str, split: str, *others: tuple[str, str]) -> Any:
+        uri, manifest = sets[name]
+        chosen = {"rule": "best_f1", "dataset": uri, "fingerprint": manifest.fingerprint, "split": split}
+        return {**trained_on(*others), "chosen_threshold": chosen}
+
+    overlap, apart = sets["overlap"], sets["apart"]
+    (same,) = leakage.warnings(card("overlap", "test"), *overlap, "test")
+    assert same.startswith("the threshold of the model was chosen on split 'test' of this very dataset")
+    assert leakage.warnings(card("overlap", "validation"), *overlap, "test") == []
+    (shared,) = leakage.warnings(card("train", "train"), *overlap, "test")
+    assert "images are in the data that the threshold of the model was chosen on" in shared
+    assert leakage.warnings(card("train", "train"), *apart, "test") == []
+    train = sets["train"][0], sets["train"][1].fingerprint
+    (once,) = leakage.warnings(card("train", "train", train), *overlap, "test")
+    assert "it was trained on or chosen by" in once
