@@ -104,6 +104,13 @@ class Comparison:
         )
 
 
+def verdict(low: float, high: float, images: float | None) -> str:
+    """What the 95% interval of a lead over so many images shows, in words; of fewer than FEW_IMAGES nothing."""
+    if (images or 0) < FEW_IMAGES:
+        return f"too few images to tell ({images or 0:.0f}, {FEW_IMAGES} at least)"
+    return "better" if low > 0 else "worse" if high < 0 else "no difference is shown"
+
+
 def _both(pair: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     return (None, None) if None in pair else pair
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from typing_extensions import TypeIs
 
+from mpc_model.evaluation import comparison
 from pipelines.artifacts.evaluation import (
     BASELINES,
     AgainstFp32,
@@ -206,7 +207,7 @@ def _span(interval: Interval) -> str:
 
 def _against(metrics: EvaluationMetrics) -> Iterator[str]:
     for name, one in metrics.get("against", {}).items():
-        verdict = "better" if one["low"] > 0 else "worse" if one["high"] < 0 else "no difference is shown"
+        verdict = comparison.verdict(one["low"], one["high"], metrics["model"]["forged_images"])
         span = f"{one['low']:+.3f} to {one['high']:+.3f}"
         yield f"against {NAMES.get(name, name)}: F1 {one['difference']:+.3f} ({span}): {verdict}"
 

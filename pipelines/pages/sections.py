@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.evaluation import comparison
 from pipelines.artifacts.evaluation import (
     BASELINES,
     Calibration,
@@ -25,7 +26,7 @@ from pipelines.runtime.uris import without_secrets
 
 F1_BINS = 20
 _METRICS = {
-    "f1": ("pixel F1", "at the threshold of the model, mean over forged images: the published protocol"),
+    "f1": ("pixel F1", "at the threshold of the model, mean over forged images; at 0.5 the published protocol"),
     "iou": ("pixel IoU", "the same"),
     "precision": ("precision", "of the pixels called forged, the share that is"),
     "recall": ("recall", "of the forged pixels, the share that is called forged"),
@@ -212,7 +213,7 @@ def against(metrics: EvaluationMetrics) -> str:
     rows = []
     for name in BASELINES:
         if one := metrics.get("against", {}).get(name):
-            verdict = "better" if one["low"] > 0 else "worse" if one["high"] < 0 else "no difference is shown"
+            verdict = comparison.verdict(one["low"], one["high"], metrics["model"]["forged_images"])
             rows.append(
                 [_BASELINES[name], f"{one['difference']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}", verdict]
             )

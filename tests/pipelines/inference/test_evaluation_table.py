@@ -44,6 +44,7 @@ def test_intervals_leads_images_and_slices_are_shown_where_they_were_measured() 
         evaluation_table.table(
             metrics(
                 name="coverage/test",
+                model={**metrics()["model"], "forged_images": 10},
                 intervals={"f1": {"low": 0.4, "high": 0.6}, "image_auc": {"low": 0.7, "high": 0.8}},
                 against={
                     "untrained": {"difference": 0.125, "low": 0.1, "high": 0.15},
@@ -71,6 +72,12 @@ def test_intervals_leads_images_and_slices_are_shown_where_they_were_measured() 
     ):
         assert line in text
     assert "kind: k5" not in text
+
+
+def test_few_images_show_nothing() -> None:
+    lead = {"untrained": {"difference": 0.125, "low": 0.1, "high": 0.15}}
+    text = "\n".join(evaluation_table.table(metrics(against=lead)))
+    assert "against the same network, untrained: F1 +0.125 (+0.100 to +0.150): too few images to tell (1, 10 at" in text
 
 
 @pytest.mark.parametrize(
