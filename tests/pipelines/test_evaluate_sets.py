@@ -82,6 +82,9 @@ def test_the_published_table_is_shown_for_public_sets_alone(sets: Config, found:
     assert by_method["TruFor", "large"] == 0.696
     assert by_method["MPC", "small"] == 0.448
     assert published_rows(found["sets"], {"trained_on": []})[0]["note"] == "not trained on the same data"
+    other = {"casia1": {**found["sets"]["casia1"], "threshold": 0.45}}
+    note = "not trained on the same data; at threshold 0.45, not 0.5"
+    assert published_rows(other, {"trained_on": []})[0]["note"] == note
 
 
 def test_sets_that_are_finished_are_not_scored_again(
