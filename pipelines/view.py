@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import webbrowser
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
@@ -89,7 +90,11 @@ class Site:
     def answer(self, target: str) -> Answer:
         """The answer to a request of a path. Failures of storage, and damaged files, are pages that say so."""
         try:
-            return self._answer(uris.written(os.fsdecode(unquote_to_bytes(urlsplit(target).path))).removeprefix("/"))
+            path = os.fsdecode(unquote_to_bytes(urlsplit(target).path))
+        except ValueError:  # such as http://[
+            return _error(HTTPStatus.BAD_REQUEST, "the address cannot be read")
+        try:
+            return self._answer(uris.written(path).removeprefix("/"))
         except MPCError as error:
             console.warn(f"view: {without_secrets(str(error))}")
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
@@ -159,7 +164,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _answer(self) -> Answer:
-            if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in HOSTS:
+            if not _is_own(self.headers.get_all("Host", [])):
                 return _error(HTTPStatus.MISDIRECTED_REQUEST, f"pages are served at {HOSTS[0]} alone")
             return site.answer(self.path)
 
@@ -182,6 +187,14 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             console.debug(f"view: {uris.printable(format % values)}")
 
     return Handler
+
+
+def _is_own(hosts: Sequence[str]) -> bool:
+    """Whether a request names this machine, once, by one of HOSTS."""
+    try:
+        return [urlsplit(f"//{host}").hostname for host in hosts] in [[host] for host in HOSTS]
+    except ValueError:  # such as [
+        return False
 
 
 def _headers(answer: Answer, length: int) -> dict[str, str]:

@@ -65,7 +65,7 @@ function chosen() {
         (state.high === "" || (row.f1 !== null && row.f1 <= Number(state.high))) &&
         words.every((word) => row.key.toLowerCase().includes(word)),
     )
-    .sort((a, b) => (SORTS[state.sort] ?? view.order)(a, b) || a.place - b.place);
+    .sort((a, b) => (Object.hasOwn(SORTS, state.sort) ? SORTS[state.sort] : view.order)(a, b) || a.place - b.place);
 }
 
 function render() {
@@ -250,7 +250,7 @@ function show(before) {
 function readAddress() {
   const words = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   Object.assign(state, DEFAULTS, words);
-  if (!(state.view in VIEWS)) state.view = DEFAULTS.view;
+  if (!Object.hasOwn(VIEWS, state.view)) state.view = DEFAULTS.view;
   if (!words.view && !rows.some(VIEWS[state.view].has)) state.view = "all"; // no forged image
   show(null);
   if ("view" in words || state.image) document.getElementById("gallery").scrollIntoView();

@@ -1,7 +1,8 @@
 """The page of a folder of outputs: a line for each, the newest first, with what came out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 from mpc_model.errors import MPCError
@@ -40,13 +41,13 @@ def summary(output: Output) -> str:
     except MPCError as error:  # one damaged output does not hide the others
         return str(error)
     if "second" in results:
-        return f"{results['first']} against {results['second']}"
+        verdicts = "; ".join(f"{one['name']}: {one['verdict']}" for one in results["sets"])
+        return f"{results['first']} against {results['second']}" + (f"; {verdicts}" if verdicts else "")
     if sets := results.get("sets"):
         f1 = (results.get("averages") or {}).get("plain_f1")
         return f"{len(sets)} sets" + (f", mean F1 {f1:.4f}" if f1 is not None else "")
-    metrics = results.get("model") or {}
-    if f1 := metrics.get("f1"):
-        return f"F1 {f1:.4f} on {results.get('name') or results.get('split')}"
+    if output.verb == "evaluate":
+        return _evaluation(results)
     if history := results.get("history"):
         last = ", ".join(f"{name} {value:.4f}" for name, value in history[-1].items() if name != "train_loss")
         return f"{len(history)} epochs; last: {last}" if last else f"{len(history)} epochs"
@@ -55,6 +56,16 @@ def summary(output: Output) -> str:
     if best := results.get("best"):
         return f"best: trial {best['number']}" if isinstance(best, dict) else ""
     return ""
+
+
+def _evaluation(results: Mapping[str, Any]) -> str:
+    """F1, or the false alarms where no image is forged, or Dice of several classes; empty while it is not finished."""
+    metrics = results.get("model") or {}
+    metrics = {**metrics, **metrics.get("dataset_level", {})}
+    names = {"f1": "F1", "false_alarm_rate": "no forged images, false alarms", "foreground_dice": "Dice"}
+    found = ((title, metrics.get(name)) for name, title in names.items())
+    words = next((f"{title} {value:.4f}" for title, value in found if value is not None), "")
+    return words and f"{words} on {results.get('name') or results.get('split')}"
 
 
 def _time(changed: int) -> str:

@@ -55,7 +55,7 @@ def find(root: str) -> list[Output]:
         elif folder.endswith("/shards") or folder == "shards":
             changed.setdefault(folder.removesuffix("shards").rstrip("/"), stamp.mtime_ns)
     outer = [name for name in changed if not any(name.startswith(f"{other}/") for other in changed)]
-    outputs = [_recognised(uris.join(root, name), name, changed[name]) for name in outer]
+    outputs = [_listed(uris.join(root, name), name, changed[name]) for name in outer]
     if not outputs:
         raise UserError(
             f"there is nothing to view at {root}: it is no output of a command, and none is in it; name an output, such"
@@ -72,6 +72,14 @@ def page(output: Output) -> bytes:
     if output.verb not in _MADE or not (output.finished or output.verb in _WHILE_IT_RUNS):
         return _files_page(output).encode()
     return _MADE[output.verb](output.uri).encode()
+
+
+def _listed(uri: str, name: str, changed: int) -> Output | None:
+    """An output of a folder. One whose record is damaged is listed, too: it does not hide the others."""
+    try:
+        return _recognised(uri, name, changed)
+    except UserError:
+        return Output(name, uri, "unknown", False, changed)
 
 
 def _recognised(uri: str, name: str, changed: int = 0) -> Output | None:

@@ -96,6 +96,14 @@ def test_only_this_machine_asks_under_its_own_name_and_only_reads(port: int) -> 
     assert ask(port, "/", host="evil.example")[0] == 421
     assert ask(port, "/", host=f"127.0.0.1.evil.example:{port}")[0] == 421
     assert ask(port, "/", host="localhost:9000")[0] == 200  # through a tunnel
+    assert ask(port, "/", host="[")[0] == 421
+    for request, status in (
+        ("GET http://[/ HTTP/1.1\r\nHost: localhost", "400"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "421"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+            connection.sendall(f"{request}\r\nConnection: close\r\n\r\n".encode())
+            assert connection.recv(64).decode().startswith(f"HTTP/1.1 {status} ")
     assert ask(port, "/", method="POST")[0] == 501
     headers = ask(port, "/")[2]
     assert headers["content-security-policy"].startswith("default-src 'none'")

@@ -31,6 +31,12 @@ def test_what_came_out_is_said_by_command(built: Config, tmp_path: Path) -> None
     results = evaluated.metrics(pictures=[])
     evaluation = recorded.output(tmp_path / "e", "evaluate", **results)
     assert index.summary(Output("", str(evaluation), "evaluate", True)) == "F1 0.6100 on photos/test"
+    for model, words in (
+        ({**results["model"], "f1": 0.0}, "F1 0.0000 on photos/test"),
+        ({"f1": None, "false_alarm_rate": 0.25}, "no forged images, false alarms 0.2500 on photos/test"),
+    ):
+        recorded.output(evaluation, "evaluate", **evaluated.metrics(pictures=[], model=model))
+        assert index.summary(Output("", str(evaluation), "evaluate", True)) == words
     compared = recorded.output(tmp_path / "c", "compare", first="A", second="B", sets=[], only_first=[], only_second=[])
     assert index.summary(Output("", str(compared), "compare", True)) == "A against B"
     (evaluation / "record.json").write_text("{")

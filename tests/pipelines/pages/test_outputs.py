@@ -10,7 +10,7 @@ from html_page import Page
 from support import tree
 
 from mpc_model.errors import UserError
-from pipelines.pages import outputs
+from pipelines.pages import index, outputs
 from pipelines.pages.outputs import Output
 
 
@@ -61,6 +61,16 @@ def test_the_page_that_an_output_has_is_shown_as_it_is(tmp_path: Path) -> None:
 def test_a_command_of_a_later_version_has_a_page_of_its_files(tmp_path: Path) -> None:
     (known,) = outputs.find(str(recorded.output(tmp_path, "of-later")))
     assert "This output has no page." in Page(outputs.page(known).decode()).text
+
+
+def test_a_damaged_record_does_not_hide_the_other_outputs(workspace: Path) -> None:
+    (workspace / "finetune" / "record.json").write_text("{")
+    found = outputs.find(str(workspace))
+    assert [(one.name, one.verb) for one in found if one.verb in ("unknown", "tune")] == [
+        ("finetune", "unknown"),
+        ("deep/tune", "tune"),
+    ]
+    assert "record.json is damaged" in index.page(str(workspace), found)
 
 
 def test_a_place_without_outputs_is_refused(tmp_path: Path) -> None:
