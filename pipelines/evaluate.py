@@ -60,8 +60,16 @@ def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult | Evalu
     """Evaluate `evaluate.model` on a split, or on each of `evaluate.sets`; see `evaluate_one`."""
     if not config.evaluate.sets:
         return evaluate_one(config)
-    card = load_model(str(config.evaluate.model)).card
-    return evaluate_sets(config, card, evaluate_one)
+    settings, model = config.evaluate, str(config.evaluate.model)
+    for name in settings.robustness:
+        degradation(name)
+    localizer = load_model(model)
+    require_head(localizer, model)
+    if localizer.spec.classes > 1:
+        raise UserError("evaluate.sets is for models of one class; evaluate each dataset of classes by itself")
+    if settings.volumes:
+        raise UserError(f"evaluate.volumes is for models of several classes, and {model} has one; leave it out")
+    return evaluate_sets(config, localizer.card, evaluate_one)
 
 
 def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:

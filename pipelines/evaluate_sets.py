@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from mpc_model.card import Card
-from mpc_model.errors import UserError
 from mpc_model.evaluation import published
 from mpc_model.evaluation.metrics import average_over_sets
 from pipelines import reuse
@@ -22,9 +21,11 @@ from pipelines.artifacts.evaluation import (
     PublishedRow,
     Summary,
 )
-from pipelines.config.build import BuildConfig, ViewsConfig
+from pipelines.config.build import BuildConfig, SourceConfig, ViewsConfig
 from pipelines.config.root import Config
+from pipelines.dataset import classes as dataset_classes
 from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.reader import ShardReader
 from pipelines.inference import evaluation_table
 from pipelines.pages import evaluation as page
 from pipelines.runtime import console, storage, uris
@@ -39,18 +40,18 @@ def evaluate_sets(config: Config, card: Card, evaluate_one: EvaluateOne) -> Eval
     """Evaluate each set by `evaluate_one`, write what they have in common, and return it. `card` is the model's."""
     output, sets = str(config.evaluate.output), config.evaluate.sets
     of_sets = {name: reuse.set_config(config, name) for name in sets}
+    if not storage.exists(uris.join(output, record.RECORD)):
+        _check(config)
     claimed = record.claim(output, "evaluate", reuse.sets_identity(config), config.dump())
     for name, one in sets.items():
         if one.source:
             console.say(f"evaluate: set {name} is built from its source")
-            _build(config, name)
+            _build(config, name, one.source)
     results: dict[str, EvaluationMetrics] = {}
     for name, of_set in of_sets.items():
         console.say(f"evaluate: set {name}")
-        metrics = evaluate_one(of_set)
-        if "classes" in metrics:
-            raise UserError("evaluate.sets is for models of one class; evaluate each dataset of classes by itself")
-        results[name] = cast(EvaluationMetrics, {key: value for key, value in metrics.items() if key != "pictures"})
+        metrics = evaluate_one(of_set).items()
+        results[name] = cast(EvaluationMetrics, {key: value for key, value in metrics if key != "pictures"})
     document: EvaluationOfSets = {
         "sets": results,
         "averages": _averages(results),
@@ -67,19 +68,36 @@ def evaluate_sets(config: Config, card: Card, evaluate_one: EvaluateOne) -> Eval
     return document
 
 
-def _build(config: Config, name: str) -> None:
-    """The pixel dataset of a source: its canonical views alone, all in the split test."""
-    from pipelines.build import build  # a set that is a dataset needs no layouts
+def _check(config: Config) -> None:
+    """UserError or DataError for a set that cannot be evaluated. A claimed output would refuse the sets put right."""
+    from pipelines.ingest import listing  # a set that is a dataset needs no layouts
 
-    source = config.evaluate.sets[name].source
-    assert source
-    section = BuildConfig(
+    for name, one in config.evaluate.sets.items():
+        if one.source:
+            listing.list_all(_build_config(config, name, one.source), config.seed)
+        else:
+            dataset = str(one.dataset)
+            manifest = Manifest.read(dataset)
+            dataset_classes.require(dataset, manifest, 1, (), str(config.evaluate.model), "leave the set out")
+            ShardReader(dataset, manifest, one.split)
+            manifest.require_labels(dataset, [one.split], "evaluate")
+
+
+def _build(config: Config, name: str, source: SourceConfig) -> None:
+    """The pixel dataset of a source."""
+    from pipelines.build import build
+
+    build(config.model_copy(update={"build": _build_config(config, name, source)}))
+
+
+def _build_config(config: Config, name: str, source: SourceConfig) -> BuildConfig:
+    """How a source is built: its canonical views alone, all in the split test."""
+    return BuildConfig(
         sources=[source.model_copy(update={"split": "test"})],
         views=ViewsConfig(policy="light", count=0),
         output=uris.join(str(config.evaluate.output), "datasets", name),
         max_reject_fraction=config.build.max_reject_fraction,
     )
-    build(config.model_copy(update={"build": section}))
 
 
 def _averages(sets: Mapping[str, EvaluationMetrics]) -> Summary:

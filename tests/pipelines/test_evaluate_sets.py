@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import tiny
 
-from mpc_model.errors import UserError
+from mpc_model.errors import MPCError, UserError
 from mpc_model.evaluation.metrics import average_over_sets
 from pipelines import reuse
 from pipelines.artifacts import record
@@ -133,3 +133,18 @@ def test_sets_that_cannot_be_are_refused_in_one_line(sets: str, words: str) -> N
     with pytest.raises(UserError, match=words) as error:
         recipe.load(None, [f"evaluate.sets={sets}"])
     assert "\n" not in str(error.value)
+
+
+def test_a_set_that_cannot_be_evaluated_claims_no_output(built: Config, tmp_path: Path) -> None:
+    tiny().save(tmp_path / "model")
+    keys = [f"workspace={tmp_path}/ws", f"evaluate.model={tmp_path}/model", f"evaluate.output={tmp_path}/out"]
+    first = f"a: {{dataset: {built.build.output}}}"
+    for second, words in (
+        (f"b: {{source: {{layout: pairs, location: {tmp_path}/missing}}}}", "nothing found at"),
+        (f"b: {{source: {{layout: pears, location: {tmp_path}}}}}", "pears"),
+    ):
+        with pytest.raises(MPCError, match=words):
+            evaluate(recipe.load(None, [*keys, f"evaluate.sets={{{first}, {second}}}"]))
+    with pytest.raises(UserError, match="unknown degradation"):
+        evaluate(recipe.load(None, [*keys, f"evaluate.sets={{{first}}}", "evaluate.robustness=[jpg70]"]))
+    assert not (tmp_path / "out").exists()
