@@ -26,7 +26,7 @@ from pipelines.artifacts.evaluation import (
     Summary,
 )
 from pipelines.dataset import html
-from pipelines.pages import gallery, sections
+from pipelines.pages import files, gallery, sections
 from pipelines.pages.sections import number, set_name, table
 from pipelines.runtime import console, documents, storage, uris
 
@@ -60,17 +60,21 @@ class Images:
         self.pictured += rows.filter(rows[PICTURES[0]].is_valid()).to_pylist()
 
 
-def page(metrics: EvaluationMetrics, images: Images, sheet: bytes = b"") -> str:
-    """The page of an evaluation of one set. `sheet` is the PNG of pictures.png, which is shown where no image has
-    pictures of its own: evaluations of earlier versions have none."""
+def page(metrics: EvaluationMetrics, images: Images, sheet: bytes = b"", model: str = "") -> str:
+    """The page of an evaluation of one set. `model` is the location of the model, where it is known. `sheet` is the PNG
+    of pictures.png, which is shown where no image has pictures of its own: evaluations of earlier versions have none.
+    """
     name = set_name(metrics)
     pictures = gallery.section({name: images.pictured}, images.count, metrics["threshold"])
-    body = [f"<h1>Evaluation of {html.escape(name)}</h1>", *sections.sections(metrics, images.f1_by_kind)]
+    body = [_title(name, model), *sections.sections(metrics, images.f1_by_kind)]
     return _document(f"Evaluation: {name}", body, pictures or _sheet(sheet), bool(pictures))
 
 
 def page_of_sets(
-    sets: Mapping[str, tuple[EvaluationMetrics, Images]], averages: Summary, published: Sequence[PublishedRow]
+    sets: Mapping[str, tuple[EvaluationMetrics, Images]],
+    averages: Summary,
+    published: Sequence[PublishedRow],
+    model: str = "",
 ) -> str:
     """The page of an evaluation of several sets, by name: a table of all, what is published on them, the parts of each,
     and one gallery."""
@@ -78,7 +82,7 @@ def page_of_sets(
     threshold = next(metrics["threshold"] for metrics, _ in sets.values())
     pictures = gallery.section({name: images.pictured for name, (_, images) in sets.items()}, count, threshold)
     body = [
-        f"<h1>Evaluation of {len(sets)} sets</h1>",
+        _title(f"{len(sets)} sets", model),
         sections.sets_table({name: one for name, (one, _) in sets.items()}),
     ]
     body += [sections.averages_table(averages), sections.published_table(published)]
@@ -89,7 +93,7 @@ def page_of_sets(
     return _document(f"Evaluation of {len(sets)} sets", body, pictures, bool(pictures))
 
 
-def page_of_classes(metrics: ClassEvaluationMetrics, sheet: bytes = b"") -> str:
+def page_of_classes(metrics: ClassEvaluationMetrics, sheet: bytes = b"", model: str = "") -> str:
     """The page of an evaluation of a model of several classes: its tables, and the sheet of pictures."""
     name = set_name(metrics)
     columns = {
@@ -102,7 +106,7 @@ def page_of_classes(metrics: ClassEvaluationMetrics, sheet: bytes = b"") -> str:
         [key.replace("_", " "), *(number(one["dataset_level"].get(key)) for one in columns.values())] for key in names
     ]
     body = [
-        f"<h1>Evaluation of {html.escape(name)}</h1>",
+        _title(name, model),
         f"<p class=dim>{html.escape(uris.without_secrets(metrics['dataset']))}, split {html.escape(metrics['split'])},"
         f" {metrics['precision']}, fingerprint <code>{html.escape(metrics['fingerprint'])}</code></p>",
         sections.boxed("Why these metrics may be too good", metrics["warnings"], "bad"),
@@ -114,6 +118,11 @@ def page_of_classes(metrics: ClassEvaluationMetrics, sheet: bytes = b"") -> str:
         _class_robustness(metrics),
     ]
     return _document(f"Evaluation: {name}", body, _sheet(sheet), False)
+
+
+def _title(name: str, model: str) -> str:
+    of_model = f"<p class=dim>model {html.escape(uris.without_secrets(model))}</p>" if model else ""
+    return f"<h1>Evaluation of {html.escape(name)}</h1>{of_model}"
 
 
 def _class_table(by_class: Mapping[str, evaluation.Summary]) -> str:
@@ -145,17 +154,17 @@ def made(output: str) -> str:
     Raises UserError where there is no evaluation, or where one of its files is damaged.
     """
     location = uris.join(output, evaluation.FILE_NAME)
-    data = storage.read_bytes(location)
+    data, model = storage.read_bytes(location), str(files.config(output).get("evaluate", {}).get("model") or "")
     try:
         document = documents.parse(data, _ANY, finite=False)
         if isinstance(document.get("sets"), dict):
             whole = documents.parse(data, _OF_SETS, finite=False)
             sets = {name: _one_set(uris.join(output, "sets", name)) for name in whole["sets"]}
-            return page_of_sets(sets, whole["averages"], whole["published"])
+            return page_of_sets(sets, whole["averages"], whole["published"], model)
         sheet = storage.read_if_there(uris.join(output, SHEET)) or b""
         if "classes" in document:
-            return page_of_classes(_checked(data, _CLASS_METRICS), sheet)
-        return page(_checked(data, _METRICS), read_images(output), sheet)
+            return page_of_classes(_checked(data, _CLASS_METRICS), sheet, model)
+        return page(_checked(data, _METRICS), read_images(output), sheet, model)
     except documents.InvalidDocument as error:
         raise UserError(f"{location} is damaged ({error}); delete {output} and evaluate again") from None
 

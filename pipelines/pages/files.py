@@ -2,8 +2,21 @@
 
 from collections.abc import Sequence
 
+import yaml
+
 from pipelines.dataset import html
 from pipelines.runtime import storage, uris
+
+
+def config(output: str) -> dict[str, dict[str, object]]:
+    """The sections of the resolved config of an output; none where it is not there or damaged."""
+    data = storage.read_if_there(uris.join(output, "config.yaml"))
+    try:
+        document = yaml.safe_load(data or b"")
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    sections = document.items() if isinstance(document, dict) else ()
+    return {name: section for name, section in sections if isinstance(section, dict)}
 
 
 def settings(output: str) -> str:

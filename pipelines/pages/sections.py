@@ -95,9 +95,12 @@ def published_table(rows: Sequence[PublishedRow]) -> str:
     head = ("set", "test set", "method", "trained on", "F1", "IoU", "source")
     lines = [
         f"<tr{' class=ours' if 'note' in row else ''}>"
-        + "".join(f"<td>{html.escape(text)}" for text in (row["set"], row["test_set"], row["method"], row["protocol"]))
+        + "".join(
+            f"<td class=line>{html.escape(text)}"
+            for text in (row["set"], row["test_set"], row["method"], row["protocol"])
+        )
         + "".join(f"<td class=n>{number(value)}" for value in (row["f1"], row["iou"]))
-        + f"<td>{html.escape(row.get('note') or row['source'])}</tr>"
+        + f"<td class=words>{html.escape(row.get('note') or row['source'])}</tr>"
         for row in rows
     ]
     names = "".join(f"<th{' class=n' if name in ('F1', 'IoU') else ''}>{name}" for name in head)

@@ -9,7 +9,6 @@ from importlib import resources
 
 import cv2
 import numpy as np
-import yaml
 
 from mpc_model.errors import MPCError
 from mpc_model.imaging import drawing
@@ -72,7 +71,7 @@ def made(output: str) -> str:
 
 def read(output: str) -> Training:
     """What is known of a training."""
-    known, stored, config = record.read(output), epochs.read(output), _config(output)
+    known, stored, config = record.read(output), epochs.read(output), files.config(output)
     used = [("train", "dataset"), *[("adapt", "target")] * (known.verb == "adapt")]
     datasets = {
         f"{section}.{key}": str(config[section][key]) for section, key in used if key in config.get(section, {})
@@ -91,17 +90,6 @@ def read(output: str) -> Training:
         return replace(more, history=results["history"], step=results["step"], best=results["best"][0])
     newest = checkpoint.newest_document(output)
     return replace(more, history=newest["history"], step=newest["step"]) if newest else more
-
-
-def _config(output: str) -> dict[str, dict[str, object]]:
-    """The sections of the resolved config; none where it is not there or damaged."""
-    data = storage.read_if_there(uris.join(output, "config.yaml"))
-    try:
-        config = yaml.safe_load(data or b"")
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return {}
-    sections = config.items() if isinstance(config, dict) else ()
-    return {name: section for name, section in sections if isinstance(section, dict)}
 
 
 def _tiles(training: Training) -> str:

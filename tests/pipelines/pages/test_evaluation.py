@@ -47,6 +47,9 @@ def test_a_page_is_made_of_the_files_and_written_beside_them(tmp_path: Path) -> 
     text = (output / "report.html").read_text()
     page = Page(text)
     assert "Evaluation of photos/test" in page.text
+    (output / "config.yaml").write_text("evaluate: {model: 's3://key:secret@bucket/<model>'}")
+    assert "model s3://***@bucket/<model>" in Page(evaluation.made(str(output))).text
+    (output / "config.yaml").unlink()
     assert {attrs.get("src", "data:")[:5] for tag, attrs in page.tags if tag == "img"} <= {"data:"}
     assert not [attrs for _, attrs in page.tags if "href" in attrs or "onclick" in attrs]
     assert text == evaluation.made(str(output))
