@@ -170,11 +170,12 @@ def summary_line(summary: Summary, threshold: float) -> str:
     """One line for people, with the protocol: an F1 without it is not a result."""
     f1, iou, false_alarms = summary["f1"], summary["iou"], summary["false_alarm_rate"]
     if f1 is not None and iou is not None:
-        return f"F1 {f1:.3f}, IoU {iou:.3f} (mean over {summary['forged_images']} forged images, threshold {threshold})"
+        over = f"mean over {summary['forged_images']} forged images, threshold {threshold:.4g}"
+        return f"F1 {f1:.3f}, IoU {iou:.3f} ({over})"
     if false_alarms is not None:
         return (
             f"no F1, since no forged image is scored; false alarms {false_alarms:.4f} of the pixels"
-            f" (mean over {summary['authentic_images']} authentic images, threshold {threshold})"
+            f" (mean over {summary['authentic_images']} authentic images, threshold {threshold:.4g})"
         )
     return "no F1 and no false alarms: every pixel of the split is ignored"
 

@@ -132,7 +132,7 @@ def _table(evaluations: Sequence[AnyMetrics]) -> list[str]:
     if several := [metrics for metrics in evaluations if isinstance(metrics, ClassVersionMetrics)]:
         lines += _class_table(several)
     for metrics in evaluations:
-        threshold = f", threshold {metrics.threshold}" if isinstance(metrics, VersionMetrics) else ""
+        threshold = f", threshold {metrics.threshold:.4g}" if isinstance(metrics, VersionMetrics) else ""
         lines.append(f"- {metrics.short_name}: {metrics.dataset}{threshold}, fingerprint `{metrics.fingerprint}`")
         lines += [f"  - {line}" for line in _details(metrics)]
     return lines

@@ -35,6 +35,8 @@ def test_an_evaluation_of_an_earlier_version_has_a_table() -> None:
     assert "F1 by kind: splice 0.500" in text
     assert "F1 degraded: jpeg70 0.438" in text
     assert lines[-1] == "F1 0.500, IoU 0.250 (mean over 1 forged images, threshold 0.5)"
+    last = evaluation_table.table(metrics(threshold=59.5 / 255))[-1]
+    assert last == "F1 0.500, IoU 0.250 (mean over 1 forged images, threshold 0.2333)"
 
 
 def test_intervals_leads_images_and_slices_are_shown_where_they_were_measured() -> None:
