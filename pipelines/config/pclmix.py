@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.config.base import Positive, Section
+from pipelines.config.base import ADDED, Positive, Section
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -56,5 +56,8 @@ class PCLMixConfig(Section):
     """Share of the training before which the contrast weighs nothing."""
     contrast_ramp: Length = 1.0
     """Share of the training over which the contrast grows to its weight, counted from the first step."""
+    pseudo_ramp: Annotated[float, Field(ge=0), ADDED] = 0.0
+    """Share of the training over which `weights.pseudo` is reached; 0: it weighs all from the first step, as published.
+    A short training needs it: its pseudo labels are those of a network that has learned nothing yet."""
     heterogeneity_ramp: Length = 1.27
     """Share of the training over which `weights.heterogeneity` is reached; above 1 it never is."""

@@ -118,7 +118,8 @@ class PCLMix(ScribbleSupervision):
             guesses = [one.argmax(1).to(torch.uint8) for one in probabilities]
             losses["mixed"] = self._cross_entropy(mixed, mix.honest(mix.of(scribbles), self.mix_labels))
             losses["pseudo"] = self._cross_entropy(mixed, mix.honest(mix.of(*guesses), self.mix_labels))
-            total = total + weights.mixed * losses["mixed"] + weights.pseudo * losses["pseudo"]
+            pseudo = sigmoid_ramp(share, settings.pseudo_ramp).float() if settings.pseudo_ramp else 1.0
+            total = total + weights.mixed * losses["mixed"] + weights.pseudo * pseudo * losses["pseudo"]
             apart = apart + F.mse_loss(*mixed)
         losses["heterogeneity"] = apart
         agreement = weights.heterogeneity * sigmoid_ramp(share, settings.heterogeneity_ramp)

@@ -100,6 +100,12 @@ def test_the_total_is_the_weighted_sum_with_the_ramps_of_the_step() -> None:
     torch.testing.assert_close(early["total"].detach(), expected + begun)
 
 
+def test_pseudo_labels_may_begin_to_count_later() -> None:
+    found = losses(module(*weights(pseudo=1), "finetune.pclmix.pseudo_ramp=0.8"), steps=Steps.at(200, 1000))
+    ramp = torch.tensor(-5 * (1 - 0.2 / 0.8) ** 2).exp()
+    torch.testing.assert_close(found["total"].detach(), found["scribbles"] + ramp * found["pseudo"])
+
+
 @pytest.mark.parametrize("loss", ["mixed", "pseudo"])
 def test_both_decoders_and_the_encoder_learn_from_mixed_images(loss: str) -> None:
     # Without the loss that is measured the mixed images are still there, for the other one.
