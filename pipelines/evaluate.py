@@ -48,7 +48,7 @@ from pipelines.inference.image_report import Request
 from pipelines.inference.scorer import Scorer
 from pipelines.inference.split_scorer import Scope, ScoreJob, decode_row
 from pipelines.pages import evaluation as page
-from pipelines.runtime import canonical, console, storage, uris
+from pipelines.runtime import canonical, console, lease, storage, uris
 
 IMAGE_THRESHOLD = 0.5
 """Above this score an image is called forged, where the card of the model advises no other."""
@@ -78,7 +78,8 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
     images.parquet has a row an image (artifacts/evaluation.py); a model of several classes has images.json: id, key,
     kind, and accuracy, Dice and IoU of each method. What is not defined is None: F1, IoU and the robustness without
     forged images, the false alarms without authentic ones. Raises UserError for a model without a head, of other
-    classes than the dataset, or an unknown degradation, DataError for a split without samples.
+    classes than the dataset, an unknown degradation, or where another command is writing to the output; DataError for
+    a split without samples.
     """
     settings = config.evaluate
     model, dataset, output = str(settings.model), str(settings.dataset), str(settings.output)
@@ -98,13 +99,30 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
     identity = reuse.evaluation_identity(config, manifest)
     if settings.threshold != "keep" and spec.classes > 1:
         raise UserError(f"evaluate.threshold is for models of one class, and {model} has {spec.classes}; leave it out")
-    claimed = record.claim(output, "evaluate", identity, config.dump())
-    if claimed.finished:
-        page.restore(output)
-        reuse.say_evaluation(claimed.results, output)
-        return cast(EvaluationResult, claimed.results)
-    run = _Run(config, identity, localizer, manifest, reader, warnings, claimed.resumed)
-    outcome = _by_image(run) if localizer.spec.classes == 1 else _by_class(run)
+    finished = record.finished(output, "evaluate", lambda: identity)
+    if finished:
+        return _reused(finished)
+    with lease.held(output, "evaluate") as held:
+        claimed = record.claim(output, "evaluate", identity, config.dump())
+        if claimed.finished:  # by another command, before the lease was free
+            return _reused(claimed)
+        run = _Run(config, identity, localizer, manifest, reader, warnings, claimed.resumed)
+        outcome = _by_image(run) if localizer.spec.classes == 1 else _by_class(run)
+        held.check()
+        _finish(claimed, outcome)
+    evaluation_table.say(outcome.metrics, output)
+    return cast(EvaluationResult, claimed.results)
+
+
+def _reused(found: record.Record) -> EvaluationResult:
+    page.restore(found.uri)
+    reuse.say_evaluation(found.results, found.uri)
+    return cast(EvaluationResult, found.results)
+
+
+def _finish(claimed: record.Record, outcome: "_Outcome") -> None:
+    """Write what an evaluation leaves, and its page."""
+    output = claimed.uri
     pictures = [uris.join(output, "pictures.png")] if outcome.sheet else []
     for location in pictures:
         storage.write_bytes(location, outcome.sheet)
@@ -112,8 +130,6 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
     page.write(output)
     claimed.finish(**outcome.metrics, pictures=pictures)
     score_store.clear(output)
-    evaluation_table.say(outcome.metrics, output)
-    return cast(EvaluationResult, claimed.results)
 
 
 @dataclass(frozen=True)

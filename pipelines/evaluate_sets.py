@@ -28,7 +28,7 @@ from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.reader import ShardReader
 from pipelines.inference import evaluation_table
 from pipelines.pages import evaluation as page
-from pipelines.runtime import console, storage, uris
+from pipelines.runtime import console, lease, storage, uris
 
 EvaluateOne = Callable[[Config], EvaluationResult | ClassEvaluationResult]
 _SMALL_PROTOCOL = {"casia2"}
@@ -38,11 +38,21 @@ the same data."""
 
 def evaluate_sets(config: Config, card: Card, evaluate_one: EvaluateOne) -> EvaluationOfSets:
     """Evaluate each set by `evaluate_one`, write what they have in common, and return it. `card` is the model's."""
-    output, sets = str(config.evaluate.output), config.evaluate.sets
-    of_sets = {name: reuse.set_config(config, name) for name in sets}
+    output = str(config.evaluate.output)
+    identity = reuse.sets_identity(config)
+    finished = record.finished(output, "evaluate", lambda: identity)
+    if finished:  # it may be read alone
+        return _evaluated(config, finished, card, evaluate_one)
     if not storage.exists(uris.join(output, record.RECORD)):
         _check(config)
-    claimed = record.claim(output, "evaluate", reuse.sets_identity(config), config.dump())
+    with lease.held(output, "evaluate"):
+        claimed = record.claim(output, "evaluate", identity, config.dump())
+        return _evaluated(config, claimed, card, evaluate_one)
+
+
+def _evaluated(config: Config, claimed: record.Record, card: Card, evaluate_one: EvaluateOne) -> EvaluationOfSets:
+    output, sets = claimed.uri, config.evaluate.sets
+    of_sets = {name: reuse.set_config(config, name) for name in sets}
     for name, one in sets.items():
         if one.source:
             console.say(f"evaluate: set {name} is built from its source")

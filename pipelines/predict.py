@@ -23,7 +23,7 @@ from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.artifacts.results import UsedModel
 from pipelines.config.root import Config, PredictConfig
-from pipelines.runtime import console, storage, telemetry, tracking_uri, uris
+from pipelines.runtime import console, lease, storage, telemetry, tracking_uri, uris
 from pipelines.runtime.selection import Selection
 from pipelines.runtime.stamp import Stamp
 
@@ -58,8 +58,9 @@ def predict(config: Config) -> dict[str, Any]:
     """Map the image at `predict.input`, or every image below it, and return counts and the location of the table.
 
     Images that have their map, of this model and these settings, are not mapped again. Raises UserError when there are
-    no images or no such model. Images that cannot be read get a row with an error and no map; once all others are
-    done, UnreadableImagesError names the first of them, or DataError where none could be read.
+    no images, no such model, or where another command is writing to the output. Images that cannot be read get a row
+    with an error and no map; once all others are done, UnreadableImagesError names the first of them, or DataError
+    where none could be read.
     """
     settings = config.predict
     files, passed_over = _images(settings)
@@ -75,20 +76,21 @@ def predict(config: Config) -> dict[str, Any]:
         model = load_model(given.folder, name=given.name)
     require_head(model, str(settings.model))
     model.check_tile(settings.tile or 0)
-    claimed = record.claim(output, "predict", identity, config.dump())
-    if passed_over:
-        console.say(f"predict: {passed_over}")
-    claimed.reopen()
     used = _used(model, given, digest)
-    mapped = _map_all(model, used, files, settings, claimed.resumed)
-    claimed.finish(
-        images=mapped.images,
-        failed=mapped.failed,
-        seen=request,
-        scores=uris.join(output, "scores.csv"),
-        precision=settings.precision,
-        model=used,
-    )
+    with lease.held(output, "predict") as held:
+        claimed = record.claim(output, "predict", identity, config.dump())
+        if passed_over:
+            console.say(f"predict: {passed_over}")
+        claimed.reopen()
+        mapped = _map_all(model, used, files, settings, claimed.resumed, held)
+        claimed.finish(
+            images=mapped.images,
+            failed=mapped.failed,
+            seen=request,
+            scores=uris.join(output, "scores.csv"),
+            precision=settings.precision,
+            model=used,
+        )
     _report(mapped, used, output, forgery=model.spec.classes == 1)
     if mapped.failed:
         kind = DataError if mapped.failed == mapped.images else UnreadableImagesError
@@ -205,7 +207,12 @@ def _remedy(alias: str | None, config: Config) -> str:
 
 
 def _map_all(
-    model: "Localizer", used: UsedModel, files: dict[str, Stamp], settings: PredictConfig, resumed: bool
+    model: "Localizer",
+    used: UsedModel,
+    files: dict[str, Stamp],
+    settings: PredictConfig,
+    resumed: bool,
+    held: lease.Lease,
 ) -> "score_table.Summary":
     """Map the images that have no map yet, and write the table of all, sorted by location."""
     import pyarrow as pa
@@ -224,6 +231,7 @@ def _map_all(
     missing = wanted.filter(pc.invert(pc.is_in(wanted["key"], stored["key"].combine_chunks())))
     rows = pa.concat_tables([stored, *_map_missing(mapping, missing, len(stored), resumed)])
     table = score_table.Table(rows, pc.index_in(wanted["key"], rows["key"].combine_chunks()), used)
+    held.check()
     row_store.replace(output, table.slices())
     summary = score_table.write(output, table)
     storage.write_bytes(uris.join(output, INDEX), _page(table, summary, settings).encode())

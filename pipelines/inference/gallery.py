@@ -123,7 +123,7 @@ def sheet_rows(ranked: Ranked, has_pictures: npt.NDArray[np.bool_], count: int) 
     """Images of those that have pictures, about evenly spaced from the best to the worst."""
     order = ranked.best_first()
     pictured = np.flatnonzero(has_pictures[order])
-    if not len(pictured):
+    if not count or not len(pictured):
         return []
     wanted = np.linspace(0, len(order) - 1, min(count, len(pictured))).round()
     nearest = np.unique([int(np.abs(pictured - rank).argmin()) for rank in wanted])

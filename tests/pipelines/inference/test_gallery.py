@@ -74,6 +74,7 @@ def test_the_sheet_goes_from_the_best_to_the_worst_of_the_images_that_have_pictu
     some[[0, 52]] = True
     assert [row.index for row in gallery.sheet_rows(ranked(101), some, 3)] == [52, 0]
     assert gallery.sheet_rows(ranked(3), np.zeros(3, np.bool_), 3) == []
+    assert gallery.sheet_rows(ranked(3), np.ones(3, np.bool_), 0) == []
     authentic = gallery.sheet_rows(ranked(0, authentic=5), np.ones(5, np.bool_), 2)
     assert [row.index for row in authentic] == [0, 4]  # the fewest false alarms first
 
