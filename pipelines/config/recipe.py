@@ -143,6 +143,11 @@ def _tuples(value: Any, annotation: Any = Config) -> Any:
         return tuple(value)
     if isinstance(value, list) and typing.get_origin(annotation) is list:
         return [_tuples(item, typing.get_args(annotation)[0]) for item in value]
+    if isinstance(value, dict) and typing.get_origin(annotation) is dict:
+        return {key: _tuples(item, typing.get_args(annotation)[1]) for key, item in value.items()}
+    if isinstance(value, dict):  # of a key that may be a section, or nothing
+        sections = [one for one in choices if isinstance(one, type) and issubclass(one, BaseModel)]
+        return _tuples(value, sections[0]) if sections else value
     return value
 
 

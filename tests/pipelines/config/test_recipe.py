@@ -15,6 +15,7 @@ from mpc_model.errors import UserError
 from pipelines.config import recipe
 from pipelines.config.keys import list_keys
 from pipelines.config.root import Config
+from pipelines.runtime import written_yaml
 
 
 def test_numbers_may_be_written_as_powers_of_ten() -> None:
@@ -134,6 +135,19 @@ def test_a_revised_config_keeps_what_was_resolved(tmp_path: Path) -> None:
     assert moved.build.output == f"{tmp_path}/dataset"
     with pytest.raises(UserError, match=r"would undo 'train\.batch_size=3'"):
         recipe.revised(config, "train.batch_size=3", "train={workers: 0}")
+
+
+def test_lists_of_a_fixed_length_are_read_in_every_section(tmp_path: Path) -> None:
+    """Also in one that is a value of a mapping, or may be left out; and in what a config was written as."""
+    source = "{layout: photos, location: photos, samples_per_photo: 1, forge: {area: [0.1, 0.2]}}"
+    (tmp_path / "recipe.yaml").write_text(f"evaluate: {{sets: {{mine: {{source: {source}}}}}}}")
+    config = recipe.load(str(tmp_path / "recipe.yaml"), [])
+    found = config.evaluate.sets["mine"].source
+    assert found
+    assert found.forge.area == (0.1, 0.2)
+    assert recipe.revised(config, "seed=1") == config.model_copy(update={"seed": 1})
+    (tmp_path / "written.yaml").write_text(written_yaml.dump(config.dump()))
+    assert recipe.load(str(tmp_path / "written.yaml"), []) == config
 
 
 @pytest.mark.parametrize(
