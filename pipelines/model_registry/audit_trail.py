@@ -87,10 +87,11 @@ def write(registry: MlflowClient, name: str, alias: str, number: int, entry: Ent
 def in_words(entry: Entry) -> str:
     """An entry for people, in one line."""
     before = f"version {entry.before}" if entry.before else "nowhere"
+    stayed = f"stayed at {before}" if entry.before else "still points nowhere"
     moved = {
         PROMOTE: f"moved from {before} to version {entry.after}",
         ROLLBACK: f"went back from {before} to version {entry.after}",
-        REFUSE: f"stayed at {before}, version {entry.after} was refused",
+        REFUSE: f"{stayed}, version {entry.after} was refused",
     }
     return f"{entry.when}  {moved.get(entry.action, entry.action)}  by {entry.who}: {entry.why}"
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from mpc_model.localizer import Localizer, ModelSpec
 from pipelines.artifacts.evaluation import Slice
-from pipelines.model_registry import lineage
+from pipelines.model_registry import lineage, version_metrics
 from pipelines.model_registry.baseline_gates import NAMES
-from pipelines.model_registry.version_metrics import AnyMetrics, ClassVersionMetrics, VersionMetrics
+from pipelines.model_registry.version_metrics import AnyMetrics, ClassVersionMetrics, Key, VersionMetrics
 
 FILE = "MODEL_CARD.md"
 LICENCE = "mpc.licence"
@@ -126,14 +126,14 @@ def _output(spec: ModelSpec) -> list[str]:
 
 
 def _table(evaluations: Sequence[AnyMetrics]) -> list[str]:
-    lines = list[str]()
+    lines, names = list[str](), version_metrics.names(evaluations)
     if one := [metrics for metrics in evaluations if isinstance(metrics, VersionMetrics)]:
-        lines += _forgery_table(one)
+        lines += _forgery_table(one, names)
     if several := [metrics for metrics in evaluations if isinstance(metrics, ClassVersionMetrics)]:
-        lines += _class_table(several)
+        lines += _class_table(several, names)
     for metrics in evaluations:
         threshold = f", threshold {metrics.threshold:.4g}" if isinstance(metrics, VersionMetrics) else ""
-        lines.append(f"- {metrics.short_name}: {metrics.dataset}{threshold}, fingerprint `{metrics.fingerprint}`")
+        lines.append(f"- {names[metrics.key]}: {metrics.dataset}{threshold}, fingerprint `{metrics.fingerprint}`")
         lines += [f"  - {line}" for line in _details(metrics)]
     return lines
 
@@ -169,7 +169,7 @@ def _against(metrics: VersionMetrics) -> list[str]:
     ]
 
 
-def _forgery_table(evaluations: Sequence[VersionMetrics]) -> list[str]:
+def _forgery_table(evaluations: Sequence[VersionMetrics], names: Mapping[Key, str]) -> list[str]:
     titles = ("test set", "images", "F1", "untrained", "everything", "constant", "IoU", "image AUC", "false alarms")
     lines = [_PROTOCOL, "", f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for metrics in evaluations:
@@ -177,7 +177,7 @@ def _forgery_table(evaluations: Sequence[VersionMetrics]) -> list[str]:
         others = [_spread(metrics, name) for name in ("iou", "image_auc", "false_alarm_rate")]
         cells = [_spread(metrics, "f1"), *baselines, *others]
         images = f"{metrics.forged_images} forged, {metrics.authentic_images} authentic"
-        lines.append(f"| {metrics.short_name} | {images} | {' | '.join(cells)} |")
+        lines.append(f"| {names[metrics.key]} | {images} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -188,17 +188,17 @@ def _spread(metrics: VersionMetrics, name: str) -> str:
     return f"{shown} ({interval['low']:.3f} to {interval['high']:.3f})" if interval else shown
 
 
-def _class_table(evaluations: Sequence[ClassVersionMetrics]) -> list[str]:
+def _class_table(evaluations: Sequence[ClassVersionMetrics], names: Mapping[Key, str]) -> list[str]:
     titles = ("test set", "Dice", "untrained", "mean IoU", "Dice of volumes", "HD95 of volumes")
     lines = [_CLASS_PROTOCOL, "", f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for metrics in evaluations:
         values = (metrics.foreground_dice, metrics.untrained, metrics.mean_iou, metrics.volume_dice)
         hd95 = "none" if metrics.volume_hd95 is None else f"{metrics.volume_hd95:.2f}"
-        lines.append(f"| {metrics.short_name} | {' | '.join(map(_shown, values))} | {hd95} |")
+        lines.append(f"| {names[metrics.key]} | {' | '.join(map(_shown, values))} | {hd95} |")
     lines.append("")
     for metrics in evaluations:
         of_classes = ", ".join(f"{name} {_shown(iou)}" for name, iou in metrics.by_class.items())
-        lines.append(f"IoU on {metrics.short_name}: {of_classes}")
+        lines.append(f"IoU on {names[metrics.key]}: {of_classes}")
     return [*lines, ""]
 
 

@@ -5,7 +5,8 @@ in .bf16 where the network ran in that precision. Its value is JSON of at most T
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -157,6 +158,13 @@ AnyMetrics: TypeAlias = VersionMetrics | ClassVersionMetrics
 _METRICS = TypeAdapter(VersionMetrics)
 _CLASS_METRICS = TypeAdapter(ClassVersionMetrics)
 _DOCUMENT = TypeAdapter(dict[str, Any])
+
+
+def names(evaluations: Iterable[AnyMetrics]) -> dict[Key, str]:
+    """What people call the set of each: without the fingerprint, but where two are called the same."""
+    listed = list(evaluations)
+    counts = Counter(metrics.short_name for metrics in listed)
+    return {metrics.key: metrics.short_name if counts[metrics.short_name] == 1 else metrics.name for metrics in listed}
 
 
 def from_document(data: bytes, digest: str) -> AnyMetrics:

@@ -15,6 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from mpc_model.localizer import Localizer
+from pipelines.model_registry import version_metrics
 from pipelines.model_registry.lineage import Link
 from pipelines.model_registry.version_metrics import AnyMetrics, as_numbers
 from pipelines.runtime.retry import Backoff, retry
@@ -56,7 +57,10 @@ def _publish(
     parameters = hyperparameters(model, links)
     registry.log_model_params(model_id, _missing(parameters, registry.get_logged_model(model_id).params))
     listed = [Param(key, value) for key, value in _missing(parameters, run.data.params).items()]
-    points = [point for metrics in evaluations for point in _points(metrics, version, run.data.metrics)]
+    names = version_metrics.names(version_metrics.from_tags(version.tags).values())
+    points = [
+        point for metrics in evaluations for point in _points(metrics, names[metrics.key], version, run.data.metrics)
+    ]
     registry.log_batch(run.info.run_id, metrics=points, params=listed)
     return True
 
@@ -76,15 +80,15 @@ def _missing(values: Mapping[str, str], known: Mapping[str, str]) -> dict[str, s
     return {key: value for key, value in values.items() if key not in known}
 
 
-def _points(metrics: AnyMetrics, version: ModelVersion, known: Mapping[str, float]) -> list[Metric]:
-    """The metrics of an evaluation under the name of its test set, but for those that the run has.
+def _points(metrics: AnyMetrics, name: str, version: ModelVersion, known: Mapping[str, float]) -> list[Metric]:
+    """The metrics of an evaluation under the `name` of its test set, but for those that the run has.
 
     The first ones have the time of the version: MLflow keeps a point once that two registrations send at once.
     """
-    model_id, prefix = str(version.source).removeprefix("models:/"), _allowed(metrics.short_name)
+    model_id, prefix = str(version.source).removeprefix("models:/"), _allowed(name)
     now, first = int(time.time() * 1000), int(version.creation_timestamp)
     named = {f"{prefix}/{_allowed(key)}": value for key, value in as_numbers(metrics).items()}
-    of_set: dict[str, Any] = {"dataset_name": metrics.short_name[:500], "dataset_digest": metrics.fingerprint[:32]}
+    of_set: dict[str, Any] = {"dataset_name": name[:500], "dataset_digest": metrics.fingerprint[:32]}
     return [
         Metric(key, value, now if key in known else first, 0, model_id=model_id, **of_set)
         for key, value in named.items()

@@ -1,6 +1,7 @@
 """Several test sets at once: datasets and sources, averages, and the published table beside them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.evaluate import evaluate
 from pipelines.evaluate_sets import published_rows
+from pipelines.model_registry import version_metrics
+from pipelines.model_registry.audit_trail import Refused
+from pipelines.promote import promote
+from pipelines.register import register
+from pipelines.tracking import client
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +122,42 @@ def test_datasets_alone_are_reused_without_the_command(sets: Config, tmp_path: P
     first = evaluate(again)
     assert reuse.finished_evaluate(again) is not None
     assert first["sets"]["pairs"]["model"] == found["sets"]["pairs"]["model"]  # type: ignore[typeddict-item]
+
+
+def test_each_set_is_registered_by_itself_also_where_two_are_called_the_same(
+    sets: Config, found: Any, tmp_path: Path
+) -> None:
+    """Two datasets whose only source is called `pairs`: MLflow's pages compare metrics by their names."""
+    other = tmp_path / "pairs"
+    shutil.copytree(str(sets.evaluate.sets["pairs"].source.location), other)  # type: ignore[union-attr]
+    shutil.copyfile(other / "images" / "0.png", other / "images" / "4.png")
+    shutil.copyfile(other / "masks" / "0.png", other / "masks" / "4.png")
+    one = {"other": {"source": {"name": "pairs", "layout": "pairs", "location": str(other)}}}
+    more = recipe.revised(sets, f"evaluate.sets={json.dumps(one)}", f"evaluate.output={tmp_path}/more")
+    evaluate(more)
+    config = recipe.revised(
+        more,
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+        f"workspace={tmp_path}",
+        f"register.model={sets.evaluate.model}",
+        f"register.evaluation=[{sets.evaluate.output}, {tmp_path}/more]",
+    )
+    made = register(config)
+    store = client.client(config)
+    version = store.get_model_version(made["name"], made["version"])
+    of_sets = {metrics.fingerprint: metrics for metrics in version_metrics.from_tags(version.tags).values()}
+    measured = [*found["sets"].values(), json.loads((tmp_path / "more" / "metrics.json").read_text())["sets"]["other"]]
+    assert len(of_sets) == len(measured) == 4
+    logged = store.get_run(version.run_id).data.metrics
+    for metrics in measured:
+        of_set = of_sets[metrics["fingerprint"]]
+        assert (of_set.f1, of_set.false_alarm_rate) == (metrics["model"]["f1"], metrics["model"]["false_alarm_rate"])
+        name = f"pairs/test _{metrics['fingerprint'][:12]}_" if metrics["name"] == "pairs/test" else metrics["name"]
+        assert logged.get(f"{name}/f1") == metrics["model"]["f1"]
+        assert name.replace(" _", " (").replace("_", ")") in str(version.description)
+    assert "pairs/test/f1" not in logged
+    with pytest.raises(Refused, match=r"baselines: on pairs/test \(.*images: on pairs/test"):
+        promote(config)
 
 
 @pytest.mark.parametrize(
