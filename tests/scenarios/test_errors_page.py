@@ -28,6 +28,9 @@ def test_the_page_shows_a_refusal_of_every_command_that_takes_input() -> None:
         "register",
         "promote",
         "predict",
+        "models",
+        "compare",
+        "view",
     }
 
 
