@@ -136,9 +136,11 @@ class EvaluateConfig(PoolConfig):
     """Share of the pixels of authentic images that the rule false_alarms lets be called forged, on average."""
 
     @model_validator(mode="after")
-    def _chooses_on_no_test_set(self) -> "EvaluateConfig":
+    def _splits_fit(self) -> "EvaluateConfig":
         if self.threshold != "keep" and self.sets:
             raise ValueError("threshold is chosen on one split, and sets are for tests; leave one of them out")
+        if self.sets and self.split != "test":
+            raise ValueError(f"split is {self.split}, but each of the sets has a split of its own; leave it out")
         if self.threshold != "keep" and self.split == "test":
             raise ValueError(
                 f"threshold is {self.threshold}, and a threshold that is chosen on a test split makes its metrics too"

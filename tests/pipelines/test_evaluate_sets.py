@@ -177,6 +177,11 @@ def test_sets_that_cannot_be_are_refused_in_one_line(sets: str, words: str) -> N
     assert "\n" not in str(error.value)
 
 
+def test_a_split_beside_sets_is_refused() -> None:
+    with pytest.raises(UserError, match="each of the sets has a split of its own"):
+        recipe.load(None, ["evaluate.sets={a: {dataset: d}}", "evaluate.split=validation"])
+
+
 def test_a_set_that_cannot_be_evaluated_claims_no_output(built: Config, tmp_path: Path) -> None:
     tiny().save(tmp_path / "model")
     keys = [f"workspace={tmp_path}/ws", f"evaluate.model={tmp_path}/model", f"evaluate.output={tmp_path}/out"]
