@@ -30,6 +30,9 @@ from pipelines.model_registry.version_metrics import AnyMetrics, VersionMetrics
 from pipelines.runtime import console, tracking_uri
 from pipelines.tracking import client, runs
 
+_OFF = "not asked: the config turned it off"
+"""What the trail has of a gate that was not asked."""
+
 
 def promote(config: Config, *, rollback: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Move `promote.target` and return name, alias, version, and the version before; a second call changes nothing.
@@ -95,8 +98,14 @@ def _forward(registry: MlflowClient, config: Config, model: RegisteredModel) -> 
         answers.append(Answer("history", False, f"{words} say why in promote.reason"))
     refusing = list(dict.fromkeys(answer.gate for answer in answers if not answer.holds))
     action = REFUSE if refusing else PROMOTE
-    why = settings.reason or (f"refused by {', '.join(refusing)}" if refusing else "the gates hold")
+    why = settings.reason or (f"refused by {', '.join(refusing)}" if refusing else _held(answers))
     return Entry(action, old, new, audit_trail.who(), audit_trail.now(), why), answers
+
+
+def _held(answers: list[Answer]) -> str:
+    """Why an alias moved, without a reason of the user's: gates that the config turned off are named."""
+    off = [answer.gate for answer in answers if answer.words == _OFF]
+    return f"the gates hold, but {' and '.join(off)}, which the config turned off" if off else "the gates hold"
 
 
 def _back(config: Config, model: RegisteredModel) -> tuple[Entry, list[Answer]]:
@@ -145,7 +154,9 @@ def _answers(config: Config, candidate: ModelVersion, champion: ModelVersion | N
     answers += baseline_gates.floors(compared, settings.min_f1, settings.robustness_area)
     answers += gates.leakage(compared, {metrics.key: _leaks(candidate, metrics) for metrics in compared})
     answers += baseline_gates.shortcuts(compared, settings.refuse_shortcuts)
-    return answers + gates.robustness(compared, settings.robustness_floor)
+    answers += gates.robustness(compared, settings.robustness_floor)
+    off = {"baselines": not settings.baselines, "robustness": settings.robustness_floor is None}
+    return answers + [Answer(gate, True, _OFF) for gate, is_off in off.items() if is_off]
 
 
 def _paired(config: Config, metrics: VersionMetrics, candidate: ModelVersion, champion: ModelVersion) -> Answer:

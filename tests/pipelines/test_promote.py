@@ -238,6 +238,10 @@ def test_margin_datasets_and_floor_are_the_users(store: Store) -> None:
             promote(store.config(*settings[:missing], *settings[missing + 1 :]))
     promote(store.config(*settings))
     assert store.champion() == second
+    entry = list(audit_trail.trail(store.client.get_registered_model(store.name).tags, "champion").values())[-1]
+    assert entry.why == "the gates hold, but robustness, which the config turned off"
+    tags = store.client.get_model_version(store.name, second).tags
+    assert any("robustness: holds, not asked: the config turned it off" in value for value in tags.values())
 
 
 def test_a_model_of_unknown_training_is_refused(store: Store) -> None:
