@@ -1,9 +1,10 @@
-"""`mpc evaluate`: a model on one split, next to two baselines, with pictures.
+"""`mpc evaluate`: a model on one split, or on several test sets, beside its baselines, with a page.
 
-A model of one class is measured by the published protocol. The baselines say what a metric is worth: the same network
-untrained, and a map that calls every pixel forged. The scores of the untrained network are remembered
-(artifacts/untrained.py). A model of several classes is measured by class (inference/class_report.py); its baselines are
-the untrained network, and a map that says the most frequent class everywhere.
+A model of one class is measured by the published protocol and by others (mpc_model/evaluation/metrics.py). The
+baselines say what a metric is worth: the same network untrained, a map that calls every pixel forged, and the best map
+that is the same for all images. The scores of the untrained network are remembered (artifacts/untrained.py). A model
+of several classes is measured by class (inference/class_report.py); its baselines are the untrained network, and a map
+that says the most frequent class everywhere.
 """
 
 import json
