@@ -277,7 +277,8 @@ def _pictures(models: Sequence[_Model], key: Key, compared: ComparedSet) -> dict
 
 
 def verdict(found: Compared) -> str:
-    """Which model is better, in plain words: by F1, or by false alarms where no forged image is scored."""
+    """Which model is better, in plain words: by F1, and whether it pays for that with false alarms; or by false alarms
+    where no forged image is scored."""
     pair, what, sign = found.metrics.get("f1"), "is better", 1
     kind = "forged"
     if pair is None:
@@ -292,7 +293,12 @@ def verdict(found: Compared) -> str:
         return f"no difference shown: {span}"
     low, high = sorted((abs(apart.low), abs(apart.high)))
     better = "B" if sign * apart.value > 0 else "A"
-    return f"{better} {what} by {abs(apart.value):.3f} [{low:.3f}, {high:.3f}]"
+    words = f"{better} {what} by {abs(apart.value):.3f} [{low:.3f}, {high:.3f}]"
+    alarms = found.metrics.get(FALSE_ALARMS)
+    if kind == "authentic" or alarms is None or not alarms.is_shown or alarms.difference.value * apart.value < 0:
+        return words
+    more = abs(alarms.difference.value)
+    return f"{words} in F1, but calls more of the pixels of authentic images forged, by {more:.3f}"
 
 
 def lines(result: ComparisonResult) -> list[str]:

@@ -70,7 +70,8 @@ def test_the_better_model_is_named_with_an_interval(tmp_path: Path, capsys: pyte
     is_forged = np.arange(COUNT) % 3 > 0
     expected = (better(f1()) - f1())[is_forged].mean()
     assert one["metrics"]["f1"]["difference"] == pytest.approx(expected)
-    assert re.fullmatch(rf"B is better by {expected:.3f} \[0\.0\d\d, 0\.0\d\d\]", one["verdict"])
+    lead = rf"B is better by {expected:.3f} \[0\.0\d\d, 0\.0\d\d\] in F1, but calls more .* forged, by 0\.0\d\d"
+    assert re.fullmatch(lead, one["verdict"])
     assert (one["images"], one["unmatched"], one["metrics"]["f1"]["images"]) == (COUNT, 0, 60)
     assert one["metrics"]["false_alarm_rate"]["images"] == 30
     assert one["metrics"]["auc"]["shown"] is False
@@ -86,6 +87,13 @@ def test_the_better_model_is_named_with_an_interval(tmp_path: Path, capsys: pyte
     page = (folder / "comparison.html").read_text()
     assert one["verdict"] in page
     assert page.count("<figure>") == 4 * len(one["most_apart"])
+
+
+def test_a_lead_that_costs_no_false_alarms_says_nothing_of_them(tmp_path: Path) -> None:
+    alike_on_authentic = np.where(np.arange(COUNT) % 3 > 0, better(f1()), f1())
+    a, b = written(tmp_path / "a", f1()), written(tmp_path / "b", alike_on_authentic)
+    (one,) = compare(config(tmp_path), a, b)["sets"]
+    assert re.fullmatch(r"B is better by 0\.0\d\d \[0\.0\d\d, 0\.0\d\d\]", one["verdict"])
 
 
 def test_the_order_of_the_two_turns_the_verdict_round(tmp_path: Path) -> None:
