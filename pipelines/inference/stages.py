@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import torch
+
 S = TypeVar("S")
 D = TypeVar("D")
 M = TypeVar("M")
@@ -34,7 +36,9 @@ def in_stages(
     `finish` raises is raised here after the results before it, what `infer` raises at once.
     """
     decoding, finishing = deque[tuple[int, list[Future[D]]]](), deque[tuple[int, list[Future[Any]]]]()
-    with ThreadPoolExecutor(threads, thread_name_prefix="stage") as pool:
+    # What torch does in a thread of a stage it does on one core: otherwise each of these threads has a team of its own,
+    # which waits for work in a loop, on the cores that the network needs.
+    with ThreadPoolExecutor(threads, "stage", torch.set_num_threads, (1,)) as pool:
 
         def map_oldest() -> None:
             weight, futures = decoding.popleft()

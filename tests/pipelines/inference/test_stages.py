@@ -4,9 +4,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 from pipelines.inference import stages
 from pipelines.inference.stages import chunks, in_stages
+from pipelines.runtime import device
 
 
 def run(
@@ -107,3 +109,23 @@ def test_large_images_are_held_one_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
         [250],
         [250],
     ]
+
+
+def test_threads_of_a_stage_leave_the_cores_of_torch_to_the_network() -> None:
+    cores = {"decode": set[int](), "infer": set[int](), "finish": set[int]()}
+
+    def decode(source: int) -> int:
+        cores["decode"].add(torch.get_num_threads())
+        return source
+
+    def infer(decoded: list[int]) -> list[int]:
+        cores["infer"].add(torch.get_num_threads())
+        return decoded
+
+    def finish(decoded: int, answer: int) -> tuple[int, int]:
+        cores["finish"].add(torch.get_num_threads())
+        return decoded, answer
+
+    with device.threads(2):
+        assert len(list(run(list(range(6)), 1, decode, infer, finish))) == 6
+    assert cores == {"decode": {1}, "infer": {2}, "finish": {1}}
