@@ -21,7 +21,7 @@ from pipelines import reuse
 from pipelines.artifacts import comparison, evaluation, record, scored_sets
 from pipelines.artifacts.comparison import ComparedMetric, ComparedSet, ComparisonResult
 from pipelines.artifacts.scored_sets import Key, ScoredSet
-from pipelines.config.base import absolute
+from pipelines.config.base import absolute, registered_parts
 from pipelines.config.root import Config
 from pipelines.dataset import html
 from pipelines.pages import comparison as page
@@ -143,10 +143,8 @@ def _carried(config: Config, model: str, version: "ModelVersion", metrics: "AnyM
 
 
 def _parts(model: str) -> tuple[str, str, str]:
-    """Name, alias and version of models:/name@alias or models:/name/version; one of the last two is empty."""
-    rest = model.removeprefix("models:").lstrip("/")
-    name, _, alias = rest.partition("@")
-    name, _, version = name.partition("/")
+    """Name, alias and version of a registered version; one of the last two is empty."""
+    name, alias, version = registered_parts(model)
     if not name or bool(alias) == bool(version):
         raise UserError(
             f"{model!r} names no registered version; give models:/<name>@<alias> or models:/<name>/<version>"

@@ -61,15 +61,11 @@ def evaluate(config: Config) -> EvaluationResult | ClassEvaluationResult | Evalu
     """Evaluate `evaluate.model` on a split, or on each of `evaluate.sets`; see `evaluate_one`."""
     if not config.evaluate.sets:
         return evaluate_one(config)
-    settings, model = config.evaluate, str(config.evaluate.model)
-    for name in settings.robustness:
+    for name in config.evaluate.robustness:
         degradation(name)
-    localizer = load_model(model)
-    require_head(localizer, model)
+    localizer = _model(config.evaluate)
     if localizer.spec.classes > 1:
         raise UserError("evaluate.sets is for models of one class; evaluate each dataset of classes by itself")
-    if settings.volumes:
-        raise UserError(f"evaluate.volumes is for models of several classes, and {model} has one; leave it out")
     return evaluate_sets(config, localizer.card, evaluate_one)
 
 
@@ -90,10 +86,7 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
     reader = ShardReader(dataset, manifest, settings.split)
     manifest.require_labels(dataset, [settings.split], "evaluate")
     integrity.check(dataset, manifest, [settings.split])
-    localizer = load_model(model)
-    require_head(localizer, model)
-    if settings.volumes and localizer.spec.classes == 1:
-        raise UserError(f"evaluate.volumes is for models of several classes, and {model} has one; leave it out")
+    localizer = _model(settings)
     spec, remedy = localizer.spec, "evaluate it on a dataset of its own classes"
     dataset_classes.require(dataset, manifest, spec.classes, spec.class_names, model, remedy)
     warnings = leakage.warnings(localizer.card, dataset, manifest, settings.split)
@@ -113,6 +106,16 @@ def evaluate_one(config: Config) -> EvaluationResult | ClassEvaluationResult:
         _finish(claimed, outcome)
     evaluation_table.say(outcome.metrics, output)
     return cast(EvaluationResult, claimed.results)
+
+
+def _model(settings: EvaluateConfig) -> Localizer:
+    """The model to evaluate. UserError where it has no head, or where the settings are for several classes."""
+    model = str(settings.model)
+    localizer = load_model(model)
+    require_head(localizer, model)
+    if settings.volumes and localizer.spec.classes == 1:
+        raise UserError(f"evaluate.volumes is for models of several classes, and {model} has one; leave it out")
+    return localizer
 
 
 def _reused(found: record.Record) -> EvaluationResult:

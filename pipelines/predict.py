@@ -22,6 +22,7 @@ from pipelines import reuse
 from pipelines.artifacts import record
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
 from pipelines.artifacts.results import UsedModel
+from pipelines.config.base import registered_parts
 from pipelines.config.root import Config, PredictConfig
 from pipelines.runtime import console, lease, storage, telemetry, tracking_uri, uris
 from pipelines.runtime.selection import Selection
@@ -170,7 +171,7 @@ def model_folder(model: str, config: Config) -> Iterator[GivenModel]:
 
     from pipelines.tracking import client
 
-    name, alias, version = _parts(model)
+    name, alias, version = registered_parts(model)
     with tempfile.TemporaryDirectory() as folder:
         try:
             if alias:  # now: it may move while the files are copied
@@ -184,18 +185,10 @@ def model_folder(model: str, config: Config) -> Iterator[GivenModel]:
                 f"no model {model} in {config.tracking.uri}: {reason}; {_remedy(alias, config)}"
             )
             raise UserError(shown) from None
-        yield GivenModel(str(Path(local) / "artifacts" / "model"), name, version, alias)
+        yield GivenModel(str(Path(local) / "artifacts" / "model"), name, version or None, alias or None)
 
 
-def _parts(model: str) -> tuple[str, str | None, str | None]:
-    """Name, alias and version of a location that begins with models:/."""
-    path = model.removeprefix("models:").lstrip("/")
-    name, _, alias = path.partition("@")
-    name, _, version = name.partition("/")
-    return name, alias or None, version or None
-
-
-def _remedy(alias: str | None, config: Config) -> str:
+def _remedy(alias: str, config: Config) -> str:
     """What to do where there is no such model."""
     register = config.register_
     if alias != config.promote.target:

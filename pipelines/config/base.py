@@ -39,6 +39,13 @@ def _model(uri: str) -> str:
     return uri
 
 
+def registered_parts(model: str) -> tuple[str, str, str]:
+    """Name, alias and version of models:/name@alias or models:/name/version; what is not given is empty."""
+    name, _, alias = model.removeprefix("models:").lstrip("/").partition("@")
+    name, _, version = name.partition("/")
+    return name, alias, version
+
+
 _REGISTERED = re.compile(r"models:(//)?/[^/@?#\x00-\x1f\x7f\ud800-\udfff]+([/@][^/@?#\x00-\x1f\x7f\ud800-\udfff]+)?")
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 OutputLocation = Annotated[Location, AfterValidator(_output)]

@@ -1,6 +1,7 @@
 """The scores of single images that a version carries, so that two versions can be compared image by image.
 
-`evaluations/<name>.parquet` of an entry has COLUMNS of the images.parquet of an evaluation (artifacts/evaluation.py).
+`evaluations/<name>.parquet` of an entry has the columns NEEDED (artifacts/scored_sets.py) of the images.parquet of an
+evaluation.
 """
 
 import io
@@ -11,14 +12,13 @@ import pyarrow.parquet as pq
 
 from mpc_model.evaluation.bootstrap import FEW_IMAGES, Replicates
 from pipelines.artifacts.evaluation import Difference
-
-COLUMNS = ("id", "kind", "f1", "iou", "called_fraction")
+from pipelines.artifacts.scored_sets import NEEDED
 
 
 def taken_from(images: bytes) -> bytes:
     """The file of a version, from an evaluation's images.parquet."""
     sink = io.BytesIO()
-    pq.write_table(pq.read_table(pa.BufferReader(images), columns=list(COLUMNS)), sink)
+    pq.write_table(pq.read_table(pa.BufferReader(images), columns=list(NEEDED)), sink)
     return sink.getvalue()
 
 

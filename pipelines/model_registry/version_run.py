@@ -40,29 +40,25 @@ def publish(
     the other one wrote meanwhile, so it is looked at again. False where the run of the version was deleted: then
     nothing is written.
     """
-    return retry(lambda: _publish(registry, version, model, links, evaluations), MlflowException, _BACKOFF)
 
+    def attempt() -> bool:
+        run = _run(registry, version)
+        if run is None:
+            return False
+        model_id = str(version.source).removeprefix("models:/")
+        parameters = hyperparameters(model, links)
+        registry.log_model_params(model_id, _missing(parameters, registry.get_logged_model(model_id).params))
+        listed = [Param(key, value) for key, value in _missing(parameters, run.data.params).items()]
+        names = version_metrics.names(version_metrics.from_tags(version.tags).values())
+        points = [
+            point
+            for metrics in evaluations
+            for point in _points(metrics, names[metrics.key], version, run.data.metrics)
+        ]
+        registry.log_batch(run.info.run_id, metrics=points, params=listed)
+        return True
 
-def _publish(
-    registry: MlflowClient,
-    version: ModelVersion,
-    model: Localizer,
-    links: Sequence[Link],
-    evaluations: Sequence[AnyMetrics],
-) -> bool:
-    run = _run(registry, version)
-    if run is None:
-        return False
-    model_id = str(version.source).removeprefix("models:/")
-    parameters = hyperparameters(model, links)
-    registry.log_model_params(model_id, _missing(parameters, registry.get_logged_model(model_id).params))
-    listed = [Param(key, value) for key, value in _missing(parameters, run.data.params).items()]
-    names = version_metrics.names(version_metrics.from_tags(version.tags).values())
-    points = [
-        point for metrics in evaluations for point in _points(metrics, names[metrics.key], version, run.data.metrics)
-    ]
-    registry.log_batch(run.info.run_id, metrics=points, params=listed)
-    return True
+    return retry(attempt, MlflowException, _BACKOFF)
 
 
 def _run(registry: MlflowClient, version: ModelVersion) -> Run | None:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from versions import METRICS
 
 from mpc_model.errors import UserError
 from pipelines.model_registry import gates, lineage, version_metrics
@@ -15,21 +16,8 @@ A, B = "a" * 64, "b" * 64
 
 
 def found(fingerprint: str = A, split: str = "test", **changed: object) -> VersionMetrics:
-    values = VersionMetrics(
-        model="m",
-        fingerprint=fingerprint,
-        split=split,
-        dataset="/data",
-        f1=0.5,
-        iou=0.4,
-        false_alarm_rate=0.1,
-        forged_images=9,
-        authentic_images=3,
-        untrained=0.2,
-        threshold=0.5,
-        robustness={"jpeg70": 0.4},
-        warnings=[],
-    )
+    plain = {"set_name": "", "against": {}, "forged_images": 9, "robustness": {"jpeg70": 0.4}}
+    values = dataclasses.replace(METRICS, fingerprint=fingerprint, split=split, **plain)  # type: ignore[arg-type]
     return dataclasses.replace(values, **changed)  # type: ignore[arg-type]
 
 

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.artifacts.evaluation import IMAGES_SCHEMA
+from pipelines.artifacts.scored_sets import NEEDED
 from pipelines.model_registry import gates, scored_images
 
 
@@ -25,7 +26,7 @@ def carried(f1: list[float | None]) -> bytes:
 
 def test_a_version_carries_a_few_columns_and_no_pictures() -> None:
     table = pq.read_table(pa.BufferReader(carried([0.5, None])))
-    assert table.column_names == list(scored_images.COLUMNS)
+    assert table.column_names == list(NEEDED)
     assert table["f1"].to_pylist() == [0.5, None]
 
 
