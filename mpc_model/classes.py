@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from mpc_model.errors import UserError
 
+IGNORED = 255
+"""In a mask: the pixel is left out of losses, samples and metrics."""
 MAX_CLASSES = 255
 """Labels have 8 bits, and 255 is that of ignored pixels."""
 BACKGROUND = "background"

@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.classes import BACKGROUND, FORGERY
+from mpc_model.classes import BACKGROUND, FORGERY, IGNORED
 from mpc_model.errors import DataError
-from mpc_model.imaging.codecs import IGNORED
 
 Labels = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
-from mpc_model.imaging.codecs import IGNORED
 
 LEVELS = 256
 Histogram = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.imaging.codecs import IGNORED
+from mpc_model.classes import IGNORED
 from mpc_model.registry import Registry
 
 AUTHENTIC, FORGED = 0, 1

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
 from mpc_model.formats import jpeg
 from mpc_model.formats.png import MAGIC as PNG_MAGIC
@@ -22,8 +23,6 @@ from mpc_model.registry import Registry
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif")
 """File names that are taken for images: the formats whose headers are read (decoding.py), in lower case."""
 Mask = npt.NDArray[np.uint8]
-IGNORED = 255
-"""In a mask: the pixel is left out of losses, samples and metrics."""
 
 _QUANTIZATION = 0xDB
 _GREY_OF_8_BITS, _GREY_OF_1_BIT = b"\x08\0", b"\x01\0"

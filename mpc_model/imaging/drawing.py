@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.classes import BACKGROUND
-from mpc_model.imaging.codecs import IGNORED, Image, Mask
+from mpc_model.classes import BACKGROUND, IGNORED
+from mpc_model.imaging.codecs import Image, Mask
 
 AUTHENTIC, FORGED = (43, 108, 176), (213, 63, 111)
 """The colours of the two classes in every picture and on every page: blue and pink, which people with any kind of

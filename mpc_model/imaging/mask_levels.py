@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
-from mpc_model.imaging.codecs import IGNORED, Image, Mask
+from mpc_model.imaging.codecs import Image, Mask
 
 AUTO = "auto"
 """In place of a mask rule: the levels of all masks of the source decide."""

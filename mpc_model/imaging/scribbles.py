@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.imaging.codecs import IGNORED, Mask
+from mpc_model.classes import IGNORED
+from mpc_model.imaging.codecs import Mask
 
 SIDE = 256
 """Pixels of the longer side at which a curve is found."""

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from mpc_model.losses.pixel_sets import IGNORED
+from mpc_model.classes import IGNORED
 from mpc_model.losses.ramps import sigmoid_ramp
 
 SMALLEST = 1e-6

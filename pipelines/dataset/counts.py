@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mpc_model.classes import FORGERY
+from mpc_model.classes import FORGERY, IGNORED
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs
 from pipelines.dataset.manifest import StatisticsDocument
@@ -109,14 +109,14 @@ class Statistics:
         if forged_pixels:
             self.counts["area", kind, str(min(AREA_BINS * forged_pixels // pixels, AREA_BINS - 1))] += 1
             self.mask_sums[half] += cv2.resize((mask == 1) * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)
-        if ignored := int((mask == codecs.IGNORED).sum()):
+        if ignored := int((mask == IGNORED).sum()):
             self.counts["ignored", split, source] += ignored
         for number, count in enumerate(row.get("class_pixels", ())):
             if count:
                 self.counts["classes", split, source, str(number)] += count
                 self.counts["holding", split, source, str(number)] += 1
         if scribble is not None:
-            for number, count in enumerate(codecs.class_pixels(scribble, codecs.IGNORED)):
+            for number, count in enumerate(codecs.class_pixels(scribble, IGNORED)):
                 if count:
                     self.counts["scribbled", split, source, str(number)] += count
 

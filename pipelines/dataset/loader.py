@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
 from mpc_model.imaging import codecs, symmetries
 from pipelines.dataset import order
@@ -27,7 +28,7 @@ from pipelines.dataset.reader import DrawnView, ShardReader, decode_view
 from pipelines.dataset.schema import NOT_FORGED
 from pipelines.runtime import storage, uris
 
-IGNORE = codecs.IGNORED
+IGNORE = IGNORED
 SYMMETRIES = 8
 """The symmetries of the square, as `symmetries.dihedral` numbers them; 0 changes nothing."""
 

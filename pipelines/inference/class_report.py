@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
 from mpc_model.evaluation import class_metrics
 from mpc_model.evaluation.class_metrics import Confusion, most_probable
@@ -177,7 +178,7 @@ def sheet(
         image, of_image = images[ranked[position]], metrics[ranked[position]]
         pixels, mask = decode(image)
         labels = most_probable(model.predict([pixels])[0])
-        wrong = ((labels != mask) & (mask != codecs.IGNORED)).astype(np.uint8)
+        wrong = ((labels != mask) & (mask != IGNORED)).astype(np.uint8)
         of_classes = [drawing.class_picture(one, names) for one in (mask, labels)]
         rows.append([pixels, *of_classes, drawing.mask_picture(wrong)])
         dice, accuracy = _shown(of_image["foreground_dice"], 2), _shown(of_image["accuracy"], 2)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import IGNORED
 from mpc_model.imaging import codecs, drawing
 
 SIDE = 192
@@ -19,7 +20,7 @@ SIDE = 192
 CANDIDATES = 4
 """Images of a row group that get pictures where not all do: the best, the worst, the loudest authentic one, any."""
 _JPEG = 80
-_GREY = {0: 0, 1: 255, codecs.IGNORED: 128}
+_GREY = {0: 0, 1: 255, IGNORED: 128}
 
 
 class Small(NamedTuple):
@@ -138,7 +139,7 @@ def sheet(rows: Sequence[Files], captions: Sequence[str], threshold: float) -> b
     for files in rows:
         image = codecs.decode_image(files.picture_image, "a small picture")
         grey, levels = (codecs.decode_image(file, "a small picture")[..., 0] for file in files[1:])
-        mask = np.where(grey == _GREY[codecs.IGNORED], codecs.IGNORED, grey // 255).astype(np.uint8)
+        mask = np.where(grey == _GREY[IGNORED], IGNORED, grey // 255).astype(np.uint8)
         probability = np.divide(levels, 255, dtype=np.float32)
         called = (probability > threshold).astype(np.uint8)
         lines.append([image, drawing.mask_picture(mask), drawing.heat(probability), drawing.outlined(image, called)])

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
-from mpc_model.imaging.codecs import IGNORED
 from pipelines.config.build import BuildConfig, SourceConfig
 from pipelines.ingest import annotations, listing
 

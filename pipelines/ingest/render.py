@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError, UnreadableFileError
 from mpc_model.imaging import codecs, forging, scribbles, views
 from mpc_model.imaging.decoding import read_header
@@ -88,7 +89,7 @@ def render(
         scribble=scribble if scribbled else None,
     )
     canonical = rendered[0]
-    forged, counted = int((mask == 1).sum()) if not classes else 0, int((mask != codecs.IGNORED).sum())
+    forged, counted = int((mask == 1).sum()) if not classes else 0, int((mask != IGNORED).sum())
     row: Row = {
         "id": hashlib.sha256(canonical.image_bytes + canonical.mask_bytes).hexdigest()[:32],
         "key": sample.key,
@@ -174,7 +175,7 @@ def _drawn_scribble(mask: codecs.Mask, source: SourceConfig, seed: int, key: str
     Its draws are its own: views and forgeries are those of a dataset without scribbles.
     """
     if source.scribbles != "drawn":
-        return np.full_like(mask, codecs.IGNORED)
+        return np.full_like(mask, IGNORED)
     return scribbles.draw(mask, sample_generator(seed, f"{key} scribble"))
 
 
@@ -203,7 +204,7 @@ def _decode(item: GoodItem, files: Files, source: SourceConfig) -> tuple[codecs.
     """Image, mask, and the scribble that the source has, of an item."""
     if item["kind"] != LABELLED:
         image, mask = _decode_pair(item, files.image, files.masks)
-        return image, np.full_like(mask, codecs.IGNORED) if item["kind"] == UNLABELLED else mask, None
+        return image, np.full_like(mask, IGNORED) if item["kind"] == UNLABELLED else mask, None
     names = annotations.mask_files(item)
     image, numbers = validation.read_labels(files.image, files.masks, name=item["image"], label_names=names)
     mask, *drawn = (annotations.class_of_number(source)[one] for one in numbers)

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DataError
 from mpc_model.formats import png
 from mpc_model.imaging import codecs, mask_levels, symmetries
-from mpc_model.imaging.codecs import IGNORED, Image, Mask
+from mpc_model.imaging.codecs import Image, Mask
 from mpc_model.imaging.decoding import Picture, read_picture
 from mpc_model.imaging.mask_levels import AUTO, Kind, MaskFile, MaskLevels
 

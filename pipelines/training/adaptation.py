@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.classes import IGNORED
 from mpc_model.imaging import crops
 from mpc_model.imaging.class_mix import MIXES, Labelled
-from mpc_model.imaging.codecs import IGNORED
 from mpc_model.imaging.strong_augmentation import blurred, jittered
 from mpc_model.localizer import Localizer
 from mpc_model.losses.all_gather import summed, world_size

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import UserError
-from mpc_model.imaging.codecs import IGNORED
 from mpc_model.losses.segmentation import SEGMENTATION_LOSSES, image_cross_entropy
 from mpc_model.nn.heads import HeadParts, has_parts, logits_at, parts_of, scores_images
 from pipelines.config.training import FinetuneConfig

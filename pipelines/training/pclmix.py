@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
 from mpc_model.losses import scribble_contrast
 from mpc_model.losses.all_gather import gathered
 from mpc_model.losses.certainty import certain_labels, class_probabilities, entropy_limit, scale_of_classes
-from mpc_model.losses.pixel_sets import IGNORED
 from mpc_model.losses.ramps import power_ramp, sigmoid_ramp
 from mpc_model.losses.rectangle_mix import Mix
 from mpc_model.losses.sampling import RandomKeys

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.evaluation.class_metrics import most_probable
 from mpc_model.evaluation.probes import kmeans_probe, stack_levels
@@ -98,7 +99,7 @@ class Pictures:
         dataset = validation.validation_dataset(self._config, self._verb)
         batches = validation.fixed_batches(self._config, "validation", 2 * IMAGES, dataset=dataset)  # half are forged
         pairs = [pair for batch in batches for pair in zip(batch.images.numpy(), batch.masks.numpy(), strict=True)]
-        return [(image, mask) for image, mask in pairs if ((mask > 0) & (mask != codecs.IGNORED)).any()][:IMAGES]
+        return [(image, mask) for image, mask in pairs if ((mask > 0) & (mask != IGNORED)).any()][:IMAGES]
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:
@@ -117,8 +118,8 @@ def _titles(logits: torch.Tensor | None) -> tuple[str, str]:
 def _share(mask: npt.NDArray[np.uint8], names: Sequence[str]) -> str:
     """What a mask holds, for the caption of its image."""
     if len(names) == 2:
-        return f"{(mask == 1).sum() / max(1, (mask != codecs.IGNORED).sum()):.0%} of it forged"
-    return f"{len(np.setdiff1d(mask, [codecs.IGNORED]))} of {len(names)} classes in it"
+        return f"{(mask == 1).sum() / max(1, (mask != IGNORED).sum()):.0%} of it forged"
+    return f"{len(np.setdiff1d(mask, [IGNORED]))} of {len(names)} classes in it"
 
 
 def _prediction(

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mpc_model.imaging.class_mix import AUTHENTIC, FORGED, IGNORED, MIXES, RIM, Labelled, Mixed, drawn_pixels
+from mpc_model.classes import IGNORED
+from mpc_model.imaging.class_mix import AUTHENTIC, FORGED, MIXES, RIM, Labelled, Mixed, drawn_pixels
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:

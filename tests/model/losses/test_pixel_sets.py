@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from contrast_cases import case, slow_sets
 
-from mpc_model.losses.pixel_sets import IGNORED, mask_pyramid, mean_cosines, of_images, pooled_pixels, unit_rows
+from mpc_model.classes import IGNORED
+from mpc_model.losses.pixel_sets import mask_pyramid, mean_cosines, of_images, pooled_pixels, unit_rows
 from mpc_model.losses.sampling import edge_distance
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from dataset_rows import PICTURE, PNG, SIDE, row, stored
 
+from mpc_model.classes import IGNORED
 from mpc_model.imaging import codecs
 from pipelines.dataset.counts import KEYS, Statistics, of_rows
 
@@ -62,7 +63,7 @@ def test_counts_are_those_of_the_rows() -> None:
 
 def test_ignored_pixels_are_of_neither_class_and_are_counted() -> None:
     mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[:16], mask[16:32] = 1, codecs.IGNORED
+    mask[:16], mask[16:32] = 1, IGNORED
     views = stored(PNG, codecs.encode_mask(mask))
     with_border, without = row(0, True, views=views, forged_pixels=16 * SIDE), row(0, True, forged_pixels=16 * SIDE)
     without["views"] = stored(PNG, codecs.encode_mask((mask == 1).astype(np.uint8)))
@@ -74,11 +75,11 @@ def test_ignored_pixels_are_of_neither_class_and_are_counted() -> None:
 
 
 def test_classes_scribbles_and_images_without_labels_are_counted() -> None:
-    labels, scribble = np.full((SIDE, SIDE), codecs.IGNORED, np.uint8), np.full((SIDE, SIDE), codecs.IGNORED, np.uint8)
+    labels, scribble = np.full((SIDE, SIDE), IGNORED, np.uint8), np.full((SIDE, SIDE), IGNORED, np.uint8)
     labels[:10], labels[10:11], scribble[0, :7] = 0, 2, 2
     views = [{**stored(PNG, codecs.encode_labels(labels))[0], "scribble": codecs.encode_labels(scribble)}]
     one = row(0, False, kind="labelled", class_pixels=[10 * SIDE, 0, SIDE], views=views)
-    nothing = codecs.encode_labels(np.full((SIDE, SIDE), codecs.IGNORED, np.uint8))
+    nothing = codecs.encode_labels(np.full((SIDE, SIDE), IGNORED, np.uint8))
     other = row(1, False, kind="unlabelled", class_pixels=[0, 0, 0], views=stored(PNG, nothing))
     found = of_rows([one, one, other])
     assert found.count_by("classes", "label") == {("0",): 20 * SIDE, ("2",): 2 * SIDE}
@@ -126,7 +127,7 @@ def test_columns_are_named_and_an_unknown_one_is_an_error() -> None:
 
 
 def test_every_key_has_the_columns_that_are_declared() -> None:
-    partly_ignored = codecs.encode_mask(np.full((SIDE, SIDE), codecs.IGNORED, np.uint8))
+    partly_ignored = codecs.encode_mask(np.full((SIDE, SIDE), IGNORED, np.uint8))
     labels = np.full((SIDE, SIDE), 2, np.uint8)
     views = [{**stored(PNG, codecs.encode_labels(labels))[0], "scribble": codecs.encode_labels(labels)}]
     indexed = row(3, False, kind="labelled", class_pixels=[0, 0, SIDE * SIDE], views=views)
