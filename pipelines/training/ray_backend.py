@@ -35,6 +35,8 @@ from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
 STOP_SECONDS = 1.0
 """How often the first worker asks whether training is to stop."""
+UNKNOWN_DEADLINE_SECONDS = 120.0
+"""How long after a notice without a deadline a machine counts as one that goes: as long as Ray Train waits."""
 ABORT_SECONDS = 10.0
 """How long an interrupt waits for Ray Train to end: its controller answers nobody while it waits for machines."""
 
@@ -294,12 +296,13 @@ def _worker(arguments: _WorkerArguments) -> str | None:
     console.relay(arguments.lines.put, rank)
     torch.set_num_threads(config.train.cpus_per_worker)
     validator = ray_validation.RayValidator(stage.verb, control, partial(_validate_here, config, stage))
+    preemption = _Preemption()
     context = WorkerContext(
         rank=rank,
         world_size=ray_context.get_world_size(),
         device=get_device(),
         report=partial(_report, arguments, validator),
-        is_preempted=lambda: ray.train.get_preemption_info() is not None,
+        is_preempted=preemption,
         is_stopping=_Stopping(control),
         start_async_validator=lambda: validator,
         check_lease=lambda: lease.check(arguments.output, arguments.lease_holder),
@@ -313,6 +316,9 @@ def _worker(arguments: _WorkerArguments) -> str | None:
         return str(stopped) or "without a checkpoint of its own"
     except InfrastructureError:
         raise
+    except RuntimeError:  # as torch raises where the connection to another worker is lost
+        preemption.wait()
+        raise
     except MPCError as error:
         ray.get(control.fail.remote(describe(error)))
         if context.world_size > 1:  # the other ranks wait for this one: let Ray end them
@@ -324,6 +330,28 @@ def _validate_here(config: Config, stage: type[Stage], step: int) -> dict[str, f
     """The metrics of a checkpoint, found in this process."""
     location = checkpoint.folder(str(getattr(config, stage.verb).output), step)
     return validation.Validator(config, stage, get_device()).validate_checkpoint(location)
+
+
+class _Preemption:
+    """Whether a machine of this group is about to be taken away; every rank must ask equally often."""
+
+    _deadline = 0.0
+
+    def __call__(self) -> bool:
+        notice = ray.train.get_preemption_info()
+        if notice:
+            unknown = time.time() + UNKNOWN_DEADLINE_SECONDS
+            self._deadline = notice.deadline_ms / 1000 if notice.deadline_ms else unknown
+        return notice is not None
+
+    def wait(self) -> None:
+        """Wait until an announced machine is gone, where there is one.
+
+        The workers that stay lose their connections before Ray Train knows that a machine is gone. It takes their
+        errors for a failure of the run, which `max_failures` counts. While they wait, it sees what it was: at the
+        deadline at the latest it starts the workers again, this one too.
+        """
+        time.sleep(max(0.0, self._deadline - time.time()))
 
 
 class _Stopping:

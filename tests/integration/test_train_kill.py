@@ -357,12 +357,10 @@ def test_a_preemption_notice_keeps_a_checkpoint_at_once(
     driver = start(tmp_path / "run", *more, hosts=hosts)
     driver.wait_for_line(r"worker 0 of 2 is process")
     driver.wait_for_step(10)
-    leaves = time.monotonic() + 15
     hosts.announce(seconds=15)
     driver.wait_for_line("a machine is about to be taken away; keeping a checkpoint now")
     kept = driver.wait(lambda: [s for s in sealed(tmp_path / "run" / "pretrain") if s % 32])
-    driver.wait(lambda: time.monotonic() >= leaves - 3)  # Ray's controller polls; lost before that is a failure to it
-    hosts.lose()
+    hosts.lose()  # before it was to go: the other worker sees a lost connection first
     step = int(driver.wait_for_line(r"keeping a checkpoint now[^$]*worker 0 of 1 is [^$]*resuming from step (\d+)")[1])
     assert step >= kept[0]
     assert kept[0] % 10 == 0
@@ -400,9 +398,8 @@ def test_a_bucket_that_refuses_for_good_stops_training_with_a_word(
         driver.wait(lambda: checkpoint.steps(f"{swift}/run"))
         proxy.methods, proxy.share = ("PUT", "POST", "DELETE"), 1
         said = driver.finish(code=1)
-        last = said.splitlines()[-1]
-        assert re.search(r"^mpc pretrain: pretrain: the checkpoint of step \d+ could not be written: S3 refused", last)
-        assert "it goes on from the last checkpoint" in last
+        refused = r"^mpc pretrain: pretrain: the checkpoint of step \d+ could not be written: S3 refused"
+        assert re.search(rf"{refused}.* it goes on from the last checkpoint", said, re.MULTILINE)
         assert statuses(tmp_path / "run") == ["FAILED"]
         proxy.share = 0
         driver = start(tmp_path / "run", *more)
