@@ -135,7 +135,7 @@ def test_a_trial_that_fails_is_told_and_does_not_end_the_search(tmp_path: Path, 
     assert {trial.parameters["pretrain.learning_rate"] for trial in fine} == {1e-3}
     assert all("loss is" in trial.reason or "not finite" in trial.reason for trial in failed)
     statuses = rows(folder, "select name, status from runs")
-    assert {status for name, status in statuses if name == "tune"} == {"FINISHED"}
+    assert {status for name, status in statuses if name.startswith("tune ")} == {"FINISHED"}
     assert "RUNNING" not in {status for _, status in statuses}
     assert sum(status == "FAILED" for name, status in statuses if name.startswith("trial")) == len(failed)
 
