@@ -28,8 +28,8 @@ def recipe(swift: str, photos: Path, tmp_path: Path) -> Path:
     return file
 
 
-def start(recipe: Path, output: str, **variables: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pipelines.cli", "build", "--config", str(recipe), f"build.output={output}"]
+def start(recipe: Path, output: str, *more: str, **variables: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "pipelines.cli", "build", "--config", str(recipe), f"build.output={output}", *more]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
 
 
@@ -61,12 +61,14 @@ def test_a_build_through_a_failing_network_is_the_same(swift: str, recipe: Path)
 
 @pytest.mark.slow
 def test_of_two_builds_into_one_place_one_wins_and_the_other_is_told(swift: str, recipe: Path) -> None:
-    both = [start(recipe, f"{swift}/contested") for _ in range(2)]
+    (source,) = json.loads(recipe.read_text())["build"]["sources"]
+    longer = f"build.sources={json.dumps([source | {'samples_per_photo': 80}])}"  # than the other takes to begin
+    both = [start(recipe, f"{swift}/contested", longer) for _ in range(2)]
     said = {process.communicate(timeout=400)[1]: process.returncode for process in both}
     lost = [text for text, code in said.items() if code == 2]
     assert sorted(said.values()) == [0, 2], said
     assert "is writing" in lost[0]
-    assert Manifest.read(f"{swift}/contested").sources["photos"].samples == 48
+    assert Manifest.read(f"{swift}/contested").sources["photos"].samples == 480
     assert not storage.folder_exists(f"{swift}/contested/lease")
 
 

@@ -13,7 +13,8 @@ import ray
 from drills import PATIENCE, Driver, rows
 from two_hosts import TwoHosts
 
-from pipelines import tune
+from pipelines import reuse, tune
+from pipelines.artifacts import record
 from pipelines.config import recipe
 from pipelines.config.root import Config
 from pipelines.runtime import cluster, storage, uris
@@ -187,6 +188,7 @@ def test_a_trial_in_a_process_that_another_was_stopped_in_is_the_same_as_in_its_
     # Each ended in order before its process took the next one; the last one's process was ended with the search.
     assert not list((output / "trials").glob("000[012]/pretrain/lease/*"))
     alone = recipe.revised(config, "tune.trials=4", "tune.algorithm=random", f"tune.output={tmp_path / 'alone'}")
+    record.claim(str(tmp_path / "alone"), "tune", reuse.search_identity(alone), alone.dump())
     for trial in trials(output)[:3]:  # the last one is trained, in a process of its own
         ledger.Trial(trial.number, trial.parameters, "stopped").save(str(tmp_path / "alone"))
     tune.tune(alone)
