@@ -28,7 +28,6 @@ from pipelines.dataset.reader import DrawnView, ShardReader, decode_view
 from pipelines.dataset.schema import NOT_FORGED
 from pipelines.runtime import storage, uris
 
-IGNORE = IGNORED
 SYMMETRIES = 8
 """The symmetries of the square, as `symmetries.dihedral` numbers them; 0 changes nothing."""
 
@@ -278,7 +277,7 @@ class PixelLoader:
         if not samples:
             # A rank without a sample in an epoch's last step still takes the step, with a sample that is ignored.
             (canonical,) = self._canonical([0])
-            nothing = np.full_like(canonical.mask, IGNORE)
+            nothing = np.full_like(canonical.mask, IGNORED)
             ignored = canonical._replace(mask=nothing, scribble=nothing if self._scribbles else None)
             return self._collate([ignored], progress, [ignored] if self._pairs else [])
         shown = [sample.result() for sample in samples]

@@ -17,11 +17,12 @@ import stored_dataset
 import torch
 from fault_proxy import FaultProxy
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import DamagedError
 from mpc_model.imaging import codecs
 from pipelines.config.root import Config
 from pipelines.dataset.batch import Batch, scaled
-from pipelines.dataset.loader import IGNORE, PixelLoader
+from pipelines.dataset.loader import PixelLoader
 from pipelines.dataset.manifest import Manifest
 from pipelines.dataset.order import Cursor
 from pipelines.dataset.read_ahead import REMOTE_THREADS, ReadAhead
@@ -159,9 +160,9 @@ def test_a_rank_without_samples_gets_one_that_is_ignored(dataset: tuple[str, Man
         list(loader(dataset, "test", batch_size=1, rank=rank, world=samples - 1, pairs=True).epoch(Cursor()))
         for rank in range(samples - 1)
     ]
-    fillers = [batches[1] for batches in ranks if (batches[1].masks == IGNORE).all()]
+    fillers = [batches[1] for batches in ranks if (batches[1].masks == IGNORED).all()]
     assert len(fillers) == samples - 2
-    assert all((batch.second_masks == IGNORE).all() for batch in fillers if batch.second_masks is not None)
+    assert all((batch.second_masks == IGNORED).all() for batch in fillers if batch.second_masks is not None)
 
 
 def test_fixed_samples_are_canonical_balanced_and_always_the_same(dataset: tuple[str, Manifest]) -> None:
