@@ -19,7 +19,6 @@ OTHER_FILES = {
 WITHOUT_UNIT_FILE = {
     "pipelines/benchmarks/search.py": "pipelines/benchmarks/test_serve.py",
     "pipelines/demo.py": "integration/test_demo.py",
-    "pipelines/training/ray_backend.py": "integration/test_train_kill.py",
     "pipelines/training/ray_validation.py": "integration/test_train_kill.py",
 }
 """Modules that are tested only through others, each with the file below tests/ that does it."""

@@ -80,7 +80,7 @@ class TrainConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker groups that may be lost and restarted from the last checkpoint; preempted ones do not count."""
     preemption_grace_s: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds that the other workers may go on after a machine was taken away, to end what they write."""
+    """Seconds that the other workers may go on after the announced time of a machine, to end what they write."""
     relax_collectives_on_preemption: bool = False
     """Let checkpoints be reported without the workers of a machine that is taken away, unless it has the first one."""
     accelerator_type: str | None = None

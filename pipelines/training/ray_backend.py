@@ -28,6 +28,7 @@ from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
 from pipelines.runtime import cluster, console, device, environment, lease, lock, signals
 from pipelines.training import loop, ray_callbacks, ray_history, ray_validation, validation
+from pipelines.training.preemption import Preemption
 from pipelines.training.progress import TrainingProgress, TrainingResult
 from pipelines.training.ray_control import Control
 from pipelines.training.stage import Stage
@@ -35,8 +36,6 @@ from pipelines.training.worker_context import INTERRUPTED, Report, WorkerContext
 
 STOP_SECONDS = 1.0
 """How often the first worker asks whether training is to stop."""
-UNKNOWN_DEADLINE_SECONDS = 120.0
-"""How long after a notice without a deadline a machine counts as one that goes: as long as Ray Train waits."""
 ABORT_SECONDS = 10.0
 """How long an interrupt waits for Ray Train to end: its controller answers nobody while it waits for machines."""
 
@@ -241,15 +240,20 @@ def _fit(trainer: _Trainer, failures: int, verb: str, output: str) -> Result:
 def _on_message(
     on_epoch: Callable[[dict[str, float]], None],
     runs: threading.Event,
-    item: console.Line | dict[str, float] | ray_callbacks.GroupState,
+    item: console.Line | dict[str, float] | ray_callbacks.GroupRuns | ray_callbacks.GroupLost,
 ) -> None:
     """Print a worker's line, forward the metrics of an epoch, or note whether workers run."""
-    if isinstance(item, console.Line):
-        console.show(item)
-    elif isinstance(item, ray_callbacks.GroupState):
-        runs.set() if item == ray_callbacks.GroupState.RUNS else runs.clear()
-    else:
-        on_epoch(item)
+    match item:
+        case console.Line():
+            console.show(item)
+        case ray_callbacks.GroupRuns():
+            runs.set()
+        case ray_callbacks.GroupLost(reason):
+            if runs.is_set() and reason:  # Ray Train says it again until the group is ended
+                console.warn(reason)
+            runs.clear()
+        case _:
+            on_epoch(item)
 
 
 def _last_failure(error: TrainingFailedError) -> str:
@@ -296,7 +300,7 @@ def _worker(arguments: _WorkerArguments) -> str | None:
     console.relay(arguments.lines.put, rank)
     torch.set_num_threads(config.train.cpus_per_worker)
     validator = ray_validation.RayValidator(stage.verb, control, partial(_validate_here, config, stage))
-    preemption = _Preemption()
+    preemption = Preemption(stage.verb, config.train.preemption_grace_s)
     context = WorkerContext(
         rank=rank,
         world_size=ray_context.get_world_size(),
@@ -309,15 +313,16 @@ def _worker(arguments: _WorkerArguments) -> str | None:
     )
     where = f"process {os.getpid()} on {socket.gethostname()}"
     console.say(f"{stage.verb}: worker {context.rank} of {context.world_size} is {where}")
-    arguments.lines.put(ray_callbacks.GroupState.RUNS)
+    arguments.lines.put(ray_callbacks.GroupRuns())
     try:
         loop.run(config, stage, arguments.run_id, context)
     except loop.Stopped as stopped:
         return str(stopped) or "without a checkpoint of its own"
     except InfrastructureError:
         raise
-    except RuntimeError:  # as torch raises where the connection to another worker is lost
-        preemption.wait()
+    except RuntimeError as error:  # as torch raises where gloo has lost the connection to another worker
+        if context.world_size > 1:
+            preemption.wait({context.rank: error}, context.is_stopping)
         raise
     except MPCError as error:
         ray.get(control.fail.remote(describe(error)))
@@ -330,28 +335,6 @@ def _validate_here(config: Config, stage: type[Stage], step: int) -> dict[str, f
     """The metrics of a checkpoint, found in this process."""
     location = checkpoint.folder(str(getattr(config, stage.verb).output), step)
     return validation.Validator(config, stage, get_device()).validate_checkpoint(location)
-
-
-class _Preemption:
-    """Whether a machine of this group is about to be taken away; every rank must ask equally often."""
-
-    _deadline = 0.0
-
-    def __call__(self) -> bool:
-        notice = ray.train.get_preemption_info()
-        if notice:
-            unknown = time.time() + UNKNOWN_DEADLINE_SECONDS
-            self._deadline = notice.deadline_ms / 1000 if notice.deadline_ms else unknown
-        return notice is not None
-
-    def wait(self) -> None:
-        """Wait until an announced machine is gone, where there is one.
-
-        The workers that stay lose their connections before Ray Train knows that a machine is gone. It takes their
-        errors for a failure of the run, which `max_failures` counts. While they wait, it sees what it was: at the
-        deadline at the latest it starts the workers again, this one too.
-        """
-        time.sleep(max(0.0, self._deadline - time.time()))
 
 
 class _Stopping:

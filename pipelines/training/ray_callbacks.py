@@ -3,9 +3,8 @@
 They are not in ray_backend.py, so that the controller need not import what workers train with, and starts sooner.
 """
 
-import logging
 import re
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,33 +12,36 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 
 from mpc_model.errors import InfrastructureError, MPCError
-from pipelines.runtime import console
 
 
-class GroupState(Enum):
-    """What the driver is told of the worker group, among the lines for its terminal."""
+@dataclass(frozen=True)
+class GroupRuns:
+    """The worker group runs: an item among the lines for the driver's terminal."""
 
-    RUNS = "runs"
-    LOST = "lost"
+
+@dataclass(frozen=True)
+class GroupLost:
+    """The worker group was lost: an item like `GroupRuns`. `reason` is for the terminal; None: an error says it."""
+
+    reason: str | None
 
 
 class LossCallback(UserCallback):
-    """Prints on the terminal of the job that a worker group was lost."""
+    """Tells the driver that a worker group was lost."""
 
     def __init__(self, verb: str, lines: Any) -> None:
         self._verb, self._lines = verb, lines
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called by Ray Train before it starts the workers again, or gives up."""
-        self._lines.put(GroupState.LOST)
+        """Called by Ray Train as often as it asks for the workers' states, until it ends the group."""
         retried = {
             rank: error
             for rank, error in worker_exceptions.items()
             if isinstance(error, InfrastructureError) or not isinstance(error, MPCError)
         }
-        if retried and len(retried) == len(worker_exceptions):
-            message = f"{self._verb}: {root_cause(retried)}; going back to the last checkpoint"
-            self._lines.put(console.line(message, logging.WARNING))
+        is_retried = bool(retried) and len(retried) == len(worker_exceptions)
+        reason = f"{self._verb}: {root_cause(retried)}; going back to the last checkpoint" if is_retried else None
+        self._lines.put(GroupLost(reason))
 
 
 class EpochCallback(UserCallback):

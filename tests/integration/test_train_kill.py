@@ -358,12 +358,16 @@ def test_a_preemption_notice_keeps_a_checkpoint_at_once(
     driver.wait_for_line(r"worker 0 of 2 is process")
     driver.wait_for_step(10)
     hosts.announce(seconds=15)
+    goes = time.monotonic() + 15
     driver.wait_for_line("a machine is about to be taken away; keeping a checkpoint now")
     kept = driver.wait(lambda: [s for s in sealed(tmp_path / "run" / "pretrain") if s % 32])
     hosts.lose()  # before it was to go: the other worker sees a lost connection first
+    assert time.monotonic() < goes
+    driver.wait_for_line("lost its connection to another; waiting until the machine is gone")
     step = int(driver.wait_for_line(r"keeping a checkpoint now[^$]*worker 0 of 1 is [^$]*resuming from step (\d+)")[1])
     assert step >= kept[0]
     assert kept[0] % 10 == 0
+    assert driver.said.count("going back to the last checkpoint") == 1
     driver.process.terminate()
     driver.finish(code=130)
 

@@ -61,7 +61,7 @@ def test_the_table_of_timeouts_states_the_numbers_of_the_code() -> None:
             stated += 1
             value = _constants(ROOT / "pipelines" / place[1])[place[2]]
             assert value in [float(number) for number in re.findall(r"\d+", row[1])], row
-    assert stated == 22
+    assert stated == 23
 
 
 def test_the_rule_of_s3_and_the_failures_of_workers_are_those_of_the_code() -> None:

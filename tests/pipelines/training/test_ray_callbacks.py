@@ -8,7 +8,7 @@ import ray
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from mpc_model.errors import InfrastructureError, MPCError, UserError
-from pipelines.training.ray_callbacks import EpochCallback, GroupState, LossCallback, root_cause
+from pipelines.training.ray_callbacks import EpochCallback, GroupLost, LossCallback, root_cause
 
 DEAD = ray.exceptions.RayActorError()
 LOST_CONNECTION = RuntimeError("[../gloo/transport/tcp/pair.cc:534]\n Connection closed by peer")
@@ -48,11 +48,9 @@ def test_going_back_to_a_checkpoint_is_said_only_where_workers_are_started_again
 ) -> None:
     lines: queue.Queue[Any] = queue.Queue()
     LossCallback("pretrain", lines).after_exception(None, failures)
-    assert lines.get() == GroupState.LOST
-    assert lines.qsize() == said
-    if said:
-        line = str(lines.get())
-        assert f"pretrain: {root_cause(failures)}; going back to the last checkpoint" in line
+    reason = f"pretrain: {root_cause(failures)}; going back to the last checkpoint" if said else None
+    assert lines.get() == GroupLost(reason)
+    assert lines.empty()
 
 
 def test_the_first_worker_speaks_for_an_epoch() -> None:
