@@ -111,7 +111,7 @@ def test_it_ends_as_a_run_that_nobody_disturbed(
         states.append((last.document["step"], weights, tensors(last.state)))
     (step, weights, whole), (others_step, others_weights, broken) = states
     assert (step, weights) == (others_step, others_weights)
-    assert step == 48
+    assert step == 32
     assert whole.keys() == broken.keys()
     assert {name.split("/")[2].partition(".")[0] for name in whole if name.startswith("/module/")} >= besides
     differing = [name for name, one in whole.items() if not torch.equal(one, broken[name])]
