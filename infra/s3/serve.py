@@ -30,7 +30,7 @@ ACCESS_KEY, SECRET_KEY, REGION = "mpc:tester", "secret-of-the-local-server", "us
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-s3"
 SERVERS = ("account", "container", "object", "proxy")
-START_SECONDS, STOP_SECONDS = 60, 10
+START_SECONDS, STOP_SECONDS = 180, 10
 
 _COMMON = """[DEFAULT]
 bind_ip = 127.0.0.1
