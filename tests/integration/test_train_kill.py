@@ -366,7 +366,6 @@ def test_a_preemption_notice_keeps_a_checkpoint_at_once(
     driver.wait_for_line("lost its connection to another; waiting until the machine is gone")
     step = int(driver.wait_for_line(r"keeping a checkpoint now[^$]*worker 0 of 1 is [^$]*resuming from step (\d+)")[1])
     assert step >= kept[0]
-    assert kept[0] % 10 == 0
     assert driver.said.count("going back to the last checkpoint") == 1
     driver.process.terminate()
     driver.finish(code=130)
