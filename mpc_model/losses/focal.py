@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import UserError
 
 
@@ -22,7 +23,7 @@ def focal_loss(logits: Tensor, mask: Tensor, alpha: float = 0.5, gamma: float = 
         )
     # Every pixel is computed, and ignored ones are set to zero before and after: no shape depends on the mask, and what
     # an ignored logit holds, NaN too, reaches neither the loss nor a gradient.
-    seen, forged = mask != 255, mask == 1
+    seen, forged = mask != IGNORED, mask == 1
     values = torch.where(seen, logits[:, 0].float(), 0.0)
     # The margin z of the true class has p_t = sigmoid(z), so -log p_t = softplus(-z) and 1 - p_t = exp(-softplus(z)):
     # neither overflows nor loses its gradient, however large the logit.
@@ -50,7 +51,7 @@ def class_margins(logits: Tensor, labels: Tensor) -> Tensor:
     The softmax probability of the class is the sigmoid of it. `logits` is floating (B, K, H, W) with K >= 2, `labels`
     uint8 (B, H, W). Ignored pixels (255) have some finite margin, whatever their logits are.
     """
-    seen = labels != 255
+    seen = labels != IGNORED
     values = torch.where(seen[:, None], logits, 0.0)
     classes = torch.arange(logits.shape[1], device=labels.device)[:, None, None]
     of_class = classes == torch.where(seen, labels, 0)[:, None]
@@ -60,5 +61,5 @@ def class_margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 def mean_over_seen(losses: Tensor, labels: Tensor) -> Tensor:
     """The mean of the losses (B, H, W) of pixels whose label is not 255; zero where there are none."""
-    seen = labels != 255
+    seen = labels != IGNORED
     return torch.where(seen, losses, 0.0).sum() / seen.sum().clamp_min(1)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc_model.classes import IGNORED
 from mpc_model.losses.gaussian_similarity import Gaussians
 
 
@@ -29,7 +30,7 @@ def divergence(pixels: Gaussians, labels: Tensor) -> Tensor:
     """
     means, log_variances = F.normalize(pixels.means, dim=-1), pixels.log_variances
     terms = -0.5 * (1 + log_variances - means.square() - log_variances.exp())
-    return torch.where((labels != 255)[:, None], terms, 0.0).sum()
+    return torch.where((labels != IGNORED)[:, None], terms, 0.0).sum()
 
 
 def ramp(step: Tensor, total: Tensor, sharpness: float) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc_model.classes import IGNORED
 from mpc_model.errors import UserError
 from mpc_model.losses.focal import focal_loss, mean_over_seen, softmax_focal_loss
 from mpc_model.registry import Registry
@@ -51,7 +52,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     What an ignored pixel's logits hold, NaN too, reaches neither the loss nor a gradient.
     """
-    valid = labels != 255
+    valid = labels != IGNORED
     used = torch.where(valid[:, None], logits, 0.0)
     indices = torch.where(valid, labels, 0).long()
     if logits.shape[1] == 1:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc_model.classes import IGNORED
 from mpc_model.losses.contrast import multi_view_contrast
 from mpc_model.losses.focal import focal_loss
 from mpc_model.nn.heads import HEADS
@@ -98,7 +99,7 @@ class PlainStage2(Stage2):
     """The same with the formula of the focal loss, on the pixels that are not ignored."""
 
     def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
-        seen = masks != 255
+        seen = masks != IGNORED
         probability = logits[:, 0][seen].sigmoid()
         of_class = torch.where(masks[seen] == 1, probability, 1 - probability)
         return (-0.5 * (1 - of_class) ** 2 * of_class.log()).mean()

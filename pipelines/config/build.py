@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mpc_model.classes import check_classes
+from mpc_model.classes import IGNORED, check_classes
 from mpc_model.errors import UserError
 from mpc_model.imaging.forge_settings import ForgeSettings
 from pipelines.config.base import (
@@ -171,7 +171,7 @@ class SourceConfig(Section):
         if indexed and self.mask_rule != "auto":
             raise ValueError("mask_rule is for masks of forged pixels; for the labels of layout indexed set values")
         for value, number in self.values.items():
-            if number != 255 and number >= len(self.class_names):
+            if number != IGNORED and number >= len(self.class_names):
                 raise ValueError(
                     f"values maps {value} to {number}, but class_names has {len(self.class_names)} names; name a class"
                     f" from 0 to {len(self.class_names) - 1}, or 255, unlabelled"

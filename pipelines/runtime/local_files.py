@@ -23,7 +23,7 @@ def files(folder: str) -> Iterator[tuple[str, Stamp | str]]:
     """Path and stamp of every file below a folder, or instead of a stamp why it is none that can be read.
 
     Links to folders are followed, but into each folder only once: they may loop. Hidden files and folders are left out.
-    A link to nothing is given as a file: whoever reads it is told. Raises OSError where the folder cannot be listed.
+    A link to nothing is given as a file: to read it is an error. Raises OSError where the folder cannot be listed.
     """
     seen, waiting = set[tuple[int, int]](), [folder]
     while waiting:
