@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mpc_model.card import DOCUMENT, Card, check_card
-from mpc_model.classes import check_classes, class_labels
+from mpc_model.classes import FORGERY, check_classes, class_labels
 from mpc_model.errors import UserError
 
 FORMAT, ADDED_FORMAT = 1, 2
@@ -87,6 +87,11 @@ class ModelSpec:
     def labels(self) -> tuple[str, ...]:
         """What the values of a mask are called, from 0 on: authentic and forged where there is one class."""
         return class_labels(self.classes, self.class_names)
+
+    @property
+    def of_forgeries(self) -> bool:
+        """Whether pixels are authentic or forged: by one logit, or by the softmax of two classes of these names."""
+        return self.labels == FORGERY
 
     def to_json(self) -> dict[str, Any]:
         """The spec as model.json has it: of ADDED with those keys alone that the model needs."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from mpc_model.classes import FORGERY
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.class_mix import MIXES
 from mpc_model.localizer import Localizer
@@ -64,7 +65,10 @@ class Adapting:
 
     def __init__(self, config: Config) -> None:
         start = self.load_start(config)
-        self.localizer = Localizer(replace(start.spec, input_size=config.model.input_size))
+        names = start.spec.class_names
+        if start.spec.classes > 1 and not names:
+            names = tuple(Manifest.read(str(config.train.dataset)).class_names)
+        self.localizer = Localizer(replace(start.spec, input_size=config.model.input_size, class_names=names))
         self.localizer.load_state_dict(start.state_dict())
         self.localizer.card = start.card
         adaptation = ADAPTATIONS[config.adapt.method](self.localizer, config)
@@ -109,13 +113,8 @@ class Adapting:
         for registry, name in ((ADAPTATIONS, settings.method), (SIMILARITIES, settings.similarity)):
             registry.require(name)
         PROTOTYPES.require(settings.prototypes)
-        if settings.mix:
-            MIXES.require(settings.mix)
+        _check_mix(config, manifest)
         number, side = config.model.classes, config.model.input_size
-        if settings.mix == "classes" and number == 1:
-            raise UserError(
-                "adapt.mix is classes, which would label splices authentic; for forgeries use forged or ignored"
-            )
         if settings.forged_weight != 1 and number > 1:
             raise UserError(
                 f"adapt.forged_weight is for localizers of forgeries, and model.classes is {number}; leave it out"
@@ -131,14 +130,7 @@ class Adapting:
         splits = ["train"]
         if settings.validate_on == "target":
             splits.append("validation")
-            if "validation" not in target.splits:
-                raise DataError(f"adapt.target {uri} has no samples in split 'validation'; use validate_on=source")
-            target.require_labels(uri, ("validation",), "adapt.validate_on=target")
-            if manifest and target.class_names != manifest.class_names:
-                raise UserError(
-                    f"adapt.target {uri} has the classes {', '.join(target.class_names)[:200]}, the source"
-                    f" {', '.join(manifest.class_names)[:200]}; use validate_on=source"
-                )
+            _check_validation(uri, target, manifest)
         integrity.check(uri, target, splits)
 
     @staticmethod
@@ -152,6 +144,41 @@ class Adapting:
     ) -> Measured:
         """F1, IoU and false alarm rate on the validation images."""
         return validation_metrics.of_forgeries(localizer, validation, device, shares)
+
+
+def _check_validation(uri: str, target: Manifest, source: Manifest | None) -> None:
+    """UserError or DataError where the validation split of the target cannot choose the best epoch."""
+    if "validation" not in target.splits:
+        raise DataError(f"adapt.target {uri} has no samples in split 'validation'; use validate_on=source")
+    target.require_labels(uri, ("validation",), "adapt.validate_on=target")
+    if source and target.class_names != source.class_names:
+        raise UserError(
+            f"adapt.target {uri} has the classes {', '.join(target.class_names)[:200]}, the source"
+            f" {', '.join(source.class_names)[:200]}; use validate_on=source"
+        )
+    if not target.indexed and not target.splits["validation"].forged:
+        raise DataError(
+            f"split 'validation' of adapt.target {uri} has no forged samples, by which an epoch could be chosen; change"
+            " its sources or build.split, or use validate_on=source"
+        )
+
+
+def _check_mix(config: Config, manifest: Manifest | None) -> None:
+    """UserError where the mix is unknown, or is not for the classes of the source (None: those of the config)."""
+    mix, model = config.adapt.mix, config.model
+    if not mix:
+        return
+    MIXES.require(mix)
+    names = tuple(manifest.class_names if manifest else model.class_names)
+    of_forgeries = model.classes == 1 or names == FORGERY
+    if mix == "classes" and of_forgeries:
+        raise UserError(
+            "adapt.mix is classes, which would label splices authentic; for forgeries use forged or ignored"
+        )
+    if mix in ("forged", "ignored") and names and not of_forgeries:
+        raise UserError(
+            f"adapt.mix is {mix}, which is for forgeries, but the classes are {', '.join(names)[:200]}; use classes"
+        )
 
 
 class ClassAdapting(Adapting):

@@ -62,7 +62,7 @@ class Adaptation(nn.Module):
         self.settings = config.adapt
         self.classes = max(2, localizer.spec.classes)
         """Labels of a pixel: two where the localizer has one logit, of forgery."""
-        mix = config.adapt.mix or ("forged" if localizer.spec.classes == 1 else "classes")
+        mix = config.adapt.mix or ("forged" if localizer.spec.of_forgeries else "classes")
         self.mix = MIXES[mix]
         if config.adapt.rare_classes:
             shares = rare_classes.shares(Manifest.read(str(config.train.dataset)))

@@ -54,13 +54,13 @@ class PCLMix(ScribbleSupervision):
     def __init__(self, localizer: Localizer, config: Config) -> None:
         super().__init__(localizer, config)
         settings, spec = config.finetune.pclmix, localizer.spec
-        if spec.classes > 1 and settings.mix_labels in ("ignore", "forged"):
+        if not spec.of_forgeries and settings.mix_labels in ("ignore", "forged"):
             raise UserError(
                 f"finetune.pclmix.mix_labels is {settings.mix_labels}, which is for forgeries, but the model has"
                 f" {spec.classes} classes; use keep"
             )
         self.pclmix, self.weights = settings, settings.weights
-        self.mix_labels = settings.mix_labels or ("ignore" if spec.classes == 1 else "keep")
+        self.mix_labels = settings.mix_labels or ("ignore" if spec.of_forgeries else "keep")
         classes, width = max(2, spec.classes), localizer.encoder.projection_width
         scale = settings.certainty_scale
         self.certainty_scale = scale_of_classes(classes) if scale == "classes" else scale

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from training_runs import at, run, weights
 
 from mpc_model.errors import DataError, UserError
+from mpc_model.imaging.class_mix import MIXES
 from mpc_model.imaging.codecs import encode_mask
 from mpc_model.localizer import Localizer, ModelSpec
 from pipelines import adapt as adapting
@@ -18,8 +20,9 @@ from pipelines import reuse
 from pipelines.adapt import Adapting, adapt
 from pipelines.artifacts import checkpoint
 from pipelines.artifacts.model_directory import model_digest
+from pipelines.config import recipe
 from pipelines.config.root import Config
-from pipelines.dataset.manifest import Manifest
+from pipelines.dataset.manifest import Manifest, SplitCounts
 from pipelines.dataset.reader import DrawnView, ShardReader
 from pipelines.evaluate import evaluate
 from pipelines.model_registry import lineage
@@ -215,6 +218,42 @@ def test_a_start_that_would_be_trained_wrongly_is_refused(
     monkeypatch.setattr(adapting, "load_model", lambda uri: start)
     with pytest.raises(UserError, match=words):
         Adapting(adapted_at(trained, target, tmp_path, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names", "words"),
+    [
+        (["model.classes=2", "adapt.mix=classes"], ["authentic", "forged"], r"adapt\.mix is classes.*splice"),
+        (["model.classes=3", "adapt.mix=forged"], ["sky", "road", "car"], "forgeries, but the classes are sky, road"),
+        (["model.classes=3", "adapt.mix=ignored"], ["sky", "road", "car"], r"adapt\.mix is ignored.*use classes"),
+    ],
+)
+def test_a_mix_goes_with_the_classes_of_the_source(overrides: list[str], names: list[str], words: str) -> None:
+    """Two classes may be those of forgeries, too; of others a rule for forgeries would paste the second alone."""
+    source = cast(Manifest, SimpleNamespace(class_names=names))
+    with pytest.raises(UserError, match=words):
+        adapting._check_mix(recipe.load(None, overrides), source)
+    adapting._check_mix(recipe.load(None, [overrides[0]]), source)
+
+
+def test_a_start_whose_classes_have_no_names_takes_those_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which what is pasted is decided."""
+    start = Localizer(ModelSpec("hrformer_tiny", "mlp4", 64, classes=2))
+    monkeypatch.setattr(Adapting, "load_start", staticmethod(lambda _: start))
+    names = ("authentic", "forged")
+    monkeypatch.setattr(Manifest, "read", staticmethod(lambda _: SimpleNamespace(class_names=list(names))))
+    model = "model={backbone: hrformer_tiny, input_size: 64, classes: 2}"
+    stage = Adapting(recipe.load(None, [model, "adapt.method=self_training"]))
+    assert stage.localizer.spec.class_names == names
+    assert cast(Any, stage.module).mix is MIXES["forged"]
+
+
+def test_a_target_without_forged_validation_samples_chooses_no_epoch() -> None:
+    """No epoch would have an F1, and the first one would be taken as the best."""
+    target = Manifest.model_construct(splits={"validation": SplitCounts.model_construct(forged=0, unlabelled=0)})
+    with pytest.raises(DataError, match=r"'validation' of adapt\.target at has no forged samples.*validate_on=source"):
+        adapting._check_validation("at", target, None)
+    adapting._check_validation("at", target.model_copy(update={"classes": ["sky", "road"]}), None)
 
 
 def test_the_weight_of_forged_pixels_is_refused_with_several_classes(

@@ -12,6 +12,7 @@ from two_ranks import TwoRanks
 
 from mpc_model.errors import UserError
 from mpc_model.imaging import crops
+from mpc_model.imaging.class_mix import MIXES
 from mpc_model.localizer import Localizer, ModelSpec
 from mpc_model.losses.sampling import RandomKeys
 from mpc_model.nn.batchnorm import synchronise
@@ -218,6 +219,16 @@ def test_two_ranks_with_half_a_batch_each_have_the_prototypes_of_one_with_all(tw
     found = adaptation(batch(images=4), SEED, Steps.at(0, 20))
     torch.testing.assert_close(one, [*adaptation.sums], rtol=1e-4, atol=1e-4)
     assert share.item() == pytest.approx(found["confident_share"].item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "mix"),
+    [(1, (), "forged"), (2, ("authentic", "forged"), "forged"), (2, ("sky", "road"), "classes"), (5, (), "classes")],
+)
+def test_what_is_pasted_follows_from_what_the_classes_are(classes: int, names: tuple[str, ...], mix: str) -> None:
+    """Of forgeries by the softmax of two classes as of those by one logit: a splice is never called authentic."""
+    localizer = Localizer(ModelSpec("hrformer_tiny", "mlp4", SIDE, classes=classes, class_names=names))
+    assert ADAPTATIONS["self_training"](localizer, config()).mix is MIXES[mix]
 
 
 def test_an_unknown_name_is_refused() -> None:

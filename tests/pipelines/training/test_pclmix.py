@@ -234,6 +234,9 @@ def test_labels_of_rectangles_are_honest_for_forgeries_and_those_of_other_classe
     assert module(classes=1).mix_labels == "ignore"
     assert module(classes=4).mix_labels == "keep"
     assert module("finetune.pclmix.mix_labels=keep", classes=1).mix_labels == "keep"
+    forgeries = Localizer(ModelSpec("pyramid", "mlp4", SIDE, classes=2, class_names=("authentic", "forged")))
+    assert PCLMix(forgeries, settings()).mix_labels == "ignore"
+    assert PCLMix(forgeries, settings("finetune.pclmix.mix_labels=forged")).mix_labels == "forged"
 
 
 # ---- the queue ----
