@@ -12,7 +12,7 @@ It may be killed at any moment: the same command goes on with it (pipelines/sear
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +37,19 @@ from pipelines.search.driver import Search
 from pipelines.search.trial import StageFunction, config_of, whole_epochs
 from pipelines.tracking import client, runs
 from pipelines.training.launch import check, check_head
+
+_OF_CONTRAST = (
+    *("embedding", "similarity", "prototypes", "prototype_decay", "temperature", "crop_candidates"),
+    *("contrast_weight", "divergence_weight", "contrast_from", "ramp"),
+)
+_UNUSED: Sequence[tuple[Sequence[str], str, Sequence[str]]] = (
+    (("finetune.pclmix",), "finetune.supervision", ("mask", "partial")),
+    (("finetune.loss", "finetune.alpha", "finetune.gamma"), "finetune.supervision", ("partial", "pclmix")),
+    (("finetune.alpha", "finetune.gamma"), "finetune.loss", ("cross_entropy",)),
+    ([f"adapt.{name}" for name in _OF_CONTRAST], "adapt.method", ("none", "self_training")),
+    (("adapt.teacher_decay", "adapt.confidence", "adapt.mix"), "adapt.method", ("none",)),
+)
+"""Keys, the key that chooses by name what may use them, and the names that do not."""
 
 
 def stage_functions(config: Config) -> Mapping[str, StageFunction]:
@@ -150,6 +163,7 @@ def _check(config: Config) -> None:
         )
     for key, values in settings.space.items():
         _check_key(settings, key, values)
+        _check_used(config, key)
     algorithms.make_scheduler(config, whole_epochs(config))
     space.check(settings)
     size = space.grid_size(settings)
@@ -203,6 +217,20 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
 
 
+def _check_used(config: Config, key: str) -> None:
+    """Refuse a key that no trial would look at: its values would be compared by chance."""
+    for unused, chooser, names in _UNUSED:
+        section, _, name = chooser.partition(".")
+        values = config.tune.space.get(chooser, [getattr(getattr(config, section), name)])
+        if not isinstance(values, list) or not all(one in names for one in values):
+            continue
+        if any(key == one or key.startswith(f"{one}.") for one in unused):
+            raise UserError(
+                f"tune.space: {key} changes nothing where {chooser} is {' or '.join(values)}; leave it out, or choose"
+                f" another {chooser}"
+            )
+
+
 def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) -> None:
     """What every trial checks before it trains. `manifest` is that of its dataset, None where it is yet to be built.
 
@@ -236,6 +264,9 @@ def _check_config(config: Config, manifest: Manifest | None, checked: set[str]) 
     pretrain.Pretraining.check(config, manifest)
     if config.tune.stages == "both":
         finetune.Finetuning.check(config, manifest)
+        # The encoder to start from is yet to be trained.
+        fresh = recipe.revised(config, "finetune.start=scratch", "finetune.unfreeze=all", "finetune.cache=null")
+        _check_supervision(fresh, manifest, checked)
     network = f"{config.model.model_dump_json()} {config.pretrain.initial}"
     if network not in checked:
         check_head(config, pretrain.Pretraining(config).localizer)
@@ -247,12 +278,17 @@ def _check_finetune(config: Config, manifest: Manifest | None, checked: set[str]
     settings = config.finetune
     if settings.start != "scratch":
         model_digest(str(settings.encoder))  # raises where there is none
-    stage = finetune.stage_of(config)
-    stage.check(config, manifest)
-    made_of = (settings.start, settings.supervision, settings.pclmix.second_head)
+    finetune.stage_of(config).check(config, manifest)
+    _check_supervision(config, manifest, checked)
+
+
+def _check_supervision(config: Config, manifest: Manifest | None, checked: set[str]) -> None:
+    """What stage 2 refuses of a network and its settings when it makes them."""
+    settings = config.finetune
+    made_of = (settings.start, settings.supervision, settings.pclmix.identity(), settings.part_weights.identity())
     network = digest([config.model.model_dump(mode="json"), *made_of])
     if manifest and network not in checked:  # the names of classes are the dataset's
-        stage(config)
+        finetune.stage_of(config)(config)
         checked.add(network)
 
 

@@ -6,14 +6,19 @@ import pytest
 import ray.tune
 from ray.tune import ResultGrid
 from searches import SPACE
+from small_backbone import Pyramid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpc_model.errors import MPCError, UserError
 from mpc_model.localizer import Localizer, ModelSpec
+from mpc_model.nn.backbone import BACKBONES
 from pipelines import reuse
 from pipelines import tune as command
 from pipelines.config import recipe
 from pipelines.config.root import Config
+from pipelines.dataset.manifest import Manifest
+from pipelines.finetune import Finetuning
+from pipelines.pretrain import Pretraining
 from pipelines.runtime import lease
 from pipelines.search import ledger, trial
 from pipelines.training.supervision import SUPERVISIONS
@@ -112,6 +117,55 @@ def test_optimizers_schedules_supervisions_and_weights_of_parts_can_be_searched(
     command._check(recipe.revised(built, f"tune.space={{{optimizers}, {schedules}, {supervisions}, {parts}}}"))
     with pytest.raises(UserError, match=r"tune\.space: finetune\.supervision is partial, but .* has no scribbles"):
         command._check(recipe.revised(built, f"tune.space={{finetune.supervision: {sorted(SUPERVISIONS)}}}"))
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "words"),
+    [
+        (
+            "finetune.supervision=mask",
+            "finetune.pclmix.mix_share",
+            r"where finetune\.supervision is mask; leave it out",
+        ),
+        ("finetune.supervision=partial", "finetune.alpha", r"where finetune\.supervision is partial"),
+        ("finetune.supervision=pclmix", "finetune.loss", r"where finetune\.supervision is pclmix"),
+        ("finetune.loss=cross_entropy", "finetune.gamma", r"where finetune\.loss is cross_entropy"),
+        ("adapt.method=self_training", "adapt.embedding", r"where adapt\.method is self_training"),
+        ("adapt.method=none", "adapt.confidence", r"choose another adapt\.method"),
+        ("tune.space={finetune.supervision: [mask, partial]}", "finetune.pclmix.weights.contrast", "mask or partial"),
+        ("finetune.supervision=pclmix", "finetune.pclmix.weights.contrast", None),
+        ("tune.space={finetune.supervision: [mask, pclmix]}", "finetune.pclmix.queue", None),
+        ("adapt.method=self_training", "adapt.confidence", None),
+        ("adapt.method=pppc", "adapt.embedding", None),
+    ],
+)
+def test_a_key_that_no_trial_would_look_at_is_refused(given: str, key: str, words: str | None) -> None:
+    config = recipe.load(None, [given])
+    if words is None:
+        command._check_used(config, key)
+        return
+    with pytest.raises(UserError, match=rf"tune\.space: {key} changes nothing .*{words}"):
+        command._check_used(config, key)
+
+
+def test_every_value_that_a_network_refuses_is_tried_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the network of another value of the same key was made already."""
+    monkeypatch.setitem(BACKBONES._entries, "pyramid", Pyramid)
+    monkeypatch.setattr(Finetuning, "check", lambda *_: None)
+    made = "model={backbone: pyramid, head: mscc, head_settings: {frequencies: 2}}"
+    config = recipe.load(None, [made, "finetune={start: scratch, unfreeze: all}", "tune.stages=finetune"])
+    checked, manifest = set[str](), Manifest.model_construct()
+    command._check_finetune(config, manifest, checked)
+    count = len(checked)
+    command._check_finetune(recipe.revised(config, "finetune.learning_rate=0.5"), manifest, checked)
+    assert len(checked) == count
+    with pytest.raises(UserError, match=r"part_weights\.image is 0"):
+        command._check_finetune(recipe.revised(config, "finetune.part_weights.image=0.0"), manifest, checked)
+    both = recipe.revised(config, "tune.stages=both", "finetune={part_weights: {image: 0.0}}")
+    monkeypatch.setattr(command, "check", lambda *_: None)
+    monkeypatch.setattr(Pretraining, "check", lambda *_: None)
+    with pytest.raises(UserError, match=r"part_weights\.image is 0"):
+        command._check_config(both, manifest, checked)
 
 
 def _split(override: str) -> list[str]:
