@@ -36,7 +36,7 @@ def divergence(pixels: Gaussians, labels: Tensor) -> Tensor:
 def ramp(step: Tensor, total: Tensor, sharpness: float) -> Tensor:
     """The weight of the loss at a step, counted from 1: exp(-sharpness (step / total)^2), and 0 from the last step on.
 
-    The release has a sharpness of 1 from synthetic to real images, and of 10 from day to night.
+    The release has a sharpness of 1 from synthetic to real images, and of 10 from day to night. Float64.
     """
-    share = step / total
+    share = step.double() / total
     return torch.exp(-sharpness * share.square()) * (share < 1)
