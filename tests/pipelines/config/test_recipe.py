@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,34 @@ def test_a_comment_that_may_belong_to_a_text_is_refused(tmp_path: Path) -> None:
     assert recipe.load(str(file)).workspace.endswith("runs/exp")
     file.write_text("workspace: 'runs/exp #3'")
     assert recipe.load(str(file)).workspace.endswith("runs/exp #3")
+
+
+EXPERIMENTS = Path(__file__).parents[3] / "docs" / "experiments"
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("acdc", {*range(21, 61)}),
+        ("pclmix_acdc", {*range(21, 101)}),
+        (str(EXPERIMENTS / "scribbles.yaml"), {*range(21, 61)}),
+    ],
+)
+def test_a_patient_of_acdc_is_in_one_split_and_the_first_twenty_are_tested(name: str, trained: set[int]) -> None:
+    """Of those trained on some are a validation split: by a source of its own, or by a share of groups."""
+    found: dict[object, set[int]] = {}
+    for patient in range(1, 101):
+        stem = f"patient{patient:03d}_frame01_slice_0"
+        sources = [one for one in recipe.load(name).build.sources if one.only and re.search(one.only, stem)]
+        assert len(sources) <= 1, patient
+        for source in sources:
+            match = re.search(str(source.group), stem)
+            assert match is not None
+            assert match[0] == f"patient{patient:03d}"
+            found.setdefault("test" if source.split == "test" else source.name, set()).add(patient)
+    assert found.pop("test") == {*range(1, 21)}
+    assert set().union(*found.values()) == trained
+    assert len(found) == (1 if name == "acdc" else 2)
 
 
 def test_a_recipe_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:

@@ -66,6 +66,23 @@ def test_means_of_images_that_come_one_at_a_time_are_those_of_all_together() -> 
     assert means.summary == pytest.approx(summarize(images))
 
 
+def test_metrics_of_all_pixels_are_others_than_the_means_over_images_and_have_names_of_their_own() -> None:
+    """A large image that is all wrong, and a small one that is all right."""
+    large, small = np.zeros((2, 2, 256), np.int64)
+    large[0, -1], large[1, 0] = 900, 100  # authentic pixels called forged, and forged ones called authentic
+    small[0, 0], small[1, -1] = 6, 4
+    sums = Sums([], 0.5)
+    for name, counts in (("large", large), ("small", small)):
+        methods = dict.fromkeys(METHODS, scores_of(counts))
+        sums.add([replace(SPLICE, id=name, scores=methods, degraded={}, histogram=counts)])
+    measured = sums.measured()
+    assert measured["model"]["f1"] == pytest.approx((0 + 1) / 2)
+    assert measured["by_class"]["forged"]["dice"] == pytest.approx(2 * 4 / (2 * 4 + 900 + 100))
+    of_authentic = 2 * 6 / (2 * 6 + 900 + 100)
+    assert measured["dataset_level"]["macro_f1"] == pytest.approx((of_authentic + 2 * 4 / 1008) / 2)
+    assert "f1" not in measured["dataset_level"]
+
+
 def test_intervals_differences_slices_and_curves_are_those_of_the_images() -> None:
     rng = np.random.default_rng(1)
     sums, f1 = Sums(["jpeg70", "jpeg50"], 0.5), []
