@@ -6,6 +6,7 @@ from mpc_model.errors import UserError
 from mpc_model.localizer import Localizer
 from pipelines.config.root import Config
 from pipelines.dataset.batch import DeviceBatch
+from pipelines.dataset.counts import Statistics
 from pipelines.dataset.manifest import Manifest
 from pipelines.training import part_losses
 from pipelines.training.stage import Steps
@@ -19,12 +20,20 @@ class ScribbleSupervision(Supervision):
 
     @classmethod
     def check(cls, config: Config, manifest: Manifest | None) -> None:
-        """As Supervision.check, and UserError where the dataset has no scribbles."""
+        """As Supervision.check, and UserError where the dataset has no scribbles, or none to train on."""
         super().check(config, manifest)
-        if manifest and not manifest.scribbles:
+        if not manifest:
+            return
+        where = f"finetune.supervision is {config.finetune.supervision}, but"
+        if not manifest.scribbles:
             raise UserError(
-                f"finetune.supervision is {config.finetune.supervision}, but {config.train.dataset} has no scribbles;"
-                " build it with a folder scribbles/ (layout indexed), or with scribbles: drawn in its sources"
+                f"{where} {config.train.dataset} has no scribbles; build it with a folder scribbles/ (layout indexed),"
+                " or with scribbles: drawn in its sources"
+            )
+        if not Statistics.from_json(manifest.statistics).count_by("scribbled", "split")["train",]:
+            raise UserError(
+                f"{where} scribbles label no pixel of split 'train' of {config.train.dataset}; build it with scribbles"
+                " of the sources that are trained on"
             )
 
 

@@ -1,6 +1,7 @@
 """Training from scribbles alone: only scribbled pixels count, and masks are never read."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mpc_model.nn.backbone import BACKBONES
 from pipelines.config import recipe
 from pipelines.config.training import FinetuneConfig
 from pipelines.dataset.batch import DeviceBatch
+from pipelines.dataset.counts import Statistics
+from pipelines.dataset.manifest import Manifest
 from pipelines.training.partial import PartialSupervision
 from pipelines.training.stage import Steps
 
@@ -60,9 +63,22 @@ def test_scribbles_are_learnt_from_and_masks_never_read(classes: int, monkeypatc
     assert not any(one.any() for one in gradients)
 
 
-def test_a_dataset_without_scribbles_is_refused(built: Any) -> None:
-    from pipelines.dataset.manifest import Manifest
+def test_scribbles_of_other_splits_alone_are_refused() -> None:
+    """Training would go on to its end with a loss of zero."""
+    config = recipe.load(None, ["finetune.supervision=partial", "train.dataset=/sets/hearts"])
+    statistics = Statistics()
+    statistics.counts["scribbled", "test", "hearts", "1"] = 7
+    for split, refused in (("test", True), ("train", False)):
+        statistics.counts["scribbled", split, "hearts", "0"] = 9
+        manifest = cast(Manifest, SimpleNamespace(scribbles=True, statistics=statistics.to_json()))
+        if refused:
+            with pytest.raises(UserError, match=r"partial, but scribbles label no pixel of split 'train' of /sets/h"):
+                PartialSupervision.check(config, manifest)
+        else:
+            PartialSupervision.check(config, manifest)
 
+
+def test_a_dataset_without_scribbles_is_refused(built: Any) -> None:
     config = recipe.revised(built, "finetune.supervision=partial")
     with pytest.raises(UserError, match=r"supervision is partial, but .*dataset has no scribbles; build it"):
         PartialSupervision.check(config, Manifest.read(str(config.train.dataset)))
