@@ -213,6 +213,8 @@ def _check_key(settings: TuneConfig, key: str, values: Range | list[Any]) -> Non
         )
     if name in ("output", "encoder", "dataset") or key in ("adapt.start", "adapt.target"):
         raise UserError(f"tune.space: {key} is set by the search itself")
+    if key == "adapt.validate_on":
+        raise UserError(f"tune.space: {key} decides what trials are measured on; set it once, for all trials")
     if section == "train" and name in reuse.NOT_IDENTITY:
         raise UserError(f"tune.space: {key} changes nothing that is learnt; set it once, for all trials")
 

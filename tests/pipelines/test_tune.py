@@ -148,6 +148,12 @@ def test_a_key_that_no_trial_would_look_at_is_refused(given: str, key: str, word
         command._check_used(config, key)
 
 
+def test_what_trials_are_measured_on_is_not_searched() -> None:
+    config = recipe.load(None, ["tune={stages: adapt, space: {adapt.validate_on: [source, target]}}"])
+    with pytest.raises(UserError, match=r"adapt\.validate_on decides what trials are measured on; set it once"):
+        command._check(config)
+
+
 def test_every_value_that_a_network_refuses_is_tried_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the network of another value of the same key was made already."""
     monkeypatch.setitem(BACKBONES._entries, "pyramid", Pyramid)
