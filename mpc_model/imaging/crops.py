@@ -19,8 +19,9 @@ LARGEST_SHARE = 0.75
 
 def corners(draws: Tensor, size: tuple[int, int], side: int) -> Tensor:
     """The upper left corners (B, N, 2), int64, of crops of images (H, W), for numbers (B, N, 2) between 0 and 1."""
-    room = torch.tensor(size, device=draws.device) - side + 1
-    return (draws * room).floor().long().clamp_max(room - 1)
+    rooms = [length - side + 1 for length in size]
+    along = zip(draws.unbind(-1), rooms, strict=True)
+    return torch.stack([(draw * room).floor().long().clamp_max(room - 1) for draw, room in along], -1)
 
 
 def cropped(pixels: Tensor, corner: Tensor, side: int) -> Tensor:

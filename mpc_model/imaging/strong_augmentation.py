@@ -26,7 +26,7 @@ def jittered(images: Tensor, strength: float, draws: Tensor) -> Tensor:
     apply = draws[0] < JITTER_CHANCE
     changes = torch.where(apply, strength * (2 * draws[1:5] - 1), 0.0).to(images.dtype)
     brightness, contrast, saturation, hue = changes.unbind()
-    grey = images.new_tensor(GREY)[:, None, None]
+    grey = torch.stack([images.new_full((1, 1), share) for share in GREY])
     bright = (images * (1 + brightness)).clamp(0, 1)
     mean = (bright * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     contrasted = (mean + (bright - mean) * (1 + contrast)).clamp(0, 1)

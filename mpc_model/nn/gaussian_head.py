@@ -65,4 +65,4 @@ def _unit_rows(weight: Tensor) -> Tensor:
 
 def log_variance(values: Tensor) -> Tensor:
     """sigmoid(log(e^x + 1e-6)) of each value x, which counts as 80 at most."""
-    return torch.logaddexp(values.clamp_max(LARGEST), values.new_tensor(math.log(SMALLEST))).sigmoid()
+    return torch.logaddexp(values.clamp_max(LARGEST), values.new_full((), math.log(SMALLEST))).sigmoid()

@@ -32,6 +32,12 @@ class Counted(TorchDispatchMode):
         return sorted(name for name in self.names if name.startswith(WAITING) or "boolean" in name)
 
     @property
+    def copies(self) -> int:
+        """How many tensors were made of numbers of the host, by `torch.tensor` or `new_tensor`: on a device the host
+        waits until they are there, and no CUDA graph can hold them."""
+        return self.names["lift_fresh"]
+
+    @property
     def kernels(self) -> int:
         """How many operators launch something."""
         return sum(number for name, number in self.names.items() if not name.startswith(VIEWS))

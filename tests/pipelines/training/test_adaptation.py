@@ -75,9 +75,12 @@ def test_all_that_is_trained_gets_a_gradient_and_nothing_else_does(method: str, 
 def test_a_step_waits_for_nothing_and_its_operators_do_not_grow_with_the_batch() -> None:
     adaptation, counted = module("pppc", "adapt.crop=48", "adapt.jitter=0.2", "adapt.blur=true"), []
     for images in (2, 3):
+        inputs = batch(images=images)
+        adaptation.zero_grad()
         with Counted() as operators:
-            step(adaptation, 1, images=images)
+            adaptation(inputs, SEED, Steps.at(1, 20))["total"].backward()
         assert not operators.waits
+        assert not operators.copies
         counted.append(operators.names)
     assert counted[0] == counted[1]
 

@@ -63,7 +63,7 @@ def batch(images: int = IMAGES, classes: int = CLASSES, seed: int = 0) -> Device
 
 def losses(made: PCLMix, inputs: DeviceBatch | None = None, steps: Steps = MIDDLE, seed: int = 7) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    values: dict[str, Tensor] = made(inputs or batch(), torch.tensor(seed), steps)
+    values: dict[str, Tensor] = made(inputs or batch(), torch.full((), seed), steps)
     return values
 
 
@@ -361,6 +361,7 @@ def test_no_shape_depends_on_the_labels_and_nothing_waits() -> None:
         with Counted() as operators:
             losses(made, scribbled(label))["total"].backward()
         assert not operators.waits
+        assert not operators.copies
         counted.append(operators.names)
     assert counted[0] == counted[1] == counted[2]
 
