@@ -98,16 +98,17 @@ class Localizer(nn.Module):
     def default_tile(self) -> int:
         """The tile of `predict` where none is given: TILE for images of their own size, 0 for resized ones, and for a
         head that looks at an image as a whole."""
-        return tiling.TILE if self.spec.input_size is None and self._takes_tiles else 0
+        return tiling.TILE if self.spec.input_size is None and self.takes_tiles else 0
 
     @property
-    def _takes_tiles(self) -> bool:
+    def takes_tiles(self) -> bool:
+        """Whether a large image can be mapped in tiles: not where the head looks at an image as a whole."""
         return self.decoder is None or takes_tiles(self.decoder)
 
     def check_tile(self, tile: int) -> None:
         """UserError unless `tile` can be the tile of `predict`."""
         tiling.check_tile(tile)
-        if tile and not self._takes_tiles:
+        if tile and not self.takes_tiles:
             raise UserError(
                 f"tile is {tile}, but the head {self.spec.head} looks at an image as a whole, which cannot be mapped in"
                 " tiles; leave the tile out, or give 0"

@@ -189,8 +189,8 @@ def _by_class(run: _Run) -> _Outcome:
     job = ScoreJob(ClassScorer, run.manifest, settings, run.config.seed, scope, key)
     files = scoring.score(job, len(run.reader.sizes), run.resumed)
     images = [image for rows in score_store.read(files) for image in class_scorer.unpacked(rows)]
-    if settings.volumes and not any(image.slice for image in images):
-        raise UserError(f"evaluate.volumes: {settings.volumes!r} is in no key, such as {images[0].key}; give another")
+    if settings.volumes:
+        class_report.check_volumes(images, settings.volumes)
     measured = class_report.measured(images, Protocol(classes, settings.spacing, settings.robustness))
     metrics: ClassEvaluationMetrics = {
         "name": names.of_split(str(settings.dataset), run.manifest, settings.split),

@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from mpc_model.classes import IGNORED
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UserError
 from mpc_model.evaluation import class_metrics
 from mpc_model.evaluation.class_metrics import Confusion, most_probable
 from mpc_model.imaging import codecs, drawing
@@ -82,6 +82,18 @@ def _most_frequent(matrix: Confusion) -> Confusion:
     constant = np.zeros_like(matrix)
     constant[:, matrix.sum(1).argmax()] = matrix.sum(1)
     return constant
+
+
+def check_volumes(images: Sequence[CountedImage], pattern: str) -> None:
+    """UserError where the pattern of `evaluate.volumes` is in no key; a warning where it is not in all of them."""
+    others = [image.key for image in images if not image.slice]
+    if len(others) == len(images):
+        raise UserError(f"evaluate.volumes: {pattern!r} is in no key, such as {others[0]}; give another")
+    if others:
+        console.warn(
+            f"evaluate: the pattern of evaluate.volumes is not in {len(others)} of {len(images)} keys, such as"
+            f" {others[0]}; the metrics of volumes are without these images"
+        )
 
 
 def _volumes(images: Sequence[CountedImage], protocol: Protocol) -> VolumeSummary | None:

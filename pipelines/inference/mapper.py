@@ -76,9 +76,14 @@ class MapJob:
         image, _, key = (column[0].as_py() for column in row.columns)
         reason = (
             f"{image}: its worker ended {times} times while it mapped this image, killed or crashed (memory ran out,"
-            " or a decoder failed); set predict.tile, give workers more memory, or leave the image out"
+            f" or a decoder failed); {_memory_remedy(self.model)}, or leave the image out"
         )
         return pa.Table.from_pylist([_failed(_File(image, "", key), reason)], self.schema)
+
+
+def _memory_remedy(model: Localizer) -> str:
+    more = "give workers more memory"
+    return f"set predict.tile, {more}" if model.takes_tiles else more
 
 
 def columns(model: Localizer) -> pa.Schema:
@@ -98,6 +103,7 @@ class Mapper:
         self.threads = threads
         self.output, self.overlays = str(settings.output), settings.overlays
         self.spec, self.schema = model.spec, columns(model)
+        self.out_of_memory = f"memory ran out; {_memory_remedy(model)}, or leave the image out"
         self.network = Network(model, settings.batch_size, settings.tile, settings.precision)
         self.part = row_store.Part(self.output, self.schema)
 
@@ -149,14 +155,18 @@ class Mapper:
             if picture is None:
                 return _failed(decoded.file, str(decoded.error))
             if not isinstance(answer, HeadParts):
-                return _failed(decoded.file, _words(answer, uri))
+                return _failed(decoded.file, self._words(answer, uri))
             return self._row(decoded.file, picture, answer)
         except (DataError, UnreadableFileError) as error:
             return _failed(decoded.file, str(error))
         except (MemoryError, RuntimeError) as error:
             if not unexpected.is_memory(error):
                 raise
-            return _failed(decoded.file, _words(error, uri))
+            return _failed(decoded.file, self._words(error, uri))
+
+    def _words(self, error: Exception | None, uri: str) -> str:
+        """Why an image has no map."""
+        return str(error) if isinstance(error, DataError) else f"{uri}: {self.out_of_memory}"
 
     def _row(self, file: _File, picture: Picture, answer: HeadParts) -> dict[str, Any]:
         image = picture.image
@@ -227,17 +237,11 @@ def _decode(file: _File) -> _Decoded:
     without_data = replace(file, data=b"")
     try:
         return _Decoded(without_data, read_picture(file.data, file.uri))
-    except DataError as error:
-        return _Decoded(without_data, error=str(error))
-    except MemoryError as error:
-        return _Decoded(without_data, error=_words(error, file.uri))
-
-
-def _words(error: BaseException | None, uri: str) -> str:
-    """Why an image has no map."""
-    if isinstance(error, DataError):
-        return str(error)
-    return f"{uri}: memory ran out; set predict.tile, or leave the image out"
+    except DataError as failure:
+        return _Decoded(without_data, error=str(failure))
+    except MemoryError:
+        error = f"{file.uri}: memory ran out while it was decoded; give workers more memory, or leave the image out"
+        return _Decoded(without_data, error=error)
 
 
 def _failed(file: _File, reason: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.localizer import Localizer
-from mpc_model.nn.heads import HEADS, make_head
+from mpc_model.nn.heads import HEADS, make_head, scores_images
 from pipelines import reuse
 from pipelines.artifacts import checkpoint, record
 from pipelines.artifacts.model_directory import is_model_directory
@@ -57,7 +57,9 @@ def train(config: Config, stage: type[Stage], on_epoch: OnEpoch) -> StageResult:
     known_run = record.run_of(output)
     if not known_run:  # a new run needs MLflow, and nothing is lost yet where it does not answer
         client.client(config)
-    check_head(config, stage(config).localizer)  # a model that cannot be made is refused before any worker starts
+    localizer = stage(config).localizer
+    check_head(config, localizer)  # a model that cannot be made is refused before any worker starts
+    warn_of_one_kind(verb, dataset, manifest, localizer)
     identity = reuse.training_identity(config, verb, manifest)
     with lease.held(output, verb) as held:
         claimed = record.claim(output, verb, identity, config.dump())
@@ -134,6 +136,18 @@ def check_head(config: Config, localizer: Localizer) -> None:
     if localizer.decoder is None:
         with torch.device("meta"):  # no weights
             make_head(model.head, localizer.encoder.projection_width, model.classes, model.head_settings)
+
+
+def warn_of_one_kind(verb: str, dataset: str, manifest: Manifest, localizer: Localizer) -> None:
+    """Say so where a head that scores images has only forged ones to learn from: then any score would do."""
+    counts, head = manifest.splits["train"], localizer.decoder
+    if head is None or manifest.indexed or not scores_images(head):
+        return
+    if counts.forged == counts.samples - counts.unlabelled:
+        console.warn(
+            f"{verb}: all samples of split 'train' of {dataset} are forged, so that the score of an image would mean"
+            " nothing; add authentic ones to build.sources, or train without it: model.head_settings.image=false"
+        )
 
 
 def _run_loop(

@@ -2,12 +2,13 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from mpc_model.errors import DataError
+from mpc_model.errors import DataError, UserError
 from mpc_model.evaluation import class_metrics
 from pipelines.inference import class_report, evaluation_table
 from pipelines.inference.class_report import Protocol
@@ -78,6 +79,17 @@ def test_slices_of_different_sizes_are_no_volume() -> None:
     images = [drawn(0, "patient0")[0], drawn(1, "patient0", (6, 8))[0]]
     with pytest.raises(DataError, match=r"evaluate\.volumes: the slices of 'patient0' have different sizes"):
         class_report.measured(images, PROTOCOL)
+
+
+def test_images_that_are_in_no_volume_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    inside = drawn(0, "patient0")[0]
+    outside = replace(drawn(1, "extra")[0], slice=None)
+    class_report.check_volumes([inside], "patient[0-9]")
+    assert not capsys.readouterr().err
+    class_report.check_volumes([inside, outside], "patient[0-9]")
+    assert "not in 1 of 2 keys, such as set/extra_slice_1;" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"'patient\[0-9\]' is in no key, such as set/extra_slice_1; give another"):
+        class_report.check_volumes([outside], "patient[0-9]")
 
 
 def test_the_list_has_the_metrics_of_each_image_alone() -> None:

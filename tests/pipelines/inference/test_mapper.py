@@ -15,7 +15,7 @@ from support import tiny
 from mpc_model.errors import InfrastructureError
 from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs
-from mpc_model.localizer import image_probability
+from mpc_model.localizer import Localizer, ModelSpec, image_probability
 from pipelines.config.root import PredictConfig
 from pipelines.inference import row_store
 from pipelines.inference.mapper import MapJob, Mapper, pixels
@@ -159,6 +159,23 @@ def test_an_image_that_ends_its_workers_has_a_row_with_the_reason(photos: Path, 
     (row,) = job.lost(batch(photos / "coffee.png"), 4).to_pylist()
     assert row["error"].startswith(f"{photos}/coffee.png: its worker ended 4 times while it mapped this image")
     assert (row["image"], row["key"], row["map"]) == (f"{photos}/coffee.png", "key of coffee.png", None)
+
+
+@pytest.mark.parametrize("head", ["mlp4", "mscc"])
+def test_tiles_are_advised_where_memory_ran_out_if_the_head_takes_them(
+    head: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, settings = Localizer(ModelSpec("hrformer_tiny", head, 64)).eval(), PredictConfig(output=str(tmp_path))
+    worker, task = Mapper(model, settings), batch(photos / "coffee.png")
+
+    def full(*_: object) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(worker.network.model.encoder, "forward", full)
+    rows = [*worker(task)[0].to_pylist(), *MapJob(model, settings).lost(task, 4).to_pylist()]
+    for error in (row["error"] for row in rows):
+        assert error.endswith("give workers more memory, or leave the image out")
+        assert ("set predict.tile" in error) == (head == "mlp4")
 
 
 def test_pixels_are_counted_by_the_headers_until_they_are_enough(photos: Path, tmp_path: Path) -> None:

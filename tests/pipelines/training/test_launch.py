@@ -10,13 +10,14 @@ import ray.train
 import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
-from mpc_model.localizer import Localizer
+from mpc_model.localizer import Localizer, ModelSpec
 from pipelines.artifacts import checkpoint
 from pipelines.config.root import Config
 from pipelines.dataset.manifest import Manifest
 from pipelines.pretrain import pretrain, trainer
 from pipelines.runtime import cluster
 from pipelines.tracking import client
+from pipelines.training import launch
 
 
 def on_ray(config: Config, folder: Path, workers: int, **train: Any) -> Config:
@@ -74,6 +75,18 @@ def test_two_ray_workers_train_together(trained: Config, tmp_path: Path) -> None
     samples = Manifest.read(str(trained.build.output)).splits["train"].samples
     assert results["step"] == -(-samples // 4)
     assert all(torch.isfinite(tensor).all() for tensor in weights(config).values() if tensor.is_floating_point())
+
+
+def test_a_score_of_images_that_learns_from_forged_ones_alone_is_warned_of(trained: Config, capsys: Any) -> None:
+    manifest = Manifest.read(str(trained.build.output))
+    train = manifest.splits["train"]
+    forged_alone = manifest.model_copy(update={"splits": {"train": train.model_copy(update={"forged": train.samples})}})
+    plain, scoring = (Localizer(ModelSpec("hrformer_tiny", head, 64)) for head in ("mlp4", "mscc"))
+    for localizer, its in ((plain, forged_alone), (scoring, manifest)):
+        launch.warn_of_one_kind("finetune", "runs/dataset", its, localizer)
+    assert not capsys.readouterr().err
+    launch.warn_of_one_kind("finetune", "runs/dataset", forged_alone, scoring)
+    assert "all samples of split 'train' of runs/dataset are forged" in capsys.readouterr().err
 
 
 def test_more_than_this_machine_has_is_refused(trained: Config, tmp_path: Path) -> None:
