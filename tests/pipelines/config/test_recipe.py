@@ -81,6 +81,14 @@ def test_a_patient_of_acdc_is_in_one_split_and_the_first_twenty_are_tested(name:
     assert len(found) == (1 if name == "acdc" else 2)
 
 
+@pytest.mark.parametrize("file", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_recipe_of_an_experiment_and_the_overrides_that_it_names_are_valid(file: Path) -> None:
+    config = recipe.load(str(file))
+    comments = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    for override in re.findall(r"\b(?:[a-z]\w*\.)+[a-z]\w*=(?:\{.*?\}|[\w./-]+)", comments):
+        recipe.revised(config, override)
+
+
 def test_a_recipe_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     large, wide = tmp_path / "large.yaml", tmp_path / "wide.yaml"
     with large.open("wb") as file:
