@@ -14,6 +14,7 @@ MAX_CLASSES = 255
 """Labels have 8 bits, and 255 is that of ignored pixels."""
 BACKGROUND = "background"
 """The name of a class that is not among the structures that are looked for: means leave it out."""
+AUTHENTIC, FORGED = 0, 1
 FORGERY = ("authentic", "forged")
 _LONGEST = 200
 """Characters of the name of a class, at most."""

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc_model.classes import IGNORED
+from mpc_model.classes import AUTHENTIC, FORGED, IGNORED
 from mpc_model.registry import Registry
 
-AUTHENTIC, FORGED = 0, 1
 RIM = 3
 """Pixels on either side of the edge of a pasted region that the rule `ignored` leaves without a label."""
 

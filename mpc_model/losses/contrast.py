@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc_model.classes import AUTHENTIC, FORGED
 from mpc_model.errors import UserError
 from mpc_model.losses import all_gather
 from mpc_model.losses.logsumexp import Rows, Shared, Sum, summed_logsumexps
-from mpc_model.losses.pixel_sets import AUTHENTIC, CLASSES, FORGED, mask_pyramid, mean_cosines, of_images, pooled_pixels
+from mpc_model.losses.pixel_sets import CLASSES, mask_pyramid, mean_cosines, of_images, pooled_pixels
 from mpc_model.losses.sampling import SAMPLERS, Draws, RandomKeys, Taken, seed_from
 from mpc_model.registry import Registry
 

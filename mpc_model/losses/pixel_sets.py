@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mpc_model.classes import IGNORED
+from mpc_model.classes import AUTHENTIC, FORGED, IGNORED
 from mpc_model.losses.sampling import Pixels, edge_distance
 
-AUTHENTIC, FORGED = CLASSES = (0, 1)
+CLASSES = (AUTHENTIC, FORGED)
 
 
 def mask_pyramid(mask: Tensor, levels: int) -> list[Tensor]:

@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mpc_model.classes import IGNORED
-from mpc_model.losses.pixel_sets import AUTHENTIC, FORGED
+from mpc_model.classes import AUTHENTIC, FORGED, IGNORED
 from mpc_model.losses.sampling import RandomKeys
 
 MixLabels = Literal["keep", "ignore", "forged"]
