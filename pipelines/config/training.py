@@ -252,8 +252,9 @@ class PartWeights(Section):
     """The map itself, by `finetune.loss`."""
     coarse: Weight = 1.0
     """A coarser map, by `finetune.loss`."""
-    image: Weight = 1.0
-    """Whether the image was forged, by cross-entropy."""
+    image: Weight | None = None
+    """Whether the image was forged, by cross-entropy; left out, 1 beside `loss: cross_entropy`, as published, and 0.05
+    beside `focal`, whose values are so much smaller that the backbone would learn from images' labels alone."""
 
 
 class FinetuneConfig(OptimConfig):

@@ -12,16 +12,27 @@ from mpc_model.nn.heads import HeadParts, has_parts, logits_at, parts_of, scores
 from pipelines.config.training import FinetuneConfig
 from pipelines.dataset.batch import DeviceBatch
 
+IMAGE_BESIDE_FOCAL = 0.05
+"""At 1 a cross-entropy of .6 stands beside a focal loss of .04, and the map is hardly learnt (docs/mscc.md)."""
+
 
 def check(settings: FinetuneConfig, head: nn.Module) -> None:
     """UserError where the settings leave a head without a loss."""
     if not settings.part_weights.mask and not has_parts(head):
         raise UserError("finetune.part_weights.mask is 0, and model.head has no other part; nothing would be learnt")
-    if not settings.part_weights.image and settings.start != "localizer" and scores_images(head):
+    if settings.part_weights.image == 0 and settings.start != "localizer" and scores_images(head):
         raise UserError(
             "finetune.part_weights.image is 0, so that the score of an image would be that of fresh weights; give it a"
             " weight, or leave the score out: model.head_settings.image=false"
         )
+
+
+def image_weight(settings: FinetuneConfig) -> float:
+    """What the loss of the image's label weighs: `part_weights.image`, or what suits the loss of the map."""
+    given = settings.part_weights.image
+    if given is not None:
+        return given
+    return IMAGE_BESIDE_FOCAL if settings.loss == "focal" else 1.0
 
 
 def head_losses(
@@ -36,7 +47,8 @@ def head_losses(
     """
     parts = parts_of(head, maps)
     losses, upsampled = _losses(parts, inputs, settings)
-    weighted = [getattr(settings.part_weights, name) * loss for name, loss in losses.items()]
+    weights = settings.part_weights.model_dump() | {"image": image_weight(settings)}
+    weighted = [weights[name] * loss for name, loss in losses.items()]
     total = weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
     named = {name: loss.detach() for name, loss in losses.items()} if len(losses) > 1 else {}
     return {"total": total, **named, **_shares(upsampled.detach(), inputs.masks)}

@@ -68,11 +68,18 @@ def test_parts_are_weighed_and_each_has_a_gradient_of_its_own() -> None:
     gradients = torch.autograd.grad(losses["total"], maps, allow_unused=True)
     assert [gradient is not None for gradient in gradients] == [True, True, False, True]
     assert (gradients[3][2] == 0).all()
-    alone = FinetuneConfig(part_weights=PartWeights(mask=0.0, coarse=0.0))
+    alone = FinetuneConfig(part_weights=PartWeights(mask=0.0, coarse=0.0, image=1.0))
     total = head_losses(Parts(), maps, inputs, alone)["total"]
     mask, image = torch.autograd.grad(total, [maps[0], maps[3]])
     assert (mask == 0).all()
     assert (image[:2] != 0).any()
+
+
+@pytest.mark.parametrize(("loss", "weight"), [("focal", 0.05), ("cross_entropy", 1.0)])
+def test_the_label_of_an_image_weighs_what_suits_the_loss_of_the_map(loss: str, weight: float) -> None:
+    maps, inputs = inputs_of()
+    losses = head_losses(Parts(), maps, inputs, FinetuneConfig(loss=loss))
+    torch.testing.assert_close(losses["total"], losses["mask"] + losses["coarse"] + weight * losses["image"])
 
 
 def test_a_head_must_be_left_something_to_learn() -> None:
