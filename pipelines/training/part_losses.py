@@ -47,7 +47,8 @@ def head_losses(
     """
     parts = parts_of(head, maps)
     losses, upsampled = _losses(parts, inputs, settings)
-    weights = settings.part_weights.model_dump() | {"image": image_weight(settings)}
+    given = settings.part_weights
+    weights = {"mask": given.mask, "coarse": given.coarse, "image": image_weight(settings)}
     weighted = [weights[name] * loss for name, loss in losses.items()]
     total = weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
     named = {name: loss.detach() for name, loss in losses.items()} if len(losses) > 1 else {}
