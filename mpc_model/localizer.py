@@ -44,7 +44,7 @@ from mpc_model.nn import (
     window_head,  # noqa: F401  a new head is imported here, too
 )
 from mpc_model.nn.backbone import BACKBONES, Backbone
-from mpc_model.nn.heads import HeadParts, has_parts, logits_at, make_head, parts_of, takes_tiles
+from mpc_model.nn.heads import HeadParts, has_parts, logits_at, make_head, parts_of, scores_images, takes_tiles
 from mpc_model.nn.tile_frame import Frame
 
 BATCH_PIXELS = (tiling.TILE + 2 * tiling.HALO) ** 2  # maximum of one pass through the network
@@ -104,6 +104,11 @@ class Localizer(nn.Module):
     def takes_tiles(self) -> bool:
         """Whether a large image can be mapped in tiles: not where the head looks at an image as a whole."""
         return self.decoder is None or takes_tiles(self.decoder)
+
+    @property
+    def scores_images(self) -> bool:
+        """Whether the head scores an image as a whole, beside its map."""
+        return self.decoder is not None and scores_images(self.decoder)
 
     def check_tile(self, tile: int) -> None:
         """UserError unless `tile` can be the tile of `predict`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mpc_model.classes import FORGERY
+from mpc_model.classes import FORGERY, class_labels
 from mpc_model.errors import DataError, UserError
 from mpc_model.imaging.class_mix import MIXES
 from mpc_model.localizer import Localizer
@@ -170,7 +170,7 @@ def _check_mix(config: Config, manifest: Manifest | None) -> None:
         return
     MIXES.require(mix)
     names = tuple(manifest.class_names if manifest else model.class_names)
-    of_forgeries = model.classes == 1 or names == FORGERY
+    of_forgeries = class_labels(model.classes, names) == FORGERY
     if mix == "classes" and of_forgeries:
         raise UserError(
             "adapt.mix is classes, which would label splices authentic; for forgeries use forged or ignored"

@@ -27,7 +27,6 @@ import mpc_model
 from mpc_model.errors import InfrastructureError, UserError
 from mpc_model.imaging import codecs
 from mpc_model.localizer import Localizer
-from mpc_model.nn.heads import scores_images
 from pipelines.artifacts import evaluation
 from pipelines.artifacts import record as records
 from pipelines.artifacts.model_directory import load_model, model_digest, require_head
@@ -244,10 +243,10 @@ def signature(model: Localizer) -> ModelSignature:
     hints MLflow lets them through, and its server then refuses requests with dataframe_split, dataframe_records and
     instances. The metadata of the entry, its example and its card say what it takes.
     """
-    several, scores_image = model.spec.classes > 1, model.decoder is not None and scores_images(model.decoder)
+    several = model.spec.classes > 1
     columns: dict[str, Any] = {
         **({"shares": AnyType()} if several else {"score": DataType.double}),
-        **({"head_score": DataType.double} if scores_image else {}),
+        **({"head_score": DataType.double} if model.scores_images else {}),
         **({} if several else {"forged_fraction": DataType.double}),
         "height": DataType.long,
         "width": DataType.long,

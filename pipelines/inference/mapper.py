@@ -18,7 +18,7 @@ from mpc_model.evaluation.metrics import image_score
 from mpc_model.imaging import codecs, drawing
 from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, MAX_PIXELS, Picture, read_header, read_picture
 from mpc_model.localizer import Localizer, image_probability, to_probabilities
-from mpc_model.nn.heads import HeadParts, scores_images
+from mpc_model.nn.heads import HeadParts
 from pipelines.config.root import PredictConfig
 from pipelines.inference import row_store
 from pipelines.inference.job import Result, Work
@@ -89,7 +89,7 @@ def _memory_remedy(model: Localizer) -> str:
 def columns(model: Localizer) -> pa.Schema:
     """The columns of the rows of a model."""
     several = model.spec.labels if model.spec.classes > 1 else ()
-    return row_store.schema(several, model.decoder is not None and scores_images(model.decoder))
+    return row_store.schema(several, model.scores_images)
 
 
 class Mapper:

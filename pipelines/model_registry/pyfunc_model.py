@@ -40,7 +40,7 @@ try:  # Python takes these from an `mpc_model` that this process has imported be
     from mpc_model.imaging.decoding import FIRST_OF_SEVERAL, read_picture
     from mpc_model.localizer import Localizer, check_image, image_probability, to_probabilities
     from mpc_model.nn import tiling
-    from mpc_model.nn.heads import HeadParts, scores_images
+    from mpc_model.nn.heads import HeadParts
     from mpc_model.nn.tiling import LEAST
 except ImportError as error:
     raise ImportError(
@@ -298,8 +298,7 @@ def _batches(inputs: list[Any], rows: list[dict[str, Any]], budget: _Budget) -> 
 def _column_names(localizer: Localizer) -> tuple[str, ...]:
     """The columns of the table of a model; register.signature lists them, too."""
     names = COLUMNS if localizer.spec.classes == 1 else CLASS_COLUMNS
-    offers_score = localizer.decoder is not None and scores_images(localizer.decoder)
-    return (names[0], HEAD_SCORE, *names[1:]) if offers_score else names
+    return (names[0], HEAD_SCORE, *names[1:]) if localizer.scores_images else names
 
 
 def _of_forgery(probability: Map, threshold: float, png: bool, names: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from mpc_model.errors import DataError, InfrastructureError, UserError
 from mpc_model.localizer import Localizer
-from mpc_model.nn.heads import HEADS, make_head, scores_images
+from mpc_model.nn.heads import HEADS, make_head
 from pipelines import reuse
 from pipelines.artifacts import checkpoint, record
 from pipelines.artifacts.model_directory import is_model_directory
@@ -140,8 +140,8 @@ def check_head(config: Config, localizer: Localizer) -> None:
 
 def warn_of_one_kind(verb: str, dataset: str, manifest: Manifest, localizer: Localizer) -> None:
     """Say so where a head that scores images has only forged ones to learn from: then any score would do."""
-    counts, head = manifest.splits["train"], localizer.decoder
-    if head is None or manifest.indexed or not scores_images(head):
+    counts = manifest.splits["train"]
+    if not localizer.scores_images or manifest.indexed:
         return
     if counts.forged == counts.samples - counts.unlabelled:
         console.warn(
